@@ -1,0 +1,2 @@
+//! The perfvisor binary.
+fn main() {}
