@@ -1,2 +1,58 @@
-//! xtask.
-fn main() {}
+//! The project's commands: `cargo xtask …`.
+//!
+//! Each does its own set-up on a fresh Debian 12 machine, as root or with sudo, and
+//! says what it installs. Modules, from the bottom up:
+//!
+//! | module | does |
+//! |---|---|
+//! | `paths`, `cmd`, `cpio`, `artifacts` | places, other programs, archives, the table of packages |
+//! | `setup`, `kernels`, `bzimage`, `programs`, `images` | what the runners need, made once under `target/xtask` |
+//! | `nested` | the nested KVM host: a job, its output, its exit status |
+
+mod artifacts;
+mod bzimage;
+mod cmd;
+mod cpio;
+mod images;
+mod kernels;
+mod nested;
+mod paths;
+mod programs;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Boot the nested KVM host and run a shell line there, as root
+    Nested {
+        #[command(flatten)]
+        host: nested::HostArgs,
+        /// The line, after `--`
+        #[arg(last = true, required = true, value_name = "SHELL LINE")]
+        line: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Nested { host, line } => nested::command(&host, &line),
+    };
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
