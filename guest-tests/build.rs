@@ -1,8 +1,13 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 3] = [
+const PAYLOADS: [&str; 8] = [
     "hello",
+    "pmu_cpuid",
+    "pmu_count",
+    "pmu_overflow",
+    "pmu_registers",
+    "rdpmc_rewrite",
     "reset",
     "triple_fault",
 ];
