@@ -8,15 +8,18 @@
 //! | `paths`, `cmd`, `cpio`, `artifacts` | places, other programs, archives, the table of packages |
 //! | `setup`, `kernels`, `bzimage`, `programs`, `images` | what the runners need, made once under `target/xtask` |
 //! | `nested` | the nested KVM host: a job, its output, its exit status |
+//! | `place`, `guest` | native or nested; a line in a Linux guest |
 
 mod artifacts;
 mod bzimage;
 mod cmd;
 mod cpio;
+mod guest;
 mod images;
 mod kernels;
 mod nested;
 mod paths;
+mod place;
 mod programs;
 mod setup;
 
@@ -42,11 +45,22 @@ enum Task {
         #[arg(last = true, required = true, value_name = "SHELL LINE")]
         line: Vec<String>,
     },
+    /// Run a shell line, as root, in a Linux guest of perfvisor
+    Guest {
+        #[command(flatten)]
+        host: nested::HostArgs,
+        #[command(flatten)]
+        guest: guest::GuestArgs,
+        /// The line, after `--`
+        #[arg(last = true, required = true, value_name = "SHELL LINE")]
+        line: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Nested { host, line } => nested::command(&host, &line),
+        Task::Guest { host, guest, line } => guest::command(&host, &guest, &line),
     };
     match done {
         Ok(status) => ExitCode::from(status),

@@ -57,27 +57,40 @@ struct Metadata {
 #[derive(Debug, Deserialize)]
 struct Package {
     name: String,
-    #[serde(default)]
-    metadata: serde_json::Value,
+    targets: Vec<Target>,
 }
 
-/// Builds the static Linux programs of guest-tests: the binaries that its manifest
-/// lists under `[package.metadata.guest] linux = [...]`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+    #[serde(default)]
+    required_features: Vec<String>,
+}
+
+impl Target {
+    /// The payloads have required features, the Linux programs none.
+    fn is_linux_program(&self) -> bool {
+        self.kind.iter().any(|k| k == "bin") && self.required_features.is_empty()
+    }
+}
+
+/// Builds the static Linux programs of guest-tests: its binaries without required
+/// features.
 pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {
     let json = cmd::output(cmd::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
     let metadata: Metadata = serde_json::from_slice(&json).context("cargo metadata")?;
-    let Some(package) = metadata
+    let package = metadata
         .packages
         .into_iter()
-        .find(|p| p.name == "guest-tests")
-    else {
+        .find(|p| p.name == "guest-tests");
+    let targets = package.map(|p| p.targets).unwrap_or_default();
+    let programs = targets.into_iter().filter(Target::is_linux_program);
+    let names: Vec<String> = programs.map(|t| t.name).collect();
+    if names.is_empty() {
         return Ok(Vec::new());
-    };
-    let names: Vec<String> = match package.metadata.pointer("/guest/linux") {
-        Some(list) => serde_json::from_value(list.clone())
-            .context("guest-tests: [package.metadata.guest] linux is a list of binary names")?,
-        None => return Ok(Vec::new()),
-    };
+    }
     let profile = "testrelease";
     let mut cargo = static_cargo(profile);
     cargo.args(["-p", "guest-tests"]);

@@ -36,9 +36,9 @@ pub(crate) struct HostArgs {
     /// Count instructions: virtual time advances 1 ns per executed instruction, one CPU
     #[arg(long)]
     pub(crate) icount: bool,
-    /// Kernel of the nested host
-    #[arg(long, value_name = "6.1|6.12", default_value = "6.12")]
-    pub(crate) host_kernel: String,
+    /// Kernel of the nested host [default: 6.12]
+    #[arg(long, value_name = "6.1|6.12")]
+    pub(crate) host_kernel: Option<String>,
     /// CPUs of the nested host
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: Option<u32>,
@@ -115,7 +115,11 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     let lock = fs::File::create(lock).context("cannot write under target/")?;
     lock.lock().context("cannot lock target/xtask")?;
     let kernels = kernels::all()?;
-    let kernel = pick(&kernels, "--host-kernel", &args.host_kernel)?;
+    let kernel = pick(
+        &kernels,
+        "--host-kernel",
+        args.host_kernel.as_deref().unwrap_or("6.12"),
+    )?;
     let mut archives = vec![images::host(&kernel)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
     archives.push(images::images(&kernels, &images::guest()?)?);
