@@ -12,6 +12,7 @@ pub mod cpu;
 #[cfg(feature = "payloads")]
 mod mem;
 pub mod paging;
+pub mod pmi;
 pub mod pmu;
 pub mod serial;
 pub mod start;

@@ -17,6 +17,7 @@ struct Counter {
     counter: u32,
     control: u32,
     on: u64,
+    off: u64,
     global: u64,
 }
 
@@ -26,6 +27,7 @@ const COUNTERS: [Counter; 2] = [
         counter: pmu::FULL_PMC,
         control: pmu::EVENT_SELECT,
         on: pmu::CYCLES | pmu::EN,
+        off: pmu::CYCLES,
         global: pmu::GP0,
     },
     Counter {
@@ -33,6 +35,7 @@ const COUNTERS: [Counter; 2] = [
         counter: pmu::FIXED + 1,
         control: pmu::FIXED_CONTROL,
         on: pmu::FIXED1_ON,
+        off: 0,
         global: pmu::FIXED1,
     },
 ];
@@ -99,7 +102,7 @@ fn alone(report: &mut Report, c: Counter) {
         "{name} resumes from {kept:#x}, not {resumed:#x}"
     );
     moving(report, c, "resumed");
-    wrmsr(c.control, 0);
+    wrmsr(c.control, c.off);
     still(report, c, "EN off, GLOBAL_CTRL on");
     wrmsr(c.control, c.on);
     moving(report, c, "EN on again");

@@ -4,10 +4,9 @@
 #![no_std]
 #![no_main]
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
 use guest_tests::check::Report;
 use guest_tests::cpu::{interrupts_for, rdmsr, wrmsr};
+use guest_tests::pmi::{self, Handler};
 use guest_tests::pmu::{self, Leaf0A};
 use guest_tests::trap::{self, PMI_VECTOR};
 use guest_tests::{apic, check, payload};
@@ -20,13 +19,6 @@ const LEFT: u64 = 200_000;
 const QUIET: u64 = 2_000_000;
 /// Overflows in a row.
 const REPEATS: u32 = 20;
-
-/// GLOBAL_STATUS as the last PMI handler saw it.
-static SEEN: AtomicU64 = AtomicU64::new(0);
-/// GLOBAL_STATUS as the handler read it again after the acknowledgement.
-static AGAIN: AtomicU64 = AtomicU64::new(0);
-/// Whether the handler acknowledges the overflow.
-static ACKNOWLEDGE: AtomicBool = AtomicBool::new(true);
 
 fn main(report: &mut Report) {
     let leaf = Leaf0A::read();
@@ -41,8 +33,7 @@ fn main(report: &mut Report) {
         return;
     }
     apic::enable();
-    trap::set_nmi_hook(|| handle_pmi(apic::LVT_NMI));
-    trap::set_interrupt_hook(|| handle_pmi(u32::from(PMI_VECTOR)));
+    pmi::install();
     check!(
         report,
         "s4.1",
@@ -56,31 +47,24 @@ fn main(report: &mut Report) {
     masked(report, leaf);
     without_int(report, leaf);
     re_arm(report, leaf);
+    once_per_arming(report, leaf);
     fixed_vector(report, leaf);
     many(report, leaf);
 }
 
-/// The accesses of a driver's handler, without re-enabling.
-fn handle_pmi(lvtpc: u32) {
-    apic::set_lvtpc(lvtpc);
-    wrmsr(pmu::GLOBAL_CONTROL, 0);
-    let status = rdmsr(pmu::GLOBAL_STATUS);
-    SEEN.store(status, Ordering::Relaxed);
-    if ACKNOWLEDGE.load(Ordering::Relaxed) {
-        wrmsr(pmu::GLOBAL_OVERFLOW, status);
-        AGAIN.store(rdmsr(pmu::GLOBAL_STATUS), Ordering::Relaxed);
-    }
-}
-
 /// Sets LVTPC, loads GP0 with LEFT counts to go and starts it.
 fn arm(leaf: Leaf0A, lvtpc: u32, int: u64) {
+    load(leaf, lvtpc, int);
+    wrmsr(pmu::GLOBAL_CONTROL, pmu::GP0);
+}
+
+/// Stops all, sets LVTPC and loads GP0 with LEFT counts to go.
+fn load(leaf: Leaf0A, lvtpc: u32, int: u64) {
     wrmsr(pmu::GLOBAL_CONTROL, 0);
     apic::set_lvtpc(lvtpc);
-    SEEN.store(0, Ordering::Relaxed);
-    AGAIN.store(u64::MAX, Ordering::Relaxed);
+    pmi::forget();
     wrmsr(pmu::FULL_PMC, leaf.max_count() + 1 - LEFT);
     wrmsr(pmu::EVENT_SELECT, pmu::CYCLES | pmu::EN | int);
-    wrmsr(pmu::GLOBAL_CONTROL, pmu::GP0);
 }
 
 /// Stops GP0 and clears its status.
@@ -103,14 +87,14 @@ fn one_pmi(report: &mut Report, name: &str, count: fn() -> u32, before: u32, sta
     check!(
         report,
         "G-404",
-        SEEN.load(Ordering::Relaxed),
+        pmi::seen(),
         status,
         "{name}: status seen by the handler"
     );
     check!(
         report,
         "G-104",
-        AGAIN.load(Ordering::Relaxed),
+        pmi::seen_again(),
         0,
         "{name}: status after 0x390"
     );
@@ -231,7 +215,7 @@ fn without_int(report: &mut Report, leaf: Leaf0A) {
 /// Re-enabling with the status still set delivers the PMI at once.
 fn re_arm(report: &mut Report, leaf: Leaf0A) {
     let before = trap::nmis();
-    ACKNOWLEDGE.store(false, Ordering::Relaxed);
+    pmi::set_handler(Handler::LeaveStatus);
     arm(leaf, apic::LVT_NMI, pmu::INT);
     let came = pmu::spin_until(|| trap::nmis() != before);
     check!(
@@ -257,7 +241,7 @@ fn re_arm(report: &mut Report, leaf: Leaf0A) {
         "not acknowledged: status stays"
     );
     // Far from the next wrap: an NMI can only come from the status.
-    ACKNOWLEDGE.store(true, Ordering::Relaxed);
+    pmi::set_handler(Handler::Acknowledge);
     wrmsr(pmu::FULL_PMC, 0);
     wrmsr(pmu::GLOBAL_CONTROL, pmu::GP0);
     pmu::spin_for(QUIET);
@@ -271,7 +255,7 @@ fn re_arm(report: &mut Report, leaf: Leaf0A) {
     check!(
         report,
         "G-402",
-        SEEN.load(Ordering::Relaxed),
+        pmi::seen(),
         pmu::GP0,
         "status seen after re-arming"
     );
@@ -284,6 +268,54 @@ fn re_arm(report: &mut Report, leaf: Leaf0A) {
         2,
         "NMIs after re-arming with the status clear"
     );
+    stop();
+}
+
+/// A second overflow before the handler re-armed raises status, but no PMI.
+fn once_per_arming(report: &mut Report, leaf: Leaf0A) {
+    let before = trap::nmis();
+    let both = pmu::GP0 | pmu::GP0 << 1;
+    pmi::set_handler(Handler::Nothing);
+    wrmsr(pmu::FULL_PMC + 1, leaf.max_count() + 1 - 3 * LEFT);
+    wrmsr(pmu::EVENT_SELECT + 1, pmu::CYCLES | pmu::EN | pmu::INT);
+    load(leaf, apic::LVT_NMI, pmu::INT);
+    wrmsr(pmu::GLOBAL_CONTROL, both);
+    let set = pmu::spin_until(|| rdmsr(pmu::GLOBAL_STATUS) == both);
+    check!(
+        report,
+        "s1.4",
+        set,
+        true,
+        "GP0 and GP1: both status bits come"
+    );
+    pmu::spin_for(QUIET);
+    check!(
+        report,
+        "G-401",
+        trap::nmis() - before,
+        1,
+        "GP0 and GP1: NMIs for one arming"
+    );
+    pmi::set_handler(Handler::Acknowledge);
+    wrmsr(pmu::GLOBAL_CONTROL, 0);
+    apic::set_lvtpc(apic::LVT_NMI);
+    wrmsr(pmu::GLOBAL_CONTROL, both);
+    pmu::spin_for(QUIET);
+    check!(
+        report,
+        "G-402",
+        trap::nmis() - before,
+        2,
+        "GP0 and GP1: NMIs after re-arming"
+    );
+    check!(
+        report,
+        "G-402",
+        pmi::seen(),
+        both,
+        "GP0 and GP1: status seen"
+    );
+    wrmsr(pmu::EVENT_SELECT + 1, 0);
     stop();
 }
 
@@ -339,7 +371,7 @@ fn many(report: &mut Report, leaf: Leaf0A) {
         check!(
             report,
             "G-105",
-            SEEN.load(Ordering::Relaxed),
+            pmi::seen(),
             pmu::GP0,
             "status in round {round}"
         );
