@@ -9,19 +9,25 @@
 //! | `setup`, `kernels`, `bzimage`, `programs`, `images` | what the runners need, made once under `target/xtask` |
 //! | `nested` | the nested KVM host: a job, its output, its exit status |
 //! | `place`, `guest` | native or nested; a line in a Linux guest |
+//! | `check`, `payloads`, `guest_tests`, `report` | what `test` and `check` run, and count |
 
 mod artifacts;
 mod bzimage;
+mod check;
 mod cmd;
 mod cpio;
 mod guest;
+mod guest_tests;
 mod images;
 mod kernels;
 mod nested;
 mod paths;
+mod payloads;
 mod place;
 mod programs;
+mod report;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
@@ -55,12 +61,24 @@ enum Task {
         #[arg(last = true, required = true, value_name = "SHELL LINE")]
         line: Vec<String>,
     },
+    /// Run everything that CI runs; the last line counts passed, failed and skipped
+    Test {
+        /// Leave out what needs a guest
+        #[arg(long)]
+        quick: bool,
+        /// Run only the tests whose name has this word
+        word: Option<String>,
+    },
+    /// The fast gate before a commit: format, lints, rules, unit tests
+    Check,
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Nested { host, line } => nested::command(&host, &line),
         Task::Guest { host, guest, line } => guest::command(&host, &guest, &line),
+        Task::Test { quick, word } => Ok(test::command(quick, word)),
+        Task::Check => Ok(check::command()),
     };
     match done {
         Ok(status) => ExitCode::from(status),

@@ -71,14 +71,13 @@ struct Target {
 
 impl Target {
     /// The payloads have required features, the Linux programs none.
-    fn is_linux_program(&self) -> bool {
-        self.kind.iter().any(|k| k == "bin") && self.required_features.is_empty()
+    fn is(&self, payload: bool) -> bool {
+        self.kind.iter().any(|k| k == "bin") && self.required_features.is_empty() != payload
     }
 }
 
-/// Builds the static Linux programs of guest-tests: its binaries without required
-/// features.
-pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {
+/// The binaries of guest-tests: its payloads, or its Linux programs.
+fn guest_binaries(payloads: bool) -> Result<Vec<String>> {
     let json = cmd::output(cmd::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
     let metadata: Metadata = serde_json::from_slice(&json).context("cargo metadata")?;
     let package = metadata
@@ -86,8 +85,17 @@ pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {
         .into_iter()
         .find(|p| p.name == "guest-tests");
     let targets = package.map(|p| p.targets).unwrap_or_default();
-    let programs = targets.into_iter().filter(Target::is_linux_program);
-    let names: Vec<String> = programs.map(|t| t.name).collect();
+    Ok(targets
+        .into_iter()
+        .filter(|t| t.is(payloads))
+        .map(|t| t.name)
+        .collect())
+}
+
+/// Builds the static Linux programs of guest-tests: its binaries without required
+/// features.
+pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {
+    let names = guest_binaries(false)?;
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -102,4 +110,27 @@ pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {
         .iter()
         .map(|name| static_output(profile, name))
         .collect())
+}
+
+/// Builds the bare-metal payloads of guest-tests (guest-tests/README.md), in a target
+/// folder of their own, for their flags are different.
+pub(crate) fn payloads() -> Result<Vec<(String, PathBuf)>> {
+    let profile = "testrelease";
+    let dir = paths::target().join("payloads");
+    let names = guest_binaries(true)?;
+    say!("building the bare-metal payloads");
+    let mut cargo = cmd::cargo();
+    cargo
+        .env_remove("RUSTFLAGS")
+        .args(["build", "--quiet", "--profile", profile, "--target", TARGET])
+        .args(["-p", "guest-tests", "--features", "payloads", "--bins"])
+        .args(["--config", "guest-tests/payload.toml", "--target-dir"])
+        .arg(&dir);
+    // rustc warns of the ABI without SSE for each payload: guest-tests/DESIGN.md.
+    cmd::output(&mut cargo).context("the payloads do not build")?;
+    let place = |name: String| {
+        let path = dir.join(TARGET).join(profile).join(&name);
+        (name, path)
+    };
+    Ok(names.into_iter().map(place).collect())
 }
