@@ -185,6 +185,18 @@ pub fn outb(port: u16, value: u8) {
     }
 }
 
+/// IN of one byte.
+#[must_use]
+pub fn inb(port: u16) -> u8 {
+    let value: u8;
+    // SAFETY: the ports of this machine touch no guest memory.
+    unsafe {
+        asm!("in al, dx", in("dx") port, out("al") value,
+             options(nomem, nostack, preserves_flags));
+    }
+    value
+}
+
 /// Lets maskable interrupts in for `rounds` of [`spin`], then shuts them out.
 pub fn interrupts_for(rounds: u64) {
     // SAFETY: every vector that a payload arms has a gate, on its own stack.

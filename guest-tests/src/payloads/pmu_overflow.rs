@@ -1,11 +1,11 @@
 //! Overflow, status and the PMI, in the order in which Linux handles them.
 //! guest-contract §1.3 (PMI), §1.4 (counting), §4.1, §4.3;
-//! rules G-004, G-104, G-105, G-401, G-402, G-403, G-404.
+//! rules G-004, G-010, G-104, G-105, G-401, G-402, G-403, G-404.
 #![no_std]
 #![no_main]
 
 use guest_tests::check::Report;
-use guest_tests::cpu::{interrupts_for, rdmsr, wrmsr};
+use guest_tests::cpu::{inb, interrupts_for, rdmsr, wrmsr};
 use guest_tests::pmi::{self, Handler};
 use guest_tests::pmu::{self, Leaf0A};
 use guest_tests::trap::{self, PMI_VECTOR};
@@ -17,6 +17,8 @@ payload!(main);
 const LEFT: u64 = 200_000;
 /// TSC ticks in which a PMI that must not come would come.
 const QUIET: u64 = 2_000_000;
+/// The port that tells a handler of an NMI's other reasons.
+const NMI_REASON: u16 = 0x61;
 /// Overflows in a row.
 const REPEATS: u32 = 20;
 
@@ -40,6 +42,14 @@ fn main(report: &mut Report) {
         apic::lvtpc() & apic::LVT_MASKED,
         apic::LVT_MASKED,
         "LVTPC masked at reset"
+    );
+
+    check!(
+        report,
+        "G-010",
+        inb(NMI_REASON) & 0xc0,
+        0,
+        "port 0x61, NMI reasons"
     );
 
     one_nmi(report, leaf);
