@@ -3,6 +3,7 @@
 use core::fmt::Debug;
 
 use crate::println;
+use crate::serial::Decimal;
 
 /// Failures printed in full; later ones only count.
 const FAILURES_SHOWN: u32 = 40;
@@ -50,7 +51,11 @@ impl Report {
 
     /// Prints the totals and gives the exit status: 0, or 1 if anything failed.
     pub(crate) fn finish(&self) -> u32 {
-        println!("{} checks, {} failed", self.checks, self.failures);
+        println!(
+            "{} checks, {} failed",
+            Decimal(self.checks),
+            Decimal(self.failures)
+        );
         u32::from(!self.passed())
     }
 }

@@ -33,3 +33,18 @@ pub fn line(text: fmt::Arguments<'_>) {
 macro_rules! println {
     ($($text:tt)*) => { $crate::serial::line(format_args!($($text)*)) };
 }
+
+/// A number in decimal. `core` prints 1000 and more with SSE instructions that not
+/// every host emulates (DESIGN.md); this does not.
+#[derive(Debug, Clone, Copy)]
+pub struct Decimal(pub u32);
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digit = self.0 % 10;
+        if self.0 >= 10 {
+            write!(f, "{}", Self(self.0 / 10))?;
+        }
+        f.write_str(&"0123456789"[digit as usize..=digit as usize])
+    }
+}

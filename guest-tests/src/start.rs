@@ -8,7 +8,7 @@
 
 use core::panic::PanicInfo;
 
-use crate::{check::Report, cpu, println, trap};
+use crate::{check::Report, cpu, println, serial::Decimal, trap};
 
 /// The port that ends the machine (the ACPI sleep and reset registers).
 const POWER_PORT: u16 = 0x600;
@@ -34,7 +34,7 @@ pub fn run(name: &str, main: fn(&mut Report)) -> ! {
 
 /// Prints the exit status and powers off.
 pub fn exit(status: u32) -> ! {
-    println!("perfvisor.exit={status}");
+    println!("perfvisor.exit={}", Decimal(status));
     cpu::outb(POWER_PORT, POWER_OFF);
     cpu::halt()
 }

@@ -199,7 +199,7 @@ extern "C" fn trap_entry(frame: &mut Frame) {
 
 fn unexpected(frame: &Frame) -> ! {
     println!(
-        "FAIL exception: vector {} error {:#x} rip {:#x} rsp {:#x} rflags {:#x}",
+        "FAIL exception: vector {:#x} error {:#x} rip {:#x} rsp {:#x} rflags {:#x}",
         frame.vector, frame.error, frame.rip, frame.rsp, frame.rflags
     );
     start::exit(1)
