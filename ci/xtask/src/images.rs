@@ -183,9 +183,10 @@ pub(crate) fn perfvisor(profile: &str, given: Option<&Path>) -> Result<Option<Pa
         Some(file) => file.to_path_buf(),
         None => programs::perfvisor(profile)?,
     };
+    let kind = if given.is_some() { "given" } else { profile };
     let stamp = Stamp::default().file(&binary)?;
     let build = |cpio: &mut Cpio<_>| cpio.copy("bin/perfvisor", 0o755, &binary);
-    cached("perfvisor.cpio", stamp, build).map(Some)
+    cached(&format!("perfvisor-{kind}.cpio"), stamp, build).map(Some)
 }
 
 /// An archive with a folder of this machine at `/share`, or an empty one.

@@ -10,12 +10,14 @@
 //! | `nested` | the nested KVM host: a job, its output, its exit status |
 //! | `place`, `guest` | native or nested; a line in a Linux guest |
 //! | `check`, `payloads`, `guest_tests`, `report` | what `test` and `check` run, and count |
+//! | `demo` | perf in a guest, shown and checked |
 
 mod artifacts;
 mod bzimage;
 mod check;
 mod cmd;
 mod cpio;
+mod demo;
 mod guest;
 mod guest_tests;
 mod images;
@@ -43,6 +45,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Show perf at work in a guest: stat, record, report, and the interrupts behind them
+    Demo(demo::DemoArgs),
     /// Boot the nested KVM host and run a shell line there, as root
     Nested {
         #[command(flatten)]
@@ -75,6 +79,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Task::Demo(args) => demo::command(&args),
         Task::Nested { host, line } => nested::command(&host, &line),
         Task::Guest { host, guest, line } => guest::command(&host, &guest, &line),
         Task::Test { quick, word } => Ok(test::command(quick, word)),
