@@ -1,0 +1,101 @@
+//! The command line: text in, low args out. What the values mean is decided in
+//! [`crate::config`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  perfvisor run --kernel /boot/vmlinuz --initramfs guest.cpio
+  perfvisor run --kernel vmlinuz --initramfs guest.cpio --cmdline 'console=ttyS0 quiet' \\
+      --cpus boot=4,topology=2:2:1:1 --memory size=2G
+  perfvisor run --kernel vmlinuz --initramfs guest.cpio --serial file=console.log
+
+Console:
+  With --serial tty the terminal belongs to the guest, Ctrl-C included.
+  Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A.
+
+Exit status:
+  0     the guest powered off or reset itself, or Ctrl-A x
+  1     the host cannot run it, or the guest failed (a triple fault, for one)
+  2     a flag or a file named by one is not usable; nothing was started
+  128+n ended by signal n (130 for SIGINT, 143 for SIGTERM)
+
+Environment:
+  PERFVISOR_LOG  off, error, warn (default), info, debug or trace; goes to standard error";
+
+/// A KVM virtual machine monitor whose guests have a working PMU on any host.
+#[derive(Debug, Parser)]
+#[command(name = "perfvisor", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a virtual machine and stay until it ends
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+}
+
+/// The flags of `perfvisor run`, as text.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Kernel: a Linux bzImage (5.x and later distribution kernels) or an x86-64 ELF file
+    /// (vmlinux, or a bare-metal program, which is entered in 64-bit mode)
+    #[arg(long, value_name = "PATH")]
+    pub kernel: PathBuf,
+
+    /// Initial RAM file system: cpio (newc), plain or compressed; repeat it to have several
+    /// concatenated in order
+    #[arg(long, value_name = "PATH")]
+    pub initramfs: Vec<PathBuf>,
+
+    /// Kernel command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "console=ttyS0",
+        allow_hyphen_values = true
+    )]
+    pub cmdline: String,
+
+    /// Virtual CPUs: boot=N[,max=N][,topology=threads:cores:dies:packages]. N is 1 to 254, max
+    /// equals boot, and the product of the topology is max; without one, all are cores of one
+    /// package
+    #[arg(long, value_name = "OPTIONS", default_value = "boot=1")]
+    pub cpus: String,
+
+    /// Memory: size=N with K, M or G, 8M to 1023G
+    #[arg(long, value_name = "OPTIONS", default_value = "size=512M")]
+    pub memory: String,
+
+    /// PMU: 'off', or type=auto|software|<sysfs name>|<type number>, then optionally gp=N
+    /// (2 to 8 general-purpose counters), fixed=N (1 to 3 fixed counters), width=N (32 to 48
+    /// bits), rdpmc=rewrite|off
+    #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]
+    pub pmu: String,
+
+    /// Serial console (ttyS0): 'tty' (this terminal), file=PATH (created or emptied) or 'null'
+    #[arg(long, value_name = "OPTIONS", default_value = "tty")]
+    pub serial: String,
+
+    /// KVM device
+    #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
+    pub kvm_device: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,5 @@
+//! System calls that std has no safe form of: signals and the terminal.
+
+pub mod kick;
+pub mod signals;
+pub mod terminal;
