@@ -5,6 +5,7 @@
 //! guest ran, and delivers the interrupts. The one module that talks to an
 //! operating system is [`host::linux`], behind the feature `host-linux`.
 #![cfg_attr(not(feature = "host-linux"), no_std)]
+#![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 extern crate alloc;
 

@@ -13,6 +13,8 @@
 #[cfg(test)]
 mod tests;
 
+use core::fmt;
+
 use crate::guest::{Demand, Encoding, GuestPmu, MsrError, Wrap};
 use crate::host::{AddError, EventAttr, HostEventId, HostPmu, ReadError};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
@@ -41,6 +43,18 @@ impl CounterState {
     #[must_use]
     pub const fn is_trouble(self) -> bool {
         matches!(self, Self::NotBacked(_) | Self::Refused(_) | Self::Lost(_))
+    }
+}
+
+impl fmt::Display for CounterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Counting => f.write_str("counting"),
+            Self::NotBacked(encoding) => write!(f, "no host event stands for {encoding}"),
+            Self::Refused(error) => error.fmt(f),
+            Self::Lost(error) => error.fmt(f),
+        }
     }
 }
 
