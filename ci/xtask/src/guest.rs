@@ -14,6 +14,8 @@ use crate::say;
 const MARKER: &str = "perfvisor.exit=";
 /// The longest line that goes on the kernel command line.
 const LONGEST_INLINE: usize = 1024;
+/// Only what is at least critical comes between the line's output.
+const KERNEL_WORDS: &str = "console=ttyS0 quiet loglevel=3 panic=-1";
 const MEMORY: &str = "size=512M";
 
 /// The guest that is to run.
@@ -43,7 +45,7 @@ pub(crate) fn run_line(
     (name, line): (&str, &str),
     job: &mut Job,
 ) -> Result<String> {
-    let mut cmdline = String::from("console=ttyS0 quiet panic=-1");
+    let mut cmdline = String::from(KERNEL_WORDS);
     if !guest.append.is_empty() {
         cmdline.push(' ');
         cmdline.push_str(&guest.append);

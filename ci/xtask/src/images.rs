@@ -189,13 +189,13 @@ pub(crate) fn perfvisor(profile: &str, given: Option<&Path>) -> Result<Option<Pa
     cached(&format!("perfvisor-{kind}.cpio"), stamp, build).map(Some)
 }
 
-/// An archive with a folder of this machine at `/share`, or an empty one.
+/// An archive with a folder of this machine at `/share`, or an empty folder.
 pub(crate) fn share(dir: Option<&Path>) -> Result<Vec<u8>> {
     let mut cpio = Cpio::new(Vec::new());
     match dir {
         Some(dir) if dir.is_dir() => cpio.tree("share", dir)?,
         Some(dir) => bail!("--share {}: not a folder", dir.display()),
-        None => {}
+        None => cpio.dir("share")?,
     }
     cpio.finish()
 }

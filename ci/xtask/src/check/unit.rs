@@ -11,6 +11,9 @@ use anyhow::{Context, Result};
 use crate::report::Report;
 use crate::{cmd, paths, say};
 
+/// Why nextest skips a test by itself.
+const IGNORED: &str = "marked as ignored";
+
 /// What a test runner printed, boiled down.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
@@ -78,7 +81,11 @@ fn count(report: &mut Report, name: &str, command: &mut Command, read: fn(&str) 
         Ok(done) => done,
         Err(error) => return report.fail(name, &format!("{error:#}")),
     };
-    let counts = read(&text);
+    let mut counts = read(&text);
+    if report.filter().is_some() {
+        // nextest lists what the filter left out as skipped.
+        counts.skipped.retain(|(_, reason)| reason != IGNORED);
+    }
     println!("ok      {name}: {} passed", counts.passed);
     report.passed_silently(counts.passed);
     for (test, reason) in &counts.skipped {
@@ -130,7 +137,7 @@ fn from_nextest(text: &str) -> Counts {
                 counts.passed += 1;
                 current = Some(name);
             }
-            "SKIP" => counts.skipped.push((name, "ignored".into())),
+            "SKIP" => counts.skipped.push((name, IGNORED.into())),
             "SLOW" | "START" => {}
             _ => {
                 current = None;
@@ -218,7 +225,7 @@ mod tests {
             counts.skipped[0],
             ("vpmu kvm::b".into(), "no /dev/kvm".into())
         );
-        assert_eq!(counts.skipped[1], ("vpmu d".into(), "ignored".into()));
+        assert_eq!(counts.skipped[1], ("vpmu d".into(), IGNORED.into()));
     }
 
     #[test]
