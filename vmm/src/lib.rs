@@ -16,6 +16,7 @@ pub mod devices;
 pub mod event_loop;
 pub mod kvm;
 pub mod machine;
+pub mod pmu;
 pub mod rate_limit;
 pub mod run;
 pub mod stop;

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use thiserror::Error;
+use vpmu::host::linux::sysfs::Sysfs;
 
 use crate::cli::{Cli, Command, RunArgs};
 use crate::config::{ConfigError, VmConfig};
 use crate::machine::{BuildError, Machine, PmuHooks};
+use crate::pmu::{PmuError, PmuPlan};
 use crate::sys::terminal;
 
 /// A flag or a file is not usable.
@@ -22,6 +24,9 @@ pub enum RunError {
     /// A flag.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The PMU.
+    #[error(transparent)]
+    Pmu(#[from] PmuError),
     /// A file or the host.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -33,8 +38,9 @@ impl RunError {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Config(_) => USAGE,
+            Self::Pmu(error) if error.is_usage() => USAGE,
             Self::Build(error) if error.is_usage() => USAGE,
-            Self::Build(_) => HOST,
+            Self::Pmu(_) | Self::Build(_) => HOST,
         }
     }
 }
@@ -65,8 +71,16 @@ pub fn main() -> ExitCode {
 /// If nothing was started.
 pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     let config = VmConfig::from_args(args)?;
-    let machine = Machine::build(&config, &PmuHooks::none())?;
+    let pmu = PmuPlan::new(&config.pmu, &Sysfs::default())?;
+    let hooks = match &pmu {
+        Some(pmu) => pmu.hooks()?,
+        None => PmuHooks::none(),
+    };
+    let machine = Machine::build(&config, &hooks)?;
     let reason = machine.run();
+    if let Some(pmu) = &pmu {
+        eprintln!("perfvisor: pmu: {}", pmu.totals());
+    }
     let status = reason.exit_status();
     if status == 0 {
         log::info!("{reason}");

@@ -1,57 +1,11 @@
 //! Why a vCPU left the guest.
 
-use kvm_ioctls::{ReadMsrExit, VcpuExit, WriteMsrExit};
+use kvm_ioctls::VcpuExit;
 use vpmu::ids::MsrIndex;
 
 /// The access is to fault: KVM injects #GP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gp;
-
-/// An RDMSR that waits for its answer. Unanswered, it reads as 0.
-#[derive(Debug)]
-pub struct RdmsrExit<'a>(pub(super) ReadMsrExit<'a>);
-
-impl RdmsrExit<'_> {
-    /// The register.
-    #[must_use]
-    pub fn index(&self) -> MsrIndex {
-        MsrIndex(self.0.index)
-    }
-
-    /// Completes the instruction with a value or a fault, at the next entry.
-    pub fn answer(self, outcome: Result<u64, Gp>) {
-        match outcome {
-            Ok(value) => {
-                *self.0.data = value;
-                *self.0.error = 0;
-            }
-            Err(Gp) => *self.0.error = 1,
-        }
-    }
-}
-
-/// A WRMSR that waits to be accepted. Unanswered, it is accepted.
-#[derive(Debug)]
-pub struct WrmsrExit<'a>(pub(super) WriteMsrExit<'a>);
-
-impl WrmsrExit<'_> {
-    /// The register.
-    #[must_use]
-    pub fn index(&self) -> MsrIndex {
-        MsrIndex(self.0.index)
-    }
-
-    /// The value that the guest writes.
-    #[must_use]
-    pub fn value(&self) -> u64 {
-        self.0.data
-    }
-
-    /// Completes the instruction, at the next entry.
-    pub fn answer(self, outcome: Result<(), Gp>) {
-        *self.0.error = u8::from(outcome.is_err());
-    }
-}
 
 /// Why a vCPU left the guest.
 #[derive(Debug)]
@@ -84,10 +38,12 @@ pub enum Exit<'a> {
         /// What the guest wrote.
         data: &'a [u8],
     },
-    /// RDMSR of a register that KVM leaves to us.
-    Rdmsr(RdmsrExit<'a>),
-    /// WRMSR of a register that KVM leaves to us.
-    Wrmsr(WrmsrExit<'a>),
+    /// RDMSR of a register that KVM leaves to us; waits for
+    /// [`super::Vcpu::answer_rdmsr`].
+    Rdmsr(MsrIndex),
+    /// WRMSR of a register that KVM leaves to us; waits for
+    /// [`super::Vcpu::answer_wrmsr`].
+    Wrmsr(MsrIndex, u64),
     /// A triple fault.
     Shutdown,
     /// HLT; does not happen with the in-kernel interrupt controller.
@@ -119,8 +75,8 @@ impl<'a> From<VcpuExit<'a>> for Exit<'a> {
             VcpuExit::IoOut(port, data) => Self::PioOut { port, data },
             VcpuExit::MmioRead(address, data) => Self::MmioRead { address, data },
             VcpuExit::MmioWrite(address, data) => Self::MmioWrite { address, data },
-            VcpuExit::X86Rdmsr(exit) => Self::Rdmsr(RdmsrExit(exit)),
-            VcpuExit::X86Wrmsr(exit) => Self::Wrmsr(WrmsrExit(exit)),
+            VcpuExit::X86Rdmsr(exit) => Self::Rdmsr(MsrIndex(exit.index)),
+            VcpuExit::X86Wrmsr(exit) => Self::Wrmsr(MsrIndex(exit.index), exit.data),
             VcpuExit::Shutdown => Self::Shutdown,
             VcpuExit::Hlt => Self::Hlt,
             VcpuExit::Intr => Self::Interrupted,

@@ -14,11 +14,11 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use boot_state::BootState;
-pub use exit::{Exit, Gp, RdmsrExit, WrmsrExit};
+pub use exit::{Exit, Gp};
 pub use hypervisor::{CpuidEntry, Hypervisor};
 pub use msr_filter::{MAX_RANGE_LEN, MAX_RANGES, MsrAccess, MsrFilter, MsrRange};
 pub use vcpu::{ImmediateExit, Vcpu};
-pub use vm::Vm;
+pub use vm::{Interrupter, Vm};
 
 /// What can go wrong between this VMM and KVM.
 #[derive(Debug, Error)]

@@ -4,11 +4,13 @@
 use std::ptr::NonNull;
 
 use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry};
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{Cap, SyncReg, VcpuFd};
+use vpmu::host::software::Khz;
 use vpmu::ids::MsrIndex;
 
 use super::hypervisor::to_kvm_cpuid;
-use super::{BootState, CpuidEntry, Exit, KvmError, ioctl};
+use super::{BootState, CpuidEntry, Exit, Gp, KvmError, ioctl};
+use crate::pmu::Paging;
 
 /// Local APIC register offsets (Intel SDM vol. 3A, "Local APIC Register
 /// Address Map").
@@ -25,6 +27,8 @@ const MXCSR: u32 = 0x1f80;
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
+    /// KVM leaves the general registers in the run page at each exit.
+    synced: bool,
 }
 
 /// Where this vCPU's `immediate_exit` byte lies. Valid while the [`Vcpu`] is.
@@ -40,8 +44,20 @@ impl ImmediateExit {
 }
 
 impl Vcpu {
-    pub(super) fn new(fd: VcpuFd) -> Self {
-        Self { fd }
+    /// `sync_regs`: this KVM shares registers in the run page.
+    pub(super) fn new(mut fd: VcpuFd, sync_regs: bool) -> Self {
+        if sync_regs {
+            fd.set_sync_valid_reg(SyncReg::Register);
+        }
+        Self {
+            fd,
+            synced: sync_regs,
+        }
+    }
+
+    /// Whether vCPUs of this VM can share registers.
+    pub(super) fn can_sync(vm: &kvm_ioctls::VmFd) -> bool {
+        vm.check_extension(Cap::SyncRegs)
     }
 
     /// Sets what CPUID answers. KVM takes it before the first run only.
@@ -151,10 +167,56 @@ impl Vcpu {
         unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror }
     }
 
-    /// The guest's instruction pointer; 0 if KVM does not tell.
+    /// The guest's instruction pointer at the last exit; 0 if KVM does not
+    /// tell.
     #[must_use]
-    pub fn instruction_pointer(&self) -> u64 {
-        self.fd.get_regs().map_or(0, |regs| regs.rip)
+    pub fn instruction_pointer(&mut self) -> u64 {
+        if self.synced {
+            self.fd.sync_regs_mut().regs.rip
+        } else {
+            self.fd.get_regs().map_or(0, |regs| regs.rip)
+        }
+    }
+
+    /// Completes the RDMSR of the last exit with a value or #GP, at the next
+    /// entry.
+    pub fn answer_rdmsr(&mut self, outcome: Result<u64, Gp>) {
+        // SAFETY: every field of this union is plain data, and `msr` is the one
+        // that an MSR exit has filled in and KVM reads back.
+        let msr = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.msr };
+        msr.error = u8::from(outcome.is_err());
+        msr.data = outcome.unwrap_or(0);
+    }
+
+    /// Completes the WRMSR of the last exit, at the next entry.
+    pub fn answer_wrmsr(&mut self, outcome: Result<(), Gp>) {
+        // SAFETY: as in `answer_rdmsr`.
+        let msr = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.msr };
+        msr.error = u8::from(outcome.is_err());
+    }
+
+    /// How the guest translates addresses; `None` if it is not in 64-bit mode
+    /// or KVM does not tell.
+    #[must_use]
+    pub fn paging(&self) -> Option<Paging> {
+        const EFER_LMA: u64 = 1 << 10;
+        const CR4_LA57: u64 = 1 << 12;
+        let sregs = self.fd.get_sregs().ok()?;
+        (sregs.efer & EFER_LMA != 0).then_some(Paging {
+            cr3: sregs.cr3,
+            levels: if sregs.cr4 & CR4_LA57 == 0 { 4 } else { 5 },
+        })
+    }
+
+    /// The rate of the guest's TSC.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn tsc_rate(&self) -> Result<Khz, KvmError> {
+        self.fd
+            .get_tsc_khz()
+            .map(Khz)
+            .map_err(ioctl("KVM_GET_TSC_KHZ"))
     }
 
     /// Injects an NMI.
@@ -163,19 +225,6 @@ impl Vcpu {
     /// What the ioctl says.
     pub fn inject_nmi(&self) -> Result<(), KvmError> {
         self.fd.nmi().map_err(ioctl("KVM_NMI"))
-    }
-
-    /// The guest-physical address behind a guest-virtual one, by the page
-    /// tables of this vCPU.
-    ///
-    /// # Errors
-    /// What the ioctl says.
-    pub fn translate(&self, virtual_address: u64) -> Result<Option<u64>, KvmError> {
-        let translation = self
-            .fd
-            .translate_gva(virtual_address)
-            .map_err(ioctl("KVM_TRANSLATE"))?;
-        Ok((translation.valid != 0).then_some(translation.physical_address))
     }
 
     /// Where the signal handler finds `immediate_exit`.

@@ -1,6 +1,8 @@
 //! One VM.
 #![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION")]
 
+use std::sync::Arc;
+
 use kvm_bindings::{
     KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap, kvm_msi,
     kvm_userspace_memory_region,
@@ -15,8 +17,30 @@ use crate::machine::layout;
 /// A KVM virtual machine and the memory that it may touch.
 #[derive(Debug)]
 pub struct Vm {
-    fd: VmFd,
+    fd: Arc<VmFd>,
     memory: GuestMemoryMmap,
+}
+
+/// Sends message-signalled interrupts to a VM, from any thread.
+#[derive(Clone, Debug)]
+pub struct Interrupter(Arc<VmFd>);
+
+impl Interrupter {
+    /// Sends one.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn signal_msi(&self, address: u32, data: u32) -> Result<(), KvmError> {
+        let msi = kvm_msi {
+            address_lo: address,
+            data,
+            ..kvm_msi::default()
+        };
+        self.0
+            .signal_msi(msi)
+            .map(drop)
+            .map_err(ioctl("KVM_SIGNAL_MSI"))
+    }
 }
 
 impl Vm {
@@ -26,7 +50,10 @@ impl Vm {
         fd.set_tss_address(layout::TSS)
             .map_err(ioctl("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(ioctl("KVM_CREATE_IRQCHIP"))?;
-        let vm = Self { fd, memory };
+        let vm = Self {
+            fd: Arc::new(fd),
+            memory,
+        };
         vm.register_memory()?;
         Ok(vm)
     }
@@ -59,9 +86,10 @@ impl Vm {
     /// # Errors
     /// What the ioctl says.
     pub fn create_vcpu(&self, apic_id: u32) -> Result<Vcpu, KvmError> {
+        let sync_regs = Vcpu::can_sync(&self.fd);
         self.fd
             .create_vcpu(u64::from(apic_id))
-            .map(Vcpu::new)
+            .map(|fd| Vcpu::new(fd, sync_regs))
             .map_err(ioctl("KVM_CREATE_VCPU"))
     }
 
@@ -75,20 +103,10 @@ impl Vm {
             .map_err(ioctl("KVM_IRQFD"))
     }
 
-    /// Sends a message-signalled interrupt.
-    ///
-    /// # Errors
-    /// What the ioctl says.
-    pub fn signal_msi(&self, address: u32, data: u32) -> Result<(), KvmError> {
-        let msi = kvm_msi {
-            address_lo: address,
-            data,
-            ..kvm_msi::default()
-        };
-        self.fd
-            .signal_msi(msi)
-            .map(drop)
-            .map_err(ioctl("KVM_SIGNAL_MSI"))
+    /// A way to interrupt this VM that other threads may hold.
+    #[must_use]
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter(Arc::clone(&self.fd))
     }
 
     /// Switches KVM's own vPMU off for this VM. Returns whether this KVM can;

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+use vpmu::host::software::Khz;
 use vpmu::ids::VcpuId;
 
 use super::boot::{BootError, ImageError, Initramfs, InitramfsError, KernelImage};
@@ -12,7 +14,7 @@ use super::parts::{self, Blueprint, Files};
 use crate::config::{SerialConfig, VmConfig};
 use crate::devices::{BusError, serial};
 use crate::event_loop::EventLoop;
-use crate::kvm::{Hypervisor, KvmError, MsrFilter, Vm};
+use crate::kvm::{Hypervisor, Interrupter, KvmError, MsrFilter, Vm};
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
@@ -106,7 +108,22 @@ pub struct PmuHooks {
     /// MSRs that KVM must hand over; `None` filters nothing.
     pub filter: Option<MsrFilter>,
     /// Builds the port of a vCPU. Called once for each, before any runs.
-    pub port: Box<dyn Fn(VcpuId) -> PortBuilder>,
+    pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder>,
+}
+
+/// What a port may want to know of the machine and its vCPU.
+#[derive(Debug)]
+pub struct PortContext<'a> {
+    /// The vCPU.
+    pub vcpu: VcpuId,
+    /// Its local APIC.
+    pub apic_id: u32,
+    /// The rate of its TSC.
+    pub tsc: Khz,
+    /// The guest's memory.
+    pub memory: &'a GuestMemoryMmap,
+    /// Interrupts that are no NMIs.
+    pub interrupter: &'a Interrupter,
 }
 
 impl std::fmt::Debug for PmuHooks {
@@ -125,7 +142,7 @@ impl PmuHooks {
         Self {
             cpuid: None,
             filter: None,
-            port: Box::new(NoPmu::builder),
+            port: Box::new(|context| NoPmu::builder(context.vcpu)),
         }
     }
 }

@@ -8,4 +8,5 @@ pub mod layout;
 pub mod memory;
 mod parts;
 
-pub use builder::{BuildError, Machine, PmuHooks};
+pub use builder::{BuildError, Machine, PmuHooks, PortContext};
+pub use cpuid::PmuCpuid;

@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vpmu::ids::MsrIndex;
 
 use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
-use super::builder::{BuildError, PmuHooks};
+use super::builder::{BuildError, PmuHooks, PortContext};
 use super::cpuid::{CpuidPlan, Profile};
 use super::memory::Placement;
 use super::{acpi, layout};
@@ -102,6 +102,7 @@ impl Blueprint<'_> {
             topology,
             profile,
         };
+        let interrupter = vm.interrupter();
         let mut handles = Vec::new();
         for id in self.config.cpus.possible() {
             let vcpu = vm.create_vcpu(topology.apic_id(id))?;
@@ -110,7 +111,13 @@ impl Blueprint<'_> {
             if id.0 == 0 {
                 vcpu.set_boot_state(boot_state)?;
             }
-            let port = (self.hooks.port)(id);
+            let port = (self.hooks.port)(&PortContext {
+                vcpu: id,
+                apic_id: topology.apic_id(id),
+                tsc: vcpu.tsc_rate()?,
+                memory: vm.memory(),
+                interrupter: &interrupter,
+            });
             let handle = VcpuHandle::spawn(id, vcpu, port, Arc::clone(buses), Arc::clone(stop))?;
             handles.push(handle);
         }

@@ -9,13 +9,15 @@ use crate::kvm::{KvmError, MsrAccess, MsrFilter, MsrRange};
 ///
 /// # Errors
 /// If the table has grown out of what one filter holds.
-pub fn filter() -> Result<MsrFilter, KvmError> {
+pub(super) fn filter() -> Result<MsrFilter, KvmError> {
     let mut table: Vec<_> = msr::TABLE.to_vec();
     table.sort_by_key(|range| range.first);
     let mut runs: Vec<(u32, u32, Access)> = Vec::new();
     for range in table {
         match runs.last_mut() {
-            Some((first, len, access)) if *first + *len == range.first.0 && *access == range.access => {
+            Some((first, len, access))
+                if *first + *len == range.first.0 && *access == range.access =>
+            {
                 *len += range.count;
             }
             _ => runs.push((range.first.0, range.count, range.access)),

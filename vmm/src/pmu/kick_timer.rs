@@ -19,7 +19,7 @@ const LONGEST_IDLE: Nanos = Nanos(10_000_000);
 
 /// The timer of one vCPU.
 #[derive(Debug)]
-pub struct KickTimer {
+pub(super) struct KickTimer {
     timer: ThreadTimer,
     plan: Plan,
 }
@@ -29,13 +29,16 @@ impl KickTimer {
     ///
     /// # Errors
     /// What the host says.
-    pub fn new(signal: i32) -> io::Result<Self> {
-        Ok(Self { timer: ThreadTimer::new(signal)?, plan: Plan::default() })
+    pub(super) fn new(signal: i32) -> io::Result<Self> {
+        Ok(Self {
+            timer: ThreadTimer::new(signal)?,
+            plan: Plan::default(),
+        })
     }
 
     /// The vCPU left the guest because it was interrupted: the timer may have
     /// fired.
-    pub fn interrupted(&mut self) {
+    pub(super) fn interrupted(&mut self) {
         self.plan.fired = true;
     }
 
@@ -43,7 +46,7 @@ impl KickTimer {
     ///
     /// # Errors
     /// What the host says.
-    pub fn before_entry(&mut self, now: Nanos, left: Option<Nanos>) -> io::Result<()> {
+    pub(super) fn before_entry(&mut self, now: Nanos, left: Option<Nanos>) -> io::Result<()> {
         match self.plan.next(now, left) {
             Some(span) => self.timer.arm(span),
             None => Ok(()),
@@ -111,11 +114,22 @@ mod tests {
     #[test]
     fn exits_before_the_overflow_leave_the_timer_alone() {
         let mut plan = Plan::default();
-        assert_eq!(plan.next(Nanos(0), Some(Nanos(1_000_000))), armed_for(1_000_000));
+        assert_eq!(
+            plan.next(Nanos(0), Some(Nanos(1_000_000))),
+            armed_for(1_000_000)
+        );
         assert_eq!(plan.next(Nanos(400_000), Some(Nanos(600_000))), None);
         assert_eq!(plan.next(Nanos(500_000), None), None, "the counter stopped");
-        assert_eq!(plan.next(Nanos(500_000), Some(Nanos(500_000))), None, "and started");
-        assert_eq!(plan.next(Nanos(500_000), Some(Nanos(100))), armed_for(100), "another period");
+        assert_eq!(
+            plan.next(Nanos(500_000), Some(Nanos(500_000))),
+            None,
+            "and started"
+        );
+        assert_eq!(
+            plan.next(Nanos(500_000), Some(Nanos(100))),
+            armed_for(100),
+            "another period"
+        );
     }
 
     #[test]
@@ -123,7 +137,10 @@ mod tests {
         let mut plan = Plan::default();
         assert!(plan.next(Nanos(0), Some(Nanos(1_000_000))).is_some());
         plan.fired = true;
-        assert_eq!(plan.next(Nanos(900_000), Some(Nanos(100_000))), armed_for(100_000));
+        assert_eq!(
+            plan.next(Nanos(900_000), Some(Nanos(100_000))),
+            armed_for(100_000)
+        );
     }
 
     #[test]
@@ -131,11 +148,17 @@ mod tests {
         let mut plan = Plan::default();
         let left = Some(Nanos(250_000));
         assert_eq!(plan.next(Nanos(0), left), armed_for(250_000));
-        for span in [500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 10_000_000, 10_000_000] {
+        for span in [
+            500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 10_000_000, 10_000_000,
+        ] {
             plan.fired = true;
             assert_eq!(plan.next(Nanos(0), left), armed_for(span));
         }
         plan.fired = true;
-        assert_eq!(plan.next(Nanos(0), None), None, "nothing is due: no timer at all");
+        assert_eq!(
+            plan.next(Nanos(0), None),
+            None,
+            "nothing is due: no timer at all"
+        );
     }
 }

@@ -4,7 +4,7 @@
 ///
 /// SDM vol. 3A, "Local Vector Table".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lvtpc {
+pub(super) enum Lvtpc {
     /// No delivery.
     Masked,
     /// As an NMI.
@@ -17,11 +17,11 @@ pub enum Lvtpc {
 
 impl Lvtpc {
     /// Where the entry lies in the local APIC's page.
-    pub const OFFSET: usize = 0x340;
+    pub(super) const OFFSET: usize = 0x340;
 
     /// Reads the register's value.
     #[must_use]
-    pub const fn decode(value: u32) -> Self {
+    pub(super) const fn decode(value: u32) -> Self {
         const MASKED: u32 = 1 << 16;
         let [vector, ..] = value.to_le_bytes();
         match (value & MASKED, value >> 8 & 0b111) {
@@ -33,13 +33,14 @@ impl Lvtpc {
     }
 }
 
-/// The address and data of a fixed interrupt to one local APIC.
+/// The address and data of a fixed interrupt to one local APIC, whose id has
+/// eight bits.
 ///
 /// SDM vol. 3A, "Message Address Register Format".
 #[must_use]
-pub const fn fixed_message(apic_id: u8, vector: u8) -> (u32, u32) {
+pub(super) const fn fixed_message(apic_id: u32, vector: u8) -> (u32, u32) {
     const LOCAL_APICS: u32 = 0xfee0_0000;
-    (LOCAL_APICS | (apic_id as u32) << 12, vector as u32)
+    (LOCAL_APICS | (apic_id & 0xff) << 12, vector as u32)
 }
 
 #[cfg(test)]

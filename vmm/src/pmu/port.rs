@@ -27,12 +27,12 @@ const READS_ARE_LOST_AFTER: u32 = 1_000;
 
 /// The PMU of one vCPU, on that vCPU's thread.
 #[derive(Debug)]
-pub struct PmuPort {
+pub(super) struct PmuPort {
     vcpu: VcpuId,
+    apic_id: u32,
     pmu: VcpuPmu<ArchPerfmon, Box<dyn HostPmu + Send>>,
     sites: Sites,
-    interrupter: Arc<Interrupter>,
-    lvtpc: LvtpcCache,
+    interrupter: Interrupter,
     clock: GuestClock,
     timer: KickTimer,
     /// Counter writes since the last counter read.
@@ -44,19 +44,21 @@ pub struct PmuPort {
 
 /// What a port is made of.
 #[derive(Debug)]
-pub struct PmuPortParts {
+pub(super) struct PmuPortParts {
     /// Whose it is.
-    pub vcpu: VcpuId,
+    pub(super) vcpu: VcpuId,
+    /// Its local APIC.
+    pub(super) apic_id: u32,
     /// The guest's registers.
-    pub model: ArchPerfmon,
+    pub(super) model: ArchPerfmon,
     /// What backs its counters.
-    pub host: Box<dyn HostPmu + Send>,
+    pub(super) host: Box<dyn HostPmu + Send>,
     /// The guest's rewritten RDPMC instructions.
-    pub sites: Sites,
+    pub(super) sites: Sites,
     /// For PMIs that are no NMIs.
-    pub interrupter: Arc<Interrupter>,
+    pub(super) interrupter: Interrupter,
     /// Where the totals go at the end.
-    pub totals: Arc<VmTotals>,
+    pub(super) totals: Arc<VmTotals>,
 }
 
 impl PmuPort {
@@ -64,15 +66,17 @@ impl PmuPort {
     ///
     /// # Errors
     /// If the host gives no timer.
-    pub fn new(parts: PmuPortParts) -> Result<Self, PortError> {
-        let timer = KickTimer::new(kick::overflow_signal())
-            .map_err(|source| PortError::Host { what: "creating the overflow timer", source })?;
+    pub(super) fn new(parts: PmuPortParts) -> Result<Self, PortError> {
+        let timer = KickTimer::new(kick::overflow_signal()).map_err(|source| PortError::Host {
+            what: "creating the overflow timer",
+            source,
+        })?;
         Ok(Self {
             vcpu: parts.vcpu,
+            apic_id: parts.apic_id,
             pmu: VcpuPmu::new(parts.model, parts.host),
             sites: parts.sites,
             interrupter: parts.interrupter,
-            lvtpc: LvtpcCache::default(),
             clock: GuestClock::default(),
             timer,
             unread_writes: 0,
@@ -123,18 +127,18 @@ impl PmuPort {
         }
     }
 
-    /// Hands a PMI to the guest as its LVTPC says (rules G-403, G-404).
+    /// Hands a PMI to the guest as its LVTPC says (rules G-403, G-404). The
+    /// guest's writes of it never reach us and every handler writes it, so it
+    /// is read for each PMI.
     fn inject(&mut self, vcpu: &Vcpu) -> Result<(), PortError> {
-        match self.lvtpc.get(vcpu)? {
+        match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
             Lvtpc::Nmi => vcpu.inject_nmi()?,
             Lvtpc::Fixed(vector) => {
-                let apic_id = u8::try_from(self.vcpu.0).unwrap_or(u8::MAX);
-                let (address, data) = pmi::fixed_message(apic_id, vector);
+                let (address, data) = pmi::fixed_message(self.apic_id, vector);
                 self.interrupter.signal_msi(address, data)?;
             }
             Lvtpc::Masked | Lvtpc::Other => {
                 self.pmu.pmi_was_masked();
-                self.lvtpc.forget();
             }
         }
         Ok(())
@@ -151,14 +155,12 @@ impl MsrPort for PmuPort {
                 machine_check_legacy(index)
             };
         }
-        match msr::decode(index) {
-            Some(Register::GlobalStatus) => self.lvtpc.pmi_is_handled(),
-            Some(Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_)) => {
-                self.unread_writes = 0;
-            }
-            _ => {}
+        if is_counter(index) {
+            self.unread_writes = 0;
         }
-        self.pmu.rdmsr(index).map_err(|error| self.refused("read", index, error))
+        self.pmu
+            .rdmsr(index)
+            .map_err(|error| self.refused("read", index, error))
     }
 
     fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp> {
@@ -172,10 +174,9 @@ impl MsrPort for PmuPort {
             Effect::Enables if !self.is_served(vcpu) => return Err(Gp),
             Effect::Enables | Effect::Other => {}
         }
-        self.pmu.wrmsr(index, value).map_err(|error| self.refused("write", index, error))?;
-        if index == msr::GLOBAL_CTRL && value != 0 {
-            self.lvtpc.counting_goes_on();
-        }
+        self.pmu
+            .wrmsr(index, value)
+            .map_err(|error| self.refused("write", index, error))?;
         self.say_troubles();
         Ok(())
     }
@@ -187,7 +188,10 @@ impl MsrPort for PmuPort {
         if self.pmu.wants_guest_time() {
             self.timer
                 .before_entry(self.clock.guest_time, self.pmu.next_overflow())
-                .map_err(|source| PortError::Host { what: "arming the overflow timer", source })?;
+                .map_err(|source| PortError::Host {
+                    what: "arming the overflow timer",
+                    source,
+                })?;
             self.clock.enter();
         }
         Ok(())
@@ -208,7 +212,10 @@ impl PmuPort {
     fn refused(&self, what: &str, index: MsrIndex, error: MsrError) -> Gp {
         static LIMIT: RateLimit = RateLimit::new();
         if log::log_enabled!(log::Level::Debug) && LIMIT.allow().is_some() {
-            log::debug!("pmu: vCPU {}: {what} of MSR {index} faults: {error}", self.vcpu);
+            log::debug!(
+                "pmu: vCPU {}: {what} of MSR {index} faults: {error}",
+                self.vcpu
+            );
         }
         Gp
     }
@@ -229,6 +236,14 @@ const fn machine_check_legacy(index: MsrIndex) -> Result<u64, Gp> {
     }
 }
 
+/// Whether the register is a counter, by any of its addresses.
+fn is_counter(index: MsrIndex) -> bool {
+    matches!(
+        msr::decode(index),
+        Some(Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_))
+    )
+}
+
 /// What a write does that matters for RDPMC.
 enum Effect {
     SetsCounter,
@@ -238,10 +253,10 @@ enum Effect {
 
 impl Effect {
     fn of(index: MsrIndex, value: u64) -> Self {
+        if is_counter(index) {
+            return Self::SetsCounter;
+        }
         match msr::decode(index) {
-            Some(
-                Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_),
-            ) => Self::SetsCounter,
             Some(Register::EventSel(_)) if EventSel::from_bits(value).enable() => Self::Enables,
             Some(Register::FixedCtrCtrl | Register::GlobalCtrl) if value != 0 => Self::Enables,
             _ => Self::Other,
@@ -265,42 +280,5 @@ impl GuestClock {
         let span = thread_cpu_time().since(self.entered.take()?);
         self.guest_time += span;
         Some(span)
-    }
-}
-
-/// The guest's LVTPC, which nobody tells us of: read before a PMI, and again
-/// once counting went on in a way that is no PMI handler's (rule G-403).
-#[derive(Debug, Default)]
-struct LvtpcCache {
-    entry: Option<Lvtpc>,
-    in_handler: bool,
-}
-
-impl LvtpcCache {
-    fn get(&mut self, vcpu: &Vcpu) -> Result<Lvtpc, PortError> {
-        if let Some(entry) = self.entry {
-            return Ok(entry);
-        }
-        let entry = Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?);
-        self.entry = Some(entry);
-        Ok(entry)
-    }
-
-    const fn forget(&mut self) {
-        self.entry = None;
-    }
-
-    /// The status was read, as a handler does.
-    const fn pmi_is_handled(&mut self) {
-        self.in_handler = true;
-    }
-
-    /// GLOBAL_CTRL became non-zero: the end of a handler, or a context switch,
-    /// or a CPU that just came up.
-    const fn counting_goes_on(&mut self) {
-        if !self.in_handler {
-            self.forget();
-        }
-        self.in_handler = false;
     }
 }

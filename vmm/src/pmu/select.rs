@@ -65,13 +65,17 @@ pub enum SelectError {
         present: Vec<String>,
     },
     /// It does not count on every host CPU.
-    #[error("--pmu type={name}: this PMU counts on some of the host's CPUs only, and vCPUs roam; use type=auto or type=software")]
+    #[error(
+        "--pmu type={name}: this PMU counts on some of the host's CPUs only, and vCPUs roam; use type=auto or type=software"
+    )]
     PartOfTheHost {
         /// The PMU.
         name: String,
     },
     /// It counts none of the architectural events in a guest.
-    #[error("--pmu type={name}: this PMU counts no architectural event of a guest; use type=auto or type=software")]
+    #[error(
+        "--pmu type={name}: this PMU counts no architectural event of a guest; use type=auto or type=software"
+    )]
     CountsNothing {
         /// The PMU.
         name: String,
@@ -79,7 +83,9 @@ pub enum SelectError {
         source: OpenError,
     },
     /// The user may not count.
-    #[error("--pmu type={asked}: perf_event_open is not permitted; run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less, or use type=software")]
+    #[error(
+        "--pmu type={asked}: perf_event_open is not permitted; run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less, or use type=software"
+    )]
     NotPermitted {
         /// What was asked for.
         asked: String,
@@ -95,12 +101,19 @@ impl SelectError {
     /// Whether another value of the flag would do, as opposed to another host.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Unknown { .. } | Self::PartOfTheHost { .. } | Self::CountsNothing { .. })
+        matches!(
+            self,
+            Self::Unknown { .. } | Self::PartOfTheHost { .. } | Self::CountsNothing { .. }
+        )
     }
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// The events that a source counts, or what it said to cycles if none.
@@ -132,7 +145,11 @@ pub fn select(kind: &PmuKind, sysfs: &Sysfs) -> Result<Backing, SelectError> {
         PmuKind::Number(number) => find(sysfs, &number.to_string(), |pmu| pmu.kind.0 == *number)?,
     };
     let online: BTreeSet<_> = sysfs.online_cpus()?.into_iter().collect();
-    if device.cpus.as_ref().is_some_and(|cpus| !online.iter().all(|cpu| cpus.contains(cpu))) {
+    if device
+        .cpus
+        .as_ref()
+        .is_some_and(|cpus| !online.iter().all(|cpu| cpus.contains(cpu)))
+    {
         return Err(SelectError::PartOfTheHost { name: device.name });
     }
     let source = if device.name == CORE_PMU {
@@ -141,17 +158,28 @@ pub fn select(kind: &PmuKind, sysfs: &Sysfs) -> Result<Backing, SelectError> {
         EventSource::Pmu(device.kind)
     };
     match probe(source) {
-        Ok(events) => Ok(Backing::Hardware { name: device.name, source, events }),
-        Err(source) if source.is_permission() => {
-            Err(SelectError::NotPermitted { asked: device.name, source })
-        }
-        Err(source) => Err(SelectError::CountsNothing { name: device.name, source }),
+        Ok(events) => Ok(Backing::Hardware {
+            name: device.name,
+            source,
+            events,
+        }),
+        Err(source) if source.is_permission() => Err(SelectError::NotPermitted {
+            asked: device.name,
+            source,
+        }),
+        Err(source) => Err(SelectError::CountsNothing {
+            name: device.name,
+            source,
+        }),
     }
 }
 
 fn select_auto(sysfs: &Sysfs) -> Result<Backing, SelectError> {
     let pmus = sysfs.pmus()?;
-    if pmus.iter().any(|pmu| matches!(pmu.name.as_str(), "cpu_core" | "cpu_atom")) {
+    if pmus
+        .iter()
+        .any(|pmu| matches!(pmu.name.as_str(), "cpu_core" | "cpu_atom"))
+    {
         return Ok(Backing::Software(Reason::Hybrid));
     }
     if !pmus.iter().any(|pmu| pmu.name == CORE_PMU) {
@@ -163,9 +191,10 @@ fn select_auto(sysfs: &Sysfs) -> Result<Backing, SelectError> {
             source: EventSource::Hardware,
             events,
         }),
-        Err(source) if source.is_permission() => {
-            Err(SelectError::NotPermitted { asked: "auto".to_owned(), source })
-        }
+        Err(source) if source.is_permission() => Err(SelectError::NotPermitted {
+            asked: "auto".to_owned(),
+            source,
+        }),
         Err(_unsupported) => Ok(Backing::Software(Reason::CountsNothing)),
     }
 }
@@ -250,10 +279,19 @@ mod tests {
 
     #[test]
     fn a_hybrid_host_is_never_counted_in_part() {
-        let sysfs = tree("hybrid", &[("cpu_core", "4", "0-1"), ("cpu_atom", "10", "2-3")]);
-        assert_eq!(select(&PmuKind::Auto, &sysfs).unwrap(), Backing::Software(Reason::Hybrid));
+        let sysfs = tree(
+            "hybrid",
+            &[("cpu_core", "4", "0-1"), ("cpu_atom", "10", "2-3")],
+        );
+        assert_eq!(
+            select(&PmuKind::Auto, &sysfs).unwrap(),
+            Backing::Software(Reason::Hybrid)
+        );
         let error = select(&PmuKind::Named("cpu_core".into()), &sysfs).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains("cpu_core"), "{error}");
+        assert!(
+            error.is_usage() && error.to_string().contains("cpu_core"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -262,7 +300,10 @@ mod tests {
         for kind in [PmuKind::Named("cpu_big".into()), PmuKind::Number(99)] {
             let error = select(&kind, &sysfs).unwrap_err();
             assert!(error.is_usage());
-            assert!(error.to_string().contains("this host has msr, software"), "{error}");
+            assert!(
+                error.to_string().contains("this host has msr, software"),
+                "{error}"
+            );
         }
     }
 
@@ -271,6 +312,9 @@ mod tests {
         let sysfs = tree("useless", &[("nothing", "65000", "")]);
         let error = select(&PmuKind::Number(65_000), &sysfs).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("type=nothing") && text.contains("type=software"), "{text}");
+        assert!(
+            text.contains("type=nothing") && text.contains("type=software"),
+            "{text}"
+        );
     }
 }

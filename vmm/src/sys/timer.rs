@@ -29,10 +29,13 @@ impl ThreadTimer {
         event.sigev_notify_thread_id = unsafe { libc::gettid() };
         let mut timer = ptr::null_mut();
         // SAFETY: both pointers are valid for the call.
-        let made = unsafe {
-            libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer)
-        };
-        if made < 0 { Err(io::Error::last_os_error()) } else { Ok(Self(timer)) }
+        let made =
+            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+        if made < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Self(timer))
+        }
     }
 
     /// Fires once, `span` from now (at least a nanosecond); replaces what was
@@ -56,7 +59,10 @@ impl ThreadTimer {
         const SECOND: u64 = 1_000_000_000;
         let part = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let value = libc::itimerspec {
-            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
             it_value: libc::timespec {
                 tv_sec: part(span.0 / SECOND),
                 tv_nsec: part(span.0 % SECOND),
@@ -65,7 +71,11 @@ impl ThreadTimer {
         // SAFETY: the timer exists until this is dropped; `value` is valid and
         // no old value is asked for.
         let set = unsafe { libc::timer_settime(self.0, 0, &raw const value, ptr::null_mut()) };
-        if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if set < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -38,20 +38,20 @@ pub trait MsrPort {
     ///
     /// # Errors
     /// [`Gp`] where hardware would raise #GP.
-    fn on_rdmsr(&mut self, index: MsrIndex) -> Result<u64, Gp>;
+    fn on_rdmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex) -> Result<u64, Gp>;
 
     /// Takes WRMSR, or lets it fault.
     ///
     /// # Errors
     /// [`Gp`] where hardware would raise #GP.
-    fn on_wrmsr(&mut self, index: MsrIndex, value: u64) -> Result<(), Gp>;
+    fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp>;
 
     /// Called right before each entry, with the vCPU: the place to inject a
     /// PMI.
     ///
     /// # Errors
     /// What makes going on pointless; it stops the VM.
-    fn before_run(&mut self, vcpu: &Vcpu) -> Result<(), PortError>;
+    fn before_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError>;
 
     /// Called right after each exit, before it is handled. `interrupted` says
     /// that a signal ended the run: a host counter may have overflowed.
@@ -95,17 +95,17 @@ impl NoPmu {
 }
 
 impl MsrPort for NoPmu {
-    fn on_rdmsr(&mut self, index: MsrIndex) -> Result<u64, Gp> {
+    fn on_rdmsr(&mut self, _vcpu: &mut Vcpu, index: MsrIndex) -> Result<u64, Gp> {
         self.refuse("read", index);
         Err(Gp)
     }
 
-    fn on_wrmsr(&mut self, index: MsrIndex, _value: u64) -> Result<(), Gp> {
+    fn on_wrmsr(&mut self, _vcpu: &mut Vcpu, index: MsrIndex, _value: u64) -> Result<(), Gp> {
         self.refuse("write", index);
         Err(Gp)
     }
 
-    fn before_run(&mut self, _vcpu: &Vcpu) -> Result<(), PortError> {
+    fn before_run(&mut self, _vcpu: &mut Vcpu) -> Result<(), PortError> {
         Ok(())
     }
 

@@ -115,7 +115,7 @@ impl VcpuThread {
 
     /// One round through the guest.
     fn enter(&mut self) -> Next {
-        if let Err(source) = self.port.before_run(&self.vcpu) {
+        if let Err(source) = self.port.before_run(&mut self.vcpu) {
             let vcpu = self.id;
             return Next::Stop(StopReason::Port { vcpu, source });
         }
@@ -133,13 +133,13 @@ impl VcpuThread {
                 self.buses.mmio.write(address, data);
                 return self.unless_stopped();
             }
-            Ok(Exit::Rdmsr(exit)) => {
-                let outcome = self.port.on_rdmsr(exit.index());
-                exit.answer(outcome);
+            Ok(Exit::Rdmsr(index)) => {
+                let outcome = self.port.on_rdmsr(&mut self.vcpu, index);
+                self.vcpu.answer_rdmsr(outcome);
             }
-            Ok(Exit::Wrmsr(exit)) => {
-                let outcome = self.port.on_wrmsr(exit.index(), exit.value());
-                exit.answer(outcome);
+            Ok(Exit::Wrmsr(index, value)) => {
+                let outcome = self.port.on_wrmsr(&mut self.vcpu, index, value);
+                self.vcpu.answer_wrmsr(outcome);
             }
             Ok(Exit::Interrupted) => return Next::CheckMailbox,
             Ok(Exit::Shutdown) => return Next::Stop(self.triple_fault()),
@@ -172,7 +172,7 @@ impl VcpuThread {
         }
     }
 
-    fn triple_fault(&self) -> StopReason {
+    fn triple_fault(&mut self) -> StopReason {
         StopReason::TripleFault {
             vcpu: self.id,
             rip: self.vcpu.instruction_pointer(),

@@ -24,7 +24,7 @@ use scan::{Scan, scan};
 
 /// Whether a guest's counter reads reach us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(in crate::pmu) enum Verdict {
     /// All readers that the kernel has are rewritten, or it has none.
     Served,
     /// The text holds what may be RDPMC, and nothing that is surely a reader.
@@ -33,7 +33,7 @@ pub enum Verdict {
 
 /// The rewritten places of one VM.
 #[derive(Debug)]
-pub struct Rewriter {
+pub(in crate::pmu) struct Rewriter {
     memory: GuestMemoryMmap,
     known: Mutex<Arc<Known>>,
     /// How many scans `known` holds; tells a vCPU's copy that it is old.
@@ -51,8 +51,12 @@ struct Known {
 impl Rewriter {
     /// Nothing is scanned yet.
     #[must_use]
-    pub fn new(memory: GuestMemoryMmap) -> Self {
-        Self { memory, known: Mutex::default(), scans: AtomicUsize::new(0) }
+    pub(in crate::pmu) fn new(memory: GuestMemoryMmap) -> Self {
+        Self {
+            memory,
+            known: Mutex::default(),
+            scans: AtomicUsize::new(0),
+        }
     }
 
     fn current(&self) -> Arc<Known> {
@@ -79,7 +83,8 @@ impl Rewriter {
             // One byte, stored atomically: another vCPU runs the old
             // instruction or the new one.
             let stored =
-                self.memory.store(SECOND_BYTE_OF_RDMSR, reader.second_byte, Ordering::SeqCst);
+                self.memory
+                    .store(SECOND_BYTE_OF_RDMSR, reader.second_byte, Ordering::SeqCst);
             if let Err(error) = stored {
                 log::error!("cannot rewrite RDPMC at {:#x}: {error}", reader.address);
                 return Verdict::Unserved;
@@ -110,13 +115,16 @@ fn report(found: &Scan, verdict: Verdict) {
 
 impl Known {
     fn verdict(&self, rip: u64) -> Option<Verdict> {
-        self.spans.iter().find(|(span, _)| span.contains(&rip)).map(|(_, verdict)| *verdict)
+        self.spans
+            .iter()
+            .find(|(span, _)| span.contains(&rip))
+            .map(|(_, verdict)| *verdict)
     }
 }
 
 /// One vCPU's view of the rewritten places: reading it takes no lock.
 #[derive(Debug)]
-pub struct Sites {
+pub(in crate::pmu) struct Sites {
     rewriter: Arc<Rewriter>,
     known: Arc<Known>,
     scans: usize,
@@ -125,25 +133,29 @@ pub struct Sites {
 impl Sites {
     /// The places that `rewriter` keeps.
     #[must_use]
-    pub fn new(rewriter: Arc<Rewriter>) -> Self {
-        Self { rewriter, known: Arc::default(), scans: 0 }
+    pub(in crate::pmu) fn new(rewriter: Arc<Rewriter>) -> Self {
+        Self {
+            rewriter,
+            known: Arc::default(),
+            scans: 0,
+        }
     }
 
     /// Whether the text around `rip` has been scanned, and how it ended.
-    pub fn verdict(&mut self, rip: u64) -> Option<Verdict> {
+    pub(in crate::pmu) fn verdict(&mut self, rip: u64) -> Option<Verdict> {
         self.refresh();
         self.known.verdict(rip)
     }
 
     /// Scans the text around `rip`, if nobody has yet.
-    pub fn cover(&mut self, paging: Paging, rip: u64) -> Verdict {
+    pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64) -> Verdict {
         self.rewriter.cover(paging, rip);
         // The scan always covers `rip` itself.
         self.verdict(rip).unwrap_or(Verdict::Unserved)
     }
 
     /// Whether the instruction at `rip` is a rewritten RDPMC.
-    pub fn contains(&mut self, rip: u64) -> bool {
+    pub(in crate::pmu) fn contains(&mut self, rip: u64) -> bool {
         self.refresh();
         self.known.sites.contains(&rip)
     }
@@ -171,8 +183,14 @@ mod tests {
     fn guest_with(code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
         let mut guest = Guest::new();
         guest.map(TEXT, 0x20_0000, 1, false);
-        guest.memory.write_slice(&vec![0x90; 2 << 20], GuestAddress(0x20_0000)).unwrap();
-        guest.memory.write_slice(code, GuestAddress(0x20_0200)).unwrap();
+        guest
+            .memory
+            .write_slice(&vec![0x90; 2 << 20], GuestAddress(0x20_0000))
+            .unwrap();
+        guest
+            .memory
+            .write_slice(code, GuestAddress(0x20_0200))
+            .unwrap();
         (guest.memory.clone(), Arc::new(Rewriter::new(guest.memory)))
     }
 
@@ -190,7 +208,11 @@ mod tests {
         assert_eq!(code(&memory), [0x0f, 0x32]);
         assert!(other.contains(TEXT + 0x200) && !other.contains(TEXT + 0x201));
         assert_eq!(other.verdict(TEXT + 0x1f_ffff), Some(Verdict::Served));
-        assert_eq!(other.verdict(TEXT + 0x20_0000), None, "other text is scanned when it asks");
+        assert_eq!(
+            other.verdict(TEXT + 0x20_0000),
+            None,
+            "other text is scanned when it asks"
+        );
     }
 
     #[test]
@@ -198,7 +220,9 @@ mod tests {
         let (memory, rewriter) = guest_with(&READER);
         let mut sites = Sites::new(rewriter);
         assert_eq!(sites.cover(PAGING, TEXT), Verdict::Served);
-        memory.write_obj([0x0f_u8, 0x33], GuestAddress(0x20_0200)).unwrap();
+        memory
+            .write_obj([0x0f_u8, 0x33], GuestAddress(0x20_0200))
+            .unwrap();
         assert_eq!(sites.cover(PAGING, TEXT), Verdict::Served);
         assert_eq!(code(&memory), [0x0f, 0x33], "not looked at again");
     }

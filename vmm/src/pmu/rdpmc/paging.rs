@@ -45,7 +45,9 @@ impl Paging {
         for level in (0..self.levels).rev() {
             let shift = PAGE_BITS + INDEX_BITS * level;
             let index = address >> shift & ((1 << INDEX_BITS) - 1);
-            let entry: u64 = memory.read_obj(GuestAddress(table + index * ENTRY_BYTES)).ok()?;
+            let entry: u64 = memory
+                .read_obj(GuestAddress(table + index * ENTRY_BYTES))
+                .ok()?;
             if entry & PRESENT == 0 {
                 return None;
             }
@@ -54,7 +56,11 @@ impl Paging {
             if is_page {
                 let size = 1 << shift;
                 let physical = GuestAddress(entry & ADDRESS & !(size - 1));
-                return Some(Page { physical, size, executable });
+                return Some(Page {
+                    physical,
+                    size,
+                    executable,
+                });
             }
             table = entry & ADDRESS;
         }
@@ -72,12 +78,18 @@ pub(super) mod tests {
         next_table: u64,
     }
 
-    pub(in super::super) const PAGING: Paging = Paging { cr3: 0x10_0000, levels: 4 };
+    pub(in super::super) const PAGING: Paging = Paging {
+        cr3: 0x10_0000,
+        levels: 4,
+    };
 
     impl Guest {
         pub(in super::super) fn new() -> Self {
             let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap();
-            Self { memory, next_table: 0x10_1000 }
+            Self {
+                memory,
+                next_table: 0x10_1000,
+            }
         }
 
         /// Maps a page of 2 MiB (`level` 1) or 4 KiB (0).
@@ -98,7 +110,9 @@ pub(super) mod tests {
             let slot = GuestAddress(table + (address >> (12 + 9 * level) & 0x1ff) * 8);
             let large = if level == 0 { 0 } else { LARGE };
             let nx = if nx { NO_EXECUTE } else { 0 };
-            self.memory.write_obj(physical | PRESENT | large | nx, slot).unwrap();
+            self.memory
+                .write_obj(physical | PRESENT | large | nx, slot)
+                .unwrap();
         }
     }
 
@@ -111,11 +125,19 @@ pub(super) mod tests {
         let page = |address| PAGING.page(&guest.memory, address);
         assert_eq!(
             page(text + 0x1234),
-            Some(Page { physical: GuestAddress(0x20_0000), size: 2 << 20, executable: true })
+            Some(Page {
+                physical: GuestAddress(0x20_0000),
+                size: 2 << 20,
+                executable: true
+            })
         );
         assert_eq!(
             page(text + 0x20_0fff),
-            Some(Page { physical: GuestAddress(0x40_0000), size: 4096, executable: false })
+            Some(Page {
+                physical: GuestAddress(0x40_0000),
+                size: 4096,
+                executable: false
+            })
         );
         assert_eq!(page(text + 0x20_1000), None);
     }
@@ -123,7 +145,10 @@ pub(super) mod tests {
     #[test]
     fn tables_outside_memory_map_nothing() {
         let guest = Guest::new();
-        let paging = Paging { cr3: 1 << 40, levels: 5 };
+        let paging = Paging {
+            cr3: 1 << 40,
+            levels: 5,
+        };
         assert_eq!(paging.page(&guest.memory, 0), None);
     }
 }

@@ -7,29 +7,31 @@
 //! and EAX into one number, as every reader does (guest-contract §5.2), and
 //! the bytes before it must decode up to that very place.
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register,
+};
 use memchr::memmem;
 
 /// RDPMC.
-pub const RDPMC: [u8; 2] = [0x0f, 0x33];
+pub(super) const RDPMC: [u8; 2] = [0x0f, 0x33];
 /// Makes RDPMC an RDMSR: same operands, one byte (rule G-006).
-pub const SECOND_BYTE_OF_RDMSR: u8 = 0x32;
+pub(super) const SECOND_BYTE_OF_RDMSR: u8 = 0x32;
 
 /// How far before and behind a candidate the tests look.
-pub const CONTEXT: usize = 64;
+pub(super) const CONTEXT: usize = 64;
 
 /// What a scan of some text found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     /// Offsets of RDPMC instructions that read a counter.
-    pub readers: Vec<usize>,
+    pub(super) readers: Vec<usize>,
     /// Byte pairs that look like RDPMC and pass only one of the tests.
-    pub doubtful: usize,
+    pub(super) doubtful: usize,
 }
 
 /// Looks for readers that begin in `text[range]`; the bytes around the range
 /// are context.
-pub fn find(text: &[u8], range: std::ops::Range<usize>) -> Found {
+pub(super) fn find(text: &[u8], range: std::ops::Range<usize>) -> Found {
     let mut found = Found::default();
     for at in memmem::find_iter(text, &RDPMC).filter(|at| range.contains(at)) {
         let (Some(before), Some(behind)) = (text.get(..at), text.get(at + RDPMC.len()..)) else {
@@ -87,7 +89,9 @@ fn moves_between_other_registers(mov: &Instruction) -> bool {
 /// instructions, so the starts vote.
 fn is_instruction_boundary(before: &[u8]) -> bool {
     const STARTS: usize = CONTEXT / 2;
-    let window = before.get(before.len().saturating_sub(CONTEXT)..).unwrap_or_default();
+    let window = before
+        .get(before.len().saturating_sub(CONTEXT)..)
+        .unwrap_or_default();
     let starts = STARTS.min(window.len());
     let ayes = (0..starts)
         .filter(|start| window.get(*start..).is_some_and(decodes_to_the_end))
@@ -174,7 +178,7 @@ mod tests {
             [&[][..], &RDPMC, &[0x89, 0xca, 0x48, 0xc1, 0xe2, 0x20]],
         ] {
             let (found, _) = readers(&parts);
-            assert_eq!(found, [], "{parts:x?}");
+            assert!(found.is_empty(), "{parts:x?}");
         }
     }
 
@@ -182,14 +186,14 @@ mod tests {
     fn a_reader_outside_the_range_is_context_only() {
         let (text, at) = text(&[&RDPMC, SHL_RDX_32]);
         assert_eq!(find(&text, at..at + 1).readers, [at]);
-        assert_eq!(find(&text, at + 1..text.len()).readers, []);
+        assert!(find(&text, at + 1..text.len()).readers.is_empty());
     }
 
     #[test]
     fn text_that_ends_early_is_no_reader() {
         let (text, at) = text(&[&RDPMC, SHL_RDX_32]);
         for end in at..at + RDPMC.len() + SHL_RDX_32.len() {
-            assert_eq!(find(&text[..end], 0..end).readers, []);
+            assert!(find(&text[..end], 0..end).readers.is_empty());
         }
     }
 }

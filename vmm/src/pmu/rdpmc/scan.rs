@@ -14,28 +14,28 @@ const FARTHEST: u64 = 128 << 20;
 
 /// What a scan found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scan {
+pub(super) struct Scan {
     /// The guest-virtual addresses that were looked at.
-    pub span: Range<u64>,
+    pub(super) span: Range<u64>,
     /// Each reader: its guest-virtual address, and the guest-physical one of
     /// its second byte.
-    pub readers: Vec<Reader>,
+    pub(super) readers: Vec<Reader>,
     /// Byte pairs that may be RDPMC and could not be told.
-    pub doubtful: usize,
+    pub(super) doubtful: usize,
 }
 
 /// An RDPMC whose result the guest reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reader {
+pub(super) struct Reader {
     /// RIP.
-    pub address: u64,
+    pub(super) address: u64,
     /// The byte that makes it RDPMC.
-    pub second_byte: GuestAddress,
+    pub(super) second_byte: GuestAddress,
 }
 
 /// Scans the executable memory without gaps of 2 MiB around `rip` (G-502: only
 /// what is mapped executable, so that no data is ever taken for code).
-pub fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Scan {
+pub(super) fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Scan {
     let text = Text { memory, paging };
     let home = rip & !(STEP - 1);
     let down = (1..=FARTHEST / STEP).map(|n| home.wrapping_sub(n * STEP));
@@ -47,7 +47,10 @@ pub fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Scan {
 
     let first = steps.first().copied().unwrap_or(home);
     let last = steps.last().copied().unwrap_or(home);
-    let mut result = Scan { span: first..last.wrapping_add(STEP), ..Scan::default() };
+    let mut result = Scan {
+        span: first..last.wrapping_add(STEP),
+        ..Scan::default()
+    };
     for step in steps {
         text.find_readers(step, &mut result);
     }
@@ -107,7 +110,10 @@ impl Text<'_> {
             let address = range.start + *at as u64;
             let page = self.paging.page(self.memory, address + 1)?;
             let second_byte = GuestAddress(page.physical.0 + (address + 1) % page.size);
-            Some(Reader { address, second_byte })
+            Some(Reader {
+                address,
+                second_byte,
+            })
         }));
     }
 }
@@ -126,12 +132,18 @@ mod tests {
         let mut guest = Guest::new();
         guest.map(TEXT, 0x20_0000, 1, false);
         guest.map(TEXT + STEP, 0x40_0000, 1, false);
-        guest.memory.write_slice(&vec![NOP; 4 << 20], GuestAddress(0x20_0000)).unwrap();
+        guest
+            .memory
+            .write_slice(&vec![NOP; 4 << 20], GuestAddress(0x20_0000))
+            .unwrap();
         guest
     }
 
     fn put(guest: &Guest, physical: u64) {
-        guest.memory.write_slice(&READER, GuestAddress(physical)).unwrap();
+        guest
+            .memory
+            .write_slice(&READER, GuestAddress(physical))
+            .unwrap();
     }
 
     #[test]
@@ -154,11 +166,22 @@ mod tests {
         let mut guest = guest();
         // The second page of text lies elsewhere in physical memory.
         guest.map(TEXT + STEP, 0x60_0000, 1, false);
-        guest.memory.write_slice(&vec![NOP; 2 << 20], GuestAddress(0x60_0000)).unwrap();
-        guest.memory.write_slice(&READER[..1], GuestAddress(0x3f_ffff)).unwrap();
-        guest.memory.write_slice(&READER[1..], GuestAddress(0x60_0000)).unwrap();
+        guest
+            .memory
+            .write_slice(&vec![NOP; 2 << 20], GuestAddress(0x60_0000))
+            .unwrap();
+        guest
+            .memory
+            .write_slice(&READER[..1], GuestAddress(0x3f_ffff))
+            .unwrap();
+        guest
+            .memory
+            .write_slice(&READER[1..], GuestAddress(0x60_0000))
+            .unwrap();
         let found = scan(&guest.memory, PAGING, TEXT);
-        let [reader] = found.readers[..] else { panic!("{found:?}") };
+        let [reader] = found.readers[..] else {
+            panic!("{found:?}")
+        };
         assert_eq!(reader.second_byte, GuestAddress(0x60_0000));
     }
 
