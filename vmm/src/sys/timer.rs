@@ -1,5 +1,5 @@
 //! A timer that signals one thread.
-#![expect(unsafe_code, reason = "timers have no safe binding")]
+#![expect(unsafe_code, reason = "timer_create has no safe binding")]
 
 use std::io;
 use std::ptr;
@@ -8,19 +8,12 @@ use vpmu::units::Nanos;
 
 /// A one-shot timer of the monotonic clock, which signals the thread that
 /// created it.
-///
-/// By the system calls themselves: a static glibc of Debian 12 links its
-/// `timer_create` to nothing.
 #[derive(Debug)]
-pub struct ThreadTimer(libc::c_int);
+pub struct ThreadTimer(libc::timer_t);
 
-fn check(result: libc::c_long) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
+// SAFETY: a timer id is a number that any thread of the process may use; the
+// signal goes to the thread that was named at creation.
+unsafe impl Send for ThreadTimer {}
 
 impl ThreadTimer {
     /// A disarmed timer that will send `signal` to the calling thread.
@@ -34,19 +27,15 @@ impl ThreadTimer {
         event.sigev_signo = signal;
         // SAFETY: gettid takes nothing and cannot fail.
         event.sigev_notify_thread_id = unsafe { libc::gettid() };
-        let mut timer: libc::c_int = 0;
-        let clock = libc::CLOCK_MONOTONIC;
-        // SAFETY: the kernel reads one sigevent and writes one int, its type
-        // of timer ids; both pointers are valid for the call.
-        check(unsafe {
-            libc::syscall(
-                libc::SYS_timer_create,
-                clock,
-                &raw const event,
-                &raw mut timer,
-            )
-        })?;
-        Ok(Self(timer))
+        let mut timer = ptr::null_mut();
+        // SAFETY: both pointers are valid for the call.
+        let made =
+            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+        if made < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Self(timer))
+        }
     }
 
     /// Fires once, `span` from now (at least a nanosecond); replaces what was
@@ -55,7 +44,18 @@ impl ThreadTimer {
     /// # Errors
     /// What `timer_settime` says.
     pub fn arm(&self, span: Nanos) -> io::Result<()> {
-        let span = Nanos(span.0.max(1));
+        self.set(Nanos(span.0.max(1)))
+    }
+
+    /// Fires no more.
+    ///
+    /// # Errors
+    /// What `timer_settime` says.
+    pub fn disarm(&self) -> io::Result<()> {
+        self.set(Nanos(0))
+    }
+
+    fn set(&self, span: Nanos) -> io::Result<()> {
         const SECOND: u64 = 1_000_000_000;
         let part = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let value = libc::itimerspec {
@@ -68,24 +68,20 @@ impl ThreadTimer {
                 tv_nsec: part(span.0 % SECOND),
             },
         };
-        let replaced: *mut libc::itimerspec = ptr::null_mut();
-        // SAFETY: the timer exists until this is dropped; the kernel reads
-        // `value`, and writes no old value where the pointer is null.
-        check(unsafe {
-            libc::syscall(
-                libc::SYS_timer_settime,
-                self.0,
-                0,
-                &raw const value,
-                replaced,
-            )
-        })
+        // SAFETY: the timer exists until this is dropped; `value` is valid and
+        // no old value is asked for.
+        let set = unsafe { libc::timer_settime(self.0, 0, &raw const value, ptr::null_mut()) };
+        if set < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl Drop for ThreadTimer {
     fn drop(&mut self) {
         // SAFETY: the timer exists and is used no more.
-        unsafe { libc::syscall(libc::SYS_timer_delete, self.0) };
+        unsafe { libc::timer_delete(self.0) };
     }
 }
