@@ -25,8 +25,7 @@ impl ThreadTimer {
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
         event.sigev_signo = signal;
-        // SAFETY: gettid takes nothing and cannot fail.
-        event.sigev_notify_thread_id = unsafe { libc::gettid() };
+        event.sigev_notify_thread_id = this_thread();
         let mut timer = ptr::null_mut();
         // SAFETY: both pointers are valid for the call.
         let made =
@@ -44,18 +43,7 @@ impl ThreadTimer {
     /// # Errors
     /// What `timer_settime` says.
     pub fn arm(&self, span: Nanos) -> io::Result<()> {
-        self.set(Nanos(span.0.max(1)))
-    }
-
-    /// Fires no more.
-    ///
-    /// # Errors
-    /// What `timer_settime` says.
-    pub fn disarm(&self) -> io::Result<()> {
-        self.set(Nanos(0))
-    }
-
-    fn set(&self, span: Nanos) -> io::Result<()> {
+        let span = Nanos(span.0.max(1));
         const SECOND: u64 = 1_000_000_000;
         let part = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let value = libc::itimerspec {
@@ -77,6 +65,14 @@ impl ThreadTimer {
             Ok(())
         }
     }
+}
+
+/// The calling thread, by system call: the standard library refers to `gettid`
+/// weakly, which leaves it undefined in a static binary.
+fn this_thread() -> libc::pid_t {
+    // SAFETY: the call takes nothing and cannot fail.
+    let tid = unsafe { libc::syscall(libc::SYS_gettid) };
+    libc::pid_t::try_from(tid).unwrap_or(0)
 }
 
 impl Drop for ThreadTimer {

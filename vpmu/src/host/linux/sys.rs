@@ -83,10 +83,12 @@ pub(super) fn read_count(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     }
 }
 
-/// The calling thread.
+/// The calling thread, by system call: the standard library refers to `gettid`
+/// weakly, which leaves it undefined in a static binary.
 pub(super) fn this_thread() -> Tid {
-    // SAFETY: gettid takes nothing and cannot fail.
-    unsafe { libc::gettid() }
+    // SAFETY: the call takes nothing and cannot fail.
+    let tid = unsafe { libc::syscall(libc::SYS_gettid) };
+    Tid::try_from(tid).unwrap_or(0)
 }
 
 /// Has the kernel send `signal` to `thread` whenever the event overflows.
