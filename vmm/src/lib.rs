@@ -17,6 +17,7 @@ pub mod event_loop;
 pub mod kvm;
 pub mod machine;
 pub mod pmu;
+pub mod probe;
 pub mod rate_limit;
 pub mod run;
 pub mod stop;

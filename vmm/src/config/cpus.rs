@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(topology.package_shift(), 4);
         let ids: Vec<_> = (0..24).map(|n| topology.apic_id(VcpuId(n))).collect();
         assert_eq!(&ids[..8], [0, 1, 2, 3, 4, 5, 8, 9]);
-        assert_eq!(ids[23], 0b1_1_10_1);
+        assert_eq!(ids[23], 0b1_1101);
     }
 
     #[test]

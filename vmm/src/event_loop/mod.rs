@@ -100,7 +100,7 @@ struct SignalListener {
 
 impl MutEventSubscriber for SignalListener {
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
-        if let Some(signal) = self.signals.next() {
+        if let Some(signal) = self.signals.take() {
             self.stop.stop(StopReason::HostSignal(signal));
         }
     }

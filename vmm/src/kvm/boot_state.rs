@@ -15,6 +15,9 @@ const EFER_LME_LMA: u64 = 0x500;
 /// RFLAGS: the bit that is always set.
 const RFLAGS_RESERVED: u64 = 2;
 
+/// The real-mode interrupt table: 256 far pointers.
+const REAL_IDT_LIMIT: u16 = 256 * 4 - 1;
+
 /// How the boot CPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BootState {
@@ -29,6 +32,14 @@ pub enum BootState {
     Pvh {
         /// The first instruction.
         entry: u64,
+    },
+    /// Real mode, every segment based at 0, the interrupt table at 0: for the
+    /// few bytes of a probe.
+    Real {
+        /// The first instruction.
+        entry: u16,
+        /// The stack pointer.
+        stack: u16,
     },
 }
 
@@ -51,11 +62,20 @@ impl BootState {
                 rbx: layout::PVH_START_INFO,
                 ..common
             },
+            Self::Real { entry, stack } => kvm_regs {
+                rip: entry.into(),
+                rsp: stack.into(),
+                ..common
+            },
         }
     }
 
     /// Changes what the reset state has to change.
     pub(super) fn apply(self, sregs: &mut kvm_sregs) {
+        if let Self::Real { .. } = self {
+            apply_real(sregs);
+            return;
+        }
         let long = matches!(self, Self::Long { .. });
         let data = segment(0x18, 0x3, !long);
         sregs.cs = segment(0x10, 0xb, !long);
@@ -86,6 +106,15 @@ impl BootState {
             sregs.cr4 = 0;
         }
     }
+}
+
+/// The reset state is real mode already, with CS at the end of the 4 GiB: it
+/// moves to 0.
+fn apply_real(sregs: &mut kvm_sregs) {
+    sregs.cs.base = 0;
+    sregs.cs.selector = 0;
+    sregs.idt.base = 0;
+    sregs.idt.limit = REAL_IDT_LIMIT;
 }
 
 /// A flat 4 GiB segment; code is 64-bit unless `bits32`.

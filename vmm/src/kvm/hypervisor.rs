@@ -122,6 +122,11 @@ impl Hypervisor {
         Ok(Self { kvm })
     }
 
+    /// The device, for [`super::Features`].
+    pub(super) fn fd(&self) -> &Kvm {
+        &self.kvm
+    }
+
     /// The CPUID leaves that this KVM can give a guest.
     ///
     /// # Errors

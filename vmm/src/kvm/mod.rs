@@ -3,6 +3,7 @@
 
 mod boot_state;
 mod exit;
+mod features;
 mod hypervisor;
 mod msr_filter;
 mod vcpu;
@@ -15,6 +16,7 @@ use thiserror::Error;
 
 pub use boot_state::BootState;
 pub use exit::{Exit, Gp};
+pub use features::Features;
 pub use hypervisor::{CpuidEntry, Hypervisor};
 pub use msr_filter::{MAX_RANGE_LEN, MAX_RANGES, MsrAccess, MsrFilter, MsrRange};
 pub use vcpu::{ImmediateExit, Vcpu};

@@ -3,14 +3,14 @@
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::layout::{ABOVE_4G, ACPI, ACPI_END, DEVICE_GAP, HIGH_RAM, LOW_RAM_END};
+use super::layout::{ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END};
 
 /// What a range of the memory map is, with the numbers of "INT 15h E820".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeKind {
     /// Usable RAM.
     Ram = 1,
-    /// Not usable: our ACPI tables.
+    /// Not usable: our ACPI tables and reset entry.
     Reserved = 2,
 }
 
@@ -68,7 +68,7 @@ impl Placement {
         };
         let mut map = vec![
             range(0, LOW_RAM_END, RangeKind::Ram),
-            range(ACPI, ACPI_END, RangeKind::Reserved),
+            range(ACPI, HIGH_RAM, RangeKind::Reserved),
             range(HIGH_RAM, self.low, RangeKind::Ram),
         ];
         if self.high > 0 {

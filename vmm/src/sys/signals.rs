@@ -45,7 +45,7 @@ impl EndSignals {
 
     /// The number of the next signal, if one came.
     #[must_use]
-    pub fn next(&mut self) -> Option<u32> {
+    pub fn take(&mut self) -> Option<u32> {
         let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
         self.file.read_exact(&mut info).ok()?;
         let number: [u8; 4] = info.get(..4)?.try_into().ok()?;

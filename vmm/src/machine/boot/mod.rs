@@ -101,6 +101,7 @@ pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootStat
         layout::CMDLINE,
         inputs.cmdline.as_bytes(),
     )?;
+    tables::write_reset_entry(memory)?;
     let (file, kind) = inputs.kernel.parts();
     match kind {
         ImageKind::BzImage { .. } => {

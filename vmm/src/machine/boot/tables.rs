@@ -3,6 +3,7 @@
 use vm_memory::GuestMemoryMmap;
 
 use super::{BootError, write};
+use crate::devices::power;
 use crate::machine::layout;
 
 /// Present, writable.
@@ -43,6 +44,32 @@ pub(super) fn write_long_mode_tables(memory: &GuestMemoryMmap) -> Result<(), Boo
 
 pub(super) fn write_protected_mode_gdt(memory: &GuestMemoryMmap) -> Result<(), BootError> {
     write_words(memory, layout::GDT, &GDT_32)
+}
+
+/// The firmware's reset entry, in real mode: ask the reset register for it.
+///
+/// A Linux guest of a hardware-reduced platform tries to restart by EFI, which
+/// it has not, and then by this entry; never by the ACPI reset register or the
+/// keyboard controller, unless `reboot=` says so (Linux: `reboot_init`,
+/// `native_machine_emergency_restart`).
+pub(super) fn write_reset_entry(memory: &GuestMemoryMmap) -> Result<(), BootError> {
+    let [low, high] = power::CONTROL_PORT.to_le_bytes();
+    let code = [
+        // mov dx, port
+        0xba,
+        low,
+        high,
+        // mov al, value
+        0xb0,
+        power::RESET_VALUE,
+        // out dx, al
+        0xee,
+        // hlt; jmp to the hlt
+        0xf4,
+        0xeb,
+        0xfd,
+    ];
+    write(memory, "reset entry", layout::RESET_VECTOR, &code)
 }
 
 fn write_words(memory: &GuestMemoryMmap, address: u64, words: &[u64]) -> Result<(), BootError> {

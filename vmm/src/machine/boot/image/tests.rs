@@ -40,7 +40,7 @@ fn bzimage() -> Vec<u8> {
         ..setup_header::default()
     };
     let mut bytes = vec![0u8; 0x400 + 0x1000];
-    let at = HEADER_OFFSET as usize;
+    let at = 0x1f1;
     bytes[at..at + header.as_slice().len()].copy_from_slice(header.as_slice());
     bytes
 }
