@@ -39,7 +39,7 @@ perf stat -e cycles,ref-cycles,instructions,branches,branch-misses \\
 echo '=== perf record'
 perf record -e cycles -o /tmp/perf.data $dd count=1000 2>&1 || exit
 echo '=== perf report'
-perf report -i /tmp/perf.data --stdio --percent-limit 0.5 2>&1 || exit
+perf report -i /tmp/perf.data --stdio --stdio-color never --percent-limit 0.5 2>&1 || exit
 echo '=== interrupts'
 grep -E 'CPU0|NMI|PMI' /proc/interrupts
 echo '=== end'";
@@ -51,6 +51,7 @@ const LIMIT: u64 = 180;
 pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
     let host = HostArgs {
         icount: false,
+        single_thread: false,
         host_kernel: args.host_kernel.clone(),
         cpus: None,
         share: None,
