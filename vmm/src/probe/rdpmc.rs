@@ -50,7 +50,10 @@ impl RdpmcClass {
 /// [`ProbeError`]
 pub fn rdpmc(hypervisor: &Hypervisor, indices: &[u32]) -> Result<Vec<Rdpmc>, ProbeError> {
     let mut guest = ProbeGuest::new(hypervisor, SMALL, &code::RDPMC)?;
-    indices.iter().map(|&index| one(&mut guest, index)).collect()
+    indices
+        .iter()
+        .map(|&index| one(&mut guest, index))
+        .collect()
 }
 
 fn one(guest: &mut ProbeGuest, index: u32) -> Result<Rdpmc, ProbeError> {
@@ -79,7 +82,10 @@ mod tests {
         use Rdpmc::{Gp, Value};
         for (answers, class) in [
             (&[Gp, Gp, Gp][..], Some(RdpmcClass::GpFault)),
-            (&[Value(0), Value(0), Value(0)], Some(RdpmcClass::SilentZero)),
+            (
+                &[Value(0), Value(0), Value(0)],
+                Some(RdpmcClass::SilentZero),
+            ),
             (&[Value(0), Gp, Gp], Some(RdpmcClass::SilentZero)),
             (&[Value(0), Value(7), Gp], Some(RdpmcClass::Value)),
             (&[], None),
