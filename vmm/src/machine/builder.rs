@@ -15,6 +15,7 @@ use crate::config::{SerialConfig, VmConfig};
 use crate::devices::{BusError, serial};
 use crate::event_loop::EventLoop;
 use crate::kvm::{Hypervisor, Interrupter, KvmError, MsrFilter, Vm};
+use crate::probe::{self, LinuxNeedsHardware};
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
@@ -60,6 +61,9 @@ pub enum BuildError {
     /// KVM failed.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// The kernel is too much for this KVM.
+    #[error(transparent)]
+    Emulated(#[from] LinuxNeedsHardware),
     /// A vCPU thread did not come up.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -183,6 +187,7 @@ impl Machine {
             hypervisor: &hypervisor,
         };
         let (vm, boot_state) = blueprint.build_vm(&mut files)?;
+        probe::check_kernel(&config.kernel, &hypervisor)?;
         let stop = Arc::new(StopSignal::new().map_err(host("an eventfd"))?);
         let serial = parts::open_serial(&config.serial)?;
         vm.connect_irq(&serial.irq, serial::COM1_IRQ)?;
