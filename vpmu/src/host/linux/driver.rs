@@ -29,7 +29,7 @@ pub enum EventSource {
 }
 
 impl EventSource {
-    fn spec(self, attr: &EventAttr) -> Spec {
+    pub(super) fn spec(self, attr: &EventAttr) -> Spec {
         const PMU_TYPE_SHIFT: u32 = 32;
         let generic = match attr.event {
             ArchEvent::Cycles => bindings::PERF_COUNT_HW_CPU_CYCLES,

@@ -7,6 +7,7 @@
 
 mod driver;
 mod event;
+pub mod probe;
 mod sys;
 pub mod sysfs;
 
