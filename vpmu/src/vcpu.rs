@@ -169,7 +169,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// The PMI that was taken met a masked LVTPC: as on hardware it is gone and
     /// its status stays, and the next overflow may interrupt again.
     pub fn pmi_was_masked(&mut self) {
-        self.totals.pmis -= 1;
+        self.totals.pmis = self.totals.pmis.saturating_sub(1);
         self.armed = true;
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap, kvm_msi,
+    KVM_CAP_HALT_POLL, KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap, kvm_msi,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, MsrExitReason, VmFd};
@@ -122,6 +122,19 @@ impl Vm {
             return Ok(false);
         }
         self.enable(KVM_CAP_PMU_CAPABILITY, u64::from(KVM_PMU_CAP_DISABLE))?;
+        Ok(true)
+    }
+
+    /// Has a halted vCPU sleep at once, where KVM polls for a while by default.
+    /// Returns whether this KVM can.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn disable_halt_polling(&self) -> Result<bool, KvmError> {
+        if self.fd.check_extension_raw(u64::from(KVM_CAP_HALT_POLL)) == 0 {
+            return Ok(false);
+        }
+        self.enable(KVM_CAP_HALT_POLL, 0)?;
         Ok(true)
     }
 

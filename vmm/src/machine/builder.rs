@@ -111,6 +111,8 @@ pub struct PmuHooks {
     pub cpuid: Option<PmuCpuid>,
     /// MSRs that KVM must hand over; `None` filters nothing.
     pub filter: Option<MsrFilter>,
+    /// A halted vCPU must not use its thread's time: KVM is not to poll.
+    pub halts_sleep: bool,
     /// Builds the port of a vCPU. Called once for each, before any runs.
     pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder>,
 }
@@ -128,6 +130,8 @@ pub struct PortContext<'a> {
     pub memory: &'a GuestMemoryMmap,
     /// Interrupts that are no NMIs.
     pub interrupter: &'a Interrupter,
+    /// The host, for measuring it.
+    pub hypervisor: &'a Hypervisor,
 }
 
 impl std::fmt::Debug for PmuHooks {
@@ -146,6 +150,7 @@ impl PmuHooks {
         Self {
             cpuid: None,
             filter: None,
+            halts_sleep: false,
             port: Box::new(|context| NoPmu::builder(context.vcpu)),
         }
     }

@@ -79,6 +79,9 @@ impl Blueprint<'_> {
         if let Some(filter) = &self.hooks.filter {
             vm.set_msr_filter(filter)?;
         }
+        if self.hooks.halts_sleep && !vm.disable_halt_polling()? {
+            log::debug!("this KVM polls in a halted vCPU, which its thread's time shows");
+        }
         Ok((vm, boot_state))
     }
 
@@ -117,6 +120,7 @@ impl Blueprint<'_> {
                 tsc: vcpu.tsc_rate()?,
                 memory: vm.memory(),
                 interrupter: &interrupter,
+                hypervisor: self.hypervisor,
             });
             let handle = VcpuHandle::spawn(id, vcpu, port, Arc::clone(buses), Arc::clone(stop))?;
             handles.push(handle);

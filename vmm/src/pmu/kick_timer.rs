@@ -11,8 +11,8 @@ use vpmu::units::Nanos;
 
 use crate::sys::timer::ThreadTimer;
 
-/// What leaving and entering the guest costs: a timer that is armed for less
-/// fires before the guest has moved.
+/// What passes at the least between arming the timer and entering the guest: one
+/// that is armed for less fires before the guest has moved.
 const SLACK: Nanos = Nanos(5_000);
 /// The longest that an idle vCPU is left alone while a counter is due.
 const LONGEST_IDLE: Nanos = Nanos(10_000_000);
@@ -22,17 +22,20 @@ const LONGEST_IDLE: Nanos = Nanos(10_000_000);
 pub(super) struct KickTimer {
     timer: ThreadTimer,
     plan: Plan,
+    slack: Nanos,
 }
 
 impl KickTimer {
-    /// A disarmed timer that sends `signal` to the calling thread.
+    /// A disarmed timer that sends `signal` to the calling thread, whose entries
+    /// into the guest take `entry_cost` by themselves.
     ///
     /// # Errors
     /// What the host says.
-    pub(super) fn new(signal: i32) -> io::Result<Self> {
+    pub(super) fn new(signal: i32, entry_cost: Nanos) -> io::Result<Self> {
         Ok(Self {
             timer: ThreadTimer::new(signal)?,
             plan: Plan::default(),
+            slack: SLACK + entry_cost,
         })
     }
 
@@ -48,7 +51,7 @@ impl KickTimer {
     /// What the host says.
     pub(super) fn before_entry(&mut self, now: Nanos, left: Option<Nanos>) -> io::Result<()> {
         match self.plan.next(now, left) {
-            Some(span) => self.timer.arm(span),
+            Some(span) => self.timer.arm(span + self.slack),
             None => Ok(()),
         }
     }
@@ -67,7 +70,7 @@ struct Armed {
     due: Nanos,
     /// Guest time when it was armed.
     at: Nanos,
-    /// Real time that it was armed for.
+    /// How long it was armed for.
     span: Nanos,
 }
 
@@ -85,7 +88,7 @@ impl Plan {
             _ => left,
         };
         self.armed = Some(Armed { due, at: now, span });
-        Some(span + SLACK)
+        Some(span)
     }
 }
 
@@ -108,7 +111,7 @@ mod tests {
     use super::*;
 
     fn armed_for(span: u64) -> Option<Nanos> {
-        Some(Nanos(span) + SLACK)
+        Some(Nanos(span))
     }
 
     #[test]

@@ -20,15 +20,17 @@ mod rdpmc;
 mod select;
 mod totals;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, ConfigError};
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
+use vpmu::units::Nanos;
 
 use crate::config::{PmuArg, PmuConfig, RdpmcPolicy};
-use crate::kvm::KvmError;
+use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{PmuCpuid, PmuHooks, PortContext};
+use crate::probe;
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
 
@@ -118,10 +120,15 @@ impl PmuPlan {
         };
         let (backing, config) = (self.backing.clone(), self.config);
         let totals = Arc::clone(&self.totals);
-        let rewriter = std::sync::OnceLock::new();
+        let halts_sleep = matches!(backing, Backing::Software(_));
+        let (rewriter, entry_cost) = (OnceLock::new(), OnceLock::new());
         let port = move |context: &PortContext<'_>| {
             let memory = context.memory;
             let rewriter = rewriter.get_or_init(|| Arc::new(Rewriter::new(memory.clone())));
+            let entry_cost = *entry_cost.get_or_init(|| match backing {
+                Backing::Software(_) => measure_entry_cost(context.hypervisor),
+                Backing::Hardware { .. } => Nanos(0),
+            });
             let parts = PmuPortParts {
                 vcpu: context.vcpu,
                 apic_id: context.apic_id,
@@ -129,6 +136,7 @@ impl PmuPlan {
                 host: backing.driver(context.tsc, OverflowSignal(kick::overflow_signal())),
                 sites: Sites::new(Arc::clone(rewriter)),
                 interrupter: context.interrupter.clone(),
+                entry_cost,
                 totals: Arc::clone(&totals),
             };
             let build = move || Ok(Box::new(PmuPort::new(parts)?) as Box<dyn MsrPort>);
@@ -137,6 +145,7 @@ impl PmuPlan {
         Ok(PmuHooks {
             cpuid: Some(cpuid),
             filter: Some(filter::filter()?),
+            halts_sleep,
             port: Box::new(port),
         })
     }
@@ -145,6 +154,27 @@ impl PmuPlan {
     #[must_use]
     pub fn totals(&self) -> &VmTotals {
         &self.totals
+    }
+}
+
+/// What entering and leaving the guest takes of the thread's time without the
+/// guest running: a clock-derived count is too high by it at each exit.
+fn measure_entry_cost(hypervisor: &Hypervisor) -> Nanos {
+    match probe::exit_cost(hypervisor) {
+        Ok(cost) => {
+            log::info!(
+                "pmu: {} ns of each entry and exit are not the guest's",
+                cost.0
+            );
+            cost
+        }
+        Err(error) => {
+            log::warn!(
+                "pmu: the cost of entering the guest cannot be measured ({error}): clock-derived \
+                 counts contain it"
+            );
+            Nanos(0)
+        }
     }
 }
 

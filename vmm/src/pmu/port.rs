@@ -57,6 +57,8 @@ pub(super) struct PmuPortParts {
     pub(super) sites: Sites,
     /// For PMIs that are no NMIs.
     pub(super) interrupter: Interrupter,
+    /// Thread time that an entry and exit take without the guest running.
+    pub(super) entry_cost: Nanos,
     /// Where the totals go at the end.
     pub(super) totals: Arc<VmTotals>,
 }
@@ -67,17 +69,20 @@ impl PmuPort {
     /// # Errors
     /// If the host gives no timer.
     pub(super) fn new(parts: PmuPortParts) -> Result<Self, PortError> {
-        let timer = KickTimer::new(kick::overflow_signal()).map_err(|source| PortError::Host {
-            what: "creating the overflow timer",
-            source,
-        })?;
+        let timer =
+            KickTimer::new(kick::overflow_signal(), parts.entry_cost).map_err(|source| {
+                PortError::Host {
+                    what: "creating the overflow timer",
+                    source,
+                }
+            })?;
         Ok(Self {
             vcpu: parts.vcpu,
             apic_id: parts.apic_id,
             pmu: VcpuPmu::new(parts.model, parts.host),
             sites: parts.sites,
             interrupter: parts.interrupter,
-            clock: GuestClock::default(),
+            clock: GuestClock::new(parts.entry_cost),
             timer,
             unread_writes: 0,
             refuses: false,
@@ -264,20 +269,31 @@ impl Effect {
     }
 }
 
-/// How much of the thread's time the guest had: from entry to exit.
-#[derive(Debug, Default)]
+/// How much of the thread's time the guest had: from entry to exit, less what
+/// entering and leaving take.
+#[derive(Debug)]
 struct GuestClock {
+    entry_cost: Nanos,
     guest_time: Nanos,
     entered: Option<Nanos>,
 }
 
 impl GuestClock {
+    const fn new(entry_cost: Nanos) -> Self {
+        Self {
+            entry_cost,
+            guest_time: Nanos(0),
+            entered: None,
+        }
+    }
+
     fn enter(&mut self) {
         self.entered = Some(thread_cpu_time());
     }
 
     fn leave(&mut self) -> Option<Nanos> {
-        let span = thread_cpu_time().since(self.entered.take()?);
+        let inside = thread_cpu_time().since(self.entered.take()?);
+        let span = inside.since(self.entry_cost);
         self.guest_time += span;
         Some(span)
     }
