@@ -58,7 +58,6 @@ const LIMIT: u64 = 180;
 pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
     let host = HostArgs {
         icount: false,
-        single_thread: false,
         host_kernel: args.host_kernel.clone(),
         cpus: None,
         share: None,

@@ -79,7 +79,6 @@ pub(crate) fn run(report: &mut Report) {
 fn run_group(host_kernel: &str, tests: &[GuestTest], report: &mut Report) -> Result<()> {
     let host = HostArgs {
         icount: false,
-        single_thread: false,
         host_kernel: (!host_kernel.is_empty()).then(|| host_kernel.to_owned()),
         cpus: None,
         share: None,

@@ -36,9 +36,6 @@ pub(crate) struct HostArgs {
     /// Count instructions: virtual time advances 1 ns per executed instruction, one CPU
     #[arg(long)]
     pub(crate) icount: bool,
-    /// One thread of QEMU for all CPUs: slower, without the races of multi-threaded TCG
-    #[arg(long)]
-    pub(crate) single_thread: bool,
     /// Kernel of the nested host [default: 6.12]
     #[arg(long, value_name = "6.1|6.12")]
     pub(crate) host_kernel: Option<String>,
@@ -97,7 +94,6 @@ pub(crate) struct Host {
     archives: Vec<PathBuf>,
     cpus: u32,
     icount: bool,
-    single_thread: bool,
     timeout: Duration,
     share: Vec<u8>,
 }
@@ -136,7 +132,6 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
             args.cpus.unwrap_or(2)
         },
         icount: args.icount,
-        single_thread: args.single_thread,
         timeout: Duration::from_secs(args.timeout),
         share,
     })

@@ -104,7 +104,7 @@ impl Drop for Machine {
 }
 
 fn arguments(host: &Host, initrd: &Path, console: &Path) -> Vec<String> {
-    let accel = if host.icount || host.single_thread {
+    let accel = if host.icount {
         "tcg,thread=single"
     } else {
         "tcg,thread=multi"
