@@ -25,6 +25,14 @@ Exit status:
 Environment:
   PERFVISOR_LOG  off, error, warn (default), info, debug or trace; goes to standard error";
 
+const DOCTOR_HELP: &str = "\
+Starts a few throw-away guests of a few instructions each; changes nothing on the host.
+
+Exit status:
+  0  a Linux guest with a PMU can run here with the default flags of perfvisor run
+  1  it cannot; the first line says why, the advice what to change
+  2  a flag is not usable";
+
 /// A KVM virtual machine monitor whose guests have a working PMU on any host.
 #[derive(Debug, Parser)]
 #[command(name = "perfvisor", version, about, max_term_width = 100)]
@@ -40,6 +48,10 @@ pub enum Command {
     /// Start a virtual machine and stay until it ends
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+
+    /// Say what this host can do for guests and their PMU, and what would make it more
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
 }
 
 /// The flags of `perfvisor run`, as text.
@@ -64,9 +76,9 @@ pub struct RunArgs {
     )]
     pub cmdline: String,
 
-    /// Virtual CPUs: boot=N[,max=N][,topology=threads:cores:dies:packages]. N is 1 to 254, max
-    /// equals boot, and the product of the topology is max; without one, all are cores of one
-    /// package
+    /// Virtual CPUs: boot=N, then optionally max=N (equal to boot) and
+    /// topology=threads:cores:dies:packages. N is 1 to 254; the product of the topology is N;
+    /// without one, all are cores of one package
     #[arg(long, value_name = "OPTIONS", default_value = "boot=1")]
     pub cpus: String,
 
@@ -83,6 +95,18 @@ pub struct RunArgs {
     /// Serial console (ttyS0): 'tty' (this terminal), file=PATH (created or emptied) or 'null'
     #[arg(long, value_name = "OPTIONS", default_value = "tty")]
     pub serial: String,
+
+    /// KVM device
+    #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
+    pub kvm_device: PathBuf,
+}
+
+/// The flags of `perfvisor doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write the report as JSON; what could not be found out is {"unknown": "the reason"}
+    #[arg(long)]
+    pub json: bool,
 
     /// KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]

@@ -6,7 +6,7 @@
 //!                 └▶ MADT (every possible vCPU, the I/O APIC, IRQ 4)
 //! ```
 //! A device that comes later, such as the one that announces CPU hot-plug, adds
-//! its AML to [`dsdt`].
+//! its AML to `dsdt`.
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
