@@ -13,6 +13,7 @@
 pub mod cli;
 pub mod config;
 pub mod devices;
+pub mod doctor;
 pub mod event_loop;
 pub mod kvm;
 pub mod machine;

@@ -9,6 +9,7 @@ use vpmu::host::linux::sysfs::Sysfs;
 
 use crate::cli::{Cli, Command, RunArgs};
 use crate::config::{ConfigError, VmConfig};
+use crate::doctor;
 use crate::machine::{BuildError, Machine, PmuHooks};
 use crate::pmu::{PmuError, PmuPlan};
 use crate::sys::terminal;
@@ -55,7 +56,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error),
     };
-    let Command::Run(args) = cli.command;
+    let args = match cli.command {
+        Command::Run(args) => args,
+        Command::Doctor(args) => return doctor::run(&args),
+    };
     match run(&args) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
