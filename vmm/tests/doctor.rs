@@ -1,6 +1,11 @@
 //! `perfvisor doctor` on the machine that runs the tests, and the kernels that
 //! `perfvisor run` refuses there.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
