@@ -99,7 +99,7 @@ fn kvm(page: &mut Page, kvm: &KvmReport) {
         &say(&kvm.exit_ns, |ns| format!("{ns} ns of thread time")),
     );
     page.line("features", &say(&kvm.features, features));
-    page.line("vPMU (enable_pmu)", &say(&kvm.enable_pmu, Clone::clone));
+    page.line("KVM's own vPMU", &say(&kvm.enable_pmu, |on| enable_pmu(on)));
 }
 
 fn kind_words(kind: Kind, kvm: &KvmReport) -> String {
@@ -126,6 +126,16 @@ fn features(features: &FeaturesReport) -> String {
         yes(features.pmu_capability),
         yes(features.sync_regs)
     )
+}
+
+/// With the parameter off, KVM has no switch for single VMs, and needs none.
+fn enable_pmu(parameter: &str) -> String {
+    let effect = if parameter.starts_with('N') {
+        "off for every VM"
+    } else {
+        "on, except for VMs that switch it off"
+    };
+    format!("enable_pmu={parameter}: {effect}")
 }
 
 /// Picoseconds as nanoseconds with two decimals.
@@ -345,6 +355,7 @@ pub(super) mod tests {
             "  kind                  hardware virtualisation (vmx)",
             "  guest instruction     0.30 ns",
             "  entry and exit        1200 ns of thread time",
+            "  KVM's own vPMU        enable_pmu=Y (kvm): on, except for VMs that switch it off",
             "  PMUs                  cpu (type 4, all CPUs)",
             "  counters of cpu       5 pinned cycles events at the same time",
             "  perf_event_paranoid   4",
