@@ -26,13 +26,15 @@ fn kvm(report: &Report, list: &mut Vec<String>) {
         Found::Value(Kind::None) if !kvm.present => list.push(format!(
             "switch virtualisation on in the firmware, or nested virtualisation in the hypervisor around this machine, then load {module}; until then, `cargo xtask nested` runs guests in an emulated host"
         )),
-        Found::Value(Kind::None) => list.push(format!(
+        Found::Value(Kind::None) if kvm.denied => list.push(format!(
             "get access to {}: run as root or join the group that owns it (kvm)",
             kvm.device
         )),
         Found::Value(Kind::Emulated) => list.push(format!(
             "for Linux guests, use bare metal or a virtual machine with nested virtualisation (a vmx or svm flag, {module}); on this machine, `cargo xtask nested` runs them in an emulated host"
         )),
+        // The device's own line says what is wrong with it.
+        Found::Value(Kind::None) => {}
         Found::Value(Kind::Hardware | Kind::Nested | Kind::Unnamed) | Found::Unknown { .. } => {}
     }
     let Some(features) = kvm.features.value() else {
@@ -117,6 +119,8 @@ mod tests {
 
         let mut bad = report();
         bad.kvm.kind = Found::Value(Kind::None);
+        assert!(!has(&advice(&bad), "join the group"), "not a KVM device");
+        bad.kvm.denied = true;
         assert!(has(&advice(&bad), "join the group"));
         bad.kvm.present = false;
         assert!(has(&advice(&bad), "modprobe kvm_intel"));

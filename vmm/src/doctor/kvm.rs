@@ -1,6 +1,7 @@
 //! KVM.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::report::{FeaturesReport, Found, Kind, KvmReport, Verdict};
@@ -16,6 +17,7 @@ pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) 
     let common = KvmReport {
         device: device.display().to_string(),
         present: device.exists(),
+        denied: hypervisor.as_ref().is_err_and(is_denial),
         api_version: Found::unknown(""),
         kind: Found::Value(Kind::None),
         extension: facts.extension.map(|extension| extension.to_string()),
@@ -63,6 +65,10 @@ fn examine_open(common: KvmReport, facts: HostFacts, hypervisor: &Hypervisor) ->
     }
 }
 
+fn is_denial(error: &KvmError) -> bool {
+    matches!(error, KvmError::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+}
+
 fn kind(facts: HostFacts, cost: Result<Picos, ProbeError>) -> Found<Kind> {
     Found::from(facts.kind(|| cost).map(|kind| match kind {
         KvmKind::Hardware(_) => Kind::Hardware,
@@ -108,7 +114,7 @@ fn enable_pmu(modules: &Path) -> Found<String> {
         let path = modules.join(name).join("parameters/enable_pmu");
         match fs::read_to_string(&path) {
             Ok(text) => return Found::Value(format!("{} ({name})", text.trim())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Found::unknown(format!("cannot read {}: {error}", path.display()));
             }
@@ -146,7 +152,7 @@ mod tests {
     fn a_host_without_kvm_is_reported() {
         let device = Path::new("/nonexistent/kvm");
         let report = examine(device, &Hypervisor::open(device));
-        assert!(!report.present && !report.linux_guest.possible);
+        assert!(!report.present && !report.denied && !report.linux_guest.possible);
         assert_eq!(report.kind, Found::Value(Kind::None));
         let Found::Unknown { unknown } = report.api_version else {
             panic!("it does not open");

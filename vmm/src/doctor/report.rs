@@ -95,7 +95,9 @@ pub struct KvmReport {
     pub device: String,
     /// Whether the file is there.
     pub present: bool,
-    /// Whether it opens; unknown says why not.
+    /// Whether it is there, and this user may not open it.
+    pub denied: bool,
+    /// The version of the API; unknown says why it does not open.
     pub api_version: Found<i32>,
     /// Which kind it is.
     pub kind: Found<Kind>,
@@ -219,7 +221,8 @@ pub struct MemoryReport {
     /// RAM of the VM that was measured, in KiB.
     pub guest_ram_kib: u64,
     /// Proportional set size of this whole process while the VM exists, less
-    /// the guest's RAM, in KiB. Kernel memory is not in it.
+    /// the guest's RAM, in KiB. Kernel memory is not in it, nor are devices
+    /// and what loading and running a kernel leaves behind: a lower bound.
     pub pss_kib: u64,
     /// Of it, what is shared with no other process, in KiB.
     pub private_kib: u64,

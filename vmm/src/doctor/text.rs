@@ -105,7 +105,7 @@ fn kvm(page: &mut Page, kvm: &KvmReport) {
 fn kind_words(kind: Kind, kvm: &KvmReport) -> String {
     let extension = kvm.extension.as_deref().unwrap_or("no flag");
     match kind {
-        Kind::None => "none".to_owned(),
+        Kind::None => "none that opens".to_owned(),
         Kind::Hardware => format!("hardware virtualisation ({extension})"),
         Kind::Nested => {
             format!("nested hardware virtualisation ({extension}, in a virtual machine)")
@@ -234,7 +234,7 @@ fn guest(page: &mut Page, report: &Report) {
     page.section("Memory");
     let memory = say(&report.memory, |memory| {
         format!(
-            "{} KiB PSS, {} KiB of it private: this process with an idle VM of 1 vCPU, without the guest's {} MiB RAM and without kernel memory",
+            "{} KiB PSS, {} KiB of it private: this process with an idle VM of 1 vCPU and no devices, without the guest's {} MiB RAM and without kernel memory; a booted guest takes more",
             memory.pss_kib,
             memory.private_kib,
             memory.guest_ram_kib >> 10
@@ -279,6 +279,7 @@ pub(super) mod tests {
         KvmReport {
             device: "/dev/kvm".to_owned(),
             present: true,
+            denied: false,
             api_version: Found::Value(12),
             kind: Found::Value(Kind::Hardware),
             extension: Some("vmx".to_owned()),
