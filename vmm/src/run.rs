@@ -121,7 +121,9 @@ fn report_usage(error: &clap::Error) -> ExitCode {
         .collect();
     let line = lines.join(" ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
-    let is_doctor = std::env::args_os().nth(1).is_some_and(|word| word == "doctor");
+    let is_doctor = std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "doctor");
     let command = if is_doctor { "doctor" } else { "run" };
     eprintln!("perfvisor: {line} (see perfvisor {command} --help)");
     ExitCode::from(USAGE)

@@ -57,14 +57,16 @@ pub(super) fn counters(sysfs: &Sysfs) -> Vec<CountersReport> {
     let pmus = sysfs.pmus().unwrap_or_default();
     pmus.into_iter()
         .filter_map(|pmu| {
-            let source = match pmu.name.as_str() {
-                CORE_PMU => EventSource::Hardware,
-                "cpu_core" | "cpu_atom" => EventSource::Pmu(pmu.kind),
+            let free = match pmu.name.as_str() {
+                CORE_PMU => Found::from(pinned_counters(EventSource::Hardware, MOST_COUNTERS)),
+                "cpu_core" | "cpu_atom" => Found::unknown(
+                    "not tried: it takes a thread that is bound to the CPUs of this PMU",
+                ),
                 _ => return None,
             };
             Some(CountersReport {
                 pmu: pmu.name,
-                free: Found::from(pinned_counters(source, MOST_COUNTERS)),
+                free,
             })
         })
         .collect()

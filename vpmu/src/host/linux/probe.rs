@@ -2,7 +2,7 @@
 
 use perf_event_open_sys::bindings;
 
-use crate::host::{EventAttr, Privilege, ReadError};
+use crate::host::{EventAttr, Privilege};
 use crate::units::Count;
 use crate::x86::event::ArchEvent;
 
@@ -15,6 +15,13 @@ const USER: Privilege = Privilege {
     kernel: false,
 };
 
+const TASK_CLOCK: Spec = Spec {
+    kind: bindings::PERF_TYPE_SOFTWARE,
+    config: bindings::PERF_COUNT_SW_TASK_CLOCK as u64,
+    privilege: USER,
+    guest_only: false,
+};
+
 /// Opens a software event (the task clock) on the calling thread, and closes
 /// it again: every Linux host counts it, so a failure is a matter of
 /// permission.
@@ -22,19 +29,14 @@ const USER: Privilege = Privilege {
 /// # Errors
 /// [`OpenError`] as the host says.
 pub fn software_event() -> Result<(), OpenError> {
-    let spec = Spec {
-        kind: bindings::PERF_TYPE_SOFTWARE,
-        config: u64::from(bindings::PERF_COUNT_SW_TASK_CLOCK),
-        privilege: USER,
-        guest_only: false,
-    };
-    PerfEvent::open(&spec).map(drop)
+    PerfEvent::open(&TASK_CLOCK).map(drop)
 }
 
 /// How many pinned `cycles` events of `source` count on the calling thread at
 /// the same time, `most` at the most: one is added after the other until one
-/// reads as lost. A fixed counter for cycles is among them, and so is nothing
-/// that others (a watchdog, other pinned events) hold.
+/// stands still. A fixed counter for cycles is among them, and so is nothing
+/// that others (a watchdog, other pinned events) hold. On a hybrid host the
+/// thread has to stay on the CPUs of `source`, or the answer is 0.
 ///
 /// # Errors
 /// [`OpenError`] if the host opens not even one: it has no such PMU, or does
@@ -45,12 +47,16 @@ pub fn pinned_counters(source: EventSource, most: usize) -> Result<usize, OpenEr
         privilege: USER,
     });
     spec.guest_only = false;
-    let mut events = vec![PerfEvent::open(&spec)?];
-    while counts_all(&events) {
+    at_the_same_time(&spec, most)
+}
+
+fn at_the_same_time(spec: &Spec, most: usize) -> Result<usize, OpenError> {
+    let mut events = vec![PerfEvent::open(spec)?];
+    while all_count(&events) {
         if events.len() >= most {
             return Ok(most);
         }
-        match PerfEvent::open(&spec) {
+        match PerfEvent::open(spec) {
             Ok(event) => events.push(event),
             Err(_no_more) => return Ok(events.len()),
         }
@@ -58,16 +64,21 @@ pub fn pinned_counters(source: EventSource, most: usize) -> Result<usize, OpenEr
     Ok(events.len().saturating_sub(1))
 }
 
-/// Starts the last event and asks every one for its count.
-fn counts_all(events: &[PerfEvent]) -> bool {
+/// Starts the last event; whether every one then moves. One that has lost its
+/// counter does not read, one that waits for another CPU reads the same.
+fn all_count(events: &[PerfEvent]) -> bool {
     let started = events
         .last()
         .is_none_or(|event| event.start(Count(u64::MAX)).is_ok());
-    started && events.iter().all(|event| !is_lost(event))
-}
-
-fn is_lost(event: &PerfEvent) -> bool {
-    matches!(event.read(), Err(ReadError::Lost))
+    let before: Vec<_> = events.iter().map(PerfEvent::read).collect();
+    for turn in 0..10_000_u32 {
+        core::hint::black_box(turn);
+    }
+    let moved = |(event, before): (&PerfEvent, &Result<Count, _>)| match (before, event.read()) {
+        (Ok(before), Ok(after)) => after > *before,
+        _ => false,
+    };
+    started && events.iter().zip(&before).all(moved)
 }
 
 #[cfg(test)]
@@ -81,6 +92,15 @@ mod tests {
             Ok(()) => {}
             Err(e) if e.is_permission() => eprintln!("SKIP: not permitted here: {}", e.errno()),
             Err(e) => panic!("{e}: errno {}", e.errno()),
+        }
+    }
+
+    /// The clock has no counters to run out of.
+    #[test]
+    fn the_search_ends_at_the_most() {
+        match at_the_same_time(&TASK_CLOCK, 5) {
+            Ok(found) => assert_eq!(found, 5),
+            Err(e) => eprintln!("SKIP: not permitted here: {}", e.errno()),
         }
     }
 
