@@ -83,7 +83,7 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     let machine = Machine::build(&config, &hooks)?;
     let reason = machine.run();
     if let Some(pmu) = &pmu {
-        eprintln!("perfvisor: pmu: {}", pmu.totals());
+        eprintln!("perfvisor: pmu: {}", pmu.summary());
     }
     let status = reason.exit_status();
     if status == 0 {

@@ -21,7 +21,7 @@ const MEMORY: &str = "size=512M";
 /// The guest that is to run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct GuestArgs {
-    /// Kernel of the guest
+    /// Kernel of the guest; `vmlinux-6.12` is the ELF file of 6.12
     #[arg(long, value_name = "6.1|6.12", default_value = "6.12")]
     pub(crate) guest_kernel: String,
     /// Further flags of `perfvisor run`, in one word
@@ -54,10 +54,7 @@ pub(crate) fn run_line(
     let mut flag = |flag: &str, value: String| {
         words.extend([flag.to_owned(), quoted(&value)]);
     };
-    flag(
-        "--kernel",
-        place.image(&format!("vmlinuz-{}", guest.guest_kernel))?,
-    );
+    flag("--kernel", place.image(&image_name(&guest.guest_kernel))?);
     flag("--initramfs", place.image("guest.cpio")?);
     flag("--initramfs", place.image("share.cpio")?);
     if fits_inline(line) {
@@ -81,6 +78,15 @@ pub(crate) fn run_line(
         all.push_str(&guest.vmm);
     }
     Ok(all)
+}
+
+/// `6.12` is the distribution's image; `vmlinux-6.12` is the ELF file inside it.
+fn image_name(kernel: &str) -> String {
+    if kernel.starts_with("vmlinux-") {
+        kernel.to_owned()
+    } else {
+        format!("vmlinuz-{kernel}")
+    }
 }
 
 fn has_flag(flags: &str, name: &str) -> bool {

@@ -25,6 +25,7 @@ mod kernels;
 mod nested;
 mod paths;
 mod payloads;
+mod perf;
 mod place;
 mod programs;
 mod report;

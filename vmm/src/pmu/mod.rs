@@ -98,7 +98,12 @@ impl PmuPlan {
         }
         let backing = select(&asked.kind, sysfs)?;
         let config = shape(asked, &backing)?;
-        log::info!("pmu: {backing}");
+        // What nobody asked for is worth a warning: the counts are no hardware's.
+        let level = match backing {
+            Backing::Software(reason) if reason != Reason::Asked => log::Level::Warn,
+            _ => log::Level::Info,
+        };
+        log::log!(level, "pmu: {backing}");
         Ok(Some(Self {
             backing,
             config,
@@ -150,10 +155,14 @@ impl PmuPlan {
         })
     }
 
-    /// What the vCPUs did; complete once they have ended.
+    /// What the vCPUs did, in one line; complete once they have ended.
     #[must_use]
-    pub fn totals(&self) -> &VmTotals {
-        &self.totals
+    pub fn summary(&self) -> String {
+        let backing = match &self.backing {
+            Backing::Hardware { name, .. } => name,
+            Backing::Software(_) => "clock",
+        };
+        format!("backing={backing} {}", self.totals)
     }
 }
 

@@ -50,12 +50,7 @@ fn part(n: usize, text: &str) -> Option<(String, u8)> {
 }
 
 /// Keeps everything in log files, for a look at a failure.
-pub(super) fn log(host_kernel: &str, output: &[u8], errors: &[u8]) -> Result<()> {
-    let name = if host_kernel.is_empty() {
-        "native"
-    } else {
-        host_kernel
-    };
+pub(super) fn log(name: &str, output: &[u8], errors: &[u8]) -> Result<()> {
     for (kind, bytes) in [("out", output), ("err", errors)] {
         let path = paths::cache("logs")?.join(format!("guests-{name}.{kind}"));
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;

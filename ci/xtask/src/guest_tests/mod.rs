@@ -7,6 +7,7 @@
 //! ```
 
 mod marks;
+mod perf;
 mod table;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,10 @@ pub(crate) struct GuestTest {
     pub(crate) name: String,
     /// Kernel of the nested host; ignored on a machine that runs guests natively.
     pub(crate) host_kernel: &'static str,
+    /// How time passes.
+    pub(crate) clock: Clock,
+    /// Where the line runs.
+    pub(crate) runs: Runs,
     /// Kernel of the guest.
     pub(crate) guest_kernel: &'static str,
     /// Its vCPUs.
@@ -40,7 +45,72 @@ pub(crate) struct GuestTest {
     /// Seconds that it may take.
     pub(crate) limit: u64,
     /// Looks at what came out.
-    pub(crate) check: fn(&Seen, &GuestTest) -> Result<()>,
+    pub(crate) check: Check,
+}
+
+/// Looks at what came out of a test.
+pub(crate) type Check = fn(&Seen, &GuestTest) -> Result<()>;
+
+/// How time passes on a test's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// As on the wall: several CPUs at once.
+    Wall,
+    /// By instructions in the nested host; as on the wall on a machine of our own.
+    InstructionsIfNested,
+    /// By instructions: always in the nested host.
+    Instructions,
+}
+
+/// Where a test's line runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// In a guest.
+    InGuest,
+    /// On the host, with `perfvisor` in PATH.
+    OnHost,
+}
+
+impl GuestTest {
+    /// A guest with one vCPU, both kernels 6.12.
+    pub(crate) fn new(name: impl Into<String>, line: &'static str, check: Check) -> Self {
+        Self {
+            name: name.into(),
+            host_kernel: "6.12",
+            clock: Clock::Wall,
+            runs: Runs::InGuest,
+            guest_kernel: "6.12",
+            vcpus: 1,
+            append: "",
+            vmm: "",
+            line,
+            limit: 120,
+            check,
+        }
+    }
+
+    /// What the host of this test is asked for; nothing is this machine.
+    fn host(&self, native: bool) -> Option<NestedHost> {
+        let kernel = self.host_kernel;
+        match self.clock {
+            Clock::Instructions => Some(NestedHost {
+                kernel,
+                icount: true,
+            }),
+            _ if native => None,
+            clock => Some(NestedHost {
+                kernel,
+                icount: clock == Clock::InstructionsIfNested,
+            }),
+        }
+    }
+}
+
+/// A nested host: tests of one kind share a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct NestedHost {
+    kernel: &'static str,
+    icount: bool,
 }
 
 /// What came out of a guest.
@@ -59,15 +129,12 @@ pub(crate) struct Seen {
 /// Runs the tests that the report wants.
 pub(crate) fn run(report: &mut Report) {
     let native = place::no_native_guests().is_none();
-    let mut groups: BTreeMap<&str, Vec<GuestTest>> = BTreeMap::new();
+    let mut groups: BTreeMap<Option<NestedHost>, Vec<GuestTest>> = BTreeMap::new();
     for test in table::all().into_iter().filter(|t| report.wants(&t.name)) {
-        groups
-            .entry(if native { "" } else { test.host_kernel })
-            .or_default()
-            .push(test);
+        groups.entry(test.host(native)).or_default().push(test);
     }
-    for (host_kernel, tests) in groups {
-        if let Err(error) = run_group(host_kernel, &tests, report) {
+    for (host, tests) in groups {
+        if let Err(error) = run_group(host, &tests, report) {
             for test in &tests {
                 report.fail(&test.name, &format!("{error:#}"));
             }
@@ -76,10 +143,10 @@ pub(crate) fn run(report: &mut Report) {
 }
 
 /// The whole group in one job. An error means that none of it ran.
-fn run_group(host_kernel: &str, tests: &[GuestTest], report: &mut Report) -> Result<()> {
+fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &mut Report) -> Result<()> {
     let host = HostArgs {
-        icount: false,
-        host_kernel: (!host_kernel.is_empty()).then(|| host_kernel.to_owned()),
+        icount: nested.is_some_and(|host| host.icount),
+        host_kernel: nested.map(|host| host.kernel.to_owned()),
         cpus: None,
         share: None,
         timeout: 60 + tests.iter().map(|t| t.limit).sum::<u64>(),
@@ -100,7 +167,7 @@ fn run_group(host_kernel: &str, tests: &[GuestTest], report: &mut Report) -> Res
             }
         }
     })?;
-    marks::log(host_kernel, &output, &errors)?;
+    marks::log(&name_of(nested), &output, &errors)?;
     for (n, test) in tests.iter().enumerate() {
         match marks::seen(n, &output, &errors) {
             Some(seen) => report.step(&test.name, || {
@@ -110,6 +177,24 @@ fn run_group(host_kernel: &str, tests: &[GuestTest], report: &mut Report) -> Res
         }
     }
     Ok(())
+}
+
+/// A line for the host with the places of the images in it, which it names in braces.
+fn with_images(line: &str, place: &Place) -> Result<String> {
+    let mut line = line.to_owned();
+    for name in ["vmlinuz-6.12", "guest.cpio"] {
+        line = line.replace(&format!("{{{name}}}"), &place.image(name)?);
+    }
+    Ok(line)
+}
+
+fn name_of(nested: Option<NestedHost>) -> String {
+    match nested {
+        None => "native".into(),
+        Some(NestedHost { kernel, icount }) => {
+            format!("{kernel}{}", if icount { "-icount" } else { "" })
+        }
+    }
 }
 
 fn why_not_run(ended: Ended) -> &'static str {
@@ -124,6 +209,12 @@ fn why_not_run(ended: Ended) -> &'static str {
 fn job(place: &Place, tests: &[GuestTest]) -> Result<Job> {
     let mut job = Job::default();
     for (n, test) in tests.iter().enumerate() {
+        if test.runs == Runs::OnHost {
+            let line = crate::cmd::quoted(&with_images(test.line, place)?);
+            job.line
+                .push_str(&marks::wrapped(n, test.limit, &format!("sh -c {line}")));
+            continue;
+        }
         let guest = GuestArgs {
             guest_kernel: test.guest_kernel.into(),
             vmm: format!("--cpus boot={} {}", test.vcpus, test.vmm),
@@ -157,6 +248,11 @@ impl Seen {
             0 => Ok(()),
             status => Err(anyhow!("the line ended with status {status}")),
         }
+    }
+
+    /// Whether perfvisor said that a clock backs the guest's counters.
+    pub(crate) fn vmm_is_clock_derived(&self) -> bool {
+        self.vmm.contains("backing=clock")
     }
 
     /// That the console has a text.

@@ -3,14 +3,16 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GuestTest, Seen};
+use super::{GuestTest, Seen, perf};
 
-const KERNELS: [&str; 2] = ["6.1", "6.12"];
+/// The kernels of hosts and of guests.
+pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
 
 /// Every guest test.
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = boots();
     all.extend(endings());
+    all.extend(perf::all());
     all
 }
 
@@ -22,15 +24,14 @@ fn boots() -> Vec<GuestTest> {
         for guest_kernel in KERNELS {
             for vcpus in [1, 4] {
                 rows.push(GuestTest {
-                    name: format!("boot/host-{host_kernel}/guest-{guest_kernel}/{vcpus}-vcpu"),
                     host_kernel,
                     guest_kernel,
                     vcpus,
-                    append: "",
-                    vmm: "",
-                    line: "uname -r; echo vcpus=$(nproc); ls -d /share; exit 7",
-                    limit: 120,
-                    check: booted,
+                    ..GuestTest::new(
+                        format!("boot/host-{host_kernel}/guest-{guest_kernel}/{vcpus}-vcpu"),
+                        "uname -r; echo vcpus=$(nproc); ls -d /share; exit 7",
+                        booted,
+                    )
                 });
             }
         }
@@ -53,15 +54,8 @@ fn booted(seen: &Seen, test: &GuestTest) -> Result<()> {
 /// How a guest ends, and what perfvisor makes of it.
 fn endings() -> Vec<GuestTest> {
     let row = |name: &str, line, check| GuestTest {
-        name: format!("ending/{name}"),
-        host_kernel: "6.12",
-        guest_kernel: "6.12",
         vcpus: 2,
-        append: "",
-        vmm: "",
-        line,
-        limit: 120,
-        check,
+        ..GuestTest::new(format!("ending/{name}"), line, check)
     };
     vec![
         row("power-off", "true", |seen, _| seen.succeeded()),
