@@ -219,6 +219,20 @@ impl Vcpu {
             .map_err(ioctl("KVM_GET_TSC_KHZ"))
     }
 
+    /// Whether an NMI that is injected now would have to wait: for the guest's
+    /// IRET from another one, or behind one.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn nmi_is_blocked(&self) -> Result<bool, KvmError> {
+        let events = self
+            .fd
+            .get_vcpu_events()
+            .map_err(ioctl("KVM_GET_VCPU_EVENTS"))?;
+        let nmi = events.nmi;
+        Ok(nmi.masked != 0 || nmi.pending != 0 || nmi.injected != 0)
+    }
+
     /// Injects an NMI.
     ///
     /// # Errors

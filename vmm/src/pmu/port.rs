@@ -25,6 +25,9 @@ use crate::vcpu::{MsrPort, PortError};
 /// G-504).
 const READS_ARE_LOST_AFTER: u32 = 1_000;
 
+/// How long a PMI waits for the end of an NMI handler before it is tried again.
+const PMI_RETRY: Nanos = Nanos(20_000);
+
 /// The PMU of one vCPU, on that vCPU's thread.
 #[derive(Debug)]
 pub(super) struct PmuPort {
@@ -35,6 +38,8 @@ pub(super) struct PmuPort {
     interrupter: Interrupter,
     clock: GuestClock,
     timer: KickTimer,
+    /// A PMI that the guest has not got yet.
+    pmi_waits: bool,
     /// Counter writes since the last counter read.
     unread_writes: u32,
     refuses: bool,
@@ -84,6 +89,7 @@ impl PmuPort {
             interrupter: parts.interrupter,
             clock: GuestClock::new(parts.entry_cost),
             timer,
+            pmi_waits: false,
             unread_writes: 0,
             refuses: false,
             troubles_said: 0,
@@ -135,8 +141,16 @@ impl PmuPort {
     /// Hands a PMI to the guest as its LVTPC says (rules G-403, G-404). The
     /// guest's writes of it never reach us and every handler writes it, so it
     /// is read for each PMI.
+    ///
+    /// One that would meet a guest in its NMI handler waits here for the first
+    /// exit after the handler's IRET, at the latest the timer's: KVM would have
+    /// the guest take it without one instruction in between, and a guest whose
+    /// sample period is shorter than the end of its handler would never get
+    /// out of it.
     fn inject(&mut self, vcpu: &Vcpu) -> Result<(), PortError> {
+        self.pmi_waits = false;
         match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
+            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => self.pmi_waits = true,
             Lvtpc::Nmi => vcpu.inject_nmi()?,
             Lvtpc::Fixed(vector) => {
                 let (address, data) = pmi::fixed_message(self.apic_id, vector);
@@ -187,16 +201,21 @@ impl MsrPort for PmuPort {
     }
 
     fn before_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
-        if self.pmu.take_pmi() {
+        if self.pmu.take_pmi() || self.pmi_waits {
             self.inject(vcpu)?;
         }
-        if self.pmu.wants_guest_time() {
+        let counts_time = self.pmu.wants_guest_time();
+        if counts_time || self.pmi_waits {
+            let retry = self.pmi_waits.then_some(PMI_RETRY);
+            let kick = retry.into_iter().chain(self.pmu.next_overflow()).min();
             self.timer
-                .before_entry(self.clock.guest_time, self.pmu.next_overflow())
+                .before_entry(self.clock.guest_time, kick)
                 .map_err(|source| PortError::Host {
                     what: "arming the overflow timer",
                     source,
                 })?;
+        }
+        if counts_time {
             self.clock.enter();
         }
         Ok(())
