@@ -24,7 +24,7 @@ impl Report {
     }
 
     /// Counts one check; on failure prints rule, subject and both values.
-    /// Returns whether it held. Use [`check!`](crate::check).
+    /// Returns whether it held. Use [`check!`](macro@crate::check).
     pub fn record<T: Debug + PartialEq + ?Sized>(
         &mut self,
         rule: &str,

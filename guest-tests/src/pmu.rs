@@ -52,7 +52,7 @@ pub struct Leaf0A {
     pub events: u32,
     /// A set bit n: architectural event n is absent.
     pub absent: u32,
-    /// Fixed counters, EDX[4:0].
+    /// Fixed counters, `EDX[4:0]`.
     pub fixed: u32,
     /// Their width in bits.
     pub fixed_width: u32,

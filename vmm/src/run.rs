@@ -81,6 +81,9 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
         None => PmuHooks::none(),
     };
     let machine = Machine::build(&config, &hooks)?;
+    if let Some(pmu) = &pmu {
+        pmu.announce();
+    }
     let reason = machine.run();
     if let Some(pmu) = &pmu {
         eprintln!("perfvisor: pmu: {}", pmu.summary());

@@ -55,6 +55,7 @@ pub enum Command {
 }
 
 /// The flags of `perfvisor run`, as text.
+#[expect(rustdoc::invalid_html_tags, reason = "the help text is no HTML")]
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Kernel: a Linux bzImage (5.x and later distribution kernels) or an x86-64 ELF file

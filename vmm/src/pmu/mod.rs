@@ -98,12 +98,6 @@ impl PmuPlan {
         }
         let backing = select(&asked.kind, sysfs)?;
         let config = shape(asked, &backing)?;
-        // What nobody asked for is worth a warning: the counts are no hardware's.
-        let level = match backing {
-            Backing::Software(reason) if reason != Reason::Asked => log::Level::Warn,
-            _ => log::Level::Info,
-        };
-        log::log!(level, "pmu: {backing}");
         Ok(Some(Self {
             backing,
             config,
@@ -153,6 +147,16 @@ impl PmuPlan {
             halts_sleep,
             port: Box::new(port),
         })
+    }
+
+    /// Tells the user what backs the counters, once the machine is built. What
+    /// nobody asked for is worth a warning: the counts are no hardware's.
+    pub fn announce(&self) {
+        let level = match self.backing {
+            Backing::Software(reason) if reason != Reason::Asked => log::Level::Warn,
+            _ => log::Level::Info,
+        };
+        log::log!(level, "pmu: {}", self.backing);
     }
 
     /// What the vCPUs did, in one line; complete once they have ended.

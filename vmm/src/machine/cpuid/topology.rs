@@ -10,7 +10,7 @@ use crate::config::Topology;
 
 /// Leaf 01H:EDX: the package has more than one logical processor.
 const HTT: u32 = 1 << 28;
-/// Level types of leaves 0BH and 1FH, in ECX[15:8].
+/// Level types of leaves 0BH and 1FH, in `ECX[15:8]`.
 const THREAD: u32 = 1 << 8;
 const CORE: u32 = 2 << 8;
 const DIE: u32 = 5 << 8;
