@@ -46,40 +46,58 @@ pub(super) fn find(text: &[u8], range: std::ops::Range<usize>) -> Found {
     found
 }
 
-/// Whether the code shifts RDX up by 32 before anything else touches it.
+/// Whether the code shifts the upper half of the result, in RDX or moved on from
+/// there, up by 32 before anything else happens to it.
 ///
-/// Between the two may stand a patch site (a NOP, or a jump while the
-/// tracepoint behind it is on) and moves between other registers.
+/// In between may stand a patch site (a NOP, or a jump while the tracepoint
+/// behind it is on) and moves between other registers.
 fn joins_edx_and_eax(code: &[u8]) -> bool {
     /// More than any compiler has put in between.
     const MOST_IN_BETWEEN: usize = 4;
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let mut upper_half = Register::RDX;
     for position in 0..=MOST_IN_BETWEEN {
         let instruction = decoder.decode();
         match instruction.mnemonic() {
-            Mnemonic::Shl => return shifts_rdx_by_32(&instruction),
+            Mnemonic::Shl => return shifts_by_32(&instruction, upper_half),
             Mnemonic::Nop => {}
             Mnemonic::Jmp if position == 0 => {}
-            Mnemonic::Mov if moves_between_other_registers(&instruction) => {}
+            Mnemonic::Mov if moves(&instruction, upper_half) => {
+                upper_half = instruction.op0_register();
+            }
+            Mnemonic::Mov if spares(&instruction, upper_half) => {}
             _ => return false,
         }
     }
     false
 }
 
-fn shifts_rdx_by_32(shift: &Instruction) -> bool {
+fn shifts_by_32(shift: &Instruction, register: Register) -> bool {
     shift.code() == Code::Shl_rm64_imm8
         && shift.op0_kind() == OpKind::Register
-        && shift.op0_register() == Register::RDX
+        && shift.op0_register() == register
         && shift.immediate8() == 32
 }
 
-/// `mov eax, eax`, which clears the upper half of RAX, is one of them.
-fn moves_between_other_registers(mov: &Instruction) -> bool {
-    let result = [Register::RAX, Register::RDX];
+fn is_between_registers(mov: &Instruction) -> bool {
+    mov.op0_kind() == OpKind::Register && mov.op1_kind() == OpKind::Register
+}
+
+/// A full copy of the upper half to another register than that of the lower.
+fn moves(mov: &Instruction, upper_half: Register) -> bool {
+    let to = mov.op0_register();
+    is_between_registers(mov)
+        && mov.op1_register() == upper_half
+        && to.is_gpr64()
+        && to != Register::RAX
+}
+
+/// A copy that changes neither half. `mov eax, eax`, which clears the upper half
+/// of RAX, is one.
+fn spares(mov: &Instruction, upper_half: Register) -> bool {
     let (to, from) = (mov.op0_register(), mov.op1_register());
-    mov.op0_kind() == OpKind::Register
-        && mov.op1_kind() == OpKind::Register
+    let result = [Register::RAX, upper_half];
+    is_between_registers(mov)
         && (!result.contains(&to.full_register()) || (to == Register::EAX && from == to))
 }
 
@@ -162,6 +180,17 @@ mod tests {
             let (found, at) = readers(&[&RDPMC, gap, SHL_RDX_32]);
             assert_eq!(found, [at], "{gap:x?}");
         }
+    }
+
+    /// Inlined into the top-down update of a kernel without PARAVIRT_XXL: `mov
+    /// r12, rdx; shl r12, 32`.
+    #[test]
+    fn a_reader_that_moves_the_upper_half_first_is_found() {
+        let (found, at) = readers(&[&RDPMC, &[0x49, 0x89, 0xd4, 0x49, 0xc1, 0xe4, 0x20]]);
+        assert_eq!(found, [at]);
+        // `mov r12, rdx; shl rdx, 32` uses another register than the copy.
+        let (found, _) = readers(&[&RDPMC, &[0x49, 0x89, 0xd4], SHL_RDX_32]);
+        assert!(found.is_empty());
     }
 
     #[test]
