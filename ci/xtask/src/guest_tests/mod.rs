@@ -41,7 +41,7 @@ pub(crate) struct GuestTest {
     /// More flags of `perfvisor run`.
     pub(crate) vmm: &'static str,
     /// The line that it runs.
-    pub(crate) line: &'static str,
+    pub(crate) line: String,
     /// Seconds that it may take.
     pub(crate) limit: u64,
     /// Looks at what came out.
@@ -73,7 +73,7 @@ pub(crate) enum Runs {
 
 impl GuestTest {
     /// A guest with one vCPU, both kernels 6.12.
-    pub(crate) fn new(name: impl Into<String>, line: &'static str, check: Check) -> Self {
+    pub(crate) fn new(name: impl Into<String>, line: impl Into<String>, check: Check) -> Self {
         Self {
             name: name.into(),
             host_kernel: "6.12",
@@ -83,7 +83,7 @@ impl GuestTest {
             vcpus: 1,
             append: "",
             vmm: "",
-            line,
+            line: line.into(),
             limit: 120,
             check,
         }
@@ -210,7 +210,7 @@ fn job(place: &Place, tests: &[GuestTest]) -> Result<Job> {
     let mut job = Job::default();
     for (n, test) in tests.iter().enumerate() {
         if test.runs == Runs::OnHost {
-            let line = crate::cmd::quoted(&with_images(test.line, place)?);
+            let line = crate::cmd::quoted(&with_images(&test.line, place)?);
             job.line
                 .push_str(&marks::wrapped(n, test.limit, &format!("sh -c {line}")));
             continue;
@@ -220,7 +220,7 @@ fn job(place: &Place, tests: &[GuestTest]) -> Result<Job> {
             vmm: format!("--cpus boot={} {}", test.vcpus, test.vmm),
             append: test.append.into(),
         };
-        let run = guest::run_line(place, &guest, (&n.to_string(), test.line), &mut job)?;
+        let run = guest::run_line(place, &guest, (&n.to_string(), &test.line), &mut job)?;
         job.line.push_str(&marks::wrapped(n, test.limit, &run));
     }
     Ok(job)

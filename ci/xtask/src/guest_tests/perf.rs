@@ -17,19 +17,30 @@ pub(super) fn all() -> Vec<GuestTest> {
 
 /// Stat and record on each pair of kernels, with one vCPU and with four; and with the
 /// guest's kernel as an ELF file, and at its link address.
+///
+/// On a nested host of 6.1 time passes as on the wall: counting instructions, QEMU 7.2
+/// there sooner or later hands a timer interrupt of the host to the guest, which then
+/// waits for a lock that it holds itself.
 fn profiles() -> Vec<GuestTest> {
-    let row = |name: String, guest_kernel| GuestTest {
-        clock: Clock::InstructionsIfNested,
-        guest_kernel,
-        limit: 240,
-        ..GuestTest::new(name, perf::LINE, profiled)
+    let row = |name: String, host_kernel, guest_kernel| {
+        let (clock, line) = match host_kernel {
+            "6.1" => (Clock::Wall, format!("{}{}", perf::SLOW_HOST, perf::LINE)),
+            _ => (Clock::InstructionsIfNested, perf::LINE.to_owned()),
+        };
+        GuestTest {
+            host_kernel,
+            clock,
+            guest_kernel,
+            limit: 240,
+            ..GuestTest::new(name, line, profiled)
+        }
     };
     let mut rows = vec![
-        row("perf/vmlinux-6.1".into(), "vmlinux-6.1"),
-        row("perf/vmlinux-6.12".into(), "vmlinux-6.12"),
+        row("perf/vmlinux-6.1".into(), "6.12", "vmlinux-6.1"),
+        row("perf/vmlinux-6.12".into(), "6.12", "vmlinux-6.12"),
         GuestTest {
             append: "nokaslr",
-            ..row("perf/nokaslr".into(), "6.12")
+            ..row("perf/nokaslr".into(), "6.12", "6.12")
         },
     ];
     for host_kernel in KERNELS {
@@ -37,9 +48,8 @@ fn profiles() -> Vec<GuestTest> {
             for vcpus in [1, 4] {
                 let name = format!("perf/host-{host_kernel}/guest-{guest_kernel}/{vcpus}-vcpu");
                 rows.push(GuestTest {
-                    host_kernel,
                     vcpus,
-                    ..row(name, guest_kernel)
+                    ..row(name, host_kernel, guest_kernel)
                 });
             }
         }
