@@ -5,8 +5,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Stat, record, report, and the interrupts behind them. Every event that the tool
 /// calls "hardware" is in the list, so that those without a backing show up as such.
-pub(crate) const LINE: &str = "\
-dd='dd if=/dev/zero of=/dev/null bs=1M count=1000'
+const LINE: &str = "\
+dd=\"dd if=/dev/zero of=/dev/null bs=1M count=${count:-1000}\"
 echo '=== perf stat'
 perf stat -e cycles,ref-cycles,instructions,branches,branch-misses \\
     -e cache-references,cache-misses,bus-cycles,task-clock,page-faults,context-switches \\
@@ -21,12 +21,21 @@ echo '=== complaints'
 dmesg | grep -E 'Uhhuh|unknown reason|irq loop stuck|unchecked MSR|WARNING|perf: [^i]'
 echo '=== end'";
 
-/// Set before the line where a PMI costs the guest a millisecond of wall time: fewer
-/// samples, and no lowering of the rate by the guest's kernel while it samples.
-pub(crate) const SLOW_HOST: &str = "\
-rate='-F 200'
-echo 0 >/proc/sys/kernel/perf_cpu_time_max_percent
-";
+/// Set before the line in the nested host: a PMI costs the guest half a millisecond of
+/// wall time there, so that the default of 4,000 a second cannot be had.
+///
+/// Counting instructions would make it cheap, but QEMU 7.2 then delivers an interrupt
+/// to a nested guest twice if one of the host's timers expires before the guest's
+/// handler has left the guest: the injection leaves its vector in the CPU's exception
+/// index, and the end of the instruction budget takes it for an exception. The guest
+/// then waits for a lock that it holds. Timers that expire all the time, as those of a
+/// sampled counter do, hit that within seconds.
+const SLOW_HOST: &str = "rate='-F 200' count=4000\n";
+
+/// The line for a nested host or for a machine of our own.
+pub(crate) fn line(nested: bool) -> String {
+    format!("{}{LINE}", if nested { SLOW_HOST } else { "" })
+}
 
 /// The key of the number of PMIs in perfvisor's last line.
 const INJECTED: &str = "pmis_injected=";
@@ -80,22 +89,21 @@ pub(crate) fn unsupported(console: &str) -> Result<()> {
     Ok(())
 }
 
-/// The first symbol of `perf report` is the one that clears memory.
-pub(crate) fn hot_symbol(console: &str) -> Result<()> {
+/// One of the first `among` symbols of `perf report` is the one that clears memory.
+pub(crate) fn hot_symbol(console: &str, among: usize) -> Result<()> {
     let report = section(console, "perf report")?;
     let is_entry = |l: &&str| {
         l.split_whitespace()
             .next()
             .is_some_and(|w| w.ends_with('%'))
     };
-    let top = report
-        .lines()
-        .find(is_entry)
-        .context("perf report has no entry")?;
+    let top: Vec<_> = report.lines().filter(is_entry).take(among).collect();
+    ensure!(!top.is_empty(), "perf report has no entry");
     ensure!(
-        HOT.iter().any(|hot| top.contains(hot)),
+        top.iter()
+            .any(|entry| HOT.iter().any(|hot| entry.contains(hot))),
         "the top is {}",
-        top.trim()
+        top.join("; ")
     );
     Ok(())
 }
@@ -189,7 +197,7 @@ PMI:       2000        100   Performance monitoring interrupts
     fn a_good_run_passes() {
         cycles(CONSOLE).unwrap();
         unsupported(CONSOLE).unwrap();
-        hot_symbol(CONSOLE).unwrap();
+        hot_symbol(CONSOLE, 1).unwrap();
         interrupts(CONSOLE, "perfvisor: pmu: a=1 pmis_injected=2100, x=3\n").unwrap();
     }
 
@@ -204,7 +212,7 @@ PMI:       2000        100   Performance monitoring interrupts
                 .contains("<not counted>")
         );
         assert!(unsupported(&CONSOLE.replace("<not supported>", "12")).is_err());
-        assert!(hot_symbol(&CONSOLE.replace("clear_user_erms", "other")).is_err());
+        assert!(hot_symbol(&CONSOLE.replace("clear_user_erms", "other"), 1).is_err());
         assert!(interrupts(CONSOLE, "pmis_injected=2099").is_err());
         assert!(interrupts(CONSOLE, "").is_err());
     }

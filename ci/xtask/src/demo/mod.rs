@@ -32,11 +32,9 @@ const LIMIT: u64 = 180;
 
 /// Runs the demo. The exit status is 0 if perf showed what it must.
 pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
-    // Where an exit takes a millisecond of wall time, one that takes microseconds of
-    // the guest's time is the fairer host.
     let nested = args.host_kernel.is_some() || place::no_native_guests().is_some();
     let host = HostArgs {
-        icount: nested,
+        icount: false,
         host_kernel: args.host_kernel.clone(),
         cpus: None,
         share: None,
@@ -55,7 +53,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         append: String::new(),
     };
     let mut job = Job::default();
-    job.line = guest::run_line(&place, &guest, ("demo", perf::LINE), &mut job)?;
+    job.line = guest::run_line(&place, &guest, ("demo", &perf::line(nested)), &mut job)?;
     say!(
         "guest of kernel {} on {}",
         guest.guest_kernel,
@@ -106,7 +104,7 @@ fn judge(ended: Ended, console: &str, vmm: &str, software: bool) -> u8 {
         );
     }
     report.step("perf report finds the hot function", || {
-        perf::hot_symbol(console)
+        perf::hot_symbol(console, 1)
     });
     report.step("interrupts match the injected PMIs", || {
         perf::interrupts(console, vmm)

@@ -11,6 +11,7 @@ mod perf;
 mod table;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
@@ -142,8 +143,43 @@ pub(crate) fn run(report: &mut Report) {
     }
 }
 
-/// The whole group in one job. An error means that none of it ran.
+/// The whole group, in as few host boots as it takes. An error means that a host could
+/// not be had.
+///
+/// QEMU's emulation of a nested host now and then wedges a guest or kills the host. A
+/// test that did not come to an end there gets a second try, aloud; one that ended and
+/// showed the wrong thing does not.
 fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &mut Report) -> Result<()> {
+    let mut waiting: Vec<&GuestTest> = tests.iter().collect();
+    let mut tried: Vec<&str> = Vec::new();
+    while !waiting.is_empty() {
+        let stuck = run_once(nested, &waiting, report)?;
+        let Some((first, reason)) = stuck.first().copied() else {
+            return Ok(());
+        };
+        waiting = stuck.into_iter().map(|(test, _)| test).collect();
+        if nested.is_none() || tried.contains(&first.name.as_str()) {
+            report.fail(&first.name, reason);
+            waiting.remove(0);
+        } else {
+            say!("{}: {reason}; once more, in a fresh host", first.name);
+            tried.push(&first.name);
+        }
+    }
+    Ok(())
+}
+
+/// A test that did not come to an end, and why.
+type Stuck<'a> = (&'a GuestTest, &'static str);
+
+/// Boots one host and runs the tests in it. Returns those that did not come to an end.
+fn run_once<'a>(
+    nested: Option<NestedHost>,
+    tests: &[&'a GuestTest],
+    report: &mut Report,
+) -> Result<Vec<Stuck<'a>>> {
+    /// The longest that any test keeps still: eleven billion instructions.
+    const LONGEST_SILENCE: Duration = Duration::from_secs(240);
     let host = HostArgs {
         icount: nested.is_some_and(|host| host.icount),
         host_kernel: nested.map(|host| host.kernel.to_owned()),
@@ -154,7 +190,8 @@ fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &mut Repor
         perfvisor: None,
     };
     let place = place::prepare(&host)?;
-    let job = job(&place, tests)?;
+    let mut job = job(&place, tests)?;
+    job.silence = Some(LONGEST_SILENCE);
     say!("{} guest test(s) on {}", tests.len(), place.describe());
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let ended = place.run(&job, &mut |stream, bytes| match stream {
@@ -168,15 +205,18 @@ fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &mut Repor
         }
     })?;
     marks::log(&name_of(nested), &output, &errors)?;
-    for (n, test) in tests.iter().enumerate() {
+    let mut stuck = Vec::new();
+    for (n, test) in tests.iter().copied().enumerate() {
         match marks::seen(n, &output, &errors) {
+            Some(seen) if seen.timed_out() => stuck.push((test, "the guest took too long")),
+            Some(seen) if seen.never_began() => stuck.push((test, "the guest never said a word")),
             Some(seen) => report.step(&test.name, || {
                 (test.check)(&seen, test).map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
             }),
-            None => report.fail(&test.name, why_not_run(ended)),
+            None => stuck.push((test, why_not_run(ended))),
         }
     }
-    Ok(())
+    Ok(stuck)
 }
 
 /// A line for the host with the places of the images in it, which it names in braces.
@@ -199,14 +239,14 @@ fn name_of(nested: Option<NestedHost>) -> String {
 
 fn why_not_run(ended: Ended) -> &'static str {
     match ended {
-        Ended::TimedOut => "no time was left for it",
+        Ended::TimedOut => "the host kept still for too long",
         Ended::HostDied => "the host died while or before it ran",
         Ended::Exit(_) => "it did not run to its end",
     }
 }
 
 /// The job that starts one guest after the other.
-fn job(place: &Place, tests: &[GuestTest]) -> Result<Job> {
+fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
     let mut job = Job::default();
     for (n, test) in tests.iter().enumerate() {
         if test.runs == Runs::OnHost {
@@ -227,6 +267,16 @@ fn job(place: &Place, tests: &[GuestTest]) -> Result<Job> {
 }
 
 impl Seen {
+    /// Whether `timeout` ended it.
+    fn timed_out(&self) -> bool {
+        self.status == 124
+    }
+
+    /// Whether perfvisor failed before the guest's kernel had printed anything.
+    fn never_began(&self) -> bool {
+        self.status != 0 && self.console.trim().is_empty()
+    }
+
     /// The end of what was printed, for a failure's reason.
     fn last_words(&self) -> String {
         let console = crate::cmd::last_lines(&self.console, 12);
@@ -239,7 +289,7 @@ impl Seen {
     /// # Errors
     /// Says which did not.
     pub(crate) fn succeeded(&self) -> Result<()> {
-        let ended = if self.status == 124 || self.status == 143 {
+        let ended = if self.timed_out() {
             Ended::TimedOut
         } else {
             Ended::Exit(self.status)

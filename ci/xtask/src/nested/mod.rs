@@ -63,6 +63,8 @@ pub(crate) struct Job {
     pub(crate) line: String,
     /// Further files of the host: name without the leading slash, content.
     pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// The longest that it may keep still in the nested host, if that is limited.
+    pub(crate) silence: Option<Duration>,
 }
 
 /// How a job ended.
@@ -184,11 +186,11 @@ impl Host {
                 self.describe(),
                 began.elapsed().as_secs_f32()
             );
-            let ended = follow(&events, self.timeout, sink);
+            let ended = follow(&events, self.timeout, job.silence, sink);
             match ended {
                 Ended::TimedOut => {
                     say!(
-                        "the job took more than {} s: stopped",
+                        "the job took more than {} s, or kept still for too long: stopped",
                         self.timeout.as_secs()
                     );
                 }
@@ -236,14 +238,20 @@ fn wait_for_start(events: &Receiver<Event>, limit: Duration) -> Result<(), Strin
     }
 }
 
-fn follow(events: &Receiver<Event>, limit: Duration, sink: &mut dyn FnMut(Stream, &[u8])) -> Ended {
+fn follow(
+    events: &Receiver<Event>,
+    limit: Duration,
+    silence: Option<Duration>,
+    sink: &mut dyn FnMut(Stream, &[u8]),
+) -> Ended {
     let deadline = Instant::now() + limit;
     let (mut status, mut open) = (None, 2);
     loop {
         if let (Some(status), 0) = (status, open) {
             return Ended::Exit(status);
         }
-        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match events.recv_timeout(silence.map_or(left, |silence| silence.min(left))) {
             Ok(Event::Data(stream, bytes)) => sink(stream, &bytes),
             Ok(Event::Control(line)) => match line.strip_prefix("exit ") {
                 Some(text) => status = text.trim().parse().ok(),
