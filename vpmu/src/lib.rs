@@ -4,4 +4,5 @@
 extern crate alloc;
 
 pub mod ids;
+pub mod sched;
 pub mod units;
