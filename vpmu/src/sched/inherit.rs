@@ -87,8 +87,8 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Copies one event into a child's context. Linux: `inherit_event`.
     fn inherit_event(&mut self, from: EventId, leader: Option<EventId>, ctx: ContextId) -> Result<EventId, OpenError> {
         let source = &self.events[from];
-        let (attr, vcpu, pmu, caps, wants) =
-            (source.attr, source.vcpu, source.pmu, source.caps, source.state >= EventState::Inactive);
+        let (attr, vcpu, pmu, slice) = (source.attr, source.vcpu, source.pmu, source.slice);
+        let (caps, wants) = (source.caps, source.state >= EventState::Inactive);
         // Copies of copies belong to the event that a caller opened.
         let parent = source.parent.unwrap_or(from);
         let id = self.blank_event(attr, leader);
@@ -103,7 +103,8 @@ impl<D: PmuDriver> Scheduler<D> {
         event.attr = draft.attr;
         event.caps = caps;
         (event.vcpu, event.of_task, event.ctx, event.pmu) = (vcpu, true, ctx, pmu);
-        event.slice = pmu;
+        // As the parent's, not as its own PMU would have it.
+        event.slice = slice;
         event.state = if wants { EventState::Inactive } else { EventState::Off };
         event.parent = Some(parent);
         self.contexts[ctx].refs += 1;
