@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::ops::{Index, IndexMut};
 
 /// An id that an [`Arena`] can hand out.
-pub trait ArenaId: Copy {
+pub(crate) trait ArenaId: Copy {
     /// The id of slot `index` in its `generation`.
     fn new(index: u32, generation: u32) -> Self;
     /// The slot.
@@ -25,7 +25,7 @@ struct Slot<T> {
 /// `arena[id]` is for ids that the scheduler itself keeps valid; ids that
 /// come from a caller go through [`Arena::get`] first.
 #[derive(Debug)]
-pub struct Arena<I, T> {
+pub(crate) struct Arena<I, T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     id: PhantomData<I>,
@@ -34,12 +34,12 @@ pub struct Arena<I, T> {
 impl<I: ArenaId, T> Arena<I, T> {
     /// An empty arena.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { slots: Vec::new(), free: Vec::new(), id: PhantomData }
     }
 
     /// Stores `value` and names it.
-    pub fn insert(&mut self, value: T) -> I {
+    pub(crate) fn insert(&mut self, value: T) -> I {
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[index as usize];
             slot.value = Some(value);
@@ -52,7 +52,7 @@ impl<I: ArenaId, T> Arena<I, T> {
     }
 
     /// Takes the object out; its id is never valid again.
-    pub fn remove(&mut self, id: I) -> Option<T> {
+    pub(crate) fn remove(&mut self, id: I) -> Option<T> {
         let slot = self.slots.get_mut(id.index() as usize)?;
         if slot.generation != id.generation() {
             return None;
@@ -65,20 +65,20 @@ impl<I: ArenaId, T> Arena<I, T> {
 
     /// The object, if the id is still valid.
     #[must_use]
-    pub fn get(&self, id: I) -> Option<&T> {
+    pub(crate) fn get(&self, id: I) -> Option<&T> {
         let slot = self.slots.get(id.index() as usize)?;
         if slot.generation == id.generation() { slot.value.as_ref() } else { None }
     }
 
     /// The object, if the id is still valid.
     #[must_use]
-    pub fn get_mut(&mut self, id: I) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, id: I) -> Option<&mut T> {
         let slot = self.slots.get_mut(id.index() as usize)?;
         if slot.generation == id.generation() { slot.value.as_mut() } else { None }
     }
 
     /// Every object with its id, in slot order.
-    pub fn iter(&self) -> impl Iterator<Item = (I, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (I, &T)> {
         self.slots.iter().enumerate().filter_map(|(i, s)| {
             let index = u32::try_from(i).ok()?;
             Some((I::new(index, s.generation), s.value.as_ref()?))

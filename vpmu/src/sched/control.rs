@@ -5,7 +5,7 @@ use super::driver::PmuDriver;
 use super::error::EventError;
 use super::ids::EventId;
 use super::install::Detach;
-use super::state::{Activity, EventCaps, EventState};
+use super::state::{EventCaps, EventState};
 use super::{AttrFlags, Scheduler};
 use crate::units::{Count, Nanos};
 
@@ -95,6 +95,7 @@ impl<D: PmuDriver> Scheduler<D> {
         let event = &self.events[id];
         let (ctx, pmu, leader) = (event.ctx, event.slice, event.leader);
         self.refresh(ctx);
+        self.unsettle(id);
         self.set_state(id, EventState::Inactive);
         if self.events[id].list_seq.is_some() {
             self.cgroup_event_enabled(id);
@@ -137,6 +138,7 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         let (ctx, leader) = (event.ctx, event.leader);
         self.refresh_for(ctx, id);
+        self.unsettle(id);
         if leader == id {
             self.take_group_off(id);
         } else {
@@ -277,10 +279,5 @@ impl<D: PmuDriver> Scheduler<D> {
         self.free_event(id);
         self.check_invariants();
         Ok(())
-    }
-
-    /// Whether the context is scheduled, for callers that batch their changes.
-    pub(super) fn ctx_is_active(&self, id: EventId) -> bool {
-        self.contexts[self.events[id].ctx].active.intersects(Activity::ALL)
     }
 }

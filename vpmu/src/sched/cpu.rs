@@ -34,6 +34,9 @@ pub(crate) struct Slot {
     /// The running task's context, if its slice of this PMU was visited.
     pub(crate) task_ctx: Option<ContextId>,
     pub(crate) timer: MuxTimer,
+    /// The context whose flexible pass was the last thing that happened here,
+    /// and whether it refused a group: doing it again would change nothing.
+    pub(crate) settled: Option<(ContextId, bool)>,
     /// Something changed since the PMU was last enabled here.
     pub(crate) touched: bool,
 }

@@ -126,6 +126,13 @@ pub trait PmuDriver {
         true
     }
 
+    /// Whether the outcome of adds depends only on what is reserved and on the
+    /// order of the adds, not on earlier assignments. The scheduler then adds
+    /// a new last group without taking its class off first.
+    fn forgets(&self) -> bool {
+        false
+    }
+
     /// Whether a sample period in events is acceptable. Linux: `pmu->check_period`.
     fn accepts_period(&self, _event: EventId, _period: u64) -> bool {
         true

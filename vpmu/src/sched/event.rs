@@ -100,7 +100,9 @@ pub(crate) struct PerfEvent {
     pub(crate) child_attached: bool,
     pub(crate) children: Vec<EventId>,
 
-    pub(crate) read_size: usize,
+    /// Members that reads were last sized for, where that is not the group's
+    /// size now: a promoted sibling keeps the old one.
+    pub(crate) stale_members: Option<usize>,
     pub(crate) sampling: Sampling,
     /// Where its PMU was told to start and not yet to stop.
     pub(crate) counting_on: Option<VcpuId>,
@@ -125,7 +127,7 @@ impl PerfEvent {
 
 /// Bytes that a read of a group of `members` returns. Linux: `__perf_event_read_size`.
 #[must_use]
-pub fn read_size(format: ReadFormat, members: usize) -> usize {
+pub(crate) fn read_size(format: ReadFormat, members: usize) -> usize {
     let word = |f| if format.contains(f) { 8 } else { 0 };
     let entry = 8 + word(ReadFormat::ID) + word(ReadFormat::LOST);
     let n = if format.contains(ReadFormat::GROUP) { members } else { 1 };

@@ -81,6 +81,10 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         self.refresh(ctx);
         self.add_to_ctx(id);
+        if self.append(vcpu, id) {
+            self.commit();
+            return;
+        }
         let task_ctx = self.task_ctx_for(vcpu, ctx);
         let class = self.class_of(id);
         self.resched(vcpu, task_ctx, pmu, class);
@@ -99,6 +103,7 @@ impl<D: PmuDriver> Scheduler<D> {
     pub(super) fn remove_from_ctx(&mut self, id: EventId, how: Detach) {
         let ctx = self.events[id].ctx;
         self.refresh(ctx);
+        self.unsettle(id);
         if how.state == EventState::Dead {
             self.events[id].pending_disable = self.events[id].state == EventState::Active;
         }

@@ -2,7 +2,7 @@
 
 use super::Scheduler;
 use super::driver::PmuDriver;
-use super::event::{PerfEvent, Ready, read_size};
+use super::event::{PerfEvent, Ready};
 use super::groups::{GroupKey, RunKey};
 use super::ids::{ContextId, EventId};
 use super::state::{EventCaps, EventState, GroupSet};
@@ -129,8 +129,8 @@ impl<D: PmuDriver> Scheduler<D> {
         l.group_caps &= caps;
         l.siblings.push(id);
         l.group_generation += 1;
+        l.stale_members = None;
         self.sync_ready(leader);
-        self.update_read_sizes(leader);
     }
 
     /// Takes an event out of its group; the siblings of a leader become
@@ -146,17 +146,18 @@ impl<D: PmuDriver> Scheduler<D> {
             event.leader = id;
             event.group_caps = event.caps;
             let l = &mut self.events[leader];
+            let members = 1 + l.siblings.len();
             l.siblings.retain(|s| *s != id);
             l.group_generation += 1;
-            self.update_read_sizes(leader);
+            self.events[id].stale_members = Some(members);
             return;
         }
         let siblings = core::mem::take(&mut event.siblings);
         let (caps, slice) = (event.group_caps, event.slice);
         for sibling in &siblings {
+            self.events[*sibling].stale_members = Some(1 + siblings.len());
             self.promote(*sibling, caps, slice);
         }
-        self.events[id].read_size = read_size(self.events[id].attr.read_format, 1);
     }
 
     /// Makes a sibling a leader of its own, last in its set; it stays on the
@@ -185,16 +186,5 @@ impl<D: PmuDriver> Scheduler<D> {
     pub(super) fn push_active(&mut self, ctx: ContextId, pmu: super::PmuId, set: GroupSet, id: EventId) {
         let list = &mut self.contexts[ctx].slice_mut(pmu).active[set.index()];
         list.push(&mut self.events, id);
-    }
-
-    fn update_read_sizes(&mut self, leader: EventId) {
-        let members = 1 + self.events[leader].siblings.len();
-        let format = self.events[leader].attr.read_format;
-        self.events[leader].read_size = read_size(format, members);
-        for i in 0..members - 1 {
-            let s = self.events[leader].siblings[i];
-            let e = &mut self.events[s];
-            e.read_size = read_size(e.attr.read_format, members);
-        }
     }
 }

@@ -448,6 +448,10 @@ impl PmuDriver for MockPmu {
         cpu.in_txn = false;
     }
 
+    fn forgets(&self) -> bool {
+        true
+    }
+
     fn supports(&self, vcpu: VcpuId) -> bool {
         self.config.vcpus.as_ref().is_none_or(|s| s.contains(&vcpu))
     }

@@ -261,7 +261,6 @@ impl<D: PmuDriver> Scheduler<D> {
         if let (Some(l), true) = (leader, moves) {
             self.move_group(l, slice);
         }
-        self.events[id].read_size = read_size(self.events[id].attr.read_format, 1);
         self.install(id);
         Ok(())
     }
@@ -406,7 +405,7 @@ impl<D: PmuDriver> Scheduler<D> {
             parent: None,
             child_attached: false,
             children: alloc::vec::Vec::new(),
-            read_size: 0,
+            stale_members: None,
             sampling,
             counting_on: None,
             touched: false,

@@ -6,6 +6,7 @@ use super::Scheduler;
 use super::attr::{AttrFlags, ReadFormat};
 use super::driver::{PmuDriver, TxnKind};
 use super::error::EventError;
+use super::event::read_size;
 use super::ids::{EventId, TaskId};
 use super::state::EventState;
 use crate::ids::VcpuId;
@@ -59,8 +60,10 @@ impl<D: PmuDriver> Scheduler<D> {
         if event.state == EventState::Error {
             return Ok(ReadOutcome::EndOfFile);
         }
-        if size < event.read_size {
-            return Err(EventError::NoSpace { need: event.read_size, have: size });
+        let siblings = self.events.get(event.leader).map_or(0, |l| l.siblings.len());
+        let need = read_size(event.attr.read_format, event.stale_members.unwrap_or(1 + siblings));
+        if size < need {
+            return Err(EventError::NoSpace { need, have: size });
         }
         let values = if event.attr.read_format.contains(ReadFormat::GROUP) {
             self.read_group(id)?

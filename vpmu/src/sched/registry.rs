@@ -118,7 +118,14 @@ impl<D: PmuDriver> Scheduler<D> {
         self.types.insert(pmu_type, id);
         let timer = MuxTimer { armed: false, expiry: Nanos(0), interval: desc.mux_interval };
         for cpu in &mut self.cpus {
-            cpu.slots.push(Slot { active_oncpu: 0, exclusive: false, task_ctx: None, timer, touched: false });
+            cpu.slots.push(Slot {
+                active_oncpu: 0,
+                exclusive: false,
+                task_ctx: None,
+                timer,
+                settled: None,
+                touched: false,
+            });
         }
         self.pmus.push(Pmu {
             name: desc.name,

@@ -33,11 +33,23 @@ impl<D: PmuDriver> Scheduler<D> {
             self.contexts[ctx].slice_mut(slice).nr_freq -= 1;
         }
         let slot = self.cpu_mut(vcpu).slot_mut(slice);
+        slot.settled = None;
         if !software {
             slot.active_oncpu -= 1;
         }
         if exclusive || slot.active_oncpu == 0 {
             slot.exclusive = false;
+        }
+    }
+
+    /// A change outside a pass: what the last pass found is not certain any more.
+    pub(super) fn unsettle(&mut self, id: EventId) {
+        let event = &self.events[id];
+        let (ctx, slice, pmu) = (event.ctx, event.slice, event.pmu);
+        if let Some(vcpu) = self.contexts.get(ctx).and_then(|_| self.ctx_vcpu(ctx)) {
+            let cpu = self.cpu_mut(vcpu);
+            cpu.slot_mut(slice).settled = None;
+            cpu.slot_mut(pmu).settled = None;
         }
     }
 

@@ -39,7 +39,6 @@ pub(crate) struct NamedTask {
 pub(crate) struct NamedEvent {
     pub(crate) name: String,
     pub(crate) id: EventId,
-    pub(crate) number: u64,
     pub(crate) format: u64,
 }
 

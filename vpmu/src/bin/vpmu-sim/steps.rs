@@ -213,7 +213,7 @@ impl Machine {
                 out.text("pmu", &self.sched.pmu_name(view.pmu).unwrap_or_default());
                 self.names.push((view.id, name.into()));
                 let format = attr.read_format.bits();
-                self.events.push(NamedEvent { name: name.into(), id, number: view.id, format });
+                self.events.push(NamedEvent { name: name.into(), id, format });
             }
         }
         Ok(())
