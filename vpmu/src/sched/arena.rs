@@ -35,7 +35,11 @@ impl<I: ArenaId, T> Arena<I, T> {
     /// An empty arena.
     #[must_use]
     pub(crate) const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), id: PhantomData }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            id: PhantomData,
+        }
     }
 
     /// Stores `value` and names it.
@@ -47,7 +51,10 @@ impl<I: ArenaId, T> Arena<I, T> {
         }
         // 2^32 objects do not fit in memory.
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(Slot { generation: 0, value: Some(value) });
+        self.slots.push(Slot {
+            generation: 0,
+            value: Some(value),
+        });
         I::new(index, 0)
     }
 
@@ -67,14 +74,22 @@ impl<I: ArenaId, T> Arena<I, T> {
     #[must_use]
     pub(crate) fn get(&self, id: I) -> Option<&T> {
         let slot = self.slots.get(id.index() as usize)?;
-        if slot.generation == id.generation() { slot.value.as_ref() } else { None }
+        if slot.generation == id.generation() {
+            slot.value.as_ref()
+        } else {
+            None
+        }
     }
 
     /// The object, if the id is still valid.
     #[must_use]
     pub(crate) fn get_mut(&mut self, id: I) -> Option<&mut T> {
         let slot = self.slots.get_mut(id.index() as usize)?;
-        if slot.generation == id.generation() { slot.value.as_mut() } else { None }
+        if slot.generation == id.generation() {
+            slot.value.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Every object with its id, in slot order.

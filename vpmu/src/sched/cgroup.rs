@@ -45,7 +45,9 @@ impl Cgroups {
     }
 
     pub(crate) fn time(&self, vcpu: VcpuId, cgroup: CgroupId) -> Nanos {
-        self.clocks.get(&(vcpu, cgroup)).map_or(Nanos(0), |c| c.time)
+        self.clocks
+            .get(&(vcpu, cgroup))
+            .map_or(Nanos(0), |c| c.time)
     }
 
     fn clock(&mut self, vcpu: VcpuId, cgroup: CgroupId) -> &mut CgroupClock {
@@ -95,7 +97,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `update_cgrp_time_from_event`.
     pub(super) fn refresh_cgroup_of(&mut self, event: EventId) {
         let e = &self.events[event];
-        let (Some(g), Some(v)) = (e.cgroup, e.vcpu) else { return };
+        let (Some(g), Some(v)) = (e.cgroup, e.vcpu) else {
+            return;
+        };
         let now = self.now;
         let clock = self.cgroups.clock(v, g);
         if clock.active {
@@ -119,7 +123,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// An event that wants to run has entered its context. Linux: `perf_cgroup_event_enable`.
     pub(super) fn cgroup_event_enabled(&mut self, id: EventId) {
         let e = &self.events[id];
-        let (Some(_), Some(vcpu), ctx, pmu) = (e.cgroup, e.vcpu, e.ctx, e.slice) else { return };
+        let (Some(_), Some(vcpu), ctx, pmu) = (e.cgroup, e.vcpu, e.ctx, e.slice) else {
+            return;
+        };
         let c = &mut self.contexts[ctx];
         c.slice_mut(pmu).nr_cgroups += 1;
         c.nr_cgroups += 1;
@@ -135,7 +141,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_cgroup_event_disable`.
     pub(super) fn cgroup_event_disabled(&mut self, id: EventId) {
         let e = &self.events[id];
-        let (Some(_), Some(vcpu), ctx, pmu) = (e.cgroup, e.vcpu, e.ctx, e.slice) else { return };
+        let (Some(_), Some(vcpu), ctx, pmu) = (e.cgroup, e.vcpu, e.ctx, e.slice) else {
+            return;
+        };
         let c = &mut self.contexts[ctx];
         let slice = c.slice_mut(pmu);
         slice.nr_cgroups = slice.nr_cgroups.saturating_sub(1);
@@ -149,14 +157,18 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Whether the event's cgroup is current on the CPU. Linux: `perf_cgroup_match`.
     pub(super) fn cgroup_matches(&self, vcpu: VcpuId, cgroup: Option<CgroupId>) -> bool {
         let Some(wanted) = cgroup else { return true };
-        let Some(current) = self.cpu(vcpu).cgroup else { return false };
+        let Some(current) = self.cpu(vcpu).cgroup else {
+            return false;
+        };
         self.cgroups.is_descendant(current, wanted)
     }
 
     /// Follows the new current task's cgroup. Linux: `perf_cgroup_switch`.
     pub(super) fn cgroup_switch(&mut self, vcpu: VcpuId) {
         let cpu = self.cpu(vcpu);
-        let (Some(old), ctx) = (cpu.cgroup, cpu.ctx) else { return };
+        let (Some(old), ctx) = (cpu.cgroup, cpu.ctx) else {
+            return;
+        };
         let new = self.current_cgroup(vcpu);
         if old == new {
             return;
@@ -176,7 +188,9 @@ impl<D: PmuDriver> Scheduler<D> {
         if !self.cgroups.exists(cgroup) {
             return false;
         }
-        let Some(t) = self.tasks.get_mut(task) else { return false };
+        let Some(t) = self.tasks.get_mut(task) else {
+            return false;
+        };
         t.cgroup = cgroup;
         if let Some(vcpu) = t.oncpu {
             self.cgroup_switch(vcpu);
@@ -192,6 +206,9 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// PMUs of a context that have cgroup events.
     pub(super) fn slice_has_cgroups(&self, ctx: super::ids::ContextId, pmu: PmuId) -> bool {
-        self.contexts[ctx].slices.get(&pmu).is_some_and(|s| s.nr_cgroups > 0)
+        self.contexts[ctx]
+            .slices
+            .get(&pmu)
+            .is_some_and(|s| s.nr_cgroups > 0)
     }
 }

@@ -1,10 +1,10 @@
 //! Context clocks, event times and state changes (2.A, 2.C).
 
 use super::Scheduler;
+use super::context::Owner;
 use super::driver::PmuDriver;
 use super::event::PerfEvent;
 use super::ids::{ContextId, EventId};
-use super::context::Owner;
 use super::state::{Activity, EventState};
 use crate::units::Nanos;
 
@@ -49,7 +49,11 @@ impl<D: PmuDriver> Scheduler<D> {
             Some(l) => l.state,
             None => event.state,
         };
-        if leader <= EventState::Off { leader } else { event.state }
+        if leader <= EventState::Off {
+            leader
+        } else {
+            event.state
+        }
     }
 
     /// Adds the time since the stamp. Linux: `perf_event_update_time`.

@@ -25,7 +25,9 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     fn stop_counting(&mut self, id: EventId) {
-        let Some(vcpu) = self.events[id].counting_on.take() else { return };
+        let Some(vcpu) = self.events[id].counting_on.take() else {
+            return;
+        };
         let (pmu, clock) = (self.events[id].pmu, self.count_clock(id));
         let delta = self.pmus[pmu.index()].driver.stop(vcpu, id, clock);
         self.add_count(id, delta);
@@ -50,17 +52,26 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         for i in 0..self.touched.len() {
             let id = self.touched[i];
-            let Some(event) = self.events.get(id) else { continue };
-            let on = if event.state == EventState::Active { event.oncpu } else { None };
+            let Some(event) = self.events.get(id) else {
+                continue;
+            };
+            let on = if event.state == EventState::Active {
+                event.oncpu
+            } else {
+                None
+            };
             if event.counting_on.is_some() && event.counting_on != on {
                 self.stop_counting(id);
             }
         }
         for i in 0..self.touched.len() {
             let id = self.touched[i];
-            let Some(event) = self.events.get_mut(id) else { continue };
+            let Some(event) = self.events.get_mut(id) else {
+                continue;
+            };
             event.touched = false;
-            if event.state == EventState::Active && event.counting_on.is_none()
+            if event.state == EventState::Active
+                && event.counting_on.is_none()
                 && let Some(vcpu) = event.oncpu
             {
                 self.start_counting(vcpu, id);

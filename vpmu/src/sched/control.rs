@@ -103,7 +103,9 @@ impl<D: PmuDriver> Scheduler<D> {
         if self.contexts[ctx].active.is_empty() {
             return;
         }
-        let Some(vcpu) = self.ctx_vcpu(ctx) else { return };
+        let Some(vcpu) = self.ctx_vcpu(ctx) else {
+            return;
+        };
         let event = &self.events[id];
         if event.vcpu.is_some_and(|v| v != vcpu) || !self.cgroup_matches(vcpu, event.cgroup) {
             return;
@@ -273,7 +275,14 @@ impl<D: PmuDriver> Scheduler<D> {
         self.remove_from_ctx(id, Detach::CLOSE);
         while let Some(child) = self.events[id].children.first().copied() {
             let state = EventState::Off;
-            self.remove_from_ctx(child, Detach { state, group: true, child: true });
+            self.remove_from_ctx(
+                child,
+                Detach {
+                    state,
+                    group: true,
+                    child: true,
+                },
+            );
             self.free_event(child);
         }
         self.free_event(id);

@@ -19,7 +19,11 @@ impl MuxTimer {
     pub(crate) fn forward(&mut self, now: Nanos) {
         if now >= self.expiry {
             let steps = now.since(self.expiry).0 / self.interval.0.max(1) + 1;
-            self.expiry = Nanos(self.expiry.0.saturating_add(steps.saturating_mul(self.interval.0)));
+            self.expiry = Nanos(
+                self.expiry
+                    .0
+                    .saturating_add(steps.saturating_mul(self.interval.0)),
+            );
         }
     }
 }

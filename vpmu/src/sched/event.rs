@@ -112,7 +112,11 @@ pub(crate) struct PerfEvent {
 
 impl PerfEvent {
     pub(crate) const fn set(&self) -> GroupSet {
-        if self.attr.has(AttrFlags::PINNED) { GroupSet::Pinned } else { GroupSet::Flexible }
+        if self.attr.has(AttrFlags::PINNED) {
+            GroupSet::Pinned
+        } else {
+            GroupSet::Flexible
+        }
     }
 
     pub(crate) const fn is_software(&self) -> bool {
@@ -121,7 +125,11 @@ impl PerfEvent {
 
     /// Linux: `perf_event__state_init`.
     pub(crate) const fn initial_state(attr: &EventAttr) -> EventState {
-        if attr.has(AttrFlags::DISABLED) { EventState::Off } else { EventState::Inactive }
+        if attr.has(AttrFlags::DISABLED) {
+            EventState::Off
+        } else {
+            EventState::Inactive
+        }
     }
 }
 
@@ -130,7 +138,11 @@ impl PerfEvent {
 pub(crate) fn read_size(format: ReadFormat, members: usize) -> usize {
     let word = |f| if format.contains(f) { 8 } else { 0 };
     let entry = 8 + word(ReadFormat::ID) + word(ReadFormat::LOST);
-    let n = if format.contains(ReadFormat::GROUP) { members } else { 1 };
+    let n = if format.contains(ReadFormat::GROUP) {
+        members
+    } else {
+        1
+    };
     word(ReadFormat::TOTAL_TIME_ENABLED)
         + word(ReadFormat::TOTAL_TIME_RUNNING)
         + word(ReadFormat::GROUP)

@@ -90,7 +90,12 @@ impl EventGroups {
     }
 
     /// The first ready group of `run` behind `after`.
-    pub(crate) fn next_ready(&self, run: RunKey, ready: Ready, after: u64) -> Option<(u64, EventId)> {
+    pub(crate) fn next_ready(
+        &self,
+        run: RunKey,
+        ready: Ready,
+        after: u64,
+    ) -> Option<(u64, EventId)> {
         first_in(self.tree(ready), run, after)
     }
 
@@ -101,7 +106,14 @@ impl EventGroups {
 
     /// The first group of the CPU and PMU, whatever its cgroup.
     pub(crate) fn first_of_cpu(&self, vcpu: Option<VcpuId>, pmu: PmuId) -> Option<EventId> {
-        let first = GroupKey { run: RunKey { vcpu, pmu, cgroup: None }, index: 0 };
+        let first = GroupKey {
+            run: RunKey {
+                vcpu,
+                pmu,
+                cgroup: None,
+            },
+            index: 0,
+        };
         let (key, event) = self.all.range(first..).next()?;
         (key.run.vcpu == vcpu && key.run.pmu == pmu).then_some(*event)
     }

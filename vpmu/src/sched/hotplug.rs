@@ -56,7 +56,9 @@ impl<D: PmuDriver> Scheduler<D> {
         let targets = self.masks.offline(&self.config.topology, vcpu, is_up);
         for at in (0..self.pmus.len()).rev() {
             let scope = self.pmus[at].scope;
-            let Ok(index) = u16::try_from(at) else { continue };
+            let Ok(index) = u16::try_from(at) else {
+                continue;
+            };
             if scope != Scope::None
                 && let Some(target) = target_of(scope, &targets)
             {

@@ -49,7 +49,10 @@ arena_id! {
 
 impl EventId {
     /// Names no event.
-    pub const NONE: Self = Self { index: u32::MAX, generation: u32::MAX };
+    pub const NONE: Self = Self {
+        index: u32::MAX,
+        generation: u32::MAX,
+    };
 
     /// A small number that no other living event has: drivers may keep their
     /// own state of events in a table by it.

@@ -26,8 +26,14 @@ impl<D: PmuDriver> Scheduler<D> {
         let p = self.tasks.get(parent).ok_or(TaskError::NoTask)?;
         let (parent_ctx, cgroup) = (p.ctx, p.cgroup);
         self.at(now);
-        let child = self.tasks.insert(Task { ctx: None, oncpu: None, cgroup });
-        let Some(parent_ctx) = parent_ctx else { return Ok(child) };
+        let child = self.tasks.insert(Task {
+            ctx: None,
+            oncpu: None,
+            cgroup,
+        });
+        let Some(parent_ctx) = parent_ctx else {
+            return Ok(child);
+        };
         match self.inherit_all(parent_ctx, child) {
             Ok(all) => {
                 if let (true, Some(ctx)) = (all, self.tasks[child].ctx) {
@@ -49,7 +55,11 @@ impl<D: PmuDriver> Scheduler<D> {
     fn inherit_all(&mut self, parent_ctx: ContextId, child: TaskId) -> Result<bool, TaskError> {
         let mut all = true;
         for set in [GroupSet::Pinned, GroupSet::Flexible] {
-            let leaders: Vec<EventId> = self.contexts[parent_ctx].groups(set).iter().map(|(_, e)| e).collect();
+            let leaders: Vec<EventId> = self.contexts[parent_ctx]
+                .groups(set)
+                .iter()
+                .map(|(_, e)| e)
+                .collect();
             for leader in leaders {
                 let attr = &self.events[leader].attr;
                 if !attr.has(AttrFlags::INHERIT) || attr.has(AttrFlags::SIGTRAP) {
@@ -57,7 +67,8 @@ impl<D: PmuDriver> Scheduler<D> {
                     continue;
                 }
                 let ctx = self.child_context(child);
-                self.inherit_group(leader, ctx).map_err(|_| TaskError::Inherit)?;
+                self.inherit_group(leader, ctx)
+                    .map_err(|_| TaskError::Inherit)?;
             }
         }
         Ok(all)
@@ -85,7 +96,12 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Copies one event into a child's context. Linux: `inherit_event`.
-    fn inherit_event(&mut self, from: EventId, leader: Option<EventId>, ctx: ContextId) -> Result<EventId, OpenError> {
+    fn inherit_event(
+        &mut self,
+        from: EventId,
+        leader: Option<EventId>,
+        ctx: ContextId,
+    ) -> Result<EventId, OpenError> {
         let source = &self.events[from];
         let (attr, vcpu, pmu, slice) = (source.attr, source.vcpu, source.pmu, source.slice);
         let (caps, wants) = (source.caps, source.state >= EventState::Inactive);
@@ -93,7 +109,15 @@ impl<D: PmuDriver> Scheduler<D> {
         let parent = source.parent.unwrap_or(from);
         let id = self.blank_event(attr, leader);
         let request = OpenRequest::new(attr, Target::Cpu, vcpu);
-        let mut draft = Draft { event: id, attr, vcpu, of_task: true, leader, caps, request: &request };
+        let mut draft = Draft {
+            event: id,
+            attr,
+            vcpu,
+            of_task: true,
+            leader,
+            caps,
+            request: &request,
+        };
         if let Err(e) = self.inherit_pmu(pmu, &mut draft) {
             self.events.remove(id);
             return Err(e);
@@ -105,7 +129,11 @@ impl<D: PmuDriver> Scheduler<D> {
         (event.vcpu, event.of_task, event.ctx, event.pmu) = (vcpu, true, ctx, pmu);
         // As the parent's, not as its own PMU would have it.
         event.slice = slice;
-        event.state = if wants { EventState::Inactive } else { EventState::Off };
+        event.state = if wants {
+            EventState::Inactive
+        } else {
+            EventState::Off
+        };
         event.parent = Some(parent);
         self.contexts[ctx].refs += 1;
         if let Err(e) = self.hold_exclusive(id) {
@@ -127,19 +155,23 @@ impl<D: PmuDriver> Scheduler<D> {
         let Some(parent) = event.parent else { return };
         let count = Count(event.count.0.wrapping_add(event.totals.count.0));
         let (enabled, running) = (event.enabled, event.running);
-        let Some(p) = self.events.get_mut(parent) else { return };
+        let Some(p) = self.events.get_mut(parent) else {
+            return;
+        };
         p.totals.count = Count(p.totals.count.0.wrapping_add(count.0));
         p.totals.enabled += enabled;
         p.totals.running += running;
         p.children.retain(|c| *c != id);
     }
 
-    /// A context is no clone any more. Linux: `unclone_ctx`.
+    /// A context is no clone any more, nor are its clones its own: even an
+    /// open that fails later ends clone equality.
+    ///
+    /// Linux: `unclone_ctx`.
     pub(super) fn unclone(&mut self, ctx: ContextId) {
         let c = &mut self.contexts[ctx];
-        if c.clone_of.take().is_some() {
-            c.generation += 1;
-        }
+        c.clone_of = None;
+        c.generation += 1;
     }
 
     /// A task ends; its CPU goes idle. Events that were opened on it become
@@ -188,7 +220,11 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_event_exit_event`.
     fn exit_event(&mut self, id: EventId) {
         let inherited = self.events[id].parent.is_some();
-        let how = Detach { state: EventState::Exit, group: inherited, child: inherited };
+        let how = Detach {
+            state: EventState::Exit,
+            group: inherited,
+            child: inherited,
+        };
         self.remove_from_ctx(id, how);
         if inherited {
             self.free_event(id);

@@ -20,11 +20,23 @@ pub(crate) struct Detach {
 
 impl Detach {
     /// For a move to another slice or CPU: the group stays together.
-    pub(crate) const MOVE: Self = Self { state: EventState::Off, group: false, child: false };
+    pub(crate) const MOVE: Self = Self {
+        state: EventState::Off,
+        group: false,
+        child: false,
+    };
     /// The CPU goes away.
-    pub(crate) const OFFLINE: Self = Self { state: EventState::Off, group: true, child: false };
+    pub(crate) const OFFLINE: Self = Self {
+        state: EventState::Off,
+        group: true,
+        child: false,
+    };
     /// Closed by its owner.
-    pub(crate) const CLOSE: Self = Self { state: EventState::Dead, group: true, child: false };
+    pub(crate) const CLOSE: Self = Self {
+        state: EventState::Dead,
+        group: true,
+        child: false,
+    };
 }
 
 impl<D: PmuDriver> Scheduler<D> {
@@ -93,7 +105,11 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// The task context to schedule on a CPU when `ctx` changes there.
     pub(super) fn task_ctx_for(&self, vcpu: VcpuId, ctx: ContextId) -> Option<ContextId> {
-        if self.contexts[ctx].owner.is_cpu() { self.cpu(vcpu).task_ctx } else { Some(ctx) }
+        if self.contexts[ctx].owner.is_cpu() {
+            self.cpu(vcpu).task_ctx
+        } else {
+            Some(ctx)
+        }
     }
 
     /// Takes an event out of its context. Linux: `perf_remove_from_context`.

@@ -13,7 +13,10 @@ mod checks {
 
     impl<D: PmuDriver> Scheduler<D> {
         pub(super) fn check_all(&self) {
-            assert!(self.touched.is_empty(), "an operation ended without its commit");
+            assert!(
+                self.touched.is_empty(),
+                "an operation ended without its commit"
+            );
             for (id, event) in self.events.iter() {
                 self.check_event(id, event);
             }
@@ -24,20 +27,43 @@ mod checks {
         }
 
         fn check_event(&self, id: EventId, e: &PerfEvent) {
-            assert!(e.running <= e.enabled, "R-050: {id:?} ran longer than it was enabled");
-            assert_eq!(e.oncpu.is_some(), e.state == EventState::Active, "R-016: {id:?}");
+            assert!(
+                e.running <= e.enabled,
+                "R-050: {id:?} ran longer than it was enabled"
+            );
+            assert_eq!(
+                e.oncpu.is_some(),
+                e.state == EventState::Active,
+                "R-016: {id:?}"
+            );
             if e.state == EventState::Active {
                 let paused = e.sampling.throttled;
-                assert!(e.counting_on == e.oncpu || paused || e.counting_on.is_none(), "{id:?} counts elsewhere");
+                assert!(
+                    e.counting_on == e.oncpu || paused || e.counting_on.is_none(),
+                    "{id:?} counts elsewhere"
+                );
                 assert!(e.list_seq.is_some(), "{id:?} is active but in no context");
             } else {
                 assert!(e.counting_on.is_none(), "{id:?} counts but is not active");
             }
             let leads = e.leader == id;
-            assert_eq!(e.in_active_list, leads && e.state == EventState::Active, "active lists hold active leaders: {id:?} {:?}", e.state);
-            assert_eq!(e.group_index.is_some(), leads && e.list_seq.is_some(), "sets hold installed leaders: {id:?}");
+            assert_eq!(
+                e.in_active_list,
+                leads && e.state == EventState::Active,
+                "active lists hold active leaders: {id:?} {:?}",
+                e.state
+            );
+            assert_eq!(
+                e.group_index.is_some(),
+                leads && e.list_seq.is_some(),
+                "sets hold installed leaders: {id:?}"
+            );
             let ready = (e.group_index.is_some() && e.state.is_enabled()).then(|| {
-                if e.group_caps.contains(EventCaps::SOFTWARE) { Ready::Software } else { Ready::Hardware }
+                if e.group_caps.contains(EventCaps::SOFTWARE) {
+                    Ready::Software
+                } else {
+                    Ready::Hardware
+                }
             });
             assert_eq!(e.ready, ready, "ready trees are consistent: {id:?}");
             for s in &e.siblings {
@@ -45,7 +71,11 @@ mod checks {
             }
             // no member is on without its leader.
             if !leads && e.state == EventState::Active {
-                assert_eq!(self.events[e.leader].state, EventState::Active, "R-146: {id:?}");
+                assert_eq!(
+                    self.events[e.leader].state,
+                    EventState::Active,
+                    "R-146: {id:?}"
+                );
             }
         }
 
@@ -61,10 +91,18 @@ mod checks {
                 }
             }
             for set in [GroupSet::Pinned, GroupSet::Flexible] {
-                assert_eq!(c.groups(set).sizes(), sizes[set.index()], "trees hold the context's leaders");
+                assert_eq!(
+                    c.groups(set).sizes(),
+                    sizes[set.index()],
+                    "trees hold the context's leaders"
+                );
             }
             for (pmu, slice) in &c.slices {
-                let n = c.events.values().filter(|e| self.events[**e].slice == *pmu).count();
+                let n = c
+                    .events
+                    .values()
+                    .filter(|e| self.events[**e].slice == *pmu)
+                    .count();
                 assert_eq!(slice.nr_events, n, "a slice counts its events");
             }
             if let Owner::Gone = c.owner {
@@ -76,12 +114,29 @@ mod checks {
             for (at, cpu) in self.cpus.iter().enumerate() {
                 for (p, slot) in cpu.slots.iter().enumerate() {
                     let here = self.events.iter().filter(|(_, e)| {
-                        e.oncpu.is_some_and(|v| usize::from(v.0) == at) && e.slice.index() == p && !e.is_software()
+                        e.oncpu.is_some_and(|v| usize::from(v.0) == at)
+                            && e.slice.index() == p
+                            && !e.is_software()
                     });
-                    assert_eq!(slot.active_oncpu, here.count(), "a slot counts its active events");
-                    let Ok(index) = u16::try_from(p) else { continue };
-                    let key = self.config.topology.vcpus().nth(at).map(|v| (slot.timer.expiry, v, PmuId(index)));
-                    assert_eq!(slot.timer.armed, key.is_some_and(|k| self.timers.contains(&k)), "armed timers are listed");
+                    assert_eq!(
+                        slot.active_oncpu,
+                        here.count(),
+                        "a slot counts its active events"
+                    );
+                    let Ok(index) = u16::try_from(p) else {
+                        continue;
+                    };
+                    let key = self
+                        .config
+                        .topology
+                        .vcpus()
+                        .nth(at)
+                        .map(|v| (slot.timer.expiry, v, PmuId(index)));
+                    assert_eq!(
+                        slot.timer.armed,
+                        key.is_some_and(|k| self.timers.contains(&k)),
+                        "armed timers are listed"
+                    );
                 }
             }
         }

@@ -9,14 +9,23 @@ use super::state::{EventCaps, EventState, GroupSet};
 
 impl<D: PmuDriver> Scheduler<D> {
     fn group_key(event: &PerfEvent) -> Option<GroupKey> {
-        let run = RunKey { vcpu: event.vcpu, pmu: event.slice, cgroup: event.cgroup };
-        Some(GroupKey { run, index: event.group_index? })
+        let run = RunKey {
+            vcpu: event.vcpu,
+            pmu: event.slice,
+            cgroup: event.cgroup,
+        };
+        Some(GroupKey {
+            run,
+            index: event.group_index?,
+        })
     }
 
     /// Keeps the trees of ready groups true to the leader's state and capabilities.
     pub(super) fn sync_ready(&mut self, id: EventId) {
         let event = &self.events[id];
-        let Some(key) = Self::group_key(event) else { return };
+        let Some(key) = Self::group_key(event) else {
+            return;
+        };
         let wanted = if !event.state.is_enabled() {
             None
         } else if event.group_caps.contains(EventCaps::SOFTWARE) {
@@ -55,7 +64,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `del_event_from_groups`.
     pub(super) fn del_from_groups(&mut self, id: EventId) {
         let event = &mut self.events[id];
-        let Some(key) = Self::group_key(event) else { return };
+        let Some(key) = Self::group_key(event) else {
+            return;
+        };
         let (ctx, set, ready) = (event.ctx, event.set(), event.ready.take());
         event.group_index = None;
         let groups = self.contexts[ctx].groups_mut(set);
@@ -73,8 +84,11 @@ impl<D: PmuDriver> Scheduler<D> {
         event.stamp = stamp;
         event.list_seq = Some(seq);
         let (slice, stat) = (event.slice, event.attr.has(super::AttrFlags::INHERIT_STAT));
-        let (no_fast, state, leader) =
-            (event.attr.inherits_sample_read(), event.state, event.leader == id);
+        let (no_fast, state, leader) = (
+            event.attr.inherits_sample_read(),
+            event.state,
+            event.leader == id,
+        );
         if leader {
             event.group_caps = event.caps;
             self.add_to_groups(id);
@@ -93,10 +107,14 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `list_del_event`.
     pub(super) fn list_del(&mut self, id: EventId) {
         let event = &mut self.events[id];
-        let Some(seq) = event.list_seq.take() else { return };
+        let Some(seq) = event.list_seq.take() else {
+            return;
+        };
         let (ctx, slice) = (event.ctx, event.slice);
-        let (stat, no_fast) =
-            (event.attr.has(super::AttrFlags::INHERIT_STAT), event.attr.inherits_sample_read());
+        let (stat, no_fast) = (
+            event.attr.has(super::AttrFlags::INHERIT_STAT),
+            event.attr.inherits_sample_read(),
+        );
         let leader = event.leader == id;
         let c = &mut self.contexts[ctx];
         c.events.remove(&seq);
@@ -169,7 +187,10 @@ impl<D: PmuDriver> Scheduler<D> {
         if event.list_seq.is_none() {
             return;
         }
-        debug_assert!(event.slice == slice || event.is_software(), "a group has one slice");
+        debug_assert!(
+            event.slice == slice || event.is_software(),
+            "a group has one slice"
+        );
         let lost_group = event.caps.contains(EventCaps::SIBLING);
         if lost_group {
             self.take_off(id);
@@ -183,7 +204,13 @@ impl<D: PmuDriver> Scheduler<D> {
         }
     }
 
-    pub(super) fn push_active(&mut self, ctx: ContextId, pmu: super::PmuId, set: GroupSet, id: EventId) {
+    pub(super) fn push_active(
+        &mut self,
+        ctx: ContextId,
+        pmu: super::PmuId,
+        set: GroupSet,
+        id: EventId,
+    ) {
         let list = &mut self.contexts[ctx].slice_mut(pmu).active[set.index()];
         list.push(&mut self.events, id);
     }

@@ -19,7 +19,10 @@ impl<D: PmuDriver> Scheduler<D> {
         let source = self.cpu(from).ctx;
         let moved: Vec<EventId> = {
             let events = self.contexts[source].events.values().rev();
-            events.copied().filter(|e| self.events[*e].slice == pmu).collect()
+            events
+                .copied()
+                .filter(|e| self.events[*e].slice == pmu)
+                .collect()
         };
         for id in &moved {
             self.events[*id].was_enabled = self.events[*id].state.is_enabled();
@@ -55,9 +58,19 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Moves a PMU's events by hand, as a driver with its own idea of a scope
     /// does. `false` if there is no such PMU or CPU.
-    pub fn migrate_pmu(&mut self, now: crate::units::Nanos, pmu: PmuId, from: VcpuId, to: VcpuId) -> bool {
+    pub fn migrate_pmu(
+        &mut self,
+        now: crate::units::Nanos,
+        pmu: PmuId,
+        from: VcpuId,
+        to: VcpuId,
+    ) -> bool {
         self.at(now);
-        if self.pmus.get(pmu.index()).is_none() || !self.is_up(from) || !self.is_up(to) || from == to {
+        if self.pmus.get(pmu.index()).is_none()
+            || !self.is_up(from)
+            || !self.is_up(to)
+            || from == to
+        {
             return false;
         }
         self.migrate(pmu, from, to);

@@ -72,7 +72,10 @@ impl MockConfig {
     #[must_use]
     pub const fn core(counters: u32) -> Self {
         Self {
-            kind: Kind::Counters { uncore: false, generic: false },
+            kind: Kind::Counters {
+                uncore: false,
+                generic: false,
+            },
             counters,
             fixed: 0,
             placement: Placement::Greedy,
@@ -84,7 +87,14 @@ impl MockConfig {
     /// A PMU that always has room.
     #[must_use]
     pub const fn unlimited(kind: Kind) -> Self {
-        Self { kind, counters: 0, fixed: 0, placement: Placement::Unlimited, txn: false, vcpus: None }
+        Self {
+            kind,
+            counters: 0,
+            fixed: 0,
+            placement: Placement::Unlimited,
+            txn: false,
+            vcpus: None,
+        }
     }
 }
 
@@ -151,7 +161,11 @@ impl MockPmu {
     pub fn new(config: MockConfig) -> Self {
         let (counters, fixed) = (config.counters.min(32), config.fixed.min(4));
         Self {
-            config: MockConfig { counters, fixed, ..config },
+            config: MockConfig {
+                counters,
+                fixed,
+                ..config
+            },
             events: Vec::new(),
             vcpus: Vec::new(),
             stats: MockStats::default(),
@@ -223,7 +237,12 @@ impl MockPmu {
         Some((config::rate(config), allowed))
     }
 
-    fn init_counters(&self, r: &InitRequest<'_>, uncore: bool, generic: bool) -> Result<(u64, u64), InitError> {
+    fn init_counters(
+        &self,
+        r: &InitRequest<'_>,
+        uncore: bool,
+        generic: bool,
+    ) -> Result<(u64, u64), InitError> {
         let is_generic = matches!(r.attr.pmu_type, PmuType::HARDWARE | PmuType::HW_CACHE);
         if r.attr.pmu_type != r.own_type && !(is_generic && generic) {
             return Err(InitError::NotMine);
@@ -235,7 +254,9 @@ impl MockPmu {
         if uncore && (r.attr.is_sampling() || r.of_task || r.vcpu.is_none()) {
             return refused;
         }
-        let Some((rate, allowed)) = self.decode(r.attr.pmu_type, r.attr.config) else { return refused };
+        let Some((rate, allowed)) = self.decode(r.attr.pmu_type, r.attr.config) else {
+            return refused;
+        };
         if self.config.placement != Placement::Unlimited && !self.group_fits(r, allowed) {
             return refused;
         }
@@ -244,7 +265,10 @@ impl MockPmu {
 
     fn group_fits(&self, r: &InitRequest<'_>, allowed: u64) -> bool {
         let ours = r.group.iter().filter(|m| m.ours);
-        let sets: Vec<u64> = ours.map(|m| self.ev(m.event).allowed).chain([allowed]).collect();
+        let sets: Vec<u64> = ours
+            .map(|m| self.ev(m.event).allowed)
+            .chain([allowed])
+            .collect();
         if self.config.placement == Placement::Match {
             return Matching::default().feasible(sets.into_iter());
         }
@@ -342,9 +366,14 @@ impl PmuDriver for MockPmu {
         let own = r.attr.pmu_type == r.own_type;
         let (rate, allowed) = match self.config.kind {
             Kind::Counters { uncore, generic } => self.init_counters(r, uncore, generic)?,
-            Kind::Software { .. } | Kind::Clock { .. } | Kind::Refuse if !own => return Err(InitError::NotMine),
+            Kind::Software { .. } | Kind::Clock { .. } | Kind::Refuse if !own => {
+                return Err(InitError::NotMine);
+            }
             Kind::Refuse => return Err(InitError::Refused(Errno::EINVAL)),
-            Kind::Software { cpu_clock, task_clock } => match r.attr.config {
+            Kind::Software {
+                cpu_clock,
+                task_clock,
+            } => match r.attr.config {
                 0 => return Err(InitError::Forward(cpu_clock)),
                 1 => return Err(InitError::Forward(task_clock)),
                 c if c >= 12 => return Err(InitError::NotMine),
@@ -357,7 +386,13 @@ impl PmuDriver for MockPmu {
         if self.events.len() <= at {
             self.events.resize(at + 1, None);
         }
-        self.events[at] = Some(MockEvent { rate, allowed, counter: None, since: Nanos(0), counting: false });
+        self.events[at] = Some(MockEvent {
+            rate,
+            allowed,
+            counter: None,
+            since: Nanos(0),
+            counting: false,
+        });
         Ok(())
     }
 

@@ -65,8 +65,8 @@ pub use driver::PmuDriver;
 pub use error::{Errno, EventError, OpenError, PmuError, TaskError};
 pub use groups::{GroupKey, RunKey};
 pub use ids::{CgroupId, ContextId, EventId, PmuId, PmuType, TaskId};
-pub use overflow::{Overflow, next_period};
 pub use open::{OpenFlags, OpenRequest, Target};
+pub use overflow::{Overflow, next_period};
 pub use query::EventView;
 pub use read::{ReadOutcome, ReadValue, ReadValues};
 pub use registry::{PmuCaps, PmuClass, PmuDesc};
@@ -101,7 +101,13 @@ impl Config {
     /// The settings of a stock kernel for `topology`, with the product's scope policy.
     #[must_use]
     pub const fn new(topology: Topology) -> Self {
-        Self { topology, scope_policy: ScopePolicy::Designated, hz: 250, max_sample_rate: 100_000, self_check: true }
+        Self {
+            topology,
+            scope_policy: ScopePolicy::Designated,
+            hz: 250,
+            max_sample_rate: 100_000,
+            self_check: true,
+        }
     }
 }
 

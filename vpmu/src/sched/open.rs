@@ -1,5 +1,6 @@
 //! Opening an event: the checks in the kernel's order (2.F), then the install.
 
+use super::Scheduler;
 use super::attr::{AttrFlags, ClockId, EventAttr, ReadFormat, sample_type};
 use super::context::{EventContext, Owner};
 use super::driver::PmuDriver;
@@ -9,7 +10,6 @@ use super::ids::{CgroupId, ContextId, EventId, PmuId, TaskId};
 use super::install::Detach;
 use super::registry::{Draft, PmuCaps, PmuClass};
 use super::state::{EventCaps, EventState};
-use super::Scheduler;
 use crate::ids::VcpuId;
 use crate::units::{Count, Nanos};
 
@@ -60,7 +60,14 @@ impl OpenRequest {
     /// A lone event on a target.
     #[must_use]
     pub const fn new(attr: EventAttr, target: Target, vcpu: Option<VcpuId>) -> Self {
-        Self { attr, target, vcpu, group: None, flags: OpenFlags::empty(), in_kernel: false }
+        Self {
+            attr,
+            target,
+            vcpu,
+            group: None,
+            flags: OpenFlags::empty(),
+            in_kernel: false,
+        }
     }
 
     /// The same, in the group of `leader`.
@@ -103,7 +110,11 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Checks 1 to 10.
     fn check_request(&self, request: &OpenRequest) -> Result<Option<EventId>, OpenError> {
-        let leader = if request.in_kernel { None } else { self.check_syscall(request)? };
+        let leader = if request.in_kernel {
+            None
+        } else {
+            self.check_syscall(request)?
+        };
         let attr = &request.attr;
         let task = request.task();
         if let Some(t) = task
@@ -146,7 +157,9 @@ impl<D: PmuDriver> Scheduler<D> {
         if cgroup && (request.target == Target::Cpu || request.vcpu.is_none()) {
             return Err(OpenError::CgroupNeedsCpu);
         }
-        let Some(leader) = request.group else { return Ok(None) };
+        let Some(leader) = request.group else {
+            return Ok(None);
+        };
         self.exists(leader).map_err(|_| OpenError::NoLeader)?;
         if self.events[leader].state <= EventState::Exit {
             return Err(OpenError::LeaderGone);
@@ -157,7 +170,11 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Checks 11 to 18: finds the PMU and makes the event, in no context yet.
     ///
     /// Linux: `perf_event_alloc`.
-    fn allocate(&mut self, request: &OpenRequest, leader: Option<EventId>) -> Result<EventId, OpenError> {
+    fn allocate(
+        &mut self,
+        request: &OpenRequest,
+        leader: Option<EventId>,
+    ) -> Result<EventId, OpenError> {
         let id = self.blank_event(request.attr, leader);
         let of_task = request.task().is_some();
         let mut draft = Draft {
@@ -197,11 +214,16 @@ impl<D: PmuDriver> Scheduler<D> {
             return Err(OpenError::TaskOnUncore);
         }
         if cgroup {
-            let Target::Cgroup(g) = draft.request.target else { return Err(OpenError::NoCgroup) };
+            let Target::Cgroup(g) = draft.request.target else {
+                return Err(OpenError::NoCgroup);
+            };
             if !self.cgroup_exists(g) {
                 return Err(OpenError::NoCgroup);
             }
-            if draft.leader.is_some_and(|l| self.events[l].cgroup != Some(g)) {
+            if draft
+                .leader
+                .is_some_and(|l| self.events[l].cgroup != Some(g))
+            {
                 return Err(OpenError::CgroupMismatch);
             }
             self.events[id].cgroup = Some(g);
@@ -226,7 +248,12 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Checks 19 to 27, then the install.
-    fn place(&mut self, id: EventId, request: &OpenRequest, leader: Option<EventId>) -> Result<(), OpenError> {
+    fn place(
+        &mut self,
+        id: EventId,
+        request: &OpenRequest,
+        leader: Option<EventId>,
+    ) -> Result<(), OpenError> {
         let event = &self.events[id];
         let caps = self.pmus[event.pmu.index()].caps;
         if !request.in_kernel && event.attr.is_sampling() && caps.contains(PmuCaps::NO_INTERRUPT) {
@@ -267,7 +294,11 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// The context of a task, made if need be and not a clone any more, or of
     /// a CPU. Linux: `find_get_context`.
-    fn find_context(&mut self, task: Option<TaskId>, vcpu: Option<VcpuId>) -> Result<ContextId, OpenError> {
+    fn find_context(
+        &mut self,
+        task: Option<TaskId>,
+        vcpu: Option<VcpuId>,
+    ) -> Result<ContextId, OpenError> {
         let Some(task) = task else {
             return vcpu.map(|v| self.cpu(v).ctx).ok_or(OpenError::NoCpu);
         };
@@ -301,7 +332,11 @@ impl<D: PmuDriver> Scheduler<D> {
         if l.state <= EventState::Exit {
             return Err(OpenError::LeaderGone);
         }
-        if event.attr.flags.intersects(AttrFlags::PINNED | AttrFlags::EXCLUSIVE) {
+        if event
+            .attr
+            .flags
+            .intersects(AttrFlags::PINNED | AttrFlags::EXCLUSIVE)
+        {
             return refuse(GroupMismatch::LeaderAttribute);
         }
         let in_software = self.pmus[l.slice.index()].class == PmuClass::Software;
@@ -330,12 +365,20 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Check 27. Linux: `exclusive_event_installable`.
     fn exclusive_free(&self, id: EventId) -> bool {
         let event = &self.events[id];
-        if !self.pmus[event.pmu.index()].caps.contains(PmuCaps::EXCLUSIVE) {
+        if !self.pmus[event.pmu.index()]
+            .caps
+            .contains(PmuCaps::EXCLUSIVE)
+        {
             return true;
         }
-        self.contexts[event.ctx].events.values().map(|e| &self.events[*e]).all(|e| {
-            e.pmu != event.pmu || (e.vcpu != event.vcpu && e.vcpu.is_some() && event.vcpu.is_some())
-        })
+        self.contexts[event.ctx]
+            .events
+            .values()
+            .map(|e| &self.events[*e])
+            .all(|e| {
+                e.pmu != event.pmu
+                    || (e.vcpu != event.vcpu && e.vcpu.is_some() && event.vcpu.is_some())
+            })
     }
 
     /// Moves a pure software group into a hardware slice.
@@ -370,7 +413,10 @@ impl<D: PmuDriver> Scheduler<D> {
             period_left: i64::try_from(period).unwrap_or(i64::MAX),
             ..Sampling::default()
         };
-        let nowhere = ContextId { index: u32::MAX, generation: u32::MAX };
+        let nowhere = ContextId {
+            index: u32::MAX,
+            generation: u32::MAX,
+        };
         let id = self.events.insert(PerfEvent {
             id: self.next_event_id,
             attr,
@@ -438,7 +484,9 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// One reference less. Linux: `put_ctx`.
     pub(super) fn put_context(&mut self, ctx: ContextId) {
-        let Some(c) = self.contexts.get_mut(ctx) else { return };
+        let Some(c) = self.contexts.get_mut(ctx) else {
+            return;
+        };
         c.refs = c.refs.saturating_sub(1);
         if c.refs == 0 && !c.owner.is_cpu() {
             self.contexts.remove(ctx);
@@ -448,7 +496,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Frees an event that is in no list any more. Linux: `free_event`.
     pub(super) fn free_event(&mut self, id: EventId) {
         self.release_pmu(id);
-        let Some(event) = self.events.remove(id) else { return };
+        let Some(event) = self.events.remove(id) else {
+            return;
+        };
         self.put_context(event.ctx);
     }
 }
@@ -456,7 +506,11 @@ impl<D: PmuDriver> Scheduler<D> {
 /// Check 2. Linux: `perf_copy_attr`.
 fn check_attr(attr: &EventAttr) -> Result<(), OpenError> {
     let refuse = |what| Err(OpenError::Attr(what));
-    let size = if attr.size == 0 { EventAttr::SIZE_VER0 } else { attr.size };
+    let size = if attr.size == 0 {
+        EventAttr::SIZE_VER0
+    } else {
+        attr.size
+    };
     if !(EventAttr::SIZE_VER0..=4096).contains(&size) {
         return Err(OpenError::AttrSize(attr.size));
     }
@@ -471,7 +525,8 @@ fn check_attr(attr: &EventAttr) -> Result<(), OpenError> {
     if samples(sample_type::BRANCH_STACK) && attr.branch_sample_type & !7 == 0 {
         return refuse("branch stack without a kind of branch");
     }
-    if (samples(sample_type::REGS_USER) || samples(sample_type::REGS_INTR)) && attr.sample_regs == 0 {
+    if (samples(sample_type::REGS_USER) || samples(sample_type::REGS_INTR)) && attr.sample_regs == 0
+    {
         return refuse("registers without a register");
     }
     if samples(sample_type::WEIGHT) && samples(sample_type::WEIGHT_STRUCT) {

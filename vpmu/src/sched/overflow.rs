@@ -57,12 +57,18 @@ impl<D: PmuDriver> Scheduler<D> {
             self.check_invariants();
             return Ok(Overflow::Disabled);
         }
-        Ok(if throttled { Overflow::Throttled } else { Overflow::Continue })
+        Ok(if throttled {
+            Overflow::Throttled
+        } else {
+            Overflow::Continue
+        })
     }
 
     /// Interrupts of one event that are let through in a tick.
     fn max_per_tick(&self) -> u64 {
-        self.config.max_sample_rate.div_ceil(u64::from(self.config.hz.max(1)))
+        self.config
+            .max_sample_rate
+            .div_ceil(u64::from(self.config.hz.max(1)))
     }
 
     fn tick_length(&self) -> Nanos {
@@ -71,8 +77,12 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Linux: `__perf_event_account_interrupt`.
     fn account_interrupt(&mut self, vcpu: VcpuId, id: EventId) -> bool {
-        let (tick, limit, length, now) =
-            (self.cpu(vcpu).ticks, self.max_per_tick(), self.tick_length(), self.now);
+        let (tick, limit, length, now) = (
+            self.cpu(vcpu).ticks,
+            self.max_per_tick(),
+            self.tick_length(),
+            self.now,
+        );
         let event = &mut self.events[id];
         let freq = event.attr.is_freq();
         let s = &mut event.sampling;
@@ -115,7 +125,12 @@ impl<D: PmuDriver> Scheduler<D> {
         let contexts = [Some(cpu.ctx), cpu.task_ctx];
         for ctx in contexts.into_iter().flatten() {
             let mut from = PmuId(0);
-            while let Some((pmu, nr_freq)) = self.contexts[ctx].slices.range(from..).next().map(|(p, s)| (*p, s.nr_freq)) {
+            while let Some((pmu, nr_freq)) = self.contexts[ctx]
+                .slices
+                .range(from..)
+                .next()
+                .map(|(p, s)| (*p, s.nr_freq))
+            {
                 from = PmuId(pmu.0 + 1);
                 let silent = self.pmus[pmu.index()].caps.contains(PmuCaps::NO_INTERRUPT);
                 if (nr_freq > 0 || throttled) && !silent {
@@ -182,7 +197,10 @@ impl<D: PmuDriver> Scheduler<D> {
     /// The sample period that an event uses now, in events.
     #[must_use]
     pub fn sample_period(&self, id: EventId) -> Option<u64> {
-        self.events.get(id).filter(|e| e.attr.is_sampling()).map(|e| e.sampling.period)
+        self.events
+            .get(id)
+            .filter(|e| e.attr.is_sampling())
+            .map(|e| e.sampling.period)
     }
 
     /// Whether an event is throttled.
@@ -194,7 +212,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Whether the event is in frequency mode.
     #[must_use]
     pub fn is_freq(&self, id: EventId) -> bool {
-        self.events.get(id).is_some_and(|e| e.attr.has(AttrFlags::FREQ))
+        self.events
+            .get(id)
+            .is_some_and(|e| e.attr.has(AttrFlags::FREQ))
     }
 
     /// The count without a read, for tests of drivers.

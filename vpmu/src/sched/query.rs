@@ -77,6 +77,32 @@ impl<D: PmuDriver> Scheduler<D> {
         })
     }
 
+    /// Time enabled and time running of an event itself, as they are at `now`.
+    ///
+    /// # Errors
+    /// There is no such event.
+    ///
+    /// Linux: `calc_timer_values`.
+    pub fn times(&self, now: Nanos, id: EventId) -> Result<(Nanos, Nanos), EventError> {
+        let e = self.events.get(id).ok_or(EventError::NoEvent)?;
+        let clock = match e.cgroup {
+            Some(_) => self.event_time(e),
+            None => self.contexts[e.ctx].time_at(now.max(self.now)),
+        };
+        let (state, delta) = (self.effective_state(e), clock.since(e.stamp));
+        let enabled = if state >= EventState::Inactive {
+            e.enabled + delta
+        } else {
+            e.enabled
+        };
+        let running = if state >= EventState::Active {
+            e.running + delta
+        } else {
+            e.running
+        };
+        Ok((enabled, running))
+    }
+
     /// The state of an event.
     #[must_use]
     pub fn state(&self, id: EventId) -> Option<EventState> {
@@ -97,13 +123,17 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Whether poll reports hang-up. Linux: `is_event_hup`.
     #[must_use]
     pub fn is_hung_up(&self, id: EventId) -> bool {
-        self.events.get(id).is_none_or(|e| e.state <= EventState::Exit && e.children.is_empty())
+        self.events
+            .get(id)
+            .is_none_or(|e| e.state <= EventState::Exit && e.children.is_empty())
     }
 
     /// Whether a user-mapped page may show a counter now.
     #[must_use]
     pub fn has_user_index(&self, id: EventId) -> bool {
-        self.events.get(id).is_some_and(|e| e.state == EventState::Active && e.counting_on.is_some())
+        self.events
+            .get(id)
+            .is_some_and(|e| e.state == EventState::Active && e.counting_on.is_some())
     }
 
     /// The clock that operations are at.

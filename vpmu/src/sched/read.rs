@@ -53,15 +53,26 @@ impl<D: PmuDriver> Scheduler<D> {
     /// The buffer is too small, or an inherited group has another shape.
     ///
     /// Linux: `__perf_read`.
-    pub fn read(&mut self, now: Nanos, id: EventId, size: usize) -> Result<ReadOutcome, EventError> {
+    pub fn read(
+        &mut self,
+        now: Nanos,
+        id: EventId,
+        size: usize,
+    ) -> Result<ReadOutcome, EventError> {
         self.exists(id)?;
         self.at(now);
         let event = &self.events[id];
         if event.state == EventState::Error {
             return Ok(ReadOutcome::EndOfFile);
         }
-        let siblings = self.events.get(event.leader).map_or(0, |l| l.siblings.len());
-        let need = read_size(event.attr.read_format, event.stale_members.unwrap_or(1 + siblings));
+        let siblings = self
+            .events
+            .get(event.leader)
+            .map_or(0, |l| l.siblings.len());
+        let need = read_size(
+            event.attr.read_format,
+            event.stale_members.unwrap_or(1 + siblings),
+        );
         if size < need {
             return Err(EventError::NoSpace { need, have: size });
         }
@@ -95,7 +106,9 @@ impl<D: PmuDriver> Scheduler<D> {
             return;
         }
         let event = &self.events[id];
-        let (Some(vcpu), pmu) = (event.oncpu, event.pmu.index()) else { return };
+        let (Some(vcpu), pmu) = (event.oncpu, event.pmu.index()) else {
+            return;
+        };
         self.pmus[pmu].driver.start_txn(vcpu, TxnKind::Read);
         self.fold(id);
         for i in 0..self.events[id].siblings.len() {
@@ -103,7 +116,11 @@ impl<D: PmuDriver> Scheduler<D> {
             self.fold(sibling);
         }
         // A failed group read leaves the counts as they were.
-        if self.pmus[pmu].driver.commit_txn(vcpu, TxnKind::Read).is_err() {
+        if self.pmus[pmu]
+            .driver
+            .commit_txn(vcpu, TxnKind::Read)
+            .is_err()
+        {
             self.pmus[pmu].driver.cancel_txn(vcpu);
         }
     }
@@ -111,7 +128,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Adds what an active event has counted. Linux: `pmu->read`.
     pub(super) fn fold(&mut self, id: EventId) {
         let event = &self.events[id];
-        let (Some(vcpu), pmu) = (event.counting_on, event.pmu.index()) else { return };
+        let (Some(vcpu), pmu) = (event.counting_on, event.pmu.index()) else {
+            return;
+        };
         let clock = self.count_clock(id);
         let delta = self.pmus[pmu].driver.read(vcpu, id, clock);
         self.add_count(id, delta);
@@ -137,15 +156,29 @@ impl<D: PmuDriver> Scheduler<D> {
             enabled += self.events[child].enabled;
             running += self.events[child].running;
         }
-        let values = alloc::vec![ReadValue { id: number, count, lost: 0 }];
-        ReadValues { format, enabled, running, values }
+        let values = alloc::vec![ReadValue {
+            id: number,
+            count,
+            lost: 0
+        }];
+        ReadValues {
+            format,
+            enabled,
+            running,
+            values,
+        }
     }
 
     /// Linux: `perf_read_group`.
     fn read_group(&mut self, id: EventId) -> Result<ReadValues, EventError> {
         let format = self.events[id].attr.read_format;
         let leader = self.events[id].leader;
-        let mut sum = ReadValues { format, enabled: Nanos(0), running: Nanos(0), values: Vec::new() };
+        let mut sum = ReadValues {
+            format,
+            enabled: Nanos(0),
+            running: Nanos(0),
+            values: Vec::new(),
+        };
         self.add_group(leader, &mut sum)?;
         for i in 0..self.events[leader].children.len() {
             let child = self.events[leader].children[i];
@@ -159,18 +192,27 @@ impl<D: PmuDriver> Scheduler<D> {
         self.update_for_read(leader, true);
         let l = &self.events[leader];
         if let Some(parent) = l.parent.and_then(|p| self.events.get(p))
-            && (parent.group_generation != l.group_generation || parent.siblings.len() != l.siblings.len())
+            && (parent.group_generation != l.group_generation
+                || parent.siblings.len() != l.siblings.len())
         {
             return Err(EventError::ChildShape);
         }
         sum.enabled += l.enabled + l.totals.enabled;
         sum.running += l.running + l.totals.running;
         for at in 0..=l.siblings.len() {
-            let member = if at == 0 { leader } else { self.events[leader].siblings[at - 1] };
+            let member = if at == 0 {
+                leader
+            } else {
+                self.events[leader].siblings[at - 1]
+            };
             let count = self.total(member);
             match sum.values.get_mut(at) {
                 Some(v) => v.count = Count(v.count.0.wrapping_add(count.0)),
-                None => sum.values.push(ReadValue { id: self.primary_id(member), count, lost: 0 }),
+                None => sum.values.push(ReadValue {
+                    id: self.primary_id(member),
+                    count,
+                    lost: 0,
+                }),
             }
         }
         Ok(())
@@ -179,7 +221,10 @@ impl<D: PmuDriver> Scheduler<D> {
     /// The number of the event that a caller opened. Linux: `primary_event_id`.
     fn primary_id(&self, id: EventId) -> u64 {
         let event = &self.events[id];
-        event.parent.and_then(|p| self.events.get(p)).map_or(event.id, |p| p.id)
+        event
+            .parent
+            .and_then(|p| self.events.get(p))
+            .map_or(event.id, |p| p.id)
     }
 
     /// Reads without leaving the CPU, as an interrupt or a VM exit may.
@@ -217,12 +262,8 @@ impl<D: PmuDriver> Scheduler<D> {
         if event.oncpu == Some(vcpu) {
             self.fold(id);
         }
-        let event = &self.events[id];
-        let state = self.effective_state(event);
-        let delta = self.count_clock(id).since(event.stamp);
-        let enabled = if state >= EventState::Inactive { event.enabled + delta } else { event.enabled };
-        let running = if state >= EventState::Active { event.running + delta } else { event.running };
-        Ok((event.count, enabled, running))
+        let (enabled, running) = self.times(now, id)?;
+        Ok((self.events[id].count, enabled, running))
     }
 
     /// The in-kernel read: no end of file, and an ERROR event returns what it

@@ -3,6 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::Scheduler;
 use super::attr::{AttrFlags, EventAttr};
 use super::cpu::{MuxTimer, Slot};
 use super::driver::{GroupMember, InitError, InitRequest, PmuDriver};
@@ -10,7 +11,6 @@ use super::error::{OpenError, PmuError};
 use super::ids::{EventId, PmuId, PmuType};
 use super::scope::{Scope, ScopePolicy};
 use super::state::EventCaps;
-use super::Scheduler;
 use crate::ids::VcpuId;
 use crate::units::Nanos;
 
@@ -116,7 +116,11 @@ impl<D: PmuDriver> Scheduler<D> {
         let id = PmuId(u16::try_from(self.pmus.len()).map_err(|_| PmuError::TooMany)?);
         let pmu_type = self.free_type(desc.pmu_type.unwrap_or(PmuType::FIRST_DYNAMIC));
         self.types.insert(pmu_type, id);
-        let timer = MuxTimer { armed: false, expiry: Nanos(0), interval: desc.mux_interval };
+        let timer = MuxTimer {
+            armed: false,
+            expiry: Nanos(0),
+            interval: desc.mux_interval,
+        };
         for cpu in &mut self.cpus {
             cpu.slots.push(Slot {
                 active_oncpu: 0,
@@ -161,7 +165,11 @@ impl<D: PmuDriver> Scheduler<D> {
     ///
     /// Linux: `perf_pmu_unregister`.
     pub fn unregister_pmu(&mut self, id: PmuId) -> Result<(), PmuError> {
-        let pmu = self.pmus.get_mut(id.index()).filter(|p| p.registered).ok_or(PmuError::NoPmu)?;
+        let pmu = self
+            .pmus
+            .get_mut(id.index())
+            .filter(|p| p.registered)
+            .ok_or(PmuError::NoPmu)?;
         if pmu.events > 0 {
             return Err(PmuError::Busy);
         }
@@ -184,7 +192,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Name and type of a PMU.
     #[must_use]
     pub fn pmu(&self, id: PmuId) -> Option<(&str, PmuType)> {
-        self.pmus.get(id.index()).map(|p| (p.name.as_str(), p.pmu_type))
+        self.pmus
+            .get(id.index())
+            .map(|p| (p.name.as_str(), p.pmu_type))
     }
 
     /// The driver of a PMU.
@@ -208,7 +218,11 @@ impl<D: PmuDriver> Scheduler<D> {
         if matches!(key, PmuType::HARDWARE | PmuType::HW_CACHE) {
             let upper = u32::try_from(draft.attr.config >> 32).unwrap_or(u32::MAX);
             extended = upper != 0;
-            key = if extended { PmuType(upper) } else { PmuType::RAW };
+            key = if extended {
+                PmuType(upper)
+            } else {
+                PmuType::RAW
+            };
             if extended {
                 draft.attr.config &= 0xffff_ffff;
             }
@@ -223,14 +237,21 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     fn find_by_type(&mut self, draft: &mut Draft<'_>, key: PmuType, extended: bool) -> Step {
-        let Some(pmu) = self.types.get(&key).copied() else { return self.walk_pmus(draft) };
+        let Some(pmu) = self.types.get(&key).copied() else {
+            return self.walk_pmus(draft);
+        };
         let caps = self.pmus[pmu.index()].caps;
-        if draft.attr.pmu_type != key && key != PmuType::RAW && !caps.contains(PmuCaps::EXTENDED_HW_TYPE) {
+        if draft.attr.pmu_type != key
+            && key != PmuType::RAW
+            && !caps.contains(PmuCaps::EXTENDED_HW_TYPE)
+        {
             return Step::Fail(OpenError::NoPmu);
         }
         match self.try_pmu(pmu, draft) {
             Ok(()) => Step::Found(pmu),
-            Err(OpenError::NoPmu) if draft.attr.pmu_type != key && !extended => Step::Again(draft.attr.pmu_type),
+            Err(OpenError::NoPmu) if draft.attr.pmu_type != key && !extended => {
+                Step::Again(draft.attr.pmu_type)
+            }
             Err(e) => Step::Fail(e),
         }
     }
@@ -241,7 +262,9 @@ impl<D: PmuDriver> Scheduler<D> {
             if !self.pmus[at].registered {
                 continue;
             }
-            let Ok(index) = u16::try_from(at) else { continue };
+            let Ok(index) = u16::try_from(at) else {
+                continue;
+            };
             match self.try_pmu(PmuId(index), draft) {
                 Ok(()) => return Step::Found(PmuId(index)),
                 Err(OpenError::NoPmu) => {}
@@ -258,7 +281,11 @@ impl<D: PmuDriver> Scheduler<D> {
             let l = &self.events[leader];
             for member in core::iter::once(&leader).chain(&l.siblings) {
                 let e = &self.events[*member];
-                group.push(GroupMember { event: *member, ours: e.pmu == id, state: e.state });
+                group.push(GroupMember {
+                    event: *member,
+                    ours: e.pmu == id,
+                    state: e.state,
+                });
             }
         }
         let pmu = &mut self.pmus[id.index()];
@@ -287,7 +314,11 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Asks the PMU of the event that is copied.
-    pub(super) fn inherit_pmu(&mut self, id: PmuId, draft: &mut Draft<'_>) -> Result<(), OpenError> {
+    pub(super) fn inherit_pmu(
+        &mut self,
+        id: PmuId,
+        draft: &mut Draft<'_>,
+    ) -> Result<(), OpenError> {
         self.try_pmu(id, draft)
     }
 
@@ -295,7 +326,9 @@ impl<D: PmuDriver> Scheduler<D> {
     fn check_scope(&self, id: PmuId, draft: &mut Draft<'_>) -> Result<(), OpenError> {
         let pmu = &self.pmus[id.index()];
         let mut result = Ok(());
-        if pmu.caps.contains(PmuCaps::NO_EXCLUDE) && draft.attr.flags.intersects(AttrFlags::ANY_EXCLUDE) {
+        if pmu.caps.contains(PmuCaps::NO_EXCLUDE)
+            && draft.attr.flags.intersects(AttrFlags::ANY_EXCLUDE)
+        {
             result = Err(OpenError::NoExclude);
         }
         if let (Some(vcpu), true) = (draft.vcpu, pmu.scope != Scope::None) {

@@ -25,8 +25,14 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `get_event_type`.
     pub(super) fn class_of(&self, id: EventId) -> EventClass {
         let event = &self.events[id];
-        let set = self.events.get(event.leader).map_or(event.set(), super::event::PerfEvent::set);
-        EventClass { set, of_cpu: self.contexts[event.ctx].owner.is_cpu() }
+        let set = self
+            .events
+            .get(event.leader)
+            .map_or(event.set(), super::event::PerfEvent::set);
+        EventClass {
+            set,
+            of_cpu: self.contexts[event.ctx].owner.is_cpu(),
+        }
     }
 
     /// The slice behind the `at`-th PMU of a selection, walking upwards.
@@ -40,7 +46,13 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Linux: `ctx_sched_out`.
-    pub(super) fn ctx_sched_out(&mut self, vcpu: VcpuId, ctx: ContextId, which: Which, what: Activity) {
+    pub(super) fn ctx_sched_out(
+        &mut self,
+        vcpu: VcpuId,
+        ctx: ContextId,
+        which: Which,
+        what: Activity,
+    ) {
         if self.contexts[ctx].nr_events() == 0 {
             return;
         }
@@ -64,7 +76,13 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Linux: `ctx_sched_in`.
-    pub(super) fn ctx_sched_in(&mut self, vcpu: VcpuId, ctx: ContextId, which: Which, what: Activity) {
+    pub(super) fn ctx_sched_in(
+        &mut self,
+        vcpu: VcpuId,
+        ctx: ContextId,
+        which: Which,
+        what: Activity,
+    ) {
         let now = self.now;
         let c = &mut self.contexts[ctx];
         if c.nr_events() == 0 {
@@ -106,10 +124,20 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Redoes a PMU on a CPU from a class downwards. Linux: `ctx_resched`.
-    pub(super) fn resched(&mut self, vcpu: VcpuId, task_ctx: Option<ContextId>, pmu: PmuId, class: EventClass) {
+    pub(super) fn resched(
+        &mut self,
+        vcpu: VcpuId,
+        task_ctx: Option<ContextId>,
+        pmu: PmuId,
+        class: EventClass,
+    ) {
         let which = Which::One(pmu);
         let pinned = class.set == GroupSet::Pinned;
-        let out = if pinned { Activity::ALL } else { Activity::FLEXIBLE };
+        let out = if pinned {
+            Activity::ALL
+        } else {
+            Activity::FLEXIBLE
+        };
         let cpu_ctx = self.cpu(vcpu).ctx;
         if let Some(ctx) = task_ctx
             && self.cpu(vcpu).task_ctx == Some(ctx)
@@ -133,7 +161,10 @@ impl<D: PmuDriver> Scheduler<D> {
             return false;
         }
         let task_ctx = self.cpu(vcpu).task_ctx;
-        let class = EventClass { set: GroupSet::Pinned, of_cpu: true };
+        let class = EventClass {
+            set: GroupSet::Pinned,
+            of_cpu: true,
+        };
         self.resched(vcpu, task_ctx, pmu, class);
         self.commit();
         self.check_invariants();

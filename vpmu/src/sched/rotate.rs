@@ -37,12 +37,16 @@ impl<D: PmuDriver> Scheduler<D> {
     /// The timer that expires first; ties go to the lower CPU, then PMU.
     #[must_use]
     pub fn next_timer(&self) -> Option<TimerExpiry> {
-        self.timers.first().map(|&(at, vcpu, pmu)| TimerExpiry { at, vcpu, pmu })
+        self.timers
+            .first()
+            .map(|&(at, vcpu, pmu)| TimerExpiry { at, vcpu, pmu })
     }
 
     /// All armed timers, by expiry.
     pub fn armed_timers(&self) -> impl Iterator<Item = TimerExpiry> {
-        self.timers.iter().map(|&(at, vcpu, pmu)| TimerExpiry { at, vcpu, pmu })
+        self.timers
+            .iter()
+            .map(|&(at, vcpu, pmu)| TimerExpiry { at, vcpu, pmu })
     }
 
     /// The timer of a PMU on a CPU has expired: rotates if something stayed
@@ -51,7 +55,11 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_mux_hrtimer_handler`.
     pub fn fire_timer(&mut self, now: Nanos, vcpu: VcpuId, pmu: PmuId) {
         self.at(now);
-        let Some(slot) = self.cpus.get(usize::from(vcpu.0)).and_then(|c| c.slots.get(pmu.index())) else {
+        let Some(slot) = self
+            .cpus
+            .get(usize::from(vcpu.0))
+            .and_then(|c| c.slots.get(pmu.index()))
+        else {
             return;
         };
         let old = slot.timer;
@@ -80,15 +88,24 @@ impl<D: PmuDriver> Scheduler<D> {
         let cpu_ctx = self.cpu(vcpu).ctx;
         let task_ctx = self.cpu(vcpu).slot(pmu).task_ctx;
         let needs = |s: &Self, ctx: ContextId| {
-            s.contexts[ctx].slices.get(&pmu).is_some_and(|s| s.rotate_necessary)
+            s.contexts[ctx]
+                .slices
+                .get(&pmu)
+                .is_some_and(|s| s.rotate_necessary)
         };
         let cpu_needs = needs(self, cpu_ctx);
         let task_needs = task_ctx.is_some_and(|c| needs(self, c));
         if !cpu_needs && !task_needs {
             return false;
         }
-        let task_pick = task_ctx.filter(|_| task_needs).and_then(|c| self.pick(vcpu, c, pmu));
-        let cpu_pick = if cpu_needs { self.pick(vcpu, cpu_ctx, pmu) } else { None };
+        let task_pick = task_ctx
+            .filter(|_| task_needs)
+            .and_then(|c| self.pick(vcpu, c, pmu));
+        let cpu_pick = if cpu_needs {
+            self.pick(vcpu, cpu_ctx, pmu)
+        } else {
+            None
+        };
         let redo = task_ctx.filter(|_| task_pick.is_some() || cpu_pick.is_some());
         if let Some(ctx) = redo {
             self.refresh(ctx);
@@ -124,7 +141,9 @@ impl<D: PmuDriver> Scheduler<D> {
         let groups = c.groups(GroupSet::Flexible);
         match c.owner {
             Owner::Cpu(_) => groups.first_of_cpu(Some(vcpu), pmu),
-            _ => groups.first_of_cpu(None, pmu).or_else(|| groups.first_of_cpu(Some(vcpu), pmu)),
+            _ => groups
+                .first_of_cpu(None, pmu)
+                .or_else(|| groups.first_of_cpu(Some(vcpu), pmu)),
         }
     }
 
@@ -140,7 +159,14 @@ impl<D: PmuDriver> Scheduler<D> {
     /// The multiplexing interval of a PMU on a CPU.
     #[must_use]
     pub fn mux_interval(&self, vcpu: VcpuId, pmu: PmuId) -> Option<Nanos> {
-        Some(self.cpus.get(usize::from(vcpu.0))?.slots.get(pmu.index())?.timer.interval)
+        Some(
+            self.cpus
+                .get(usize::from(vcpu.0))?
+                .slots
+                .get(pmu.index())?
+                .timer
+                .interval,
+        )
     }
 
     /// Sets the multiplexing interval of a PMU on all online CPUs and starts
@@ -150,7 +176,12 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Below 1 ms, or no such PMU.
     ///
     /// Linux: `perf_event_mux_interval_ms_store`.
-    pub fn set_mux_interval(&mut self, now: Nanos, pmu: PmuId, interval: Nanos) -> Result<(), PmuError> {
+    pub fn set_mux_interval(
+        &mut self,
+        now: Nanos,
+        pmu: PmuId,
+        interval: Nanos,
+    ) -> Result<(), PmuError> {
         self.at(now);
         if interval.0 < 1_000_000 {
             return Err(PmuError::MuxInterval);
@@ -171,7 +202,11 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Sets the interval of one CPU's timer alone, without starting it.
     pub fn set_mux_interval_of(&mut self, vcpu: VcpuId, pmu: PmuId, interval: Nanos) {
-        if let Some(slot) = self.cpus.get_mut(usize::from(vcpu.0)).and_then(|c| c.slots.get_mut(pmu.index())) {
+        if let Some(slot) = self
+            .cpus
+            .get_mut(usize::from(vcpu.0))
+            .and_then(|c| c.slots.get_mut(pmu.index()))
+        {
             slot.timer.interval = interval;
         }
     }

@@ -40,12 +40,22 @@ impl<D: PmuDriver> Scheduler<D> {
         let mut heads = core::mem::take(&mut self.heads);
         heads.clear();
         self.open_runs(vcpu, ctx, pmu, set, &mut heads);
-        let mut pass = Pass { vcpu, ctx, pmu, set, can_add_hw: true };
+        let mut pass = Pass {
+            vcpu,
+            ctx,
+            pmu,
+            set,
+            can_add_hw: true,
+        };
         while let Some(at) = first_head(&heads) {
             let head = heads[at];
-            let Some((index, leader)) = head.next else { break };
+            let Some((index, leader)) = head.next else {
+                break;
+            };
             self.visit(&mut pass, leader);
-            heads[at].next = self.contexts[ctx].groups(set).next_ready(head.run, head.ready, index);
+            heads[at].next = self.contexts[ctx]
+                .groups(set)
+                .next_ready(head.run, head.ready, index);
             if !pass.can_add_hw && set == GroupSet::Flexible {
                 // Refused flexible groups behind this one would change nothing.
                 heads.retain(|h| h.ready == Ready::Software);
@@ -65,9 +75,12 @@ impl<D: PmuDriver> Scheduler<D> {
         let (ctx, pmu, set) = (event.ctx, event.slice, event.set());
         let lone = event.leader == id && event.siblings.is_empty() && event.cgroup.is_none();
         let here = event.vcpu.is_none_or(|v| v == vcpu);
-        let plain = lone && here && set == GroupSet::Flexible && event.state == EventState::Inactive;
+        let plain =
+            lone && here && set == GroupSet::Flexible && event.state == EventState::Inactive;
         let c = &self.contexts[ctx];
-        let Some((last, refused)) = self.cpu(vcpu).slot(pmu).settled else { return false };
+        let Some((last, refused)) = self.cpu(vcpu).slot(pmu).settled else {
+            return false;
+        };
         if !plain || last != ctx || c.nr_cgroups > 0 || !c.active.contains(set.activity()) {
             return false;
         }
@@ -75,7 +88,13 @@ impl<D: PmuDriver> Scheduler<D> {
         if !driver.forgets() || !driver.supports(vcpu) || event.pmu != pmu {
             return false;
         }
-        let mut pass = Pass { vcpu, ctx, pmu, set, can_add_hw: !refused };
+        let mut pass = Pass {
+            vcpu,
+            ctx,
+            pmu,
+            set,
+            can_add_hw: !refused,
+        };
         if c.owner.is_cpu() {
             // A reschedule of the CPU's class also brings the task's clock up to date.
             if let Some(task_ctx) = self.cpu(vcpu).task_ctx {
@@ -91,7 +110,14 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Finds where each run of the pass begins, and links a visited task slice
     /// to the CPU. Linux: `__link_epc`.
-    fn open_runs(&mut self, vcpu: VcpuId, ctx: ContextId, pmu: PmuId, set: GroupSet, heads: &mut alloc::vec::Vec<Head>) {
+    fn open_runs(
+        &mut self,
+        vcpu: VcpuId,
+        ctx: ContextId,
+        pmu: PmuId,
+        set: GroupSet,
+        heads: &mut alloc::vec::Vec<Head>,
+    ) {
         let c = &self.contexts[ctx];
         let groups = c.groups(set);
         if groups.is_empty() {
@@ -178,8 +204,11 @@ impl<D: PmuDriver> Scheduler<D> {
             event.sampling.interrupts = 0;
         }
         let (pmu, slice, ctx) = (event.pmu, event.slice, event.ctx);
-        let (software, exclusive, freq) =
-            (event.is_software(), event.attr.has(AttrFlags::EXCLUSIVE), event.attr.is_freq());
+        let (software, exclusive, freq) = (
+            event.is_software(),
+            event.attr.has(AttrFlags::EXCLUSIVE),
+            event.attr.is_freq(),
+        );
         self.touch(vcpu, id);
         if let Err(none) = self.pmus[pmu.index()].driver.add(vcpu, id) {
             self.set_state(id, EventState::Inactive);

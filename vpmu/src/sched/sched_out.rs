@@ -1,11 +1,11 @@
 //! Taking events off their PMU.
 
+use super::AttrFlags;
 use super::Scheduler;
 use super::context::Owner;
 use super::driver::PmuDriver;
 use super::ids::{ContextId, EventId, PmuId};
 use super::state::{Activity, EventState, GroupSet};
-use super::AttrFlags;
 use crate::ids::VcpuId;
 
 impl<D: PmuDriver> Scheduler<D> {
@@ -17,8 +17,11 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         let Some(vcpu) = event.oncpu else { return };
         let (ctx, slice, set, pmu) = (event.ctx, event.slice, event.set(), event.pmu);
-        let (software, exclusive, freq) =
-            (event.is_software(), event.attr.has(AttrFlags::EXCLUSIVE), event.attr.is_freq());
+        let (software, exclusive, freq) = (
+            event.is_software(),
+            event.attr.has(AttrFlags::EXCLUSIVE),
+            event.attr.is_freq(),
+        );
         self.contexts[ctx].slice_mut(slice).active[set.index()].remove(&mut self.events, id);
         self.pmus[pmu.index()].driver.del(vcpu, id);
         self.touch(vcpu, id);
@@ -28,7 +31,14 @@ impl<D: PmuDriver> Scheduler<D> {
         if disable {
             self.cgroup_event_disabled(id);
         }
-        self.set_state(id, if disable { EventState::Off } else { EventState::Inactive });
+        self.set_state(
+            id,
+            if disable {
+                EventState::Off
+            } else {
+                EventState::Inactive
+            },
+        );
         if freq {
             self.contexts[ctx].slice_mut(slice).nr_freq -= 1;
         }
@@ -66,7 +76,13 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Takes sets of one slice off. Linux: `__pmu_ctx_sched_out`.
-    pub(super) fn slice_sched_out(&mut self, vcpu: VcpuId, ctx: ContextId, pmu: PmuId, sets: Activity) {
+    pub(super) fn slice_sched_out(
+        &mut self,
+        vcpu: VcpuId,
+        ctx: ContextId,
+        pmu: PmuId,
+        sets: Activity,
+    ) {
         let c = &self.contexts[ctx];
         if !c.owner.is_cpu() && !c.active.intersects(Activity::ALL) {
             self.cpu_mut(vcpu).slot_mut(pmu).task_ctx = None;
@@ -86,7 +102,12 @@ impl<D: PmuDriver> Scheduler<D> {
         }
     }
 
-    pub(super) fn first_active(&self, ctx: ContextId, pmu: PmuId, set: GroupSet) -> Option<EventId> {
+    pub(super) fn first_active(
+        &self,
+        ctx: ContextId,
+        pmu: PmuId,
+        set: GroupSet,
+    ) -> Option<EventId> {
         self.contexts[ctx].slices.get(&pmu)?.active[set.index()].first()
     }
 

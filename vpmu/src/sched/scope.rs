@@ -25,7 +25,13 @@ pub enum Scope {
 }
 
 /// The five scopes that have designated CPUs.
-pub const SCOPES: [Scope; 5] = [Scope::Core, Scope::Die, Scope::Cluster, Scope::Package, Scope::System];
+pub const SCOPES: [Scope; 5] = [
+    Scope::Core,
+    Scope::Die,
+    Scope::Cluster,
+    Scope::Package,
+    Scope::System,
+];
 
 /// What becomes of events of scoped PMUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,13 +66,22 @@ impl Topology {
     /// One package of `n` cores with one thread each.
     #[must_use]
     pub const fn flat(n: u16) -> Self {
-        Self { packages: 1, dies: 1, cores: n, threads: 1, cluster: 1 }
+        Self {
+            packages: 1,
+            dies: 1,
+            cores: n,
+            threads: 1,
+            cluster: 1,
+        }
     }
 
     /// How many CPUs there are.
     #[must_use]
     pub const fn count(&self) -> u16 {
-        self.packages.saturating_mul(self.dies).saturating_mul(self.cores).saturating_mul(self.threads)
+        self.packages
+            .saturating_mul(self.dies)
+            .saturating_mul(self.cores)
+            .saturating_mul(self.threads)
     }
 
     /// All CPUs.
@@ -81,7 +96,10 @@ impl Topology {
             Scope::Core => self.threads,
             Scope::Cluster => self.threads.saturating_mul(self.cluster),
             Scope::Die => self.threads.saturating_mul(self.cores),
-            Scope::Package => self.threads.saturating_mul(self.cores).saturating_mul(self.dies),
+            Scope::Package => self
+                .threads
+                .saturating_mul(self.cores)
+                .saturating_mul(self.dies),
             Scope::System => self.count(),
         }
         .max(1);
@@ -108,7 +126,12 @@ impl ScopeMasks {
     }
 
     /// Linux: `perf_event_setup_cpumask`.
-    pub(crate) fn online(&mut self, topology: &Topology, vcpu: VcpuId, up: impl Fn(VcpuId) -> bool) {
+    pub(crate) fn online(
+        &mut self,
+        topology: &Topology,
+        vcpu: VcpuId,
+        up: impl Fn(VcpuId) -> bool,
+    ) {
         let first = self.online.is_empty();
         for (scope, mask) in SCOPES.iter().zip(&mut self.masks) {
             let mut peers = topology.peers(*scope, vcpu).filter(|c| up(*c)).peekable();

@@ -15,7 +15,10 @@ impl Constraint {
     /// Permits the indices of a bit set.
     #[must_use]
     pub const fn of(permitted: u64) -> Self {
-        Self { permitted, overlap: false }
+        Self {
+            permitted,
+            overlap: false,
+        }
     }
 
     /// The same, with backtracking.
@@ -86,7 +89,11 @@ pub fn assign(constraints: &[Constraint], gp_max: u32, assigned: &mut [u32]) -> 
             continue;
         };
         if constraints[event].overlap && points < MAX_SAVED && index < 32 {
-            let retry = State { from: index + 1, used: state.used & !(1 << index), ..state };
+            let retry = State {
+                from: index + 1,
+                used: state.used & !(1 << index),
+                ..state
+            };
             saved[points] = retry;
             points += 1;
         }
@@ -125,13 +132,17 @@ fn find(state: &mut State, constraint: Constraint, gp_max: u32) -> Option<u32> {
 pub fn reuse(constraints: &[Constraint], last: &[Option<u32>], assigned: &mut [u32]) -> bool {
     let mut used = 0_u64;
     for (i, constraint) in constraints.iter().enumerate() {
-        let Some(Some(index)) = last.get(i).copied() else { return false };
+        let Some(Some(index)) = last.get(i).copied() else {
+            return false;
+        };
         let bit = 1_u64 << index;
         if constraint.permitted & bit == 0 || used & bit != 0 {
             return false;
         }
         used |= bit;
-        let Some(slot) = assigned.get_mut(i) else { return false };
+        let Some(slot) = assigned.get_mut(i) else {
+            return false;
+        };
         *slot = index;
     }
     true

@@ -1,5 +1,6 @@
 //! Context switches and the clone shortcut (2.M).
 
+use super::AttrFlags;
 use super::Scheduler;
 use super::context::Owner;
 use super::cpu::Task;
@@ -8,14 +9,17 @@ use super::error::TaskError;
 use super::ids::{CgroupId, ContextId, EventId, TaskId};
 use super::resched::Which;
 use super::state::{Activity, EventState, GroupSet};
-use super::AttrFlags;
 use crate::ids::VcpuId;
 use crate::units::Nanos;
 
 impl<D: PmuDriver> Scheduler<D> {
     /// A new task, on no CPU.
     pub fn create_task(&mut self) -> TaskId {
-        self.tasks.insert(Task { ctx: None, oncpu: None, cgroup: CgroupId::ROOT })
+        self.tasks.insert(Task {
+            ctx: None,
+            oncpu: None,
+            cgroup: CgroupId::ROOT,
+        })
     }
 
     /// The CPU that a task runs on.
@@ -36,7 +40,12 @@ impl<D: PmuDriver> Scheduler<D> {
     /// There is no such task or CPU, or the task runs elsewhere.
     ///
     /// Linux: `__perf_event_task_sched_out`, `__perf_event_task_sched_in`.
-    pub fn switch_to(&mut self, now: Nanos, vcpu: VcpuId, next: Option<TaskId>) -> Result<(), TaskError> {
+    pub fn switch_to(
+        &mut self,
+        now: Nanos,
+        vcpu: VcpuId,
+        next: Option<TaskId>,
+    ) -> Result<(), TaskError> {
         if !self.is_up(vcpu) {
             return Err(TaskError::NoCpu);
         }
@@ -69,7 +78,9 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Linux: `perf_event_context_sched_out`.
     fn switch_out(&mut self, vcpu: VcpuId, task: TaskId, next: Option<TaskId>) {
-        let Some(ctx) = self.tasks[task].ctx else { return };
+        let Some(ctx) = self.tasks[task].ctx else {
+            return;
+        };
         let next_ctx = next.and_then(|t| self.tasks[t].ctx);
         if let (Some(next), Some(other)) = (next, next_ctx)
             && self.may_exchange(ctx, other)
@@ -109,8 +120,18 @@ impl<D: PmuDriver> Scheduler<D> {
     fn swap_stats(&mut self, running: ContextId, other: ContextId) {
         let now = self.now;
         self.contexts[running].refresh(now);
-        let a: alloc::vec::Vec<EventId> = self.contexts[running].events.values().rev().copied().collect();
-        let b: alloc::vec::Vec<EventId> = self.contexts[other].events.values().rev().copied().collect();
+        let a: alloc::vec::Vec<EventId> = self.contexts[running]
+            .events
+            .values()
+            .rev()
+            .copied()
+            .collect();
+        let b: alloc::vec::Vec<EventId> = self.contexts[other]
+            .events
+            .values()
+            .rev()
+            .copied()
+            .collect();
         for (x, y) in a.into_iter().zip(b) {
             if !self.events[x].attr.has(AttrFlags::INHERIT_STAT) {
                 continue;
@@ -132,7 +153,9 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Linux: `perf_event_context_sched_in`.
     fn switch_in(&mut self, vcpu: VcpuId, task: TaskId) {
-        let Some(ctx) = self.tasks[task].ctx else { return };
+        let Some(ctx) = self.tasks[task].ctx else {
+            return;
+        };
         if self.cpu(vcpu).task_ctx == Some(ctx) || self.contexts[ctx].nr_events() == 0 {
             return;
         }

@@ -56,7 +56,11 @@ impl X86Pmu {
     /// A PMU with nothing on it.
     #[must_use]
     pub const fn new(model: X86Model) -> Self {
-        Self { model, events: Vec::new(), vcpus: Vec::new() }
+        Self {
+            model,
+            events: Vec::new(),
+            vcpus: Vec::new(),
+        }
     }
 
     /// The last counter of an event.
@@ -96,7 +100,8 @@ impl X86Pmu {
         let mut n = 0;
         let ours = request.group.iter().enumerate();
         let counted = ours.filter(|(i, m)| m.ours && (*i == 0 || m.state > EventState::Off));
-        let sets = counted.filter_map(|(_, m)| Some(self.events.get(m.event.slot())?.as_ref()?.constraint));
+        let sets = counted
+            .filter_map(|(_, m)| Some(self.events.get(m.event.slot())?.as_ref()?.constraint));
         for set in sets.chain([constraint]) {
             if n >= self.room() {
                 return false;
@@ -149,7 +154,13 @@ impl PmuDriver for X86Pmu {
         if self.events.len() <= at {
             self.events.resize(at + 1, None);
         }
-        self.events[at] = Some(X86Event { constraint, rate, last: None, since: Nanos(0), counting: false });
+        self.events[at] = Some(X86Event {
+            constraint,
+            rate,
+            last: None,
+            since: Nanos(0),
+            counting: false,
+        });
         Ok(())
     }
 

@@ -6,7 +6,8 @@ use serde_json::Value;
 use vpmu::ids::VcpuId;
 use vpmu::sched::mock::{Kind, MockConfig, MockPmu, Placement};
 use vpmu::sched::{
-    Config, EventId, PmuCaps, PmuClass, PmuDesc, PmuId, PmuType, Scheduler, Scope, ScopePolicy, TaskId, Topology,
+    Config, EventId, PmuCaps, PmuClass, PmuDesc, PmuId, PmuType, Scheduler, Scope, ScopePolicy,
+    TaskId, Topology,
 };
 use vpmu::units::Nanos;
 
@@ -60,22 +61,41 @@ pub(crate) struct Machine {
     pub(crate) cpus: u16,
 }
 
-const CAPS: [(&str, u64); 5] =
-    [("no_interrupt", 1), ("exclusive", 0x10), ("no_exclude", 0x40), ("extended_hw_type", 0x100), ("itrace", 0x20)];
+const CAPS: [(&str, u64); 5] = [
+    ("no_interrupt", 1),
+    ("exclusive", 0x10),
+    ("no_exclude", 0x40),
+    ("extended_hw_type", 0x100),
+    ("itrace", 0x20),
+];
 
 impl Machine {
     pub(crate) fn new(scenario: &Scenario, designated: bool) -> Result<Self, String> {
         let [packages, dies, cores, threads] = scenario.topology;
-        let topology = Topology { packages, dies, cores, threads, cluster: 1 };
-        let policy = if designated { ScopePolicy::Designated } else { ScopePolicy::Linux612 };
+        let topology = Topology {
+            packages,
+            dies,
+            cores,
+            threads,
+            cluster: 1,
+        };
+        let policy = if designated {
+            ScopePolicy::Designated
+        } else {
+            ScopePolicy::Linux612
+        };
         let mut config = Config::new(topology);
         config.scope_policy = policy;
         let mut sched = Sched::new(config);
         register_builtin(&mut sched)?;
         let control = sched.create_task();
         let ghost = sched.create_task();
-        sched.exit_task(Nanos(0), ghost).map_err(|e| e.to_string())?;
-        sched.switch_to(Nanos(0), VcpuId(0), Some(control)).map_err(|e| e.to_string())?;
+        sched
+            .exit_task(Nanos(0), ghost)
+            .map_err(|e| e.to_string())?;
+        sched
+            .switch_to(Nanos(0), VcpuId(0), Some(control))
+            .map_err(|e| e.to_string())?;
         let mut machine = Self {
             sched,
             now: Nanos(0),
@@ -93,7 +113,12 @@ impl Machine {
         }
         for (name, cpu) in &scenario.tasks {
             let id = Some(machine.sched.create_task());
-            machine.tasks.push(NamedTask { name: name.clone(), cpu: VcpuId(*cpu), id, running: false });
+            machine.tasks.push(NamedTask {
+                name: name.clone(),
+                cpu: VcpuId(*cpu),
+                id,
+                running: false,
+            });
         }
         Ok(machine)
     }
@@ -119,14 +144,23 @@ impl Machine {
         let mux = Nanos(millis(v, "mux_ms", 4.0, 0.0));
         let desc = PmuDesc {
             name: name.into(),
-            pmu_type: num(v, "type").and_then(|t| u32::try_from(t).ok()).map(PmuType),
+            pmu_type: num(v, "type")
+                .and_then(|t| u32::try_from(t).ok())
+                .map(PmuType),
             class,
             caps: PmuCaps::from_bits_retain(caps),
             scope,
             mux_interval: mux,
         };
-        let id = self.sched.register_pmu(desc, MockPmu::new(mock_config(v, kind))).map_err(|e| e.to_string())?;
-        self.pmus.push(NamedPmu { name: name.into(), id, mux });
+        let id = self
+            .sched
+            .register_pmu(desc, MockPmu::new(mock_config(v, kind)))
+            .map_err(|e| e.to_string())?;
+        self.pmus.push(NamedPmu {
+            name: name.into(),
+            id,
+            mux,
+        });
         Ok(())
     }
 
@@ -164,7 +198,9 @@ impl Machine {
     /// The counter of an event, as results show it.
     pub(crate) fn counter(&self, event: EventId, pmu: PmuId, active: bool) -> String {
         let ours = self.pmus.iter().any(|p| p.id == pmu);
-        let Some(driver) = self.sched.driver(pmu).filter(|_| active && ours) else { return "-".into() };
+        let Some(driver) = self.sched.driver(pmu).filter(|_| active && ours) else {
+            return "-".into();
+        };
         match (driver.placement(), driver.counter(event)) {
             (Placement::Match, _) => "?".into(),
             (_, Some(c)) if c >= 32 => format!("f{}", c - 32),
@@ -174,10 +210,17 @@ impl Machine {
     }
 
     /// Runs all steps.
-    pub(crate) fn run(&mut self, scenario: &Scenario, recorder: &mut Recorder) -> Result<Vec<Step>, String> {
+    pub(crate) fn run(
+        &mut self,
+        scenario: &Scenario,
+        recorder: &mut Recorder,
+    ) -> Result<Vec<Step>, String> {
         let mut steps = Vec::new();
         for (i, step) in scenario.steps.iter().enumerate() {
-            steps.push(self.step(i, step, scenario, recorder).map_err(|e| format!("step {i}: {e}"))?);
+            steps.push(
+                self.step(i, step, scenario, recorder)
+                    .map_err(|e| format!("step {i}: {e}"))?,
+            );
             recorder.observe(self);
         }
         Ok(steps)
@@ -189,7 +232,14 @@ impl Machine {
 fn register_builtin(sched: &mut Sched) -> Result<(), String> {
     let (cpu_clock, task_clock) = (PmuType(6), PmuType(7));
     let builtin = [
-        ("software", PmuType::SOFTWARE, Kind::Software { cpu_clock, task_clock }),
+        (
+            "software",
+            PmuType::SOFTWARE,
+            Kind::Software {
+                cpu_clock,
+                task_clock,
+            },
+        ),
         ("task_clock", task_clock, Kind::Clock { config: 1 }),
         ("cpu_clock", cpu_clock, Kind::Clock { config: 0 }),
         ("tracepoint", PmuType::TRACEPOINT, Kind::Refuse),
@@ -204,7 +254,9 @@ fn register_builtin(sched: &mut Sched) -> Result<(), String> {
         if name.ends_with("clock") {
             desc.caps = PmuCaps::NO_NMI;
         }
-        sched.register_pmu(desc, MockPmu::new(MockConfig::unlimited(kind))).map_err(|e| e.to_string())?;
+        sched
+            .register_pmu(desc, MockPmu::new(MockConfig::unlimited(kind)))
+            .map_err(|e| e.to_string())?;
     }
     Ok(())
 }
@@ -219,11 +271,18 @@ fn mock_config(v: &Value, kind: &str) -> MockConfig {
     };
     let listed = v.get("cpus").and_then(Value::as_array);
     MockConfig {
-        kind: Kind::Counters { uncore: kind == "uncore", generic: flag(v, "generic") },
+        kind: Kind::Counters {
+            uncore: kind == "uncore",
+            generic: flag(v, "generic"),
+        },
         counters: small("counters", 4),
         fixed: small("fixed", 0),
         placement,
         txn: num(v, "txn").map_or(kind == "hw", |n| n != 0),
-        vcpus: listed.map(|l| l.iter().filter_map(|c| Some(VcpuId(u16::try_from(c.as_u64()?).ok()?))).collect()),
+        vcpus: listed.map(|l| {
+            l.iter()
+                .filter_map(|c| Some(VcpuId(u16::try_from(c.as_u64()?).ok()?)))
+                .collect()
+        }),
     }
 }

@@ -94,7 +94,11 @@ fn main() -> ExitCode {
     for file in &options.files {
         let (line, recorder) = run(file, options.designated);
         failed |= line.contains("\"fatal\":");
-        let text = if options.timeline && !line.contains("\"fatal\":") { recorder.draw() } else { line };
+        let text = if options.timeline && !line.contains("\"fatal\":") {
+            recorder.draw()
+        } else {
+            line
+        };
         if writeln!(out, "{text}").is_err() {
             return ExitCode::FAILURE;
         }
@@ -105,5 +109,9 @@ fn main() -> ExitCode {
             failed = true;
         }
     }
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }

@@ -16,13 +16,30 @@ pub(crate) struct Scenario {
 impl Scenario {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let v: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let list = |key: &str| v.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        let list = |key: &str| {
+            v.get(key)
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default()
+        };
         let topo = |key: &str, default| {
-            let n = v.get("topo").and_then(|t| t.get(key)).and_then(Value::as_u64).unwrap_or(default);
+            let n = v
+                .get("topo")
+                .and_then(|t| t.get(key))
+                .and_then(Value::as_u64)
+                .unwrap_or(default);
             u16::try_from(n).map_err(|_| format!("bad topology: {key} {n}"))
         };
-        let topology = [topo("sockets", 1)?, topo("dies", 1)?, topo("cores", 4)?, topo("threads", 1)?];
-        let count = topology.iter().try_fold(1_u16, |a, b| a.checked_mul(*b)).unwrap_or(0);
+        let topology = [
+            topo("sockets", 1)?,
+            topo("dies", 1)?,
+            topo("cores", 4)?,
+            topo("threads", 1)?,
+        ];
+        let count = topology
+            .iter()
+            .try_fold(1_u16, |a, b| a.checked_mul(*b))
+            .unwrap_or(0);
         if !(1..=16).contains(&count) {
             return Err("bad topology: 1 to 16 CPUs".into());
         }
@@ -30,7 +47,10 @@ impl Scenario {
         for t in list("tasks") {
             let cpu = num(&t, "cpu").unwrap_or(1);
             let cpu = u16::try_from(cpu).ok().filter(|c| (1..count).contains(c));
-            tasks.push((text_of(&t, "name").unwrap_or("?").into(), cpu.ok_or("bad CPU of a task")?));
+            tasks.push((
+                text_of(&t, "name").unwrap_or("?").into(),
+                cpu.ok_or("bad CPU of a task")?,
+            ));
         }
         Ok(Self {
             name: text_of(&v, "name").ok_or("a scenario needs a name")?.into(),
@@ -58,9 +78,14 @@ pub(crate) fn number(v: &Value) -> Option<i64> {
     match v {
         Value::Bool(b) => Some(i64::from(*b)),
         Value::Number(n) => {
-            #[expect(clippy::cast_possible_truncation, reason = "as the oracle's driver does")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "as the oracle's driver does"
+            )]
             let truncated = || n.as_f64().map(|f| f as i64);
-            n.as_i64().or_else(|| n.as_u64().map(u64::cast_signed)).or_else(truncated)
+            n.as_i64()
+                .or_else(|| n.as_u64().map(u64::cast_signed))
+                .or_else(truncated)
         }
         _ => None,
     }
@@ -79,7 +104,11 @@ pub(crate) fn flag(v: &Value, key: &str) -> bool {
 /// A span in ms with fractions, as ns, rounded by adding `half`.
 pub(crate) fn millis(v: &Value, key: &str, default: f64, half: f64) -> u64 {
     let ms = v.get(key).and_then(Value::as_f64).unwrap_or(default);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates"
+    )]
     let ns = (ms * 1e6 + half) as u64;
     ns
 }
@@ -97,6 +126,8 @@ pub(crate) fn bits(v: Option<&Value>, names: &[(&str, u64)], default: u64) -> Re
             }
             Ok(all)
         }
-        Some(v) => number(v).map(i64::cast_unsigned).ok_or_else(|| "bad flags".into()),
+        Some(v) => number(v)
+            .map(i64::cast_unsigned)
+            .ok_or_else(|| "bad flags".into()),
     }
 }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 use vpmu::ids::VcpuId;
 use vpmu::sched::{
-    AttrFlags, CgroupId, ClockId, Errno, EventAttr, EventId, EventState, Extent, OpenFlags, OpenRequest, PmuType,
-    ReadFormat, ReadOutcome, ReadValues, Target, TaskError,
+    AttrFlags, CgroupId, ClockId, Errno, EventAttr, EventId, EventState, Extent, OpenFlags,
+    OpenRequest, PmuType, ReadFormat, ReadOutcome, ReadValues, Target, TaskError,
 };
 use vpmu::units::Nanos;
 
@@ -18,8 +18,19 @@ type Outcome = Result<Result<(), Errno>, String>;
 /// The size of the buffer that the oracle reads into.
 const READ_SIZE: i64 = (2 + 4 * 128) * 8;
 
-const FORMATS: [(&str, u64); 5] = [("enabled", 1), ("running", 2), ("id", 4), ("group", 8), ("lost", 16)];
-const FLAGS: [(&str, u64); 4] = [("no_group", 1), ("output", 2), ("cgroup", 4), ("cloexec", 8)];
+const FORMATS: [(&str, u64); 5] = [
+    ("enabled", 1),
+    ("running", 2),
+    ("id", 4),
+    ("group", 8),
+    ("lost", 16),
+];
+const FLAGS: [(&str, u64); 4] = [
+    ("no_group", 1),
+    ("output", 2),
+    ("cgroup", 4),
+    ("cloexec", 8),
+];
 const ATTRS: [(&str, AttrFlags); 9] = [
     ("disabled", AttrFlags::DISABLED),
     ("pinned", AttrFlags::PINNED),
@@ -72,7 +83,9 @@ impl Machine {
         out.raw("trace", "{}");
         let mut states = Vec::new();
         for e in &self.events {
-            let Ok(view) = self.sched.view(e.id) else { continue };
+            let Ok(view) = self.sched.view(e.id) else {
+                continue;
+            };
             let state = match view.state {
                 EventState::Active => "active",
                 EventState::Inactive => "inactive",
@@ -111,7 +124,9 @@ impl Machine {
     fn attr(&self, v: &Value, scenario: &Scenario) -> Result<EventAttr, String> {
         let mut attr = EventAttr::new(PmuType(0), 0);
         if let Some(name) = text_of(v, "pmu") {
-            let pmu = self.pmu(Some(name)).ok_or_else(|| format!("no pmu {name}"))?;
+            let pmu = self
+                .pmu(Some(name))
+                .ok_or_else(|| format!("no pmu {name}"))?;
             attr.pmu_type = self.type_of(pmu);
             attr.config = word(v, "rate").unwrap_or(1) & 0xffff;
             attr.config |= (word(v, "mask").unwrap_or(0) & 0xff) << 16;
@@ -136,7 +151,9 @@ impl Machine {
         }
         match v.get("ext") {
             Some(Value::String(name)) => {
-                attr.config |= self.pmu(Some(name)).map_or(0, |p| u64::from(self.type_of(p).0) << 32);
+                attr.config |= self
+                    .pmu(Some(name))
+                    .map_or(0, |p| u64::from(self.type_of(p).0) << 32);
             }
             Some(_) => attr.config |= word(v, "ext").unwrap_or(0) << 32,
             None => {}
@@ -161,14 +178,18 @@ impl Machine {
     }
 
     fn type_of(&self, pmu: usize) -> PmuType {
-        self.sched.pmu(self.pmus[pmu].id).map_or(PmuType(u32::MAX), |p| p.1)
+        self.sched
+            .pmu(self.pmus[pmu].id)
+            .map_or(PmuType(u32::MAX), |p| p.1)
     }
 
     fn target(&self, v: &Value, flags: u64) -> Result<Target, String> {
         let mut target = match text_of(v, "task") {
             None => Target::Cpu,
             Some(name) => {
-                let task = self.task(Some(name)).ok_or_else(|| format!("no task {name}"))?;
+                let task = self
+                    .task(Some(name))
+                    .ok_or_else(|| format!("no task {name}"))?;
                 Target::Task(self.tasks[task].id.unwrap_or(self.ghost))
             }
         };
@@ -204,7 +225,14 @@ impl Machine {
         }
         let target = self.target(v, flags)?;
         let flags = OpenFlags::from_bits_retain(flags);
-        let request = OpenRequest { attr, target, vcpu, group, flags, in_kernel: false };
+        let request = OpenRequest {
+            attr,
+            target,
+            vcpu,
+            group,
+            flags,
+            in_kernel: false,
+        };
         match self.sched.open(self.now, &request) {
             Err(e) => out.text("ret", e.errno().name()),
             Ok(id) => {
@@ -213,14 +241,20 @@ impl Machine {
                 out.text("pmu", &self.sched.pmu_name(view.pmu).unwrap_or_default());
                 self.names.push((view.id, name.into()));
                 let format = attr.read_format.bits();
-                self.events.push(NamedEvent { name: name.into(), id, format });
+                self.events.push(NamedEvent {
+                    name: name.into(),
+                    id,
+                    format,
+                });
             }
         }
         Ok(())
     }
 
     fn read(&mut self, v: &Value, out: &mut Step) -> Result<(), String> {
-        let Some(at) = self.event(text_of(v, "ev")) else { return Err("read: no event".into()) };
+        let Some(at) = self.event(text_of(v, "ev")) else {
+            return Err("read: no event".into());
+        };
         let event = self.events[at].clone();
         let size = usize::try_from(num(v, "size").unwrap_or(READ_SIZE)).unwrap_or(0);
         match self.sched.read(self.now, event.id, size) {
@@ -245,8 +279,16 @@ impl Machine {
             out.raw("running", values.running.0);
         }
         let list = values.values.iter().map(|v| {
-            let name = if event.format & 4 != 0 { self.name_of(v.id) } else { "?" };
-            let lost = if event.format & 16 != 0 { format!(",{}", v.lost) } else { String::new() };
+            let name = if event.format & 4 != 0 {
+                self.name_of(v.id)
+            } else {
+                "?"
+            };
+            let lost = if event.format & 16 != 0 {
+                format!(",{}", v.lost)
+            } else {
+                String::new()
+            };
             format!("[{},{}{lost}]", quote(name), v.count.0)
         });
         let list: Vec<String> = list.collect();
@@ -286,7 +328,11 @@ impl Machine {
 
     fn on_event(&mut self, op: &str, v: &Value, at: usize) -> Outcome {
         let (now, id) = (self.now, self.events[at].id);
-        let extent = if flag(v, "group") { Extent::Group } else { Extent::Event };
+        let extent = if flag(v, "group") {
+            Extent::Group
+        } else {
+            Extent::Event
+        };
         let n = i32::try_from(num(v, "n").unwrap_or(1)).unwrap_or(i32::MAX);
         let result = match op {
             "close" => {
@@ -297,7 +343,9 @@ impl Machine {
             "disable" => self.sched.disable(now, id, extent),
             "reset" => self.sched.reset(now, id, extent),
             "refresh" => self.sched.refresh_budget(now, id, n),
-            "period" => self.sched.set_period(now, id, word(v, "value").unwrap_or(0)),
+            "period" => self
+                .sched
+                .set_period(now, id, word(v, "value").unwrap_or(0)),
             "overflow" => return Ok(self.overflow(id, n)),
             "ioctl" => return Ok(self.ioctl(v, id)),
             "state" => Ok(()),
@@ -308,18 +356,28 @@ impl Machine {
 
     fn overflow(&mut self, id: EventId, n: i32) -> Result<(), Errno> {
         for _ in 0..n {
-            let mock = self.sched.view(id).is_ok_and(|v| self.pmus.iter().any(|p| p.id == v.pmu));
+            let mock = self
+                .sched
+                .view(id)
+                .is_ok_and(|v| self.pmus.iter().any(|p| p.id == v.pmu));
             if !mock {
                 return Err(Errno::EAGAIN);
             }
-            let _ = self.sched.overflow(self.now, id).map_err(vpmu::sched::EventError::errno)?;
+            let _ = self
+                .sched
+                .overflow(self.now, id)
+                .map_err(vpmu::sched::EventError::errno)?;
         }
         Ok(())
     }
 
     fn ioctl(&mut self, v: &Value, id: EventId) -> Result<(), Errno> {
         let arg = num(v, "arg").unwrap_or(0);
-        let extent = if arg & 1 != 0 { Extent::Group } else { Extent::Event };
+        let extent = if arg & 1 != 0 {
+            Extent::Group
+        } else {
+            Extent::Event
+        };
         let n = i32::try_from(arg).unwrap_or(i32::MAX);
         let now = self.now;
         let result = match num(v, "cmd").unwrap_or(0) {
@@ -336,24 +394,40 @@ impl Machine {
     }
 
     fn busy(&self, cpu: VcpuId, but: usize) -> bool {
-        self.tasks.iter().enumerate().any(|(i, t)| i != but && t.running && t.cpu == cpu)
+        self.tasks
+            .iter()
+            .enumerate()
+            .any(|(i, t)| i != but && t.running && t.cpu == cpu)
     }
 
     fn on_task(&mut self, op: &str, v: &Value) -> Outcome {
         let now = self.now;
         if op == "switch" {
             let (a, b) = (self.task(text_of(v, "from")), self.task(text_of(v, "to")));
-            let (Some(a), Some(b)) = (a, b) else { return Err("switch: bad tasks".into()) };
-            if !self.tasks[a].running || self.tasks[b].running || self.tasks[a].cpu != self.tasks[b].cpu {
+            let (Some(a), Some(b)) = (a, b) else {
+                return Err("switch: bad tasks".into());
+            };
+            if !self.tasks[a].running
+                || self.tasks[b].running
+                || self.tasks[a].cpu != self.tasks[b].cpu
+            {
                 return Err("switch: bad tasks".into());
             }
-            let result = self.sched.switch_to(now, self.tasks[a].cpu, self.tasks[b].id);
+            let result = self
+                .sched
+                .switch_to(now, self.tasks[a].cpu, self.tasks[b].id);
             self.tasks[a].running = false;
             self.tasks[b].running = true;
             return Ok(result.map_err(TaskError::errno));
         }
-        let Some(at) = self.task(text_of(v, "task")) else { return Err(format!("{op}: bad task")) };
-        let (cpu, id, running) = (self.tasks[at].cpu, self.tasks[at].id, self.tasks[at].running);
+        let Some(at) = self.task(text_of(v, "task")) else {
+            return Err(format!("{op}: bad task"));
+        };
+        let (cpu, id, running) = (
+            self.tasks[at].cpu,
+            self.tasks[at].id,
+            self.tasks[at].running,
+        );
         match op {
             "run" => {
                 if id.is_none() || self.busy(cpu, at) || self.offline.contains(&cpu) {
@@ -365,7 +439,10 @@ impl Machine {
             "stop" if !running => Ok(Ok(())),
             "stop" => {
                 self.tasks[at].running = false;
-                Ok(self.sched.switch_to(now, cpu, None).map_err(TaskError::errno))
+                Ok(self
+                    .sched
+                    .switch_to(now, cpu, None)
+                    .map_err(TaskError::errno))
             }
             "move" => self.move_task(v, at),
             "fork" => self.fork(v, at),
@@ -375,7 +452,9 @@ impl Machine {
                 }
                 let Some(id) = id else { return Ok(Ok(())) };
                 if !running {
-                    self.sched.switch_to(now, cpu, Some(id)).map_err(|e| e.to_string())?;
+                    self.sched
+                        .switch_to(now, cpu, Some(id))
+                        .map_err(|e| e.to_string())?;
                 }
                 (self.tasks[at].running, self.tasks[at].id) = (false, None);
                 Ok(self.sched.exit_task(now, id).map_err(TaskError::errno))
@@ -384,7 +463,9 @@ impl Machine {
     }
 
     fn move_task(&mut self, v: &Value, at: usize) -> Outcome {
-        let cpu = num(v, "cpu").and_then(|c| u16::try_from(c).ok()).filter(|c| (1..self.cpus).contains(c));
+        let cpu = num(v, "cpu")
+            .and_then(|c| u16::try_from(c).ok())
+            .filter(|c| (1..self.cpus).contains(c));
         let Some(cpu) = cpu.map(VcpuId).filter(|c| !self.offline.contains(c)) else {
             return Err("move: the cpu is reserved or offline".into());
         };
@@ -397,8 +478,12 @@ impl Machine {
         }
         self.tasks[at].cpu = cpu;
         if running && cpu != old {
-            self.sched.switch_to(self.now, old, None).map_err(|e| e.to_string())?;
-            self.sched.switch_to(self.now, cpu, self.tasks[at].id).map_err(|e| e.to_string())?;
+            self.sched
+                .switch_to(self.now, old, None)
+                .map_err(|e| e.to_string())?;
+            self.sched
+                .switch_to(self.now, cpu, self.tasks[at].id)
+                .map_err(|e| e.to_string())?;
         }
         Ok(Ok(()))
     }
@@ -406,7 +491,11 @@ impl Machine {
     /// Inheritance, then a switch to the child, which blocks, and back.
     fn fork(&mut self, v: &Value, at: usize) -> Outcome {
         let name = text_of(v, "child").unwrap_or("?");
-        let (cpu, Some(parent), true) = (self.tasks[at].cpu, self.tasks[at].id, self.tasks[at].running) else {
+        let (cpu, Some(parent), true) = (
+            self.tasks[at].cpu,
+            self.tasks[at].id,
+            self.tasks[at].running,
+        ) else {
             return Err("fork: task must be running".into());
         };
         if self.task(Some(name)).is_some() {
@@ -416,13 +505,25 @@ impl Machine {
             Ok(c) => c,
             Err(e) => return Ok(Err(e.errno())),
         };
-        self.tasks.push(NamedTask { name: name.into(), cpu, id: Some(child), running: false });
-        self.sched.switch_to(self.now, cpu, Some(child)).map_err(|e| e.to_string())?;
-        Ok(self.sched.switch_to(self.now, cpu, Some(parent)).map_err(TaskError::errno))
+        self.tasks.push(NamedTask {
+            name: name.into(),
+            cpu,
+            id: Some(child),
+            running: false,
+        });
+        self.sched
+            .switch_to(self.now, cpu, Some(child))
+            .map_err(|e| e.to_string())?;
+        Ok(self
+            .sched
+            .switch_to(self.now, cpu, Some(parent))
+            .map_err(TaskError::errno))
     }
 
     fn on_timer(&mut self, op: &str, v: &Value, recorder: &mut Recorder) -> Outcome {
-        let Some(at) = self.pmu(text_of(v, "pmu")) else { return Err(format!("{op}: bad pmu")) };
+        let Some(at) = self.pmu(text_of(v, "pmu")) else {
+            return Err(format!("{op}: bad pmu"));
+        };
         let pmu = self.pmus[at].id;
         if op == "set_mux" {
             let interval = Nanos(millis(v, "ms", 0.0, 0.0));
@@ -435,7 +536,10 @@ impl Machine {
             let result = self.sched.set_mux_interval(self.now, pmu, interval);
             return Ok(result.map_err(vpmu::sched::PmuError::errno));
         }
-        let Some(cpu) = u16::try_from(num(v, "cpu").unwrap_or(0)).ok().filter(|c| *c < self.cpus) else {
+        let Some(cpu) = u16::try_from(num(v, "cpu").unwrap_or(0))
+            .ok()
+            .filter(|c| *c < self.cpus)
+        else {
             return Ok(Err(Errno::EINVAL));
         };
         let vcpu = VcpuId(cpu);
@@ -444,25 +548,40 @@ impl Machine {
             return Ok(Ok(()));
         }
         for _ in 0..num(v, "n").unwrap_or(1) {
-            let timer = self.sched.armed_timers().find(|t| t.pmu == pmu && t.vcpu == vcpu);
-            let Some(timer) = timer else { return Ok(Err(Errno::ENODATA)) };
+            let timer = self
+                .sched
+                .armed_timers()
+                .find(|t| t.pmu == pmu && t.vcpu == vcpu);
+            let Some(timer) = timer else {
+                return Ok(Err(Errno::ENODATA));
+            };
             self.advance(timer.at.since(self.now).0, recorder);
         }
         Ok(Ok(()))
     }
 
     fn on_cpu(&mut self, op: &str, v: &Value) -> Outcome {
-        let cpu = num(v, "cpu").and_then(|c| u16::try_from(c).ok()).filter(|c| *c < self.cpus);
+        let cpu = num(v, "cpu")
+            .and_then(|c| u16::try_from(c).ok())
+            .filter(|c| *c < self.cpus);
         let now = self.now;
         if let "perf_exit_cpu" | "perf_init_cpu" = op {
-            let Some(cpu) = cpu.map(VcpuId) else { return Ok(Err(Errno::EINVAL)) };
-            let call = if op == "perf_exit_cpu" { self.sched.exit_cpu(now, cpu) } else { self.sched.init_cpu(now, cpu) };
+            let Some(cpu) = cpu.map(VcpuId) else {
+                return Ok(Err(Errno::EINVAL));
+            };
+            let call = if op == "perf_exit_cpu" {
+                self.sched.exit_cpu(now, cpu)
+            } else {
+                self.sched.init_cpu(now, cpu)
+            };
             return Ok(call.map_err(TaskError::errno));
         }
         if self.tasks.iter().any(|t| t.running) {
             return Err("scenario error: hotplug with running tasks".into());
         }
-        let Some(cpu) = cpu.filter(|c| *c != 0).map(VcpuId) else { return Ok(Err(Errno::ENOENT)) };
+        let Some(cpu) = cpu.filter(|c| *c != 0).map(VcpuId) else {
+            return Ok(Err(Errno::ENOENT));
+        };
         let online = op == "online";
         if online != self.offline.contains(&cpu) {
             return Ok(Ok(()));

@@ -42,8 +42,12 @@ impl Recorder {
         self.end = self.end.max(now);
         let mut on = BTreeMap::new();
         for e in &machine.events {
-            let Ok(view) = machine.sched.view(e.id) else { continue };
-            let (EventState::Active, Some(cpu)) = (view.state, view.oncpu) else { continue };
+            let Ok(view) = machine.sched.view(e.id) else {
+                continue;
+            };
+            let (EventState::Active, Some(cpu)) = (view.state, view.oncpu) else {
+                continue;
+            };
             let counter = machine.counter(e.id, view.pmu, true);
             let counter = match counter.as_str() {
                 // Without a number every event has a lane of its own.
@@ -51,9 +55,19 @@ impl Recorder {
                 _ => counter,
             };
             let pmu = machine.sched.pmu_name(view.pmu).unwrap_or_default();
-            on.insert(e.name.clone(), Lane { cpu: cpu.0, pmu, counter });
+            on.insert(
+                e.name.clone(),
+                Lane {
+                    cpu: cpu.0,
+                    pmu,
+                    counter,
+                },
+            );
         }
-        let ended = self.open.iter().filter(|(e, (lane, _))| on.get(*e) != Some(lane));
+        let ended = self
+            .open
+            .iter()
+            .filter(|(e, (lane, _))| on.get(*e) != Some(lane));
         let ended: Vec<String> = ended.map(|(e, _)| e.clone()).collect();
         for event in ended {
             self.close(event, now);
@@ -67,7 +81,12 @@ impl Recorder {
         if let Some((lane, from)) = self.open.remove(&event)
             && to > from
         {
-            self.spans.push(Span { lane, event, from, to });
+            self.spans.push(Span {
+                lane,
+                event,
+                from,
+                to,
+            });
         }
     }
 
@@ -77,7 +96,8 @@ impl Recorder {
         for event in self.open.keys().cloned().collect::<Vec<_>>() {
             self.close(event, self.end);
         }
-        self.spans.sort_by(|a, b| (&a.lane, a.from).cmp(&(&b.lane, b.from)));
+        self.spans
+            .sort_by(|a, b| (&a.lane, a.from).cmp(&(&b.lane, b.from)));
     }
 
     fn lanes(&self) -> BTreeSet<Lane> {
@@ -113,7 +133,11 @@ impl Recorder {
             let (from, to) = (at(span.from), at(span.to + step - 1));
             let mut name = span.event.chars();
             for (i, cell) in row[from..to].iter_mut().enumerate() {
-                *cell = if i + 1 == to - from && i > 0 { '|' } else { name.next().unwrap_or('-') };
+                *cell = if i + 1 == to - from && i > 0 {
+                    '|'
+                } else {
+                    name.next().unwrap_or('-')
+                };
             }
         }
         row.into_iter().collect()
@@ -124,7 +148,13 @@ impl Recorder {
         let lanes: Vec<Lane> = self.lanes().into_iter().collect();
         let groups: BTreeSet<(u16, &str)> = lanes.iter().map(|l| (l.cpu, l.pmu.as_str())).collect();
         let groups: Vec<(u16, &str)> = groups.into_iter().collect();
-        let pid = |l: &Lane| groups.iter().position(|g| *g == (l.cpu, l.pmu.as_str())).unwrap_or(0) + 1;
+        let pid = |l: &Lane| {
+            groups
+                .iter()
+                .position(|g| *g == (l.cpu, l.pmu.as_str()))
+                .unwrap_or(0)
+                + 1
+        };
         let mut parts = Vec::new();
         for (i, (cpu, pmu)) in groups.iter().enumerate() {
             let name = quote(&format!("CPU {cpu} {pmu}"));
@@ -147,7 +177,10 @@ impl Recorder {
                 micros(s.to - s.from)
             ));
         }
-        format!("{{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n{}\n]}}\n", parts.join(",\n"))
+        format!(
+            "{{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n{}\n]}}\n",
+            parts.join(",\n")
+        )
     }
 }
 
