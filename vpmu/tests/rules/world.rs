@@ -140,6 +140,16 @@ impl<D: PmuDriver> World<D> {
         self.try_open(spec).unwrap()
     }
 
+    pub(crate) fn refused(&mut self, spec: Spec) -> OpenError {
+        self.try_open(spec).unwrap_err()
+    }
+
+    /// The PMU that takes an event.
+    pub(crate) fn taken_by(&mut self, spec: Spec) -> PmuId {
+        let e = self.open(spec);
+        self.s.view(e).unwrap().pmu
+    }
+
     pub(crate) fn errno(&mut self, spec: Spec) -> Errno {
         self.try_open(spec).unwrap_err().errno()
     }
