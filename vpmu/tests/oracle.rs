@@ -1,5 +1,11 @@
 //! The simulator against what Linux 6.12 did with the same scenarios, at level
 //! 2 of the oracle: returns, values, clock and states, to the nanosecond.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
 #![cfg(feature = "sim")]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,11 @@
 //! Random operations on the scheduler and on the naive model: states and times
 //! are equal after every one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
 
 mod model;
 
@@ -71,7 +77,10 @@ fn long_run() {
 #[test]
 #[ignore = "for a difference that long_run has found"]
 fn replay() {
-    let seed: u64 = std::env::var("VPMU_MODEL_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
+    let seed: u64 = std::env::var("VPMU_MODEL_SEED")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(1);
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     for _ in 0..8 {
         rng.next();

@@ -9,7 +9,9 @@ use super::state::{Activity, EventState};
 use crate::units::Nanos;
 
 impl<D: PmuDriver> Scheduler<D> {
-    /// Brings the clock of a context up to date if it runs.
+    /// Brings the clock of a context up to date if it runs: once an
+    /// operation, as the caller's `now` does not move within one. A task's
+    /// clock runs on whatever CPU the task is.
     ///
     /// Linux: `ctx_time_update`.
     pub(super) fn refresh(&mut self, ctx: ContextId) {

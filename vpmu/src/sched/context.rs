@@ -63,7 +63,7 @@ impl ActiveList {
     }
 }
 
-/// The part of a context that belongs to one PMU.
+/// The part of a context that belongs to one PMU.
 #[derive(Debug, Default)]
 pub(crate) struct Slice {
     pub(crate) active: [ActiveList; 2],
@@ -91,7 +91,7 @@ impl Owner {
     }
 }
 
-/// The events that are scheduled together.
+/// The events that are scheduled together.
 #[derive(Debug)]
 pub(crate) struct EventContext {
     pub(crate) owner: Owner,

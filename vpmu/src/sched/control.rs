@@ -59,7 +59,7 @@ impl<D: PmuDriver> Scheduler<D> {
         }
     }
 
-    /// Enables an event or its group (R-020…R-022).
+    /// Enables an event or its group; its place in the order stays (R-020… ).
     ///
     /// # Errors
     /// [`EventError::NoEvent`] only.
@@ -118,7 +118,8 @@ impl<D: PmuDriver> Scheduler<D> {
         self.commit();
     }
 
-    /// Disables an event or its group; nothing else is scheduled.
+    /// Disables an event or its group; nothing else is scheduled, siblings keep
+    /// their own states, and an event in ERROR stays there.
     ///
     /// # Errors
     /// [`EventError::NoEvent`] only.

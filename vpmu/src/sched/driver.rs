@@ -73,6 +73,9 @@ pub enum TxnKind {
 /// driver must keep apart which counter an event *counts on* and which one it
 /// has *reserved*.
 ///
+/// What has no method here gets the kernel's defaults; disable and
+/// enable do not nest, as there is one `enable` a batch.
+///
 /// All calls name the CPU they are for. `at` is the clock of the event's
 /// context in nanoseconds, the one that its running time is measured by.
 pub trait PmuDriver {
@@ -124,6 +127,12 @@ pub trait PmuDriver {
     /// Whether the PMU exists on the CPU. Linux: `pmu->filter`, inverted.
     fn supports(&self, _vcpu: VcpuId) -> bool {
         true
+    }
+
+    /// Whether the event is only valid as a member of a group.
+    /// Linux: `PERF_EV_CAP_SIBLING`.
+    fn needs_group(&self, _event: EventId) -> bool {
+        false
     }
 
     /// Whether the outcome of adds depends only on what is reserved and on the

@@ -48,7 +48,7 @@ pub(crate) enum Ready {
     Software,
 }
 
-/// An event.
+/// An event; a leader knows its siblings in the order of attach.
 #[derive(Debug)]
 pub(crate) struct PerfEvent {
     /// Number shown to readers; never reused.

@@ -40,7 +40,7 @@ impl<D: PmuDriver> Scheduler<D> {
         self.init_cpu(now, vcpu)
     }
 
-    /// What perf does when a CPU goes away, while the CPU itself stays.
+    /// What perf does when a CPU goes away, while the CPU itself stays.
     ///
     /// # Errors
     /// The CPU is not online.

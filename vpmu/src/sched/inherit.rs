@@ -175,8 +175,8 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// A task ends; its CPU goes idle. Events that were opened on it become
-    /// EXIT and stay readable; inherited copies feed their counts back
-    ///
+    /// EXIT, keep their groups and stay readable; inherited copies feed their
+    /// counts back.
     ///
     /// # Errors
     /// There is no such task.

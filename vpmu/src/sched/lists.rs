@@ -76,6 +76,8 @@ impl<D: PmuDriver> Scheduler<D> {
         }
     }
 
+    /// Puts an event into its context; its stamp is the clock as it stands.
+    ///
     /// Linux: `list_add_event`.
     pub(super) fn list_add(&mut self, id: EventId, ctx: ContextId) {
         let stamp = self.event_time(&self.events[id]);
@@ -152,7 +154,7 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Takes an event out of its group; the siblings of a leader become
-    /// leaders of their own. Linux: `perf_group_detach`.
+    /// leaders of their own, without an update of their times. Linux: `perf_group_detach`.
     pub(super) fn group_detach(&mut self, id: EventId) {
         let event = &mut self.events[id];
         if !event.in_group {

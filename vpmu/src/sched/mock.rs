@@ -63,6 +63,8 @@ pub struct MockConfig {
     pub placement: Placement,
     /// Has transactions; else the core's default.
     pub txn: bool,
+    /// Its events are only valid as members of a group.
+    pub needs_group: bool,
     /// The CPUs that have it; all if none are listed.
     pub vcpus: Option<BTreeSet<VcpuId>>,
 }
@@ -80,6 +82,7 @@ impl MockConfig {
             fixed: 0,
             placement: Placement::Greedy,
             txn: true,
+            needs_group: false,
             vcpus: None,
         }
     }
@@ -93,6 +96,7 @@ impl MockConfig {
             fixed: 0,
             placement: Placement::Unlimited,
             txn: false,
+            needs_group: false,
             vcpus: None,
         }
     }
@@ -481,6 +485,10 @@ impl PmuDriver for MockPmu {
         let cpu = self.cpu(vcpu);
         cpu.pending.clear();
         cpu.in_txn = false;
+    }
+
+    fn needs_group(&self, _event: EventId) -> bool {
+        self.config.needs_group
     }
 
     fn forgets(&self) -> bool {

@@ -92,7 +92,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Opens an event and lets it compete.
     ///
     /// # Errors
-    /// The first check that fails, in the kernel's order. A failed open
+    /// The first check that fails, in the kernel's order. A failed open
     /// schedules nothing.
     ///
     /// Linux: `perf_event_open`, `perf_event_create_kernel_counter`.
@@ -313,7 +313,8 @@ impl<D: PmuDriver> Scheduler<D> {
         Ok(ctx)
     }
 
-    /// Check 24: the slice of the new event, and whether the group must move.
+    /// Check 24: the slice of the new event, and whether the group must move
+    ///
     fn check_group(&self, id: EventId, leader: EventId) -> Result<(PmuId, bool), OpenError> {
         let (event, l) = (&self.events[id], &self.events[leader]);
         let refuse = |why| Err(OpenError::Group(why));

@@ -46,7 +46,7 @@ pub enum ReadOutcome {
 }
 
 impl<D: PmuDriver> Scheduler<D> {
-    /// Reads an event or, with [`ReadFormat::GROUP`], its group, into a buffer
+    /// Layouts and sizes are R-057…R-059. Reads an event or, with [`ReadFormat::GROUP`], its group, into a buffer
     /// of `size` bytes.
     ///
     /// # Errors
@@ -84,7 +84,8 @@ impl<D: PmuDriver> Scheduler<D> {
         Ok(ReadOutcome::Values(values))
     }
 
-    /// Brings times and count up to date as far as a read does.
+    /// Brings times and count up to date as far as a read does; a group is
+    /// read in a transaction. Nothing depends on the CPU that reads.
     ///
     /// Linux: `perf_event_read`.
     pub(super) fn update_for_read(&mut self, id: EventId, group: bool) {

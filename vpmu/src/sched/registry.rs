@@ -14,7 +14,7 @@ use super::state::EventCaps;
 use crate::ids::VcpuId;
 use crate::units::Nanos;
 
-/// How a PMU's events relate to tasks. Linux: `pmu->task_ctx_nr`.
+/// How a PMU's events relate to tasks. Linux: `pmu->task_ctx_nr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PmuClass {
     /// Counters of a core; follows tasks. Linux: `perf_hw_context`.
@@ -344,6 +344,9 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         if pmu.class == PmuClass::Software {
             draft.caps |= EventCaps::SOFTWARE;
+        }
+        if pmu.driver.needs_group(draft.event) {
+            draft.caps |= EventCaps::SIBLING;
         }
         result
     }

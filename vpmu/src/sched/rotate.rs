@@ -81,7 +81,9 @@ impl<D: PmuDriver> Scheduler<D> {
         self.check_invariants();
     }
 
-    /// One rotation step; `false` if there was no need (R-163…R-165).
+    /// One rotation step; `false` if there was no need (R-163…R-165). Only flexible
+    /// groups move, each has its turn, and one that never fits
+    /// blocks those behind it. The order goes with the task.
     ///
     /// Linux: `perf_rotate_context`.
     fn rotate(&mut self, vcpu: VcpuId, pmu: PmuId) -> bool {

@@ -18,7 +18,8 @@ pub(crate) struct Head {
     next: Option<(u64, EventId)>,
 }
 
-/// One pass: a context, a set and a PMU on a CPU.
+/// One pass: a context, a set and a PMU on a CPU; each starts afresh,
+/// so that lower classes get what is left.
 #[derive(Clone, Copy, Debug)]
 struct Pass {
     vcpu: VcpuId,
@@ -151,6 +152,10 @@ impl<D: PmuDriver> Scheduler<D> {
         }
     }
 
+    /// After the first refusal no hardware group of the pass is tried, and pinned
+    /// ones go to ERROR, the leader alone. A placed group is
+    /// the last of its active list.
+    ///
     /// Linux: `merge_sched_in`.
     fn visit(&mut self, pass: &mut Pass, leader: EventId) {
         if self.can_go_on(pass, leader) && self.put_group_on(pass.vcpu, leader).is_ok() {
@@ -172,7 +177,9 @@ impl<D: PmuDriver> Scheduler<D> {
         }
     }
 
-    /// Whether a group may be tried. Linux: `group_can_go_on`.
+    /// Whether a group may be tried: an exclusive one looks only at
+    /// the list of its own set, and whatever is on excludes nobody but by
+    /// its flag. Linux: `group_can_go_on`.
     fn can_go_on(&self, pass: &Pass, leader: EventId) -> bool {
         let event = &self.events[leader];
         if event.group_caps.contains(EventCaps::SOFTWARE) {
@@ -222,7 +229,7 @@ impl<D: PmuDriver> Scheduler<D> {
         Ok(())
     }
 
-    /// Puts a group on, all or nothing, in a transaction.
+    /// Puts a group on, all or nothing, in a transaction.
     ///
     /// Linux: `group_sched_in`.
     fn put_group_on(&mut self, vcpu: VcpuId, leader: EventId) -> Result<(), NoCounter> {

@@ -53,7 +53,7 @@ struct State {
     used: u64,
 }
 
-/// Assigns a counter to every event, or to none: ascending weight, equal
+/// Assigns a counter to every event, or to none (vectors: R-228): ascending weight, equal
 /// weights in list order, fixed counters first, greedy but for two points of
 /// return (R-218…R-222).
 ///

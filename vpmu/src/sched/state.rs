@@ -1,6 +1,6 @@
 //! The states of an event, and the classes that order groups.
 
-/// State of an event; the numeric order matters. Linux: `enum perf_event_state`.
+/// State of an event; the numeric order matters. Linux: `enum perf_event_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i8)]
 pub enum EventState {

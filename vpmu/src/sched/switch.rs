@@ -76,6 +76,8 @@ impl<D: PmuDriver> Scheduler<D> {
         Ok(())
     }
 
+    /// Everything of the task goes out, but for clones.
+    ///
     /// Linux: `perf_event_context_sched_out`.
     fn switch_out(&mut self, vcpu: VcpuId, task: TaskId, next: Option<TaskId>) {
         let Some(ctx) = self.tasks[task].ctx else {
@@ -151,7 +153,8 @@ impl<D: PmuDriver> Scheduler<D> {
         }
     }
 
-    /// Linux: `perf_event_context_sched_in`.
+    /// Pinned groups of the task make room first; what the last task left
+    /// is not offered to anyone. Linux: `perf_event_context_sched_in`.
     fn switch_in(&mut self, vcpu: VcpuId, task: TaskId) {
         let Some(ctx) = self.tasks[task].ctx else {
             return;

@@ -1,4 +1,5 @@
-//! The x86 core PMU: lists, transactions and the constraint solver (2.P).
+//! The x86 core PMU: lists, transactions and the constraint solver (2.P). On a
+//! hybrid machine there is one for each core type.
 //! Linux: `arch/x86/events/core.c`.
 
 use alloc::vec::Vec;
@@ -94,7 +95,7 @@ impl X86Pmu {
         }
     }
 
-    /// leader, enabled siblings and the new event on an empty PMU.
+    /// R-211…R-213: leader, enabled siblings and the new event on an empty PMU.
     fn group_fits(&self, request: &InitRequest<'_>, constraint: Constraint) -> bool {
         let mut constraints = [Constraint::default(); MAX_EVENTS];
         let mut n = 0;
@@ -112,7 +113,8 @@ impl X86Pmu {
         assign(&constraints[..n], self.model.gp, &mut [0; MAX_EVENTS])
     }
 
-    /// Solves for the whole list; failure changes nothing.
+    /// Solves for the whole list; failure changes nothing. Events that
+    /// moved count on, as the count is folded before and after (R-224…R-226).
     fn solve(&mut self, vcpu: VcpuId) -> Result<(), NoCounter> {
         let list = core::mem::take(&mut self.cpu(vcpu).list);
         let n = list.len();

@@ -282,8 +282,16 @@ impl Pair {
         let one = open.map(|(e, v)| {
             let marks = [(v.pinned, 'P'), (v.exclusive, 'X'), (v.software, 'S')];
             let marks: String = marks.iter().filter(|m| m.0).map(|m| m.1).collect();
-            format!("{e}{marks}/{}:{:?}@{:?} pmu{} {:?}", v.leader, v.ctx, v.bound, v.pmu, v.state)
+            format!(
+                "{e}{marks}/{}:{:?}@{:?} pmu{} {:?}",
+                v.leader, v.ctx, v.bound, v.pmu, v.state
+            )
         });
-        format!("t={} run={:?} {}", self.naive.now, self.naive.current, one.collect::<Vec<_>>().join(" | "))
+        format!(
+            "t={} run={:?} {}",
+            self.naive.now,
+            self.naive.current,
+            one.collect::<Vec<_>>().join(" | ")
+        )
     }
 }

@@ -47,7 +47,10 @@ fn r077_closing_a_sibling_leaves_the_others() {
     let before = w.s.driver(w.pmus[0]).unwrap().stats();
     w.close(g[1]);
     let after = w.s.driver(w.pmus[0]).unwrap().stats();
-    assert_eq!((after.stops - before.stops, after.starts - before.starts), (1, 0));
+    assert_eq!(
+        (after.stops - before.stops, after.starts - before.starts),
+        (1, 0)
+    );
     assert_eq!(w.states(&[g[0], g[2]]), "AA");
 }
 
@@ -105,7 +108,10 @@ fn r145_an_undone_add_leaves_no_trace() {
     let g = w.group(2, &task(&w));
     let after = w.s.driver(w.pmus[0]).unwrap().stats();
     // The first event was on before its sibling came.
-    assert_eq!((after.starts - before.starts, after.stops - before.stops), (1, 1));
+    assert_eq!(
+        (after.starts - before.starts, after.stops - before.stops),
+        (1, 1)
+    );
     assert_eq!(w.states(&g), "II");
     assert!(w.s.view(g[0]).unwrap().attr.flags == AttrFlags::empty());
 }

@@ -3,8 +3,9 @@
 use vpmu::ids::VcpuId;
 use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
 use vpmu::sched::{
-    AttrFlags, CgroupId, ClockId, Errno, EventAttr, EventId, GroupKey, OpenError, OpenFlags, PmuCaps, PmuClass,
-    PmuDesc, PmuError, PmuId, PmuType, ReadFormat, RunKey, Scope, ScopePolicy, Target, Topology,
+    AttrFlags, CgroupId, ClockId, Errno, EventAttr, EventId, GroupKey, OpenError, OpenFlags,
+    PmuCaps, PmuClass, PmuDesc, PmuError, PmuId, PmuType, ReadFormat, RunKey, Scope, ScopePolicy,
+    Target, Topology,
 };
 use vpmu::units::Nanos;
 
@@ -21,10 +22,22 @@ fn r080_checks_1_to_10_in_order() {
     // Each spec has a later fault too: the first one decides.
     let late = task(&w).bound(99);
     assert_eq!(w.refused(flags(late.clone(), 256)), OpenError::UnknownFlag);
-    assert_eq!(w.refused(late.clone().attr(|a| a.size = 10)), OpenError::AttrSize(10));
-    assert_eq!(w.refused(late.clone().attr(|a| a.size = 5000)), OpenError::AttrSize(5000));
+    assert_eq!(
+        w.refused(late.clone().attr(|a| a.size = 10)),
+        OpenError::AttrSize(10)
+    );
+    assert_eq!(
+        w.refused(late.clone().attr(|a| a.size = 5000)),
+        OpenError::AttrSize(5000)
+    );
     for bits in [1 << 25, 1 << 11, 1 << 12, 1 << 18, 1 << 14 | 1 << 24] {
-        assert!(matches!(w.refused(late.clone().attr(|a| a.sample_type = bits)), OpenError::Attr(_)), "{bits:#x}");
+        assert!(
+            matches!(
+                w.refused(late.clone().attr(|a| a.sample_type = bits)),
+                OpenError::Attr(_)
+            ),
+            "{bits:#x}"
+        );
     }
     let attrs = [
         AttrFlags::INHERIT_THREAD,
@@ -32,15 +45,30 @@ fn r080_checks_1_to_10_in_order() {
         AttrFlags::SIGTRAP,
     ];
     for f in attrs {
-        assert!(matches!(w.refused(late.clone().flags(f)), OpenError::Attr(_)), "{f:?}");
+        assert!(
+            matches!(w.refused(late.clone().flags(f)), OpenError::Attr(_)),
+            "{f:?}"
+        );
     }
-    assert!(matches!(w.refused(late.clone().format(ReadFormat::from_bits_retain(128))), OpenError::Attr(_)));
-    assert_eq!(w.refused(late.clone().period(1 << 63)), OpenError::SampleRange);
-    assert_eq!(w.refused(late.clone().period(100_001).flags(AttrFlags::FREQ)), OpenError::SampleRange);
+    assert!(matches!(
+        w.refused(late.clone().format(ReadFormat::from_bits_retain(128))),
+        OpenError::Attr(_)
+    ));
+    assert_eq!(
+        w.refused(late.clone().period(1 << 63)),
+        OpenError::SampleRange
+    );
+    assert_eq!(
+        w.refused(late.clone().period(100_001).flags(AttrFlags::FREQ)),
+        OpenError::SampleRange
+    );
     let mut group = task(&w);
     group.request.target = Target::Cgroup(CgroupId(1));
     assert_eq!(w.refused(flags(group, 4)), OpenError::CgroupNeedsCpu);
-    assert_eq!(w.refused(late.clone().group(EventId::NONE)), OpenError::NoLeader);
+    assert_eq!(
+        w.refused(late.clone().group(EventId::NONE)),
+        OpenError::NoLeader
+    );
     let ghost = w.s.create_task();
     w.s.exit_task(w.now, ghost).unwrap();
     assert_eq!(w.refused(late.clone().of(ghost)), OpenError::NoTask);
@@ -52,8 +80,18 @@ fn r080_checks_1_to_10_in_order() {
     assert_eq!(w.refused(nobody), OpenError::NoCpu);
     let trap = cpu(&w, 1).flags(AttrFlags::SIGTRAP | AttrFlags::REMOVE_ON_EXEC);
     assert!(matches!(w.refused(trap), OpenError::Attr(_)));
-    assert_eq!(w.refused(task(&w).inherit().attr(|a| a.sample_type = 1 << 4)), OpenError::InheritSampleRead);
-    assert!(w.try_open(task(&w).inherit().attr(|a| (a.sample_type, a.size) = (1 << 4 | 1 << 1, 0))).is_ok());
+    assert_eq!(
+        w.refused(task(&w).inherit().attr(|a| a.sample_type = 1 << 4)),
+        OpenError::InheritSampleRead
+    );
+    assert!(
+        w.try_open(
+            task(&w)
+                .inherit()
+                .attr(|a| (a.sample_type, a.size) = (1 << 4 | 1 << 1, 0))
+        )
+        .is_ok()
+    );
     w.s.exit_task(w.now, w.t).unwrap();
     assert_eq!(w.refused(cpu(&w, 0).group(l)), OpenError::LeaderGone);
 }
@@ -70,15 +108,30 @@ fn r082_checks_11_to_27() {
     let open = caps(&mut w, "open", PmuCaps::NO_EXCLUDE);
     let no_nmi = caps(&mut w, "no_nmi", PmuCaps::NO_NMI);
     let alone = caps(&mut w, "alone", PmuCaps::EXCLUSIVE);
-    assert_eq!(w.refused(task(&w).attr(|a| a.pmu_type = PmuType(55))).errno(), Errno::ENOENT);
+    assert_eq!(
+        w.refused(task(&w).attr(|a| a.pmu_type = PmuType(55)))
+            .errno(),
+        Errno::ENOENT
+    );
     assert_eq!(w.refused(task(&w).config(1 << 40)).errno(), Errno::EINVAL);
-    assert_eq!(w.refused(task(&w).pmu(open).flags(AttrFlags::EXCLUDE_GUEST)), OpenError::NoExclude);
-    assert_eq!(w.refused(task(&w).pmu(quiet).period(9)).errno(), Errno::EOPNOTSUPP);
+    assert_eq!(
+        w.refused(task(&w).pmu(open).flags(AttrFlags::EXCLUDE_GUEST)),
+        OpenError::NoExclude
+    );
+    assert_eq!(
+        w.refused(task(&w).pmu(quiet).period(9)).errno(),
+        Errno::EOPNOTSUPP
+    );
     // an in-kernel counter skips that check, and the attribute checks.
     let mut inside = task(&w).pmu(quiet).period(9).attr(|a| a.size = 1);
     inside.request.in_kernel = true;
     assert!(w.try_open(inside).is_ok());
-    for (clock, usable, usable_without_nmi) in [(1, true, true), (4, true, true), (0, false, true), (9, false, false)] {
+    for (clock, usable, usable_without_nmi) in [
+        (1, true, true),
+        (4, true, true),
+        (0, false, true),
+        (9, false, false),
+    ] {
         let spec = cpu(&w, 2).attr(|a| a.clock = Some(ClockId(clock)));
         assert_eq!(w.try_open(spec.clone()).is_ok(), usable);
         assert_eq!(w.try_open(spec.pmu(no_nmi)).is_ok(), usable_without_nmi);
@@ -113,7 +166,10 @@ fn r082_checks_11_to_27() {
     assert!(w.s.create_cgroup(CgroupId(1), CgroupId::ROOT));
     assert!(w.try_open(flags(group.clone(), 4)).is_ok());
     let lone = w.open(cpu(&w, 0));
-    assert_eq!(w.refused(flags(group.group(lone), 4)), OpenError::CgroupMismatch);
+    assert_eq!(
+        w.refused(flags(group.group(lone), 4)),
+        OpenError::CgroupMismatch
+    );
 }
 
 #[test]
@@ -128,9 +184,17 @@ fn every_error_has_a_text_and_an_errno() {
         OpenError::NoCgroup,
     ];
     for e in all {
-        assert!(!e.to_string().is_empty() && e.errno().number() > 0 && !e.errno().name().is_empty());
+        assert!(
+            !e.to_string().is_empty() && e.errno().number() > 0 && !e.errno().name().is_empty()
+        );
     }
-    for e in [PmuError::NoName, PmuError::TooMany, PmuError::NoPmu, PmuError::Busy, PmuError::MuxInterval] {
+    for e in [
+        PmuError::NoName,
+        PmuError::TooMany,
+        PmuError::NoPmu,
+        PmuError::Busy,
+        PmuError::MuxInterval,
+    ] {
         assert!(!e.to_string().is_empty() && e.errno().number() > 0);
     }
     assert!(OpenError::Pmu(Errno::EINVAL).is_group_too_big());
@@ -139,7 +203,10 @@ fn every_error_has_a_text_and_an_errno() {
 #[test]
 fn r090_r091_r092_types_are_handed_out_from_the_lowest() {
     let mut w = World::new(2);
-    let fixed = |t| PmuDesc { pmu_type: Some(PmuType(t)), ..PmuDesc::new("fixed", PmuClass::Hardware) };
+    let fixed = |t| PmuDesc {
+        pmu_type: Some(PmuType(t)),
+        ..PmuDesc::new("fixed", PmuClass::Hardware)
+    };
     let mock = || MockPmu::new(MockConfig::core(1));
     let raw = w.add(fixed(4), mock());
     let again = w.add(fixed(4), mock());
@@ -151,7 +218,10 @@ fn r090_r091_r092_types_are_handed_out_from_the_lowest() {
     assert_eq!(w.s.unregister_pmu(w.pmus[again]), Err(PmuError::NoPmu));
     let reused = w.add(fixed(4), mock());
     assert_eq!(w.s.pmu(w.pmus[reused]).unwrap().1, PmuType(5));
-    assert_eq!(w.s.register_pmu(PmuDesc::new("", PmuClass::Hardware), mock()), Err(PmuError::NoName));
+    assert_eq!(
+        w.s.register_pmu(PmuDesc::new("", PmuClass::Hardware), mock()),
+        Err(PmuError::NoName)
+    );
     w.open(task(&w));
     assert_eq!(w.s.unregister_pmu(w.pmus[0]), Err(PmuError::Busy));
     assert_eq!(w.s.pmu_name(w.pmus[seven]).unwrap(), "fixed");
@@ -161,11 +231,20 @@ fn r090_r091_r092_types_are_handed_out_from_the_lowest() {
 /// P cores are CPUs 0 and 1 and own RAW, E cores are 2 and 3.
 fn hybrid(extended: bool) -> World<MockPmu> {
     let mut w = World::empty(Topology::flat(4), ScopePolicy::Linux612);
-    for (name, pmu_type, cpus) in [("cpu_core", Some(PmuType::RAW), [0, 1]), ("cpu_atom", None, [2, 3])] {
-        let mut desc = PmuDesc { pmu_type, ..PmuDesc::new(name, PmuClass::Hardware) };
+    for (name, pmu_type, cpus) in [
+        ("cpu_core", Some(PmuType::RAW), [0, 1]),
+        ("cpu_atom", None, [2, 3]),
+    ] {
+        let mut desc = PmuDesc {
+            pmu_type,
+            ..PmuDesc::new(name, PmuClass::Hardware)
+        };
         desc.caps.set(PmuCaps::EXTENDED_HW_TYPE, extended);
         let config = MockConfig {
-            kind: Kind::Counters { uncore: false, generic: true },
+            kind: Kind::Counters {
+                uncore: false,
+                generic: true,
+            },
             vcpus: Some(cpus.into_iter().map(VcpuId).collect()),
             ..MockConfig::core(2)
         };
@@ -201,17 +280,37 @@ fn r094_r095_r097_r098_r099_generic_events_on_a_hybrid_machine() {
 fn r096_software_clocks_are_forwarded() {
     let mut w = World::empty(Topology::flat(2), ScopePolicy::Linux612);
     let (cpu_clock, task_clock) = (PmuType(6), PmuType(7));
-    let kinds =
-        [Kind::Software { cpu_clock, task_clock }, Kind::Clock { config: 0 }, Kind::Clock { config: 1 }, Kind::Refuse];
+    let kinds = [
+        Kind::Software {
+            cpu_clock,
+            task_clock,
+        },
+        Kind::Clock { config: 0 },
+        Kind::Clock { config: 1 },
+        Kind::Refuse,
+    ];
     for (i, kind) in kinds.into_iter().enumerate() {
-        let pmu_type = Some([PmuType::SOFTWARE, cpu_clock, task_clock, PmuType::TRACEPOINT][i]);
-        let desc = PmuDesc { pmu_type, ..PmuDesc::new("soft", PmuClass::Software) };
+        let pmu_type = Some(
+            [
+                PmuType::SOFTWARE,
+                cpu_clock,
+                task_clock,
+                PmuType::TRACEPOINT,
+            ][i],
+        );
+        let desc = PmuDesc {
+            pmu_type,
+            ..PmuDesc::new("soft", PmuClass::Software)
+        };
         w.add(desc, MockPmu::new(MockConfig::unlimited(kind)));
     }
     let e = w.open(task(&w).config(0));
     let f = w.open(task(&w).config(1));
     let dummy = w.open(task(&w).config(9));
-    assert_eq!([e, f, dummy].map(|e| w.s.view(e).unwrap().pmu), [w.pmus[1], w.pmus[2], w.pmus[0]]);
+    assert_eq!(
+        [e, f, dummy].map(|e| w.s.view(e).unwrap().pmu),
+        [w.pmus[1], w.pmus[2], w.pmus[0]]
+    );
     w.until(3);
     assert_eq!(w.read(e).values[0].count.0, 3_000_000);
     assert_eq!(w.errno(task(&w).config(99)), Errno::ENOENT);
@@ -228,7 +327,10 @@ fn r100_r101_r102_r103_a_pmu_sees_the_group_and_may_lack_callbacks() {
     assert_eq!(w.errno(task(&w).group(g[0])), Errno::EINVAL);
     let mut config = MockConfig::core(1);
     config.txn = false;
-    let plain = w.add(PmuDesc::new("plain", PmuClass::Hardware), MockPmu::new(config));
+    let plain = w.add(
+        PmuDesc::new("plain", PmuClass::Hardware),
+        MockPmu::new(config),
+    );
     let e = w.opens(2, &task(&w).pmu(plain));
     assert_eq!(w.states(&e), "AI");
 }
@@ -238,11 +340,17 @@ fn r104_r229_a_filtered_pmu_is_not_visited() {
     let mut w = hybrid(true);
     let atom = w.opens(3, &task(&w).pmu(1));
     let pinned = w.open(task(&w).pmu(1).pinned());
-    assert_eq!((w.states(&atom), w.states(&[pinned])), ("III".into(), "I".into()));
+    assert_eq!(
+        (w.states(&atom), w.states(&[pinned])),
+        ("III".into(), "I".into())
+    );
     assert!(w.s.next_timer().is_none());
     w.run(0, None);
     w.run(2, Some(w.t));
-    assert_eq!((w.states(&atom), w.states(&[pinned])), ("AII".into(), "A".into()));
+    assert_eq!(
+        (w.states(&atom), w.states(&[pinned])),
+        ("AII".into(), "A".into())
+    );
     let l = w.open(hardware(&w, 0));
     assert_eq!(w.errno(task(&w).pmu(1).group(l)), Errno::EINVAL);
 }
@@ -250,7 +358,11 @@ fn r104_r229_a_filtered_pmu_is_not_visited() {
 #[test]
 fn r110_r111_keys_are_ordered() {
     let key = |vcpu: Option<u16>, pmu, cgroup: Option<u32>, index| GroupKey {
-        run: RunKey { vcpu: vcpu.map(VcpuId), pmu: PmuId(pmu), cgroup: cgroup.map(CgroupId) },
+        run: RunKey {
+            vcpu: vcpu.map(VcpuId),
+            pmu: PmuId(pmu),
+            cgroup: cgroup.map(CgroupId),
+        },
         index,
     };
     let sorted = [
@@ -268,9 +380,15 @@ fn r110_r111_keys_are_ordered() {
 #[test]
 fn r245_r014_a_scope_without_a_designated_cpu() {
     let mut w = World::new(1);
-    let desc = PmuDesc { scope: Scope::Core, ..PmuDesc::new("cstate", PmuClass::Uncore) };
+    let desc = PmuDesc {
+        scope: Scope::Core,
+        ..PmuDesc::new("cstate", PmuClass::Uncore)
+    };
     let u = w.add(desc, MockPmu::new(MockConfig::core(1)));
     w.s.offline(Nanos(0), VcpuId(2)).unwrap();
     assert_eq!(w.errno(cpu(&w, 2).pmu(u)), Errno::ENODEV);
-    assert_eq!(w.try_open(cpu(&w, 2).pmu(u)), Err(OpenError::NoDesignatedCpu));
+    assert_eq!(
+        w.try_open(cpu(&w, 2).pmu(u)),
+        Err(OpenError::NoDesignatedCpu)
+    );
 }

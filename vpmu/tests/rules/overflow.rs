@@ -1,8 +1,10 @@
 //! Overflow, frequency mode and throttling (2.O).
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::{AttrFlags, EventError, EventId, Overflow, PmuCaps, PmuClass, PmuDesc, next_period};
 use vpmu::sched::mock::{MockConfig, MockPmu};
+use vpmu::sched::{
+    AttrFlags, EventError, EventId, Overflow, PmuCaps, PmuClass, PmuDesc, next_period,
+};
 use vpmu::units::Nanos;
 
 use crate::world::{World, task};
@@ -23,7 +25,12 @@ fn r204_the_vector_of_periods() {
         period = next_period(period, 1000, Nanos(4_000_000), count);
         seen.push(period);
     }
-    assert_eq!(seen, [125_001, 234_376, 330_079, 413_820, 362_095, 316_836, 277_234]);
+    assert_eq!(
+        seen,
+        [
+            125_001, 234_376, 330_079, 413_820, 362_095, 316_836, 277_234
+        ]
+    );
     assert_eq!(next_period(1, 1000, Nanos(1_000_000_000), 0), 1);
     // Products that do not fit 64 bits are thinned out, not wrapped.
     let big = next_period(1, 100_000, Nanos(u64::MAX >> 2), u64::MAX >> 3);
@@ -68,7 +75,10 @@ fn r202_r203_the_tick_serves_leaders() {
     w.until(4);
     w.s.tick(w.now, VcpuId(0));
     w.until(6);
-    assert_eq!((w.read(l).values[0].count.0, w.read(s).values[0].count.0), (2_000_000, 0));
+    assert_eq!(
+        (w.read(l).values[0].count.0, w.read(s).values[0].count.0),
+        (2_000_000, 0)
+    );
     assert_eq!((w.states(&[s]), w.times(s)), ("A".into(), (6, 6)));
     w.disable(others[0]);
     w.enable(others[0]);

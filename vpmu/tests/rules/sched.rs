@@ -1,7 +1,10 @@
 //! Order, classes, rotation, switches, inheritance (2.H–2.N).
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::{AttrFlags, CgroupId, Errno, EventError, OpenFlags, PmuError, ReadFormat, ReadOutcome, Target, TaskError};
+use vpmu::sched::{
+    AttrFlags, CgroupId, Errno, EventError, OpenFlags, PmuError, ReadFormat, ReadOutcome, Target,
+    TaskError,
+};
 use vpmu::units::Nanos;
 
 use crate::world::{MS, Spec, World, cpu, task};
@@ -95,7 +98,10 @@ fn r160_r161_the_interval() {
     assert_eq!(w.s.mux_interval(VcpuId(0), pmu), Some(Nanos(10 * MS)));
     w.s.set_mux_interval_of(VcpuId(0), pmu, Nanos(5 * MS));
     assert_eq!(w.s.mux_interval(VcpuId(0), pmu), Some(Nanos(5 * MS)));
-    assert_eq!(w.s.set_mux_interval(Nanos(0), vpmu::sched::PmuId(99), Nanos(MS)), Err(PmuError::NoPmu));
+    assert_eq!(
+        w.s.set_mux_interval(Nanos(0), vpmu::sched::PmuId(99), Nanos(MS)),
+        Err(PmuError::NoPmu)
+    );
     w.s.fire_timer(w.now, VcpuId(0), vpmu::sched::PmuId(99));
     w.s.fire_timer(w.now, VcpuId(1), pmu);
 }
@@ -154,7 +160,10 @@ fn r180_r183_r184_clones_exchange_their_contexts() {
     w.until(2);
     w.run(0, Some(child));
     assert_eq!(w.s.driver(w.pmus[0]).unwrap().stats(), before);
-    assert_eq!((w.states(&[a]), w.s.view(a).unwrap().task), ("A".into(), Some(child)));
+    assert_eq!(
+        (w.states(&[a]), w.s.view(a).unwrap().task),
+        ("A".into(), Some(child))
+    );
     w.until(5);
     w.run(0, Some(w.t));
     assert_eq!(w.read(a).values[0].count.0, 5_000_000);
@@ -208,7 +217,10 @@ fn r047_r112_r133_r186_cgroups_take_turns() {
     let mut w = World::new(2);
     assert!(w.s.create_cgroup(CgroupId(1), CgroupId::ROOT));
     assert!(w.s.create_cgroup(CgroupId(2), CgroupId(1)));
-    assert!(!w.s.create_cgroup(CgroupId(2), CgroupId::ROOT) && !w.s.create_cgroup(CgroupId(9), CgroupId(8)));
+    assert!(
+        !w.s.create_cgroup(CgroupId(2), CgroupId::ROOT)
+            && !w.s.create_cgroup(CgroupId(9), CgroupId(8))
+    );
     let other = w.s.create_task();
     assert!(w.s.move_to_cgroup(w.now, other, CgroupId(2)));
     let always = w.open(cpu(&w, 0));
@@ -251,13 +263,19 @@ fn r190_r191_children_inherit_in_the_order_of_the_set() {
     let p = w.open(task(&w).inherit().pinned());
     let plain = w.open(task(&w));
     let child = w.s.fork(w.now, w.t).unwrap();
-    let copies: Vec<_> = w.s.event_ids().filter(|e| w.s.view(*e).unwrap().task == Some(child)).collect();
+    let copies: Vec<_> =
+        w.s.event_ids()
+            .filter(|e| w.s.view(*e).unwrap().task == Some(child))
+            .collect();
     assert_eq!(copies.len(), 3);
     assert_eq!(w.states(&copies).matches('O').count(), 1);
     // Not everything was inherited: no clone.
     w.run(0, Some(child));
     assert_eq!(w.states(&[p, g[0], plain]), "III");
-    assert_eq!(w.s.enable(w.now, copies[0], vpmu::sched::Extent::Event), Err(EventError::NoEvent));
+    assert_eq!(
+        w.s.enable(w.now, copies[0], vpmu::sched::Extent::Event),
+        Err(EventError::NoEvent)
+    );
     assert_eq!(w.s.fork(w.now, vpmu_task()), Err(TaskError::NoTask));
 }
 
@@ -292,9 +310,18 @@ fn r060_r192_totals_of_children_and_shapes() {
 fn switches_and_hotplug_refuse_nonsense() {
     let mut w = World::new(1);
     let t = w.t;
-    assert_eq!(w.s.switch_to(w.now, VcpuId(99), None), Err(TaskError::NoCpu));
-    assert_eq!(w.s.switch_to(w.now, VcpuId(1), Some(t)), Err(TaskError::RunsElsewhere));
-    assert_eq!(w.s.switch_to(w.now, VcpuId(1), Some(vpmu_task())), Err(TaskError::NoTask));
+    assert_eq!(
+        w.s.switch_to(w.now, VcpuId(99), None),
+        Err(TaskError::NoCpu)
+    );
+    assert_eq!(
+        w.s.switch_to(w.now, VcpuId(1), Some(t)),
+        Err(TaskError::RunsElsewhere)
+    );
+    assert_eq!(
+        w.s.switch_to(w.now, VcpuId(1), Some(vpmu_task())),
+        Err(TaskError::NoTask)
+    );
     assert_eq!(w.s.offline(w.now, VcpuId(0)), Err(TaskError::CpuBusy));
     assert_eq!(w.s.online(w.now, VcpuId(0)), Err(TaskError::NoCpu));
     assert_eq!(w.s.exit_task(w.now, vpmu_task()), Err(TaskError::NoTask));
@@ -305,7 +332,12 @@ fn switches_and_hotplug_refuse_nonsense() {
     assert_eq!(w.s.current_task(VcpuId(0)), Some(t));
     assert_eq!(w.s.task_vcpu(t), Some(VcpuId(0)));
     assert!(!w.s.is_online(VcpuId(2)) && w.s.is_online(VcpuId(1)));
-    for e in [TaskError::NoTask, TaskError::NoCpu, TaskError::CpuBusy, TaskError::Inherit] {
+    for e in [
+        TaskError::NoTask,
+        TaskError::NoCpu,
+        TaskError::CpuBusy,
+        TaskError::Inherit,
+    ] {
         assert!(!e.to_string().is_empty() && e.errno().number() > 0);
     }
     let e = w.open(task(&w));

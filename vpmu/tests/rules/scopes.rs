@@ -6,15 +6,33 @@ use vpmu::sched::{PmuClass, PmuDesc, Scope, ScopePolicy, Topology};
 
 use crate::world::{World, cpu, task};
 
-const TWO: Topology = Topology { packages: 2, dies: 2, cores: 2, threads: 2, cluster: 2 };
+const TWO: Topology = Topology {
+    packages: 2,
+    dies: 2,
+    cores: 2,
+    threads: 2,
+    cluster: 2,
+};
 
 fn world(policy: ScopePolicy, topology: Topology, scope: Scope, counters: u32) -> World<MockPmu> {
     let mut w = World::empty(topology, policy);
     w.run(0, None);
     let mut config = MockConfig::core(counters);
-    config.kind = Kind::Counters { uncore: true, generic: false };
-    w.add(PmuDesc { scope, ..PmuDesc::new("uncore", PmuClass::Uncore) }, MockPmu::new(config));
-    let soft = MockConfig::unlimited(Kind::Counters { uncore: false, generic: false });
+    config.kind = Kind::Counters {
+        uncore: true,
+        generic: false,
+    };
+    w.add(
+        PmuDesc {
+            scope,
+            ..PmuDesc::new("uncore", PmuClass::Uncore)
+        },
+        MockPmu::new(config),
+    );
+    let soft = MockConfig::unlimited(Kind::Counters {
+        uncore: false,
+        generic: false,
+    });
     w.add(PmuDesc::new("soft", PmuClass::Software), MockPmu::new(soft));
     w
 }
@@ -33,7 +51,11 @@ fn r240_r241_r242_masks_at_boot() {
         (Scope::System, vec![0]),
     ];
     for (scope, expected) in scopes {
-        assert_eq!(mask(&world(ScopePolicy::Linux612, TWO, scope, 1)), expected, "{scope:?}");
+        assert_eq!(
+            mask(&world(ScopePolicy::Linux612, TWO, scope, 1)),
+            expected,
+            "{scope:?}"
+        );
     }
     let w = World::new(1);
     assert!(w.s.cpumask(w.pmus[0]).is_none());
@@ -75,7 +97,10 @@ fn r244_r249_r252_r253_r254_r255_r256_released_linux_moves_the_designated_cpus_e
 
 #[test]
 fn r257_disabled_events_come_back_enabled_in_linux_only() {
-    for (policy, state) in [(ScopePolicy::Linux612, "AA"), (ScopePolicy::Designated, "AO")] {
+    for (policy, state) in [
+        (ScopePolicy::Linux612, "AA"),
+        (ScopePolicy::Designated, "AO"),
+    ] {
         let mut w = world(policy, Topology::flat(4), Scope::Package, 4);
         let e = w.opens(2, &cpu(&w, 0));
         w.disable(e[1]);
@@ -93,7 +118,11 @@ fn r257_disabled_events_come_back_enabled_in_linux_only() {
 fn r247_designated_events_are_bound_together_and_none_is_lost() {
     let mut w = world(ScopePolicy::Designated, TWO, Scope::Package, 4);
     let e: Vec<_> = [1, 5, 9].into_iter().map(|c| w.open(cpu(&w, c))).collect();
-    let at = |w: &World<MockPmu>| e.iter().map(|e| w.s.view(*e).unwrap().vcpu.unwrap().0).collect::<Vec<_>>();
+    let at = |w: &World<MockPmu>| {
+        e.iter()
+            .map(|e| w.s.view(*e).unwrap().vcpu.unwrap().0)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(at(&w), [0, 0, 8]);
     w.until(4);
     w.s.offline(w.now, VcpuId(5)).unwrap();
@@ -129,7 +158,10 @@ fn r258_r259_what_was_lost_stays_lost() {
     w.until(2);
     w.enable(e[0]);
     w.until(5);
-    assert_eq!((w.states(&[e[0], e[1], g[0]]), w.times(e[0])), ("IOO".into(), (0, 0)));
+    assert_eq!(
+        (w.states(&[e[0], e[1], g[0]]), w.times(e[0])),
+        ("IOO".into(), (0, 0))
+    );
     // Its clock runs on with the CPU's.
     let n = w.open(cpu(&w, 3));
     w.until(9);
@@ -156,7 +188,10 @@ fn r261_perf_may_leave_a_cpu_that_stays() {
     let e = w.open(cpu(&w, 0));
     w.s.exit_cpu(w.now, VcpuId(0)).unwrap();
     assert_eq!((mask(&w), w.s.is_online(VcpuId(0))), (vec![1], false));
-    assert_eq!((w.states(&[e]), w.s.view(e).unwrap().vcpu), ("A".into(), Some(VcpuId(1))));
+    assert_eq!(
+        (w.states(&[e]), w.s.view(e).unwrap().vcpu),
+        ("A".into(), Some(VcpuId(1)))
+    );
     w.s.init_cpu(w.now, VcpuId(0)).unwrap();
     assert_eq!(mask(&w), [1]);
 }

@@ -26,8 +26,17 @@ fn r001_r002_r003_r004_one_context_holds_events_of_all_pmus() {
 #[test]
 fn r005_uncore_pmus_count_cpus_only() {
     let mut w = World::new(2);
-    let config = MockConfig { kind: Kind::Counters { uncore: false, generic: false }, ..MockConfig::core(2) };
-    let u = w.add(PmuDesc::new("uncore", PmuClass::Uncore), MockPmu::new(config));
+    let config = MockConfig {
+        kind: Kind::Counters {
+            uncore: false,
+            generic: false,
+        },
+        ..MockConfig::core(2)
+    };
+    let u = w.add(
+        PmuDesc::new("uncore", PmuClass::Uncore),
+        MockPmu::new(config),
+    );
     assert_eq!(w.errno(task(&w).pmu(u)), Errno::EINVAL);
     let e = w.open(cpu(&w, 1).pmu(u));
     assert_eq!(w.states(&[e]), "A");
@@ -42,7 +51,10 @@ fn r006_r078_group_capabilities_are_narrowed_and_inherited() {
     w.close(h);
     // The software event left a hardware group: it can be refused now.
     w.until(4);
-    assert_eq!((w.states(&[s]), w.s.view(s).unwrap().slice), ("A".into(), w.pmus[0]));
+    assert_eq!(
+        (w.states(&[s]), w.s.view(s).unwrap().slice),
+        ("A".into(), w.pmus[0])
+    );
     let x = w.open(task(&w));
     w.until(8);
     assert_eq!(w.states(&[s, x]), "II");
@@ -174,8 +186,14 @@ fn r028_a_budget_of_overflows() {
     let mut w = World::new(1);
     let counting = w.open(cpu(&w, 1));
     let inherited = w.open(task(&w).inherit().period(100));
-    assert_eq!(w.s.refresh_budget(w.now, counting, 1), Err(EventError::NotSampling));
-    assert_eq!(w.s.refresh_budget(w.now, inherited, 1), Err(EventError::Inherited));
+    assert_eq!(
+        w.s.refresh_budget(w.now, counting, 1),
+        Err(EventError::NotSampling)
+    );
+    assert_eq!(
+        w.s.refresh_budget(w.now, inherited, 1),
+        Err(EventError::Inherited)
+    );
     assert_eq!(w.s.overflow(w.now, counting), Ok(Overflow::Continue));
     w.close(counting);
     let e = w.open(cpu(&w, 1).period(100).disabled());
@@ -200,7 +218,10 @@ fn r029_period_changes_restart_in_place() {
     w.until(1);
     set(&mut w, e, 500).unwrap();
     let after = w.s.driver(w.pmus[0]).unwrap().stats();
-    assert_eq!((after.starts - before.starts, after.stops - before.stops), (1, 1));
+    assert_eq!(
+        (after.starts - before.starts, after.stops - before.stops),
+        (1, 1)
+    );
     assert_eq!((w.s.sample_period(e), after.adds), (Some(500), before.adds));
     assert_eq!(w.read(e).values[0].count.0, 1_000_000);
     let f = w.open(task(&w).period(1000).flags(AttrFlags::FREQ));
@@ -236,4 +257,24 @@ fn r032_pause_returns_the_count() {
     assert_eq!(w.states(&e), "OI");
     assert_eq!(w.s.stored_count(e[0]), Some(Count(0)));
     assert_eq!(w.s.pause(Nanos(0), e[1], false), Ok(Count(0)));
+}
+
+#[test]
+fn r019_an_event_that_needs_a_group_ends_with_it() {
+    let mut w = World::new(4);
+    let config = MockConfig {
+        needs_group: true,
+        ..MockConfig::core(4)
+    };
+    let p = w.add(
+        PmuDesc::new("topdown", PmuClass::Hardware),
+        MockPmu::new(config),
+    );
+    let l = w.open(task(&w).pmu(1));
+    let s = w.open(task(&w).pmu(p).group(l));
+    assert_eq!(w.states(&[l, s]), "AA");
+    w.close(l);
+    assert_eq!(w.states(&[s]), "E");
+    w.enable(s);
+    assert_eq!(w.states(&[s]), "E");
 }

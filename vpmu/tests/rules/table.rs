@@ -11,7 +11,10 @@ fn row_01_r170_six_on_four() {
     let mut w = World::new(4);
     let e = w.opens(6, &task(&w));
     let seen = w.windows(6, &e);
-    assert_eq!(seen, ["AAAAII", "IAAAAI", "IIAAAA", "AIIAAA", "AAIIAA", "AAAIIA"]);
+    assert_eq!(
+        seen,
+        ["AAAAII", "IAAAAI", "IIAAAA", "AIIAAA", "AAIIAA", "AAAIIA"]
+    );
     w.until(24);
     assert_eq!(w.states(&e), "AAAAII");
     assert!(e.iter().all(|e| w.times(*e) == (24, 16)));
@@ -68,7 +71,10 @@ fn row_05_06_r017_r024_a_pinned_event_of_the_cpu_wins() {
 fn row_07_08_r127_pinned_groups_poison_the_pass() {
     let mut w = World::new(4);
     w.run(0, None);
-    let g: Vec<_> = [3, 2, 1].iter().map(|n| w.group(*n, &task(&w).pinned())[0]).collect();
+    let g: Vec<_> = [3, 2, 1]
+        .iter()
+        .map(|n| w.group(*n, &task(&w).pinned())[0])
+        .collect();
     w.run(0, Some(w.t));
     assert_eq!(w.states(&g), "AEE");
 
@@ -82,9 +88,15 @@ fn row_07_08_r127_pinned_groups_poison_the_pass() {
 #[test]
 fn row_09_10_flexible_groups() {
     let mut w = World::new(4);
-    let g: Vec<_> = [3, 2, 1].iter().map(|n| w.group(*n, &task(&w))[0]).collect();
+    let g: Vec<_> = [3, 2, 1]
+        .iter()
+        .map(|n| w.group(*n, &task(&w))[0])
+        .collect();
     assert_eq!(w.windows(4, &g), ["AII", "IAA", "AIA", "AII"]);
-    assert_eq!(g.iter().map(|e| w.times(*e)).collect::<Vec<_>>(), [(12, 8), (12, 4), (12, 8)]);
+    assert_eq!(
+        g.iter().map(|e| w.times(*e)).collect::<Vec<_>>(),
+        [(12, 8), (12, 4), (12, 8)]
+    );
 
     let mut w = World::new(4);
     let g: Vec<_> = (0..5).map(|_| w.group(2, &task(&w))[0]).collect();
@@ -192,7 +204,10 @@ fn row_21_r181_r182_the_switch_is_not_symmetric() {
     w.until(12);
     assert_eq!(w.states(&c), "AA");
     w.until(20);
-    assert_eq!((w.times(c[0]), w.times(c[1]), w.times(p[0])), ((20, 9), (20, 9), (10, 10)));
+    assert_eq!(
+        (w.times(c[0]), w.times(c[1]), w.times(p[0])),
+        ((20, 9), (20, 9), (10, 10))
+    );
     assert!(w.s.next_timer().is_none());
 }
 
@@ -265,7 +280,10 @@ fn row_28_r043_times_of_siblings_follow_the_leader() {
     w.until(40);
     w.enable(l);
     w.until(50);
-    assert_eq!((w.times(l), w.times(s), w.times(d)), ((30, 30), (30, 30), (20, 20)));
+    assert_eq!(
+        (w.times(l), w.times(s), w.times(d)),
+        ((30, 30), (30, 30), (20, 20))
+    );
 }
 
 #[test]
@@ -290,7 +308,10 @@ fn row_30_r071_r072_a_software_group_moves() {
     let h = w.open(task(&w).group(l));
     assert_eq!(w.states(&[l, s, h]), "OII");
     w.until(9);
-    assert_eq!((w.times(l), w.times(s), w.times(h)), ((5, 5), (5, 5), (0, 0)));
+    assert_eq!(
+        (w.times(l), w.times(s), w.times(h)),
+        ((5, 5), (5, 5), (0, 0))
+    );
     w.enable(l);
     assert_eq!(w.states(&[l, s, h]), "AAA");
 }
@@ -314,7 +335,10 @@ fn row_32_r121_other_pmus_are_not_touched() {
     let before = w.s.driver(w.pmus[q]).unwrap().stats();
     let p = w.open(task(&w).pinned());
     assert_eq!(w.s.driver(w.pmus[q]).unwrap().stats(), before);
-    assert_eq!((w.states(&b), w.states(&[p]), w.states(&a)), ("AA".into(), "A".into(), "AAAII".into()));
+    assert_eq!(
+        (w.states(&b), w.states(&[p]), w.states(&a)),
+        ("AA".into(), "A".into(), "AAAII".into())
+    );
     w.until(20);
     assert!(a.iter().all(|e| w.times(*e) == (20, 12)));
 }
@@ -323,7 +347,9 @@ fn row_32_r121_other_pmus_are_not_touched() {
 fn row_33_r112_r113_bound_and_unbound_events_are_one_list() {
     let mut w = World::new(4);
     let bound = [None, Some(0), None, Some(0), None, Some(1)];
-    let specs = bound.iter().map(|b| b.map_or_else(|| task(&w), |c| task(&w).bound(c)));
+    let specs = bound
+        .iter()
+        .map(|b| b.map_or_else(|| task(&w), |c| task(&w).bound(c)));
     let specs: Vec<_> = specs.collect();
     let e: Vec<_> = specs.into_iter().map(|s| w.open(s)).collect();
     assert_eq!(w.windows(3, &e), ["AAAAII", "IAAAAI", "AIAAAI"]);
@@ -374,14 +400,31 @@ fn row_36_r017_errors_stay_with_the_task() {
 
 #[test]
 fn row_37_to_40_r249_r257_r258_r259_a_package_loses_its_cpus() {
-    let mut w = World::<MockPmu>::empty(Topology { packages: 1, dies: 1, cores: 4, threads: 1, cluster: 1 }, ScopePolicy::Linux612);
+    let mut w = World::<MockPmu>::empty(
+        Topology {
+            packages: 1,
+            dies: 1,
+            cores: 4,
+            threads: 1,
+            cluster: 1,
+        },
+        ScopePolicy::Linux612,
+    );
     w.run(0, None);
     let mut desc = PmuDesc::new("package", PmuClass::Uncore);
     desc.scope = Scope::Package;
     let mut config = MockConfig::core(8);
-    config.kind = Kind::Counters { uncore: true, generic: false };
+    config.kind = Kind::Counters {
+        uncore: true,
+        generic: false,
+    };
     w.add(desc, MockPmu::new(config));
-    let mask = |w: &World<MockPmu>| w.s.cpumask(w.pmus[0]).unwrap().map(|c| c.0).collect::<Vec<_>>();
+    let mask = |w: &World<MockPmu>| {
+        w.s.cpumask(w.pmus[0])
+            .unwrap()
+            .map(|c| c.0)
+            .collect::<Vec<_>>()
+    };
     let a = w.open(cpu(&w, 0));
     let b = w.open(cpu(&w, 0));
     w.disable(b);
@@ -399,9 +442,15 @@ fn row_37_to_40_r249_r257_r258_r259_a_package_loses_its_cpus() {
     w.until(20);
     assert_eq!((w.times(a), w.times(b)), ((20, 20), (8, 8)));
     w.s.offline(w.now, VcpuId(1)).unwrap();
-    assert_eq!((mask(&w), w.states(&[a, b, c, d, e])), (vec![3], "AAAAA".into()));
+    assert_eq!(
+        (mask(&w), w.states(&[a, b, c, d, e])),
+        (vec![3], "AAAAA".into())
+    );
     w.s.offline(w.now, VcpuId(3)).unwrap();
-    assert_eq!((mask(&w), w.states(&[a, b, c, d, e])), (vec![], "OOOOO".into()));
+    assert_eq!(
+        (mask(&w), w.states(&[a, b, c, d, e])),
+        (vec![], "OOOOO".into())
+    );
     assert_eq!(w.s.view(d).unwrap().leader, d);
     assert_eq!(w.read(a).values[0].count.0, 20_000_000);
     w.s.online(w.now, VcpuId(3)).unwrap();
@@ -429,7 +478,10 @@ fn row_47_r162_the_first_tick_is_on_the_grid() {
     w.until(1);
     let e = w.opens(5, &task(&w));
     w.until(9);
-    assert_eq!(e.iter().map(|e| w.times(*e)).collect::<Vec<_>>(), [(8, 4), (8, 7), (8, 8), (8, 8), (8, 5)]);
+    assert_eq!(
+        e.iter().map(|e| w.times(*e)).collect::<Vec<_>>(),
+        [(8, 4), (8, 7), (8, 8), (8, 8), (8, 5)]
+    );
 }
 
 #[test]

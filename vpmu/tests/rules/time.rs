@@ -99,16 +99,24 @@ fn r057_r058_r059_r061_r081_shapes_and_sizes() {
     w.until(5);
     // The shape is the reader's, the times are the leader's.
     let r = w.read(g[2]);
-    assert_eq!(r.values.iter().map(|v| v.count.0).collect::<Vec<_>>(), [5_000_000, 5_000_000, 2_000_000]);
+    assert_eq!(
+        r.values.iter().map(|v| v.count.0).collect::<Vec<_>>(),
+        [5_000_000, 5_000_000, 2_000_000]
+    );
     assert_eq!(r.running.0, 5_000_000);
     assert_eq!(r.values[1].id, w.s.view(g[1]).unwrap().id);
     // A promoted sibling is still sized as its old group was.
     w.close(g[0]);
     assert_eq!(need(&mut w, g[1]), 3 * 8 + 3 * 24);
-    assert_eq!(EventError::NoSpace { need: 1, have: 0 }.errno(), Errno::ENOSPC);
+    assert_eq!(
+        EventError::NoSpace { need: 1, have: 0 }.errno(),
+        Errno::ENOSPC
+    );
 
     let mut w = World::new(4);
-    let soft = task(&w).pmu(1).format(ReadFormat::GROUP | ReadFormat::ID | ReadFormat::LOST);
+    let soft = task(&w)
+        .pmu(1)
+        .format(ReadFormat::GROUP | ReadFormat::ID | ReadFormat::LOST);
     let l = w.open(soft.clone().disabled());
     for _ in 1..682 {
         w.open(soft.clone().group(l).disabled());
@@ -123,21 +131,43 @@ fn r062_r064_reads_inside_the_kernel() {
     let (here, elsewhere, t) = (VcpuId(0), VcpuId(1), w.t);
     w.until(3);
     let (count, enabled, running) = w.s.read_local(w.now, e[0], here, Some(t)).unwrap();
-    assert_eq!((count.0, enabled.0, running.0), (3_000_000, 3_000_000, 3_000_000));
+    assert_eq!(
+        (count.0, enabled.0, running.0),
+        (3_000_000, 3_000_000, 3_000_000)
+    );
     assert!(w.s.has_user_index(e[0]) && !w.s.has_user_index(e[1]));
-    assert_eq!(w.s.read_local(w.now, e[0], here, None), Err(EventError::Foreign));
+    assert_eq!(
+        w.s.read_local(w.now, e[0], here, None),
+        Err(EventError::Foreign)
+    );
     let c = w.open(cpu(&w, 1));
-    assert_eq!(w.s.read_local(w.now, c, here, None), Err(EventError::Foreign));
+    assert_eq!(
+        w.s.read_local(w.now, c, here, None),
+        Err(EventError::Foreign)
+    );
     assert!(w.s.read_local(w.now, c, elsewhere, None).is_ok());
     let i = w.open(task(&w).inherit());
-    assert_eq!(w.s.read_local(w.now, i, here, Some(t)), Err(EventError::InheritedRead));
+    assert_eq!(
+        w.s.read_local(w.now, i, here, Some(t)),
+        Err(EventError::InheritedRead)
+    );
     let p = w.opens(2, &cpu(&w, 2).pinned());
-    assert_eq!(w.s.read_local(w.now, p[1], VcpuId(2), None), Err(EventError::PinnedElsewhere));
+    assert_eq!(
+        w.s.read_local(w.now, p[1], VcpuId(2), None),
+        Err(EventError::PinnedElsewhere)
+    );
     assert_eq!(w.s.read(w.now, p[1], 8), Ok(ReadOutcome::EndOfFile));
     assert_eq!(w.s.read_value(w.now, p[1]).unwrap().values[0].count.0, 0);
     w.s.exit_task(w.now, t).unwrap();
-    assert_eq!(w.s.read_local(w.now, e[0], here, Some(t)), Err(EventError::Foreign));
-    for e in [EventError::Foreign, EventError::PinnedElsewhere, EventError::InheritedRead] {
+    assert_eq!(
+        w.s.read_local(w.now, e[0], here, Some(t)),
+        Err(EventError::Foreign)
+    );
+    for e in [
+        EventError::Foreign,
+        EventError::PinnedElsewhere,
+        EventError::InheritedRead,
+    ] {
         assert!([Errno::EINVAL, Errno::EBUSY, Errno::EOPNOTSUPP].contains(&e.errno()));
     }
 }

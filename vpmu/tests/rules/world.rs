@@ -3,8 +3,9 @@
 use vpmu::ids::VcpuId;
 use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
 use vpmu::sched::{
-    AttrFlags, Config, Errno, EventAttr, EventId, EventState, Extent, OpenError, OpenRequest, PmuClass, PmuDesc,
-    PmuDriver, PmuId, ReadFormat, ReadOutcome, ReadValues, Scheduler, ScopePolicy, Target, TaskId, Topology,
+    AttrFlags, Config, Errno, EventAttr, EventId, EventState, Extent, OpenError, OpenRequest,
+    PmuClass, PmuDesc, PmuDriver, PmuId, ReadFormat, ReadOutcome, ReadValues, Scheduler,
+    ScopePolicy, Target, TaskId, Topology,
 };
 use vpmu::units::Nanos;
 
@@ -20,7 +21,10 @@ pub(crate) struct Spec {
 /// An event on the world's task.
 pub(crate) fn task(w: &World<impl PmuDriver>) -> Spec {
     let attr = EventAttr::new(w.s.pmu(w.pmus[0]).unwrap().1, 1);
-    Spec { request: OpenRequest::new(attr, Target::Task(w.t), None), pmu: None }
+    Spec {
+        request: OpenRequest::new(attr, Target::Task(w.t), None),
+        pmu: None,
+    }
 }
 
 /// An event on a CPU.
@@ -101,15 +105,24 @@ impl World<MockPmu> {
 
     pub(crate) fn on(topology: Topology, policy: ScopePolicy, counters: u32) -> Self {
         let mut w = World::empty(topology, policy);
-        w.add(PmuDesc::new("core", PmuClass::Hardware), MockPmu::new(MockConfig::core(counters)));
-        let soft = MockConfig::unlimited(Kind::Counters { uncore: false, generic: false });
+        w.add(
+            PmuDesc::new("core", PmuClass::Hardware),
+            MockPmu::new(MockConfig::core(counters)),
+        );
+        let soft = MockConfig::unlimited(Kind::Counters {
+            uncore: false,
+            generic: false,
+        });
         w.add(PmuDesc::new("soft", PmuClass::Software), MockPmu::new(soft));
         w
     }
 
     /// Another core PMU; its place.
     pub(crate) fn core(&mut self, name: &str, counters: u32) -> usize {
-        self.add(PmuDesc::new(name, PmuClass::Hardware), MockPmu::new(MockConfig::core(counters)))
+        self.add(
+            PmuDesc::new(name, PmuClass::Hardware),
+            MockPmu::new(MockConfig::core(counters)),
+        )
     }
 }
 
@@ -120,7 +133,12 @@ impl<D: PmuDriver> World<D> {
         let mut s = Scheduler::new(config);
         let t = s.create_task();
         s.switch_to(Nanos(0), VcpuId(0), Some(t)).unwrap();
-        Self { s, pmus: vec![], t, now: Nanos(0) }
+        Self {
+            s,
+            pmus: vec![],
+            t,
+            now: Nanos(0),
+        }
     }
 
     pub(crate) fn add(&mut self, desc: PmuDesc, driver: D) -> usize {

@@ -279,6 +279,7 @@ fn mock_config(v: &Value, kind: &str) -> MockConfig {
         fixed: small("fixed", 0),
         placement,
         txn: num(v, "txn").map_or(kind == "hw", |n| n != 0),
+        needs_group: false,
         vcpus: listed.map(|l| {
             l.iter()
                 .filter_map(|c| Some(VcpuId(u16::try_from(c.as_u64()?).ok()?)))
