@@ -22,7 +22,7 @@ impl<D: PmuDriver> Scheduler<D> {
     pub(super) fn exists(&self, id: EventId) -> Result<(), EventError> {
         // Inherited copies are not for callers.
         match self.events.get(id) {
-            Some(e) if e.parent.is_none() => Ok(()),
+            Some(e) if e.parent.is_none() && e.state != EventState::Dead => Ok(()),
             _ => Err(EventError::NoEvent),
         }
     }

@@ -169,7 +169,11 @@ impl<D: PmuDriver> Scheduler<D> {
             let members = 1 + l.siblings.len();
             l.siblings.retain(|s| *s != id);
             l.group_generation += 1;
+            let dead = l.state == EventState::Dead && l.siblings.is_empty();
             self.events[id].stale_members = Some(members);
+            if dead {
+                self.free_event(leader);
+            }
             return;
         }
         let siblings = core::mem::take(&mut event.siblings);

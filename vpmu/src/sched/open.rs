@@ -495,7 +495,13 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Frees an event that is in no list any more. Linux: `free_event`.
+    ///
+    /// A leader that lost its place in its group and was then given new
+    /// siblings keeps them when it is closed: it stays, DEAD, until they are gone.
     pub(super) fn free_event(&mut self, id: EventId) {
+        if !self.events[id].siblings.is_empty() {
+            return;
+        }
         self.release_pmu(id);
         let Some(event) = self.events.remove(id) else {
             return;

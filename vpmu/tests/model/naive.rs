@@ -220,31 +220,14 @@ impl Naive {
     ///
     fn resched(&mut self, cpu: usize, ctx: Ctx, pmu: usize, pinned: bool) {
         let (own, task) = (Ctx::Cpu(cpu), self.current[cpu].map(Ctx::Task));
-        let of_cpu = matches!(ctx, Ctx::Cpu(_));
-        for t in task {
-            if pinned {
-                self.out(t, pmu, true);
-            }
-            self.out(t, pmu, false);
-        }
-        if of_cpu && pinned {
-            self.out(own, pmu, true);
-        }
-        if of_cpu || pinned {
-            self.out(own, pmu, false);
-        }
-        if of_cpu && pinned {
-            self.fill(cpu, own, pmu, true);
-        }
-        for t in task.filter(|_| pinned) {
-            self.fill(cpu, t, pmu, true);
-        }
-        if of_cpu || pinned {
-            self.fill(cpu, own, pmu, false);
-        }
-        for t in task {
-            self.fill(cpu, t, pmu, false);
-        }
+        let hit = |c: Ctx, p: bool| (pinned || !p) && (ctx == own || c != own || (pinned && !p));
+        let classes = |p: bool| [Some(own), task].into_iter().flatten().map(move |c| (c, p));
+        let order = classes(true)
+            .chain(classes(false))
+            .filter(|(c, p)| hit(*c, *p));
+        let order: Vec<_> = order.collect();
+        order.iter().for_each(|(c, p)| self.out(*c, pmu, *p));
+        order.iter().for_each(|(c, p)| self.fill(cpu, *c, pmu, *p));
     }
 
     fn rotate(&mut self, cpu: usize, pmu: usize) -> bool {

@@ -17,7 +17,7 @@ fn flags(mut spec: Spec, bits: u64) -> Spec {
 }
 
 #[test]
-fn r080_checks_1_to_10_in_order() {
+fn r080_checks_1_to_4_in_order() {
     let mut w = World::new(2);
     // Each spec has a later fault too: the first one decides.
     let late = task(&w).bound(99);
@@ -62,6 +62,12 @@ fn r080_checks_1_to_10_in_order() {
         w.refused(late.clone().period(100_001).flags(AttrFlags::FREQ)),
         OpenError::SampleRange
     );
+}
+
+#[test]
+fn r080_checks_5_to_10_in_order() {
+    let mut w = World::new(2);
+    let late = task(&w).bound(99);
     let mut group = task(&w);
     group.request.target = Target::Cgroup(CgroupId(1));
     assert_eq!(w.refused(flags(group, 4)), OpenError::CgroupNeedsCpu);
@@ -97,7 +103,7 @@ fn r080_checks_1_to_10_in_order() {
 }
 
 #[test]
-fn r082_checks_11_to_27() {
+fn r082_checks_11_to_20() {
     let mut w = World::new(2);
     let caps = |w: &mut World<MockPmu>, name: &str, caps| {
         let mut desc = PmuDesc::new(name, PmuClass::Hardware);
@@ -142,6 +148,11 @@ fn r082_checks_11_to_27() {
     assert_eq!(w.refused(task(&w).pmu(alone)), OpenError::ExclusiveTaken);
     assert!(w.try_open(task(&w).pmu(alone).bound(2)).is_ok());
     assert_eq!(w.states(&[x]), "I");
+}
+
+#[test]
+fn r082_checks_23_to_27() {
+    let mut w = World::new(2);
     w.s.offline(w.now, VcpuId(3)).unwrap();
     assert_eq!(w.refused(cpu(&w, 3)), OpenError::CpuOffline);
     let l = w.open(task(&w));

@@ -195,3 +195,20 @@ fn r261_perf_may_leave_a_cpu_that_stays() {
     w.s.init_cpu(w.now, VcpuId(0)).unwrap();
     assert_eq!(mask(&w), [1]);
 }
+
+#[test]
+fn r258_a_lost_leader_that_is_closed_keeps_its_new_siblings() {
+    let mut w = World::new(1);
+    let l = w.open(cpu(&w, 3).pmu(1));
+    w.s.offline(w.now, VcpuId(3)).unwrap();
+    w.s.online(w.now, VcpuId(3)).unwrap();
+    let s = w.open(cpu(&w, 3).pmu(1).group(l));
+    w.close(l);
+    w.until(3);
+    assert_eq!((w.states(&[s]), w.times(s)), ("I".into(), (0, 0)));
+    assert_eq!(w.s.view(s).unwrap().leader, l);
+    assert!(w.s.close(w.now, l).is_err());
+    w.enable(s);
+    w.close(s);
+    assert_eq!(w.s.event_ids().count(), 0);
+}
