@@ -4,48 +4,9 @@
 //! other ways than the real one. Groups of interchangeable counters only.
 
 use super::types::St::{Active, Error, Inactive, Off};
-use super::types::{Ctx, Ev, St};
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    exclusive: bool,
-    armed: bool,
-    expiry: u64,
-}
-
-/// The model.
-#[derive(Debug)]
-pub(crate) struct Naive {
-    pub(crate) now: u64,
-    pub(crate) evs: Vec<Ev>,
-    pub(crate) cpus: usize,
-    /// Counters of each PMU; none for software.
-    pub(crate) room: Vec<Option<usize>>,
-    interval: Vec<u64>,
-    /// Which task runs on each CPU.
-    pub(crate) current: Vec<Option<usize>>,
-    slots: Vec<Vec<Slot>>,
-    /// (context, PMU) pairs whose flexible groups did not all get on.
-    needs: Vec<(Ctx, usize)>,
-    clock: u64,
-}
+use super::types::{Ctx, Ev, Naive, St};
 
 impl Naive {
-    pub(crate) fn new(cpus: usize, room: Vec<Option<usize>>, interval: Vec<u64>) -> Self {
-        let slots = vec![vec![Slot::default(); room.len()]; cpus];
-        Self {
-            now: 0,
-            evs: vec![],
-            cpus,
-            room,
-            interval,
-            current: vec![None; cpus],
-            slots,
-            needs: vec![],
-            clock: 0,
-        }
-    }
-
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock

@@ -9,8 +9,7 @@ use vpmu::sched::{
 };
 use vpmu::units::Nanos;
 
-use super::naive::Naive;
-use super::types::{Ctx, Ev, St};
+use super::types::{Ctx, Ev, Naive, St};
 
 pub(crate) const CPUS: usize = 2;
 const TASKS: usize = 3;
