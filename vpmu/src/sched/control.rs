@@ -113,8 +113,11 @@ impl<D: PmuDriver> Scheduler<D> {
         if leader != id && self.events[leader].state != EventState::Active {
             return;
         }
-        let (task_ctx, class) = (self.cpu(vcpu).task_ctx, self.class_of(id));
-        self.resched(vcpu, task_ctx, pmu, class);
+        let installed = self.events[id].group_index.is_some();
+        if !(installed && self.append(vcpu, id, false)) {
+            let (task_ctx, class) = (self.cpu(vcpu).task_ctx, self.class_of(id));
+            self.resched(vcpu, task_ctx, pmu, class);
+        }
         self.commit();
     }
 

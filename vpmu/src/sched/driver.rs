@@ -142,6 +142,12 @@ pub trait PmuDriver {
         false
     }
 
+    /// Whether `add` never fails, so that groups of this PMU alone are only
+    /// ever refused for exclusive ones.
+    fn always_fits(&self) -> bool {
+        false
+    }
+
     /// Whether a sample period in events is acceptable. Linux: `pmu->check_period`.
     fn accepts_period(&self, _event: EventId, _period: u64) -> bool {
         true

@@ -93,7 +93,7 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         self.refresh(ctx);
         self.add_to_ctx(id);
-        if self.append(vcpu, id) {
+        if self.append(vcpu, id, true) {
             self.commit();
             return;
         }

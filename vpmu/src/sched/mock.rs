@@ -495,6 +495,10 @@ impl PmuDriver for MockPmu {
         true
     }
 
+    fn always_fits(&self) -> bool {
+        self.config.placement == Placement::Unlimited
+    }
+
     fn supports(&self, vcpu: VcpuId) -> bool {
         self.config.vcpus.as_ref().is_none_or(|s| s.contains(&vcpu))
     }

@@ -67,11 +67,11 @@ impl<D: PmuDriver> Scheduler<D> {
             (set == GroupSet::Flexible).then_some((ctx, !pass.can_add_hw));
     }
 
-    /// Continues the last pass with a new last group, where redoing the class
-    /// would give the same up to that group. `false` if it might not.
+    /// Continues the last pass with a group, where redoing the class would give
+    /// the same but for that group. `false` if it might not.
     ///
     /// This makes opening n events cost O(n log n) instead of O(n²).
-    pub(super) fn append(&mut self, vcpu: VcpuId, id: EventId) -> bool {
+    pub(super) fn append(&mut self, vcpu: VcpuId, id: EventId, last_of_all: bool) -> bool {
         let event = &self.events[id];
         let (ctx, pmu, set) = (event.ctx, event.slice, event.set());
         let lone = event.leader == id && event.siblings.is_empty() && event.cgroup.is_none();
@@ -86,7 +86,12 @@ impl<D: PmuDriver> Scheduler<D> {
             return false;
         }
         let driver = &self.pmus[pmu.index()].driver;
-        if !driver.forgets() || !driver.supports(vcpu) || event.pmu != pmu {
+        // Where there is always room the order does not matter either, but for
+        // exclusive groups.
+        let anywhere = driver.always_fits() && !refused;
+        let calm = !event.attr.has(AttrFlags::EXCLUSIVE) && !self.cpu(vcpu).slot(pmu).exclusive;
+        let forgets = driver.forgets() && driver.supports(vcpu) && event.pmu == pmu;
+        if !forgets || !calm || !(last_of_all || anywhere) {
             return false;
         }
         let mut pass = Pass {

@@ -42,8 +42,8 @@ impl<D: PmuDriver> Scheduler<D> {
         if freq {
             self.contexts[ctx].slice_mut(slice).nr_freq -= 1;
         }
+        self.unsettle_slot(vcpu, slice);
         let slot = self.cpu_mut(vcpu).slot_mut(slice);
-        slot.settled = None;
         if !software {
             slot.active_oncpu -= 1;
         }
@@ -52,14 +52,26 @@ impl<D: PmuDriver> Scheduler<D> {
         }
     }
 
-    /// A change outside a pass: what the last pass found is not certain any more.
+    /// A change outside a pass: what the last pass found is not certain any
+    /// more, unless all groups were on and there is always room.
     pub(super) fn unsettle(&mut self, id: EventId) {
         let event = &self.events[id];
         let (ctx, slice, pmu) = (event.ctx, event.slice, event.pmu);
-        if let Some(vcpu) = self.contexts.get(ctx).and_then(|_| self.ctx_vcpu(ctx)) {
-            let cpu = self.cpu_mut(vcpu);
-            cpu.slot_mut(slice).settled = None;
-            cpu.slot_mut(pmu).settled = None;
+        if self.contexts.get(ctx).is_none() {
+            return;
+        }
+        if let Some(vcpu) = self.ctx_vcpu(ctx) {
+            self.unsettle_slot(vcpu, slice);
+            self.unsettle_slot(vcpu, pmu);
+        }
+    }
+
+    fn unsettle_slot(&mut self, vcpu: VcpuId, pmu: PmuId) {
+        let roomy = self.pmus[pmu.index()].driver.always_fits();
+        let slot = self.cpu_mut(vcpu).slot_mut(pmu);
+        let all_on = matches!(slot.settled, Some((_, false))) && !slot.exclusive;
+        if !(roomy && all_on) {
+            slot.settled = None;
         }
     }
 
