@@ -151,6 +151,7 @@ impl<D: PmuDriver> Scheduler<D> {
         l.group_generation += 1;
         l.stale_members = None;
         self.sync_ready(leader);
+        self.unsettle(id);
     }
 
     /// Takes an event out of its group; the siblings of a leader become

@@ -56,13 +56,23 @@ impl<D: PmuDriver> Scheduler<D> {
     /// more, unless all groups were on and there is always room.
     pub(super) fn unsettle(&mut self, id: EventId) {
         let event = &self.events[id];
-        let (ctx, slice, pmu) = (event.ctx, event.slice, event.pmu);
+        let (ctx, leader) = (event.ctx, event.leader);
+        let lone = leader == id && event.siblings.is_empty();
+        let leader_slice = self.events.get(leader).map_or(event.slice, |l| l.slice);
+        let slots = [event.slice, event.pmu, leader_slice];
         if self.contexts.get(ctx).is_none() {
             return;
         }
-        if let Some(vcpu) = self.ctx_vcpu(ctx) {
-            self.unsettle_slot(vcpu, slice);
-            self.unsettle_slot(vcpu, pmu);
+        let Some(vcpu) = self.ctx_vcpu(ctx) else {
+            return;
+        };
+        for pmu in slots {
+            if lone {
+                self.unsettle_slot(vcpu, pmu);
+            } else {
+                // A member that another slice's pass brought in may wait for its leader's.
+                self.cpu_mut(vcpu).slot_mut(pmu).settled = None;
+            }
         }
     }
 
