@@ -204,6 +204,11 @@ impl<D: PmuDriver> Scheduler<D> {
             self.set_state(id, EventState::Error);
         }
         self.add_to_groups(id);
+        // No pass has visited the new group.
+        if let Some(vcpu) = self.ctx_vcpu(self.events[id].ctx) {
+            let slice = self.events[id].slice;
+            self.cpu_mut(vcpu).slot_mut(slice).settled = None;
+        }
         let event = &self.events[id];
         if event.state == EventState::Active {
             let (ctx, pmu, set) = (event.ctx, event.slice, event.set());

@@ -58,26 +58,26 @@ impl Pair {
                     .unwrap(),
             );
         }
-        let soft = MockConfig::unlimited(Kind::Counters {
-            uncore: false,
-            generic: false,
-        });
-        types.push(
-            real.register_pmu(PmuDesc::new("soft", PmuClass::Software), MockPmu::new(soft))
-                .unwrap(),
-        );
+        for _ in 0..2 {
+            let soft = MockConfig::unlimited(Kind::Counters {
+                uncore: false,
+                generic: false,
+            });
+            let desc = PmuDesc::new("soft", PmuClass::Software);
+            types.push(real.register_pmu(desc, MockPmu::new(soft)).unwrap());
+        }
         let tasks = (0..TASKS).map(|_| real.create_task()).collect();
         let room = shape
             .counters
             .iter()
             .map(|c| Some(*c as usize))
-            .chain([None])
+            .chain([None, None])
             .collect();
         let interval = shape
             .interval_ms
             .iter()
             .map(|i| i * MS)
-            .chain([4 * MS])
+            .chain([4 * MS, 4 * MS])
             .collect();
         let naive = Naive::new(CPUS, room, interval);
         Self {
@@ -142,7 +142,7 @@ impl Pair {
             Ctx::Cpu(c) => Some(c),
             Ctx::Task(_) => Some(usize::from(bound) % CPUS).filter(|_| bound % 4 == 3),
         };
-        let pmu = [0, 0, 0, 1, 2, 0, 1, 0][usize::from(place) % 8];
+        let pmu = [0, 0, 3, 1, 2, 0, 1, 0][usize::from(place) % 8];
         let mut e = Ev {
             ctx,
             bound,
@@ -150,8 +150,8 @@ impl Pair {
             slice: pmu,
             pinned: bits & 3 == 3,
             exclusive: bits & 28 == 28,
-            software: pmu == 2,
-            pure: pmu == 2,
+            software: pmu >= 2,
+            pure: pmu >= 2,
             leader: self.ids.len(),
             state: if bits & 0xe0 == 0xe0 {
                 St::Off
@@ -170,10 +170,9 @@ impl Pair {
             (e.ctx, e.bound, e.pinned, e.exclusive, e.leader) = (v.ctx, v.bound, false, false, l);
             if !e.software {
                 // Moves of software groups are for the scenarios.
-                (e.pmu, e.slice, e.software, e.pure) =
-                    (v.slice, v.slice, v.slice == 2, v.slice == 2);
+                (e.pmu, e.software, e.pure) = (v.slice, v.slice >= 2, v.slice >= 2);
             }
-            e.slice = v.slice;
+            e.slice = if v.slice >= 2 { e.pmu } else { v.slice };
         }
         if count < MAX_EVENTS {
             self.open_both(e, leader, u64::from(op[5] % 7) + 1);
