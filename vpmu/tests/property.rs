@@ -10,6 +10,7 @@
 mod model;
 
 use model::ops::{Pair, Shape};
+use model::wild::Wild;
 use proptest::prelude::*;
 
 proptest! {
@@ -24,6 +25,22 @@ proptest! {
         for (i, op) in ops.iter().enumerate() {
             pair.step(*op).map_err(|e| TestCaseError::fail(format!("operation {i}: {e}")))?;
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_panics_and_the_invariants_hold(
+        seed in any::<u8>(),
+        ops in prop::collection::vec(any::<[u8; 8]>(), 1..200),
+    ) {
+        let mut wild = Wild::new(seed);
+        for op in ops {
+            wild.step(op);
+        }
+        wild.finish();
     }
 }
 
@@ -71,6 +88,38 @@ fn long_run() {
         seed += 1;
     }
     println!("{done} operations, no difference");
+}
+
+/// The long run of everything, with all checks: `VPMU_WILD_OPS=1000000 cargo test -p vpmu --test property wild -- --ignored`.
+#[test]
+#[ignore = "runs for minutes; set VPMU_WILD_OPS"]
+fn wild_run() {
+    let number = |name: &str, default| {
+        std::env::var(name)
+            .ok()
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(default)
+    };
+    let (total, mut seed) = (
+        number("VPMU_WILD_OPS", 100_000_u64),
+        number("VPMU_MODEL_SEED", 1_u64),
+    );
+    let mut done = 0;
+    while done < total {
+        println!("seed {seed}");
+        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        for _ in 0..8 {
+            rng.next();
+        }
+        let mut wild = Wild::new(rng.next().to_le_bytes()[3]);
+        for _ in 0..500 {
+            let (a, b) = (rng.next().to_le_bytes(), rng.next().to_le_bytes());
+            wild.step([a[1], a[2], a[3], a[4], b[1], b[2], b[3], b[4]]);
+        }
+        wild.finish();
+        done += 500;
+        seed += 1;
+    }
 }
 
 /// Prints the operations of a seed: `VPMU_MODEL_SEED=7 … replay -- --ignored --nocapture`.

@@ -3,3 +3,4 @@
 mod naive;
 pub(crate) mod ops;
 mod types;
+pub(crate) mod wild;
