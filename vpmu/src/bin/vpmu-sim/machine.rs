@@ -251,7 +251,7 @@ fn register_builtin(sched: &mut Sched) -> Result<(), String> {
     for (name, pmu_type, kind) in builtin {
         let mut desc = PmuDesc::new(name, PmuClass::Software);
         desc.pmu_type = Some(pmu_type);
-        if name.ends_with("clock") {
+        if name == "software" || name.ends_with("clock") {
             desc.caps = PmuCaps::NO_NMI;
         }
         sched
