@@ -267,6 +267,33 @@ impl<D: PmuDriver> Scheduler<D> {
         Ok(count)
     }
 
+    /// Whatever is behind the PMU took the event's counter away: its group goes
+    /// off and the leader to ERROR, as a pinned group that does not fit;
+    /// only enable tries again. Does nothing unless the leader wants to run.
+    ///
+    /// # Errors
+    /// [`EventError::NoEvent`] only.
+    pub fn lose(&mut self, now: Nanos, id: EventId) -> Result<(), EventError> {
+        self.exists(id)?;
+        self.at(now);
+        let leader = self.events[id].leader;
+        let event = &self.events[leader];
+        if !event.state.is_enabled() {
+            return Ok(());
+        }
+        let ctx = event.ctx;
+        self.refresh_for(ctx, leader);
+        self.unsettle(leader);
+        self.take_group_off(leader);
+        if self.events[leader].list_seq.is_some() {
+            self.cgroup_event_disabled(leader);
+        }
+        self.set_state(leader, EventState::Error);
+        self.commit();
+        self.check_invariants();
+        Ok(())
+    }
+
     /// The owner gives the event up.
     ///
     /// # Errors

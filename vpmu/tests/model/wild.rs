@@ -23,6 +23,7 @@ pub(crate) struct Wild {
     pmus: Vec<PmuId>,
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn pmus() -> Vec<(PmuDesc, MockConfig)> {
     let counters = Kind::Counters {
         uncore: false,
@@ -143,7 +144,7 @@ impl Wild {
         match op[0] % 32 {
             0..=6 => self.open(op),
             7..=15 => self.on_event(op, event),
-            16..=18 => drop(self.s.switch_to(now, vcpu, task.filter(|_| op[3] % 4 != 0))),
+            16..=18 => drop(self.s.switch_to(now, vcpu, task.filter(|_| op[3] & 3 != 0))),
             19 => self.fork_or_exit(op, task),
             20 => drop(self.s.offline(now, vcpu)),
             21 => drop(self.s.online(now, vcpu)),
@@ -161,6 +162,7 @@ impl Wild {
                 self.s
                     .move_to_cgroup(now, t, CgroupId(u32::from(op[3]) % 5))
             })),
+            27 if op[3] & 3 == 0 => drop(event.map(|e| self.s.lose(now, e))),
             27 => self.s.fire_timer(now, vcpu, pmu),
             28 => drop(
                 self.s
@@ -203,7 +205,7 @@ impl Wild {
         attr.sample = u64::from(bits >> 12) * 10;
         attr.read_format = ReadFormat::from_bits_retain(u64::from(op[6]) % 32);
         let mut request = OpenRequest::new(attr, Target::Cpu, None);
-        request.vcpu = (op[7] % 3 != 0).then_some(VcpuId(u16::from(op[7] / 3) % CPUS));
+        request.vcpu = (op[7] & 3 != 0).then_some(VcpuId(u16::from(op[7] / 4) % CPUS));
         request.target = match op[6] / 32 {
             0..=3 => self
                 .tasks
@@ -214,7 +216,7 @@ impl Wild {
         };
         request.flags.set(OpenFlags::CGROUP, op[6] / 32 == 4);
         let at = usize::from(op[3] / 2) % self.events.len().max(1);
-        request.group = self.events.get(at).copied().filter(|_| op[3] % 2 == 0);
+        request.group = self.events.get(at).copied().filter(|_| op[3] & 1 == 0);
         self.events.extend(self.s.open(Nanos(self.now), &request));
     }
 
@@ -222,7 +224,7 @@ impl Wild {
         let (now, Some(e)) = (Nanos(self.now), event) else {
             return;
         };
-        let extent = if op[2] % 3 == 0 {
+        let extent = if op[2] & 3 == 0 {
             Extent::Group
         } else {
             Extent::Event
@@ -239,8 +241,8 @@ impl Wild {
             13 => drop(self.s.reset(now, e, extent)),
             14 => drop((0..n % 8).map(|_| self.s.overflow(now, e)).last()),
             _ => {
-                drop(self.s.refresh_budget(now, e, i32::from(op[3])));
-                drop(self.s.set_period(now, e, n));
+                let _ = self.s.refresh_budget(now, e, i32::from(op[3]));
+                let _ = self.s.set_period(now, e, n);
             }
         }
     }
@@ -249,7 +251,7 @@ impl Wild {
         let (now, Some(t)) = (Nanos(self.now), task) else {
             return;
         };
-        if op[3] % 2 == 0 && self.tasks.len() < 6 {
+        if op[3] & 1 == 0 && self.tasks.len() < 6 {
             self.tasks.extend(self.s.fork(now, t));
         } else {
             self.s.exit_task(now, t).unwrap();

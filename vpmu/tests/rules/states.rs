@@ -278,3 +278,19 @@ fn r019_an_event_that_needs_a_group_ends_with_it() {
     w.enable(s);
     assert_eq!(w.states(&[s]), "E");
 }
+
+#[test]
+fn a_counter_that_the_host_takes_away_is_an_error() {
+    let mut w = World::new(2);
+    let g = w.group(2, &task(&w));
+    let f = w.open(task(&w));
+    w.until(1);
+    w.s.lose(w.now, g[1]).unwrap();
+    assert_eq!(w.states(&[g[0], g[1], f]), "EII");
+    w.s.lose(w.now, g[1]).unwrap();
+    w.until(3);
+    assert_eq!(w.times(g[1]), (1, 1));
+    assert!(w.is_eof(g[0]));
+    w.enable(g[0]);
+    assert_eq!(w.states(&[g[0], g[1], f]), "AAI");
+}
