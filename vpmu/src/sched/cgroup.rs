@@ -4,6 +4,7 @@ use alloc::collections::BTreeMap;
 
 use super::Scheduler;
 use super::driver::PmuDriver;
+use super::groups::MAX_CGROUP;
 use super::ids::{CgroupId, EventId, PmuId, TaskId};
 use super::state::{Activity, EventState};
 use crate::ids::VcpuId;
@@ -56,10 +57,10 @@ impl Cgroups {
 }
 
 impl<D: PmuDriver> Scheduler<D> {
-    /// Makes a cgroup below `parent` known; `false` if the parent is not, or
-    /// the cgroup already is.
+    /// Makes a cgroup below `parent` known; `false` if the parent is not, the
+    /// cgroup already is, or its number is above 2^31 − 2.
     pub fn create_cgroup(&mut self, cgroup: CgroupId, parent: CgroupId) -> bool {
-        if self.cgroups.exists(cgroup) || !self.cgroups.exists(parent) {
+        if self.cgroups.exists(cgroup) || !self.cgroups.exists(parent) || cgroup.0 > MAX_CGROUP {
             return false;
         }
         self.cgroups.parents.insert(cgroup, parent);

@@ -32,7 +32,40 @@ pub struct GroupKey {
     pub index: u64,
 }
 
-type Tree = BTreeMap<GroupKey, EventId>;
+/// A [`GroupKey`] as two numbers in the same order: searching compares little else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Packed {
+    run: u64,
+    index: u64,
+}
+
+/// The largest cgroup id that fits a key.
+pub(crate) const MAX_CGROUP: u32 = (1 << CGROUP_BITS) - 2;
+const CGROUP_BITS: u32 = 31;
+const PMU_BITS: u32 = 16;
+
+const fn pack(run: RunKey) -> u64 {
+    let vcpu = match run.vcpu {
+        Some(v) => v.0 as u64 + 1,
+        None => 0,
+    };
+    let cgroup = match run.cgroup {
+        Some(g) => g.0 as u64 + 1,
+        None => 0,
+    };
+    (vcpu << PMU_BITS | run.pmu.0 as u64) << CGROUP_BITS | cgroup
+}
+
+impl From<GroupKey> for Packed {
+    fn from(key: GroupKey) -> Self {
+        Self {
+            run: pack(key.run),
+            index: key.index,
+        }
+    }
+}
+
+type Tree = BTreeMap<Packed, EventId>;
 
 /// One ordered set of groups.
 #[derive(Debug, Default)]
@@ -51,11 +84,11 @@ impl EventGroups {
     }
 
     pub(crate) fn insert(&mut self, key: GroupKey, leader: EventId) {
-        self.all.insert(key, leader);
+        self.all.insert(key.into(), leader);
     }
 
     pub(crate) fn remove(&mut self, key: &GroupKey) {
-        self.all.remove(key);
+        self.all.remove(&Packed::from(*key));
     }
 
     fn tree(&self, ready: Ready) -> &Tree {
@@ -73,11 +106,11 @@ impl EventGroups {
     }
 
     pub(crate) fn set_ready(&mut self, key: GroupKey, leader: EventId, ready: Ready) {
-        self.tree_mut(ready).insert(key, leader);
+        self.tree_mut(ready).insert(key.into(), leader);
     }
 
     pub(crate) fn clear_ready(&mut self, key: &GroupKey, ready: Ready) {
-        self.tree_mut(ready).remove(key);
+        self.tree_mut(ready).remove(&Packed::from(*key));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -85,8 +118,8 @@ impl EventGroups {
     }
 
     /// All groups in order, of any CPU and PMU.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&GroupKey, EventId)> {
-        self.all.iter().map(|(k, e)| (k, *e))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = EventId> {
+        self.all.values().copied()
     }
 
     /// The first ready group of `run` behind `after`.
@@ -106,16 +139,13 @@ impl EventGroups {
 
     /// The first group of the CPU and PMU, whatever its cgroup.
     pub(crate) fn first_of_cpu(&self, vcpu: Option<VcpuId>, pmu: PmuId) -> Option<EventId> {
-        let first = GroupKey {
-            run: RunKey {
-                vcpu,
-                pmu,
-                cgroup: None,
-            },
-            index: 0,
-        };
-        let (key, event) = self.all.range(first..).next()?;
-        (key.run.vcpu == vcpu && key.run.pmu == pmu).then_some(*event)
+        let run = pack(RunKey {
+            vcpu,
+            pmu,
+            cgroup: None,
+        });
+        let (key, event) = self.all.range(Packed { run, index: 0 }..).next()?;
+        (key.run >> CGROUP_BITS == run >> CGROUP_BITS).then_some(*event)
     }
 
     /// Sizes of the trees: all, ready hardware, ready software.
@@ -126,7 +156,45 @@ impl EventGroups {
 }
 
 fn first_in(tree: &Tree, run: RunKey, after: u64) -> Option<(u64, EventId)> {
-    let from = Bound::Excluded(GroupKey { run, index: after });
+    if tree.is_empty() {
+        return None;
+    }
+    let run = pack(run);
+    let from = Bound::Excluded(Packed { run, index: after });
     let (key, event) = tree.range((from, Bound::Unbounded)).next()?;
     (key.run == run).then_some((key.index, *event))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_keys_are_ordered_as_keys() {
+        let vcpus = [
+            None,
+            Some(VcpuId(0)),
+            Some(VcpuId(1)),
+            Some(VcpuId(u16::MAX)),
+        ];
+        let pmus = [PmuId(0), PmuId(1), PmuId(u16::MAX)];
+        let cgroups = [None, Some(CgroupId(0)), Some(CgroupId(MAX_CGROUP))];
+        let mut keys = alloc::vec::Vec::new();
+        for vcpu in vcpus {
+            for pmu in pmus {
+                for cgroup in cgroups {
+                    keys.extend([0, 1, u64::MAX].map(|index| GroupKey {
+                        run: RunKey { vcpu, pmu, cgroup },
+                        index,
+                    }));
+                }
+            }
+        }
+        assert!(keys.is_sorted());
+        assert!(
+            keys.iter()
+                .map(|k| Packed::from(*k))
+                .is_sorted_by(|a, b| a < b)
+        );
+    }
 }

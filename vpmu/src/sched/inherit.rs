@@ -55,11 +55,7 @@ impl<D: PmuDriver> Scheduler<D> {
     fn inherit_all(&mut self, parent_ctx: ContextId, child: TaskId) -> Result<bool, TaskError> {
         let mut all = true;
         for set in [GroupSet::Pinned, GroupSet::Flexible] {
-            let leaders: Vec<EventId> = self.contexts[parent_ctx]
-                .groups(set)
-                .iter()
-                .map(|(_, e)| e)
-                .collect();
+            let leaders: Vec<EventId> = self.contexts[parent_ctx].groups(set).iter().collect();
             for leader in leaders {
                 let attr = &self.events[leader].attr;
                 if !attr.has(AttrFlags::INHERIT) || attr.has(AttrFlags::SIGTRAP) {

@@ -132,13 +132,14 @@ impl<D: PmuDriver> Scheduler<D> {
         let mut visited = false;
         let mut open = |vcpu, cgroup| {
             let run = RunKey { vcpu, pmu, cgroup };
-            visited |= groups.first_of_run(run).is_some();
+            let before = heads.len();
             for ready in [Ready::Hardware, Ready::Software] {
                 let next = groups.next_ready(run, ready, 0);
                 if next.is_some() {
                     heads.push(Head { run, ready, next });
                 }
             }
+            visited = visited || heads.len() > before || groups.first_of_run(run).is_some();
         };
         let task = matches!(c.owner, Owner::Task(_));
         if task {
