@@ -1,2 +1,7 @@
-//! The perfvisor binary.
-fn main() {}
+//! The `perfvisor` binary: parse, run, report in one line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmm::run::main()
+}

@@ -32,3 +32,156 @@ impl fmt::Display for VcpuId {
         write!(f, "{}", self.0)
     }
 }
+
+/// A counter of the guest's PMU, numbered by its bit in IA32_PERF_GLOBAL_CTRL:
+/// general-purpose counter *i* is bit *i*, fixed counter *i* is bit 32 + *i*.
+///
+/// SDM vol. 3B, "Architectural Performance Monitoring Version 2".
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pmc(u8);
+
+impl Pmc {
+    /// The most general-purpose counters that a guest PMU may have.
+    pub const MAX_GP: u8 = 8;
+    /// The most fixed counters that a guest PMU may have.
+    pub const MAX_FIXED: u8 = 4;
+    /// How many different values [`Pmc::slot`] takes.
+    pub const SLOTS: usize = (Self::MAX_GP + Self::MAX_FIXED) as usize;
+    const FIXED_BASE: u8 = 32;
+
+    /// General-purpose counter `i`; `None` from [`Pmc::MAX_GP`] on.
+    #[must_use]
+    pub const fn gp(i: u8) -> Option<Self> {
+        if i < Self::MAX_GP {
+            Some(Self(i))
+        } else {
+            None
+        }
+    }
+
+    /// Fixed counter `i`; `None` from [`Pmc::MAX_FIXED`] on.
+    #[must_use]
+    pub const fn fixed(i: u8) -> Option<Self> {
+        if i < Self::MAX_FIXED {
+            Some(Self(Self::FIXED_BASE + i))
+        } else {
+            None
+        }
+    }
+
+    /// The counter's number among the fixed ones, if it is one.
+    #[must_use]
+    pub const fn fixed_number(self) -> Option<u8> {
+        self.0.checked_sub(Self::FIXED_BASE)
+    }
+
+    /// A dense number in `0..SLOTS`, for arrays: first the general-purpose
+    /// counters, then the fixed ones.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        match self.fixed_number() {
+            Some(i) => (Self::MAX_GP + i) as usize,
+            None => self.0 as usize,
+        }
+    }
+}
+
+impl fmt::Debug for Pmc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Pmc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fixed_number() {
+            Some(i) => write!(f, "fixed{i}"),
+            None => write!(f, "gp{}", self.0),
+        }
+    }
+}
+
+/// A set of counters, laid out as IA32_PERF_GLOBAL_CTRL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PmcSet(pub u64);
+
+impl PmcSet {
+    /// No counter.
+    pub const EMPTY: Self = Self(0);
+
+    /// The first `gp` general-purpose and the first `fixed` fixed counters.
+    /// Numbers above the maxima of [`Pmc`] count as the maxima.
+    #[must_use]
+    pub const fn first(gp: u8, fixed: u8) -> Self {
+        let gp = if gp > Pmc::MAX_GP { Pmc::MAX_GP } else { gp };
+        let fixed = if fixed > Pmc::MAX_FIXED {
+            Pmc::MAX_FIXED
+        } else {
+            fixed
+        };
+        Self(((1 << gp) - 1) | (((1 << fixed) - 1) << Pmc::FIXED_BASE))
+    }
+
+    /// The counters whose bits are set in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether `pmc` is in the set.
+    #[must_use]
+    pub const fn contains(self, pmc: Pmc) -> bool {
+        self.0 & (1 << pmc.0) != 0
+    }
+
+    /// Whether the set has no counter.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Adds `pmc`.
+    pub const fn insert(&mut self, pmc: Pmc) {
+        self.0 |= 1 << pmc.0;
+    }
+
+    /// Takes `pmc` out.
+    pub const fn remove(&mut self, pmc: Pmc) {
+        self.0 &= !(1 << pmc.0);
+    }
+
+    /// The counters of the set, general-purpose ones first, ascending. Bits
+    /// that are no counter of [`Pmc`] are passed over.
+    pub fn iter(self) -> impl Iterator<Item = Pmc> {
+        let known = Self::first(Pmc::MAX_GP, Pmc::MAX_FIXED);
+        let mut left = self.and(known).0;
+        core::iter::from_fn(move || {
+            let bit = u8::try_from(left.trailing_zeros())
+                .ok()
+                .filter(|b| *b < 64)?;
+            left &= left - 1;
+            Some(Pmc(bit))
+        })
+    }
+}
+
+impl From<Pmc> for PmcSet {
+    fn from(pmc: Pmc) -> Self {
+        Self(1 << pmc.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_lists_its_counters_and_passes_over_other_bits() {
+        let set = PmcSet(0x8000_0005_0000_0003 | 1 << 48);
+        let names: alloc::vec::Vec<_> = set.iter().map(|p| alloc::format!("{p}")).collect();
+        assert_eq!(names, ["gp0", "gp1", "fixed0", "fixed2"]);
+        assert_eq!(PmcSet::first(4, 3), PmcSet(0x7_0000_000f));
+        assert_eq!(Pmc::gp(8), None);
+        assert_eq!(Pmc::fixed(3).map(Pmc::slot), Some(Pmc::SLOTS - 1));
+    }
+}

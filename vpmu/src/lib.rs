@@ -1,8 +1,20 @@
 //! A virtual PMU: guest PMU models backed by host perf events.
+//!
+//! Pure state and rules. Nothing here knows KVM, threads, clocks or logs:
+//! whoever owns a [`VcpuPmu`] brings the guest's accesses, says how long the
+//! guest ran, and delivers the interrupts. The one module that talks to an
+//! operating system is [`host::linux`], behind the feature `host-linux`.
 #![cfg_attr(not(feature = "host-linux"), no_std)]
+#![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 extern crate alloc;
 
+pub mod guest;
+pub mod host;
 pub mod ids;
 pub mod sched;
 pub mod units;
+mod vcpu;
+pub mod x86;
+
+pub use vcpu::{CounterState, Totals, VcpuPmu};

@@ -1,2 +1,96 @@
-//! xtask.
-fn main() {}
+//! The project's commands: `cargo xtask …`.
+//!
+//! Each does its own set-up on a fresh Debian 12 machine, as root or with sudo, and
+//! says what it installs. Modules, from the bottom up:
+//!
+//! | module | does |
+//! |---|---|
+//! | `paths`, `cmd`, `cpio`, `artifacts` | places, other programs, archives, the table of packages |
+//! | `setup`, `kernels`, `bzimage`, `programs`, `images` | what the runners need, made once under `target/xtask` |
+//! | `nested` | the nested KVM host: a job, its output, its exit status |
+//! | `place`, `guest` | native or nested; a line in a Linux guest |
+//! | `check`, `payloads`, `guest_tests`, `report` | what `test` and `check` run, and count |
+//! | `demo` | perf in a guest, shown and checked |
+
+mod artifacts;
+mod bzimage;
+mod check;
+mod cmd;
+mod cpio;
+mod demo;
+mod guest;
+mod guest_tests;
+mod images;
+mod kernels;
+mod nested;
+mod paths;
+mod payloads;
+mod perf;
+mod place;
+mod programs;
+mod report;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Show perf at work in a guest: stat, record, report, and the interrupts behind them
+    Demo(demo::DemoArgs),
+    /// Boot the nested KVM host and run a shell line there, as root
+    Nested {
+        #[command(flatten)]
+        host: nested::HostArgs,
+        /// The line, after `--`
+        #[arg(last = true, required = true, value_name = "SHELL LINE")]
+        line: Vec<String>,
+    },
+    /// Run a shell line, as root, in a Linux guest of perfvisor
+    Guest {
+        #[command(flatten)]
+        host: nested::HostArgs,
+        #[command(flatten)]
+        guest: guest::GuestArgs,
+        /// The line, after `--`
+        #[arg(last = true, required = true, value_name = "SHELL LINE")]
+        line: Vec<String>,
+    },
+    /// Run everything that CI runs; the last line counts passed, failed and skipped
+    Test {
+        /// Leave out what needs a guest
+        #[arg(long)]
+        quick: bool,
+        /// Run only the tests whose name has this word
+        word: Option<String>,
+    },
+    /// The fast gate before a commit: format, lints, rules, unit tests
+    Check,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Demo(args) => demo::command(&args),
+        Task::Nested { host, line } => nested::command(&host, &line),
+        Task::Guest { host, guest, line } => guest::command(&host, &guest, &line),
+        Task::Test { quick, word } => Ok(test::command(quick, word)),
+        Task::Check => Ok(check::command()),
+    };
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Tests in Linux guests: a table (`table`), run with one host boot for all tests of
+//! a host kernel.
+//!
+//! ```text
+//! table ─▶ group by host kernel ─▶ one job of many `perfvisor run` lines, with marks
+//!       ─▶ output cut at the marks ─▶ each test's check
+//! ```
+
+mod marks;
+mod perf;
+mod table;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow};
+
+use crate::guest::{self, GuestArgs};
+use crate::nested::stream::Stream;
+use crate::nested::{Ended, HostArgs, Job};
+use crate::place::{self, Place};
+use crate::report::Report;
+use crate::say;
+
+/// One test: a guest, what it runs, and what must be seen.
+#[derive(Debug)]
+pub(crate) struct GuestTest {
+    /// Its name, with `/` between the parts.
+    pub(crate) name: String,
+    /// Kernel of the nested host; ignored on a machine that runs guests natively.
+    pub(crate) host_kernel: &'static str,
+    /// How time passes.
+    pub(crate) clock: Clock,
+    /// Where the line runs.
+    pub(crate) runs: Runs,
+    /// Kernel of the guest.
+    pub(crate) guest_kernel: &'static str,
+    /// Its vCPUs.
+    pub(crate) vcpus: u32,
+    /// More words on its kernel command line.
+    pub(crate) append: &'static str,
+    /// More flags of `perfvisor run`.
+    pub(crate) vmm: &'static str,
+    /// The line that it runs.
+    pub(crate) line: &'static str,
+    /// Seconds that it may take.
+    pub(crate) limit: u64,
+    /// Looks at what came out.
+    pub(crate) check: Check,
+}
+
+/// Looks at what came out of a test.
+pub(crate) type Check = fn(&Seen, &GuestTest) -> Result<()>;
+
+/// How time passes on a test's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// As on the wall: several CPUs at once.
+    Wall,
+    /// By instructions in the nested host; as on the wall on a machine of our own.
+    InstructionsIfNested,
+    /// By instructions: always in the nested host.
+    Instructions,
+}
+
+/// Where a test's line runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// In a guest.
+    InGuest,
+    /// On the host, with `perfvisor` in PATH.
+    OnHost,
+}
+
+impl GuestTest {
+    /// A guest with one vCPU, both kernels 6.12.
+    pub(crate) fn new(name: impl Into<String>, line: &'static str, check: Check) -> Self {
+        Self {
+            name: name.into(),
+            host_kernel: "6.12",
+            clock: Clock::Wall,
+            runs: Runs::InGuest,
+            guest_kernel: "6.12",
+            vcpus: 1,
+            append: "",
+            vmm: "",
+            line,
+            limit: 120,
+            check,
+        }
+    }
+
+    /// What the host of this test is asked for; nothing is this machine.
+    fn host(&self, native: bool) -> Option<NestedHost> {
+        let kernel = self.host_kernel;
+        match self.clock {
+            Clock::Instructions => Some(NestedHost {
+                kernel,
+                icount: true,
+            }),
+            _ if native => None,
+            clock => Some(NestedHost {
+                kernel,
+                icount: clock == Clock::InstructionsIfNested,
+            }),
+        }
+    }
+}
+
+/// A nested host: tests of one kind share a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct NestedHost {
+    kernel: &'static str,
+    icount: bool,
+}
+
+/// What came out of a guest.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The guest's console: perfvisor's standard output.
+    pub(crate) console: String,
+    /// perfvisor's standard error.
+    pub(crate) vmm: String,
+    /// perfvisor's exit status; 124 or more if it was stopped.
+    pub(crate) status: u8,
+    /// The line's exit status, if the guest told it.
+    pub(crate) exit: Option<u8>,
+}
+
+/// Runs the tests that the report wants.
+pub(crate) fn run(report: &mut Report) {
+    let native = place::no_native_guests().is_none();
+    let mut groups: BTreeMap<Option<NestedHost>, Vec<GuestTest>> = BTreeMap::new();
+    for test in table::all().into_iter().filter(|t| report.wants(&t.name)) {
+        groups.entry(test.host(native)).or_default().push(test);
+    }
+    for (host, tests) in groups {
+        if let Err(error) = run_group(host, &tests, report) {
+            for test in &tests {
+                report.fail(&test.name, &format!("{error:#}"));
+            }
+        }
+    }
+}
+
+/// The whole group in one job. An error means that none of it ran.
+fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &mut Report) -> Result<()> {
+    let host = HostArgs {
+        icount: nested.is_some_and(|host| host.icount),
+        host_kernel: nested.map(|host| host.kernel.to_owned()),
+        cpus: None,
+        share: None,
+        timeout: 60 + tests.iter().map(|t| t.limit).sum::<u64>(),
+        profile: "testrelease".into(),
+        perfvisor: None,
+    };
+    let place = place::prepare(&host)?;
+    let job = job(&place, tests)?;
+    say!("{} guest test(s) on {}", tests.len(), place.describe());
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let ended = place.run(&job, &mut |stream, bytes| match stream {
+        Stream::Error => errors.extend_from_slice(bytes),
+        _ => {
+            let before = marks::ends(&output);
+            output.extend_from_slice(bytes);
+            for n in before..marks::ends(&output) {
+                say!("{} of {} guests done", n + 1, tests.len());
+            }
+        }
+    })?;
+    marks::log(&name_of(nested), &output, &errors)?;
+    for (n, test) in tests.iter().enumerate() {
+        match marks::seen(n, &output, &errors) {
+            Some(seen) => report.step(&test.name, || {
+                (test.check)(&seen, test).map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
+            }),
+            None => report.fail(&test.name, why_not_run(ended)),
+        }
+    }
+    Ok(())
+}
+
+/// A line for the host with the places of the images in it, which it names in braces.
+fn with_images(line: &str, place: &Place) -> Result<String> {
+    let mut line = line.to_owned();
+    for name in ["vmlinuz-6.12", "guest.cpio"] {
+        line = line.replace(&format!("{{{name}}}"), &place.image(name)?);
+    }
+    Ok(line)
+}
+
+fn name_of(nested: Option<NestedHost>) -> String {
+    match nested {
+        None => "native".into(),
+        Some(NestedHost { kernel, icount }) => {
+            format!("{kernel}{}", if icount { "-icount" } else { "" })
+        }
+    }
+}
+
+fn why_not_run(ended: Ended) -> &'static str {
+    match ended {
+        Ended::TimedOut => "no time was left for it",
+        Ended::HostDied => "the host died while or before it ran",
+        Ended::Exit(_) => "it did not run to its end",
+    }
+}
+
+/// The job that starts one guest after the other.
+fn job(place: &Place, tests: &[GuestTest]) -> Result<Job> {
+    let mut job = Job::default();
+    for (n, test) in tests.iter().enumerate() {
+        if test.runs == Runs::OnHost {
+            let line = crate::cmd::quoted(&with_images(test.line, place)?);
+            job.line
+                .push_str(&marks::wrapped(n, test.limit, &format!("sh -c {line}")));
+            continue;
+        }
+        let guest = GuestArgs {
+            guest_kernel: test.guest_kernel.into(),
+            vmm: format!("--cpus boot={} {}", test.vcpus, test.vmm),
+            append: test.append.into(),
+        };
+        let run = guest::run_line(place, &guest, (&n.to_string(), test.line), &mut job)?;
+        job.line.push_str(&marks::wrapped(n, test.limit, &run));
+    }
+    Ok(job)
+}
+
+impl Seen {
+    /// The end of what was printed, for a failure's reason.
+    fn last_words(&self) -> String {
+        let console = crate::cmd::last_lines(&self.console, 12);
+        let vmm = crate::cmd::last_lines(&self.vmm, 6);
+        format!("console:\n{console}\nperfvisor ({}):\n{vmm}", self.status)
+    }
+
+    /// That perfvisor and the line ended with status 0.
+    ///
+    /// # Errors
+    /// Says which did not.
+    pub(crate) fn succeeded(&self) -> Result<()> {
+        let ended = if self.status == 124 || self.status == 143 {
+            Ended::TimedOut
+        } else {
+            Ended::Exit(self.status)
+        };
+        match guest::verdict(ended, &self.console)? {
+            0 => Ok(()),
+            status => Err(anyhow!("the line ended with status {status}")),
+        }
+    }
+
+    /// Whether perfvisor said that a clock backs the guest's counters.
+    pub(crate) fn vmm_is_clock_derived(&self) -> bool {
+        self.vmm.contains("backing=clock")
+    }
+
+    /// That the console has a text.
+    ///
+    /// # Errors
+    /// Names the text.
+    pub(crate) fn shows(&self, text: &str) -> Result<()> {
+        if self.console.contains(text) {
+            return Ok(());
+        }
+        Err(anyhow!("the console does not show `{text}`"))
+    }
+}

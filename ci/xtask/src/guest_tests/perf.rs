@@ -1,0 +1,211 @@
+//! perf in guests: that it works, how exact it is, and what it costs.
+
+use anyhow::{Context, Result, ensure};
+
+use super::table::KERNELS;
+use super::{Clock, GuestTest, Runs, Seen};
+use crate::perf;
+
+/// Every test of perf.
+pub(super) fn all() -> Vec<GuestTest> {
+    let mut all = profiles();
+    all.extend(KERNELS.map(accuracy));
+    all.extend([watchdog(), memory()]);
+    all.extend(KERNELS.map(doctor));
+    all
+}
+
+/// Stat and record on each pair of kernels, with one vCPU and with four; and with the
+/// guest's kernel as an ELF file, and at its link address.
+fn profiles() -> Vec<GuestTest> {
+    let row = |name: String, guest_kernel| GuestTest {
+        clock: Clock::InstructionsIfNested,
+        guest_kernel,
+        limit: 240,
+        ..GuestTest::new(name, perf::LINE, profiled)
+    };
+    let mut rows = vec![
+        row("perf/vmlinux-6.1".into(), "vmlinux-6.1"),
+        row("perf/vmlinux-6.12".into(), "vmlinux-6.12"),
+        GuestTest {
+            append: "nokaslr",
+            ..row("perf/nokaslr".into(), "6.12")
+        },
+    ];
+    for host_kernel in KERNELS {
+        for guest_kernel in KERNELS {
+            for vcpus in [1, 4] {
+                let name = format!("perf/host-{host_kernel}/guest-{guest_kernel}/{vcpus}-vcpu");
+                rows.push(GuestTest {
+                    host_kernel,
+                    vcpus,
+                    ..row(name, guest_kernel)
+                });
+            }
+        }
+    }
+    rows
+}
+
+fn profiled(seen: &Seen, _: &GuestTest) -> Result<()> {
+    seen.succeeded()?;
+    perf::cycles(&seen.console)?;
+    // A machine with a PMU may count them.
+    if seen.vmm_is_clock_derived() {
+        perf::unsupported(&seen.console)?;
+    }
+    perf::hot_symbol(&seen.console)?;
+    perf::interrupts(&seen.console, &seen.vmm)?;
+    perf::no_complaints(&seen.console)
+}
+
+/// A loop of known length, on a clock of 1 ns for each instruction.
+fn accuracy(guest_kernel: &'static str) -> GuestTest {
+    GuestTest {
+        host_kernel: guest_kernel,
+        clock: Clock::Instructions,
+        guest_kernel,
+        limit: 300,
+        ..GuestTest::new(
+            format!("accuracy/kernel-{guest_kernel}"),
+            "for n in 1 1 1 2; do perf stat -x, -e cycles spin ${n}000000000 2>&1; done",
+            accurate,
+        )
+    }
+}
+
+fn accurate(seen: &Seen, _: &GuestTest) -> Result<()> {
+    /// Instructions of the shorter loop.
+    const LOOP: f64 = 1e9;
+    seen.succeeded()?;
+    let counts: Vec<f64> = seen
+        .console
+        .lines()
+        .filter(|line| line.contains(",cycles,"))
+        .filter_map(|line| line.split(',').next()?.trim().parse().ok())
+        .collect();
+    let [first, second, third, double] = counts[..] else {
+        anyhow::bail!("four counts were due, {counts:?} came");
+    };
+    let runs = [first, second, third];
+    for count in runs {
+        let off = (count - LOOP).abs() / LOOP;
+        ensure!(off < 0.01, "{count} is {:.2} % off", off * 100.0);
+    }
+    let spread = runs.iter().copied().fold(f64::MIN, f64::max)
+        - runs.iter().copied().fold(f64::MAX, f64::min);
+    ensure!(spread / LOOP < 0.002, "{runs:?} are {spread} apart");
+    let difference = double - runs.iter().sum::<f64>() / 3.0;
+    let off = (difference - LOOP).abs() / LOOP;
+    ensure!(
+        off < 0.005,
+        "the difference {difference} is {:.2} % off",
+        off * 100.0
+    );
+    Ok(())
+}
+
+/// The NMI watchdog beside `perf stat -I`: it takes a counter for good, and its NMI
+/// comes after ten busy seconds.
+fn watchdog() -> GuestTest {
+    GuestTest {
+        clock: Clock::InstructionsIfNested,
+        limit: 300,
+        ..GuestTest::new(
+            "watchdog",
+            "echo 1 >/proc/sys/kernel/nmi_watchdog; \
+             echo watchdog=$(cat /proc/sys/kernel/nmi_watchdog); \
+             perf stat -a -I 100 -e cycles -o /tmp/stat sleep 3; \
+             echo intervals=$(grep -c ' cycles' /tmp/stat); \
+             echo missed=$(grep -c '<not' /tmp/stat); \
+             spin 11000000000; \
+             echo '=== interrupts'; grep -E 'NMI|PMI' /proc/interrupts; \
+             echo '=== complaints'; \
+             dmesg | grep -E 'Uhhuh|unknown reason|irq loop|unchecked MSR|WARNING|perf: [^i]'; \
+             echo '=== end'",
+            watched,
+        )
+    }
+}
+
+fn watched(seen: &Seen, _: &GuestTest) -> Result<()> {
+    seen.succeeded()?;
+    seen.shows("watchdog=1")?;
+    seen.shows("missed=0")?;
+    let (_, intervals) = seen
+        .console
+        .split_once("intervals=")
+        .context("no intervals")?;
+    let intervals: u32 = intervals
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .parse()?;
+    ensure!(intervals >= 30, "{intervals} of 30 intervals");
+    perf::interrupts(&seen.console, &seen.vmm)?;
+    perf::no_complaints(&seen.console)
+}
+
+/// What a VMM with one vCPU takes besides the guest's memory.
+fn memory() -> GuestTest {
+    GuestTest {
+        runs: Runs::OnHost,
+        ..GuestTest::new(
+            "memory",
+            "perfvisor run --kernel {vmlinuz-6.12} --initramfs {guest.cpio} \
+               --memory size=256M --serial file=/tmp/console \
+               --cmdline 'console=ttyS0 quiet perfvisor.run=\"perf stat true; echo up; sleep 60\"' & \
+             vmm=$!; until grep -q ^up /tmp/console; do sleep 1; done; \
+             awk '/^Size:/ { ram = ($2 == 262144) } /^Pss:/ && !ram { sum += $2 } \
+                  END { print \"pss=\" sum }' /proc/$vmm/smaps; \
+             kill $vmm; wait $vmm; echo ended=$?",
+            lean,
+        )
+    }
+}
+
+fn lean(seen: &Seen, _: &GuestTest) -> Result<()> {
+    /// KiB.
+    const MOST: u32 = 5 << 10;
+    seen.shows("ended=143")?;
+    let (_, pss) = seen.console.split_once("pss=").context("no measurement")?;
+    let pss: u32 = pss.lines().next().unwrap_or_default().trim().parse()?;
+    crate::say!("perfvisor takes {pss} KiB besides the guest's memory");
+    ensure!(
+        pss < MOST,
+        "perfvisor takes {pss} KiB besides the guest's memory"
+    );
+    Ok(())
+}
+
+/// `doctor` knows the nested hosts: RDPMC is 0 on one and faults on the other.
+fn doctor(host_kernel: &'static str) -> GuestTest {
+    GuestTest {
+        host_kernel,
+        runs: Runs::OnHost,
+        ..GuestTest::new(
+            format!("doctor/host-{host_kernel}"),
+            "perfvisor doctor --json >/tmp/report; status=$?; cat /tmp/report; echo status=$status",
+            diagnosed,
+        )
+    }
+}
+
+fn diagnosed(seen: &Seen, test: &GuestTest) -> Result<()> {
+    seen.shows("status=0")?;
+    let json = seen.console.split("status=").next().unwrap_or_default();
+    let report: serde_json::Value = serde_json::from_str(json).context("not JSON")?;
+    ensure!(!report.is_null(), "the report is empty");
+    // A machine of our own has a class of its own.
+    if crate::place::no_native_guests().is_some() {
+        let class = if test.host_kernel == "6.1" {
+            "silent-zero"
+        } else {
+            "gp-fault"
+        };
+        seen.shows(class)?;
+        seen.shows("clock-derived")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! The table of guest tests. A new one is a row in one of the functions here, or a
+//! function of rows in a module beside it.
+
+use anyhow::{Result, bail, ensure};
+
+use super::{GuestTest, Seen, perf};
+
+/// The kernels of hosts and of guests.
+pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+/// Every guest test.
+pub(super) fn all() -> Vec<GuestTest> {
+    let mut all = boots();
+    all.extend(endings());
+    all.extend(perf::all());
+    all
+}
+
+/// Each guest kernel boots on each host kernel, with one vCPU and with four, the
+/// kernel at a random address.
+fn boots() -> Vec<GuestTest> {
+    let mut rows = Vec::new();
+    for host_kernel in KERNELS {
+        for guest_kernel in KERNELS {
+            for vcpus in [1, 4] {
+                rows.push(GuestTest {
+                    host_kernel,
+                    guest_kernel,
+                    vcpus,
+                    ..GuestTest::new(
+                        format!("boot/host-{host_kernel}/guest-{guest_kernel}/{vcpus}-vcpu"),
+                        "uname -r; echo vcpus=$(nproc); ls -d /share; exit 7",
+                        booted,
+                    )
+                });
+            }
+        }
+    }
+    rows
+}
+
+fn booted(seen: &Seen, test: &GuestTest) -> Result<()> {
+    seen.shows(&format!("{}.", test.guest_kernel))?;
+    seen.shows(&format!("vcpus={}", test.vcpus))?;
+    ensure!(
+        seen.exit == Some(7),
+        "the line's status is {:?}, not 7",
+        seen.exit
+    );
+    ensure!(seen.status == 0, "power-off gave status {}", seen.status);
+    Ok(())
+}
+
+/// How a guest ends, and what perfvisor makes of it.
+fn endings() -> Vec<GuestTest> {
+    let row = |name: &str, line, check| GuestTest {
+        vcpus: 2,
+        ..GuestTest::new(format!("ending/{name}"), line, check)
+    };
+    vec![
+        row("power-off", "true", |seen, _| seen.succeeded()),
+        row("reboot", "echo going; reboot -f", |seen, _| {
+            seen.shows("going")?;
+            ensure!(seen.status == 0, "reboot gave status {}", seen.status);
+            Ok(())
+        }),
+        row("long-line", LONG_LINE, |seen, _| {
+            seen.succeeded()?;
+            if seen.console.matches("0123456789").count() < 120 {
+                bail!("the line arrived cut short");
+            }
+            Ok(())
+        }),
+    ]
+}
+
+/// More than the kernel command line can carry, with quotes.
+const LONG_LINE: &str = concat!(
+    "echo \"a  b\"; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo \"",
+    "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789",
+    "\"; done"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<String> = all().into_iter().map(|t| t.name).collect();
+        let n = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), n);
+    }
+}

@@ -1,0 +1,201 @@
+//! The images: guest.cpio, the nested host's archives, and the static `perfvisor`.
+//!
+//! Each archive is built once and kept with a stamp of what went into it; the
+//! `perfvisor` binary has an archive of its own, so that a rebuild of it does not
+//! repack the rest.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cpio::Cpio;
+use crate::kernels::Kernel;
+use crate::{cmd, paths, programs, say};
+
+/// Modules of the nested host: KVM, and the way out.
+const HOST_MODULES: [&str; 4] = ["irqbypass", "kvm-amd", "virtio-pci", "virtio-console"];
+
+/// What an archive is made of; equal stamps, equal archives.
+#[derive(Debug, Default)]
+struct Stamp(DefaultHasher);
+
+impl Stamp {
+    fn text(mut self, text: &str) -> Self {
+        text.hash(&mut self.0);
+        self
+    }
+
+    fn file(mut self, path: &Path) -> Result<Self> {
+        let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let modified = meta
+            .modified()?
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        (path, meta.len(), modified).hash(&mut self.0);
+        Ok(self)
+    }
+}
+
+/// Makes `images/<name>` unless it is there with the same stamp.
+fn cached(
+    name: &str,
+    stamp: Stamp,
+    build: impl FnOnce(&mut Cpio<std::io::BufWriter<fs::File>>) -> Result<()>,
+) -> Result<PathBuf> {
+    let dir = paths::cache("images")?;
+    let (path, stamp_path) = (dir.join(name), dir.join(format!("{name}.stamp")));
+    let stamp = format!("{:016x}", stamp.0.finish());
+    if path.exists() && fs::read_to_string(&stamp_path).is_ok_and(|old| old == stamp) {
+        return Ok(path);
+    }
+    say!("making {name}");
+    let fresh = dir.join(format!("{name}.{}", std::process::id()));
+    let mut cpio = Cpio::create(&fresh)?;
+    build(&mut cpio)?;
+    cpio.finish()?;
+    fs::rename(&fresh, &path)?;
+    fs::write(&stamp_path, stamp)?;
+    Ok(path)
+}
+
+/// busybox and a link for each of its applets.
+fn busybox(cpio: &mut Cpio<impl Write>) -> Result<()> {
+    let path = programs::find("busybox")?;
+    cpio.copy("bin/busybox", 0o755, &path)?;
+    let applets = cmd::text(Command::new(&path).arg("--list"))?;
+    for applet in applets.lines().filter(|a| *a != "busybox") {
+        cpio.link(&format!("bin/{applet}"), "busybox")?;
+    }
+    cpio.link("sbin", "bin")?;
+    cpio.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n")?;
+    cpio.file("etc/group", 0o644, b"root:x:0:\n")?;
+    cpio.console()
+}
+
+/// The guest's image: busybox, perf with its libraries, our static programs.
+///
+/// # Errors
+/// If perf or busybox is missing or a library of perf cannot be found.
+pub(crate) fn guest() -> Result<PathBuf> {
+    let init = paths::resource("guest/init");
+    let (busybox_path, perf) = (programs::find("busybox")?, programs::find("perf")?);
+    let extra = programs::guest_programs()?;
+    let mut stamp = Stamp::default()
+        .text("guest 1")
+        .file(&init)?
+        .file(&busybox_path)?
+        .file(&perf)?;
+    for program in &extra {
+        stamp = stamp.file(program)?;
+    }
+    cached("guest.cpio", stamp, |cpio| {
+        cpio.copy("init", 0o755, &init)?;
+        busybox(cpio)?;
+        cpio.copy("usr/bin/perf", 0o755, &perf)?;
+        for library in libraries(&perf)? {
+            let name = library.to_string_lossy();
+            cpio.copy(name.trim_start_matches('/'), 0o755, &library)?;
+        }
+        for program in &extra {
+            let name = program.file_name().unwrap_or_default().to_string_lossy();
+            cpio.copy(&format!("usr/bin/{name}"), 0o755, program)?;
+        }
+        Ok(())
+    })
+}
+
+/// The libraries of a program, by the paths that the loader gives them.
+fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
+    let out = cmd::text(Command::new("ldd").arg(program))?;
+    let mut all = BTreeSet::new();
+    for line in out.lines().map(str::trim) {
+        if line.contains("not found") {
+            bail!(
+                "{} needs a library that is missing: {line}",
+                program.display()
+            );
+        }
+        let path = line.split_once("=> ").map_or(line, |(_, path)| path);
+        let path = path.split(" (").next().unwrap_or_default();
+        if path.starts_with('/') {
+            all.insert(PathBuf::from(path));
+        }
+    }
+    Ok(all)
+}
+
+/// The nested host's own archive: busybox, init, the modules of its kernel.
+pub(crate) fn host(kernel: &Kernel) -> Result<PathBuf> {
+    let init = paths::resource("host/init");
+    let busybox_path = programs::find("busybox")?;
+    let stamp = Stamp::default()
+        .text("host 1")
+        .text(&kernel.stamp)
+        .file(&init)?
+        .file(&busybox_path)?;
+    cached(&format!("host-{}.cpio", kernel.series), stamp, |cpio| {
+        cpio.copy("init", 0o755, &init)?;
+        busybox(cpio)?;
+        let modules = kernel.modules(&HOST_MODULES)?;
+        let mut order = String::new();
+        for (name, data) in &modules {
+            cpio.file(&format!("modules/{name}.ko"), 0o644, data)?;
+            order.push_str(&format!("{name}.ko\n"));
+        }
+        cpio.file("modules/order", 0o644, order.as_bytes())
+    })
+}
+
+/// `/images` of the nested host: the kernels and the guest image.
+pub(crate) fn images(kernels: &[Kernel], guest: &Path) -> Result<PathBuf> {
+    let mut stamp = Stamp::default().text("images 1").file(guest)?;
+    for kernel in kernels {
+        stamp = stamp.text(&kernel.stamp);
+    }
+    cached("images.cpio", stamp, |cpio| {
+        for Kernel { series, dir, .. } in kernels {
+            cpio.copy(
+                &format!("images/vmlinuz-{series}"),
+                0o644,
+                &dir.join("vmlinuz"),
+            )?;
+            cpio.copy(
+                &format!("images/vmlinux-{series}"),
+                0o644,
+                &dir.join("vmlinux"),
+            )?;
+        }
+        cpio.copy("images/guest.cpio", 0o644, guest)
+    })
+}
+
+/// The archive of the static `perfvisor` binary: built, or the file given;
+/// nothing for the word `none`.
+pub(crate) fn perfvisor(profile: &str, given: Option<&Path>) -> Result<Option<PathBuf>> {
+    let binary = match given {
+        Some(word) if word == "none" => return Ok(None),
+        Some(file) => file.to_path_buf(),
+        None => programs::perfvisor(profile)?,
+    };
+    let kind = if given.is_some() { "given" } else { profile };
+    let stamp = Stamp::default().file(&binary)?;
+    let build = |cpio: &mut Cpio<_>| cpio.copy("bin/perfvisor", 0o755, &binary);
+    cached(&format!("perfvisor-{kind}.cpio"), stamp, build).map(Some)
+}
+
+/// An archive with a folder of this machine at `/share`, or an empty folder.
+pub(crate) fn share(dir: Option<&Path>) -> Result<Vec<u8>> {
+    let mut cpio = Cpio::new(Vec::new());
+    match dir {
+        Some(dir) if dir.is_dir() => cpio.tree("share", dir)?,
+        Some(dir) => bail!("--share {}: not a folder", dir.display()),
+        None => cpio.dir("share")?,
+    }
+    cpio.finish()
+}

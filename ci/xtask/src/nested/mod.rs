@@ -1,0 +1,283 @@
+//! The nested KVM host: a Debian kernel under QEMU's TCG, which emulates AMD SVM,
+//! so that `/dev/kvm` is there on any machine.
+//!
+//! ```text
+//! prepare ─▶ Host ─▶ boot ─▶ job started ─▶ exit status ─▶ QEMU killed
+//!                     │ died: again, at most twice   └─ died or too long: never again
+//! ```
+//!
+//! Multi-threaded TCG of QEMU 7.2 now and then crashes a kernel at boot; that is why
+//! a host that dies before the job starts is started again, and only such a host.
+
+mod qemu;
+pub(crate) mod stream;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cpio::Cpio;
+use crate::kernels::{self, Kernel};
+use crate::{images, paths, say, setup};
+use qemu::Machine;
+use stream::{Event, Stream};
+
+/// How often a host that died before the job started is started again.
+const RESTARTS: u32 = 2;
+/// How long a host may take to boot.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// Options of the nested host, for every command that uses it.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct HostArgs {
+    /// Count instructions: virtual time advances 1 ns per executed instruction, one CPU
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Kernel of the nested host [default: 6.12]
+    #[arg(long, value_name = "6.1|6.12")]
+    pub(crate) host_kernel: Option<String>,
+    /// CPUs of the nested host
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) cpus: Option<u32>,
+    /// A folder that appears at /share
+    #[arg(long, value_name = "DIR")]
+    pub(crate) share: Option<PathBuf>,
+    /// Seconds that the job may take
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    pub(crate) timeout: u64,
+    /// Cargo profile of perfvisor
+    #[arg(long, value_name = "NAME", default_value = "testrelease")]
+    pub(crate) profile: String,
+    /// A static perfvisor to use instead of building it; `none` leaves it out
+    #[arg(long, value_name = "FILE")]
+    pub(crate) perfvisor: Option<PathBuf>,
+}
+
+/// What a job is: a shell line, and files that it finds.
+#[derive(Debug, Default)]
+pub(crate) struct Job {
+    /// The line, for /bin/sh.
+    pub(crate) line: String,
+    /// Further files of the host: name without the leading slash, content.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By itself, with this exit status.
+    Exit(u8),
+    /// By the time limit.
+    TimedOut,
+    /// With its host, while it ran.
+    HostDied,
+}
+
+impl Ended {
+    /// The exit status that stands for it.
+    pub(crate) fn status(self) -> u8 {
+        match self {
+            Self::Exit(status) => status,
+            Self::TimedOut => 124,
+            Self::HostDied => 125,
+        }
+    }
+}
+
+/// A nested host with all it needs, ready to boot any number of times.
+#[derive(Debug)]
+pub(crate) struct Host {
+    kernel: Kernel,
+    archives: Vec<PathBuf>,
+    cpus: u32,
+    icount: bool,
+    timeout: Duration,
+    share: Vec<u8>,
+}
+
+/// Builds and fetches what the host needs.
+///
+/// # Errors
+/// Names the option, package or program at fault.
+pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
+    if args.icount && args.cpus.is_some_and(|n| n != 1) {
+        bail!(
+            "--cpus {}: --icount has one CPU",
+            args.cpus.unwrap_or_default()
+        );
+    }
+    let share = images::share(args.share.as_deref())?;
+    setup::tools()?;
+    let lock = paths::cache("")?.join("lock");
+    let lock = fs::File::create(lock).context("cannot write under target/")?;
+    lock.lock().context("cannot lock target/xtask")?;
+    let kernels = kernels::all()?;
+    let kernel = pick(
+        &kernels,
+        "--host-kernel",
+        args.host_kernel.as_deref().unwrap_or("6.12"),
+    )?;
+    let mut archives = vec![images::host(&kernel)?];
+    archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
+    archives.push(images::images(&kernels, &images::guest()?)?);
+    Ok(Host {
+        kernel,
+        archives,
+        cpus: if args.icount {
+            1
+        } else {
+            args.cpus.unwrap_or(2)
+        },
+        icount: args.icount,
+        timeout: Duration::from_secs(args.timeout),
+        share,
+    })
+}
+
+/// The kernel that a flag names.
+pub(crate) fn pick(kernels: &[Kernel], flag: &str, series: &str) -> Result<Kernel> {
+    if let Some(kernel) = kernels.iter().find(|k| k.series == series) {
+        return Ok(kernel.clone());
+    }
+    let known: Vec<&str> = kernels.iter().map(|k| k.series.as_str()).collect();
+    bail!(
+        "{flag} {series}: no such kernel; there are {}",
+        known.join(" and ")
+    )
+}
+
+impl Host {
+    /// The host in a few words, for messages.
+    pub(crate) fn describe(&self) -> String {
+        let time = if self.icount {
+            ", 1 ns per instruction"
+        } else {
+            ""
+        };
+        format!(
+            "nested host, kernel {}, {} CPU(s){time}",
+            self.kernel.series, self.cpus
+        )
+    }
+
+    /// Boots the host, runs the job, hands its output to `sink` as it comes.
+    ///
+    /// # Errors
+    /// If QEMU does not start, or the host dies before the job three times.
+    pub(crate) fn run(&self, job: &Job, sink: &mut dyn FnMut(Stream, &[u8])) -> Result<Ended> {
+        for attempt in 0..=RESTARTS {
+            let (machine, events) = self.start(job)?;
+            let began = Instant::now();
+            if let Err(reason) = wait_for_start(&events, BOOT_LIMIT) {
+                say!("the host died before the job started: {reason}");
+                say!("{}", machine.last_words());
+                if attempt < RESTARTS {
+                    say!("starting it again ({} of {RESTARTS})", attempt + 1);
+                }
+                continue;
+            }
+            say!(
+                "{}: up in {:.1} s",
+                self.describe(),
+                began.elapsed().as_secs_f32()
+            );
+            let ended = follow(&events, self.timeout, sink);
+            match ended {
+                Ended::TimedOut => {
+                    say!(
+                        "the job took more than {} s: stopped",
+                        self.timeout.as_secs()
+                    );
+                }
+                Ended::HostDied => {
+                    say!("the host died while the job ran\n{}", machine.last_words());
+                }
+                Ended::Exit(_) => {}
+            }
+            return Ok(ended);
+        }
+        bail!(
+            "the nested host died {} times before the job started",
+            RESTARTS + 1
+        )
+    }
+
+    fn start(&self, job: &Job) -> Result<(Machine, Receiver<Event>)> {
+        let mark = stream::new_mark();
+        let mut cpio = Cpio::new(Vec::new());
+        cpio.file("job/line", 0o644, job.line.as_bytes())?;
+        cpio.file("job/mark", 0o644, &mark)?;
+        cpio.file("images/share.cpio", 0o644, &self.share)?;
+        for (name, data) in &job.files {
+            cpio.file(name, 0o755, data)?;
+        }
+        let mut last = cpio.finish()?;
+        last.extend_from_slice(&self.share);
+        Machine::start(self, &last, mark)
+    }
+}
+
+fn wait_for_start(events: &Receiver<Event>, limit: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Control(line)) if line == "start" => return Ok(()),
+            Ok(Event::Closed(Stream::Control)) | Err(RecvTimeoutError::Disconnected) => {
+                return Err("QEMU ended".into());
+            }
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(format!("no job after {} s", limit.as_secs()));
+            }
+        }
+    }
+}
+
+fn follow(events: &Receiver<Event>, limit: Duration, sink: &mut dyn FnMut(Stream, &[u8])) -> Ended {
+    let deadline = Instant::now() + limit;
+    let (mut status, mut open) = (None, 2);
+    loop {
+        if let (Some(status), 0) = (status, open) {
+            return Ended::Exit(status);
+        }
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Data(stream, bytes)) => sink(stream, &bytes),
+            Ok(Event::Control(line)) => match line.strip_prefix("exit ") {
+                Some(text) => status = text.trim().parse().ok(),
+                None => say!("the host says: {line}"),
+            },
+            Ok(Event::Closed(Stream::Control)) | Err(RecvTimeoutError::Disconnected) => {
+                return status.map_or(Ended::HostDied, Ended::Exit);
+            }
+            Ok(Event::Closed(_)) => open -= 1,
+            Err(RecvTimeoutError::Timeout) => return Ended::TimedOut,
+        }
+    }
+}
+
+/// A sink that passes everything on to our own standard output and error.
+pub(crate) fn pass_on(stream: Stream, bytes: &[u8]) {
+    use std::io::Write;
+    // A reader that has gone away (`| head`) is no reason to stop the job.
+    let _gone = match stream {
+        Stream::Error => std::io::stderr().write_all(bytes),
+        _ => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())
+        }
+    };
+}
+
+/// `cargo xtask nested`: runs a line in the nested host.
+pub(crate) fn command(args: &HostArgs, line: &[String]) -> Result<u8> {
+    let host = prepare(args)?;
+    let job = Job {
+        line: line.join(" "),
+        ..Job::default()
+    };
+    say!("{}: booting", host.describe());
+    Ok(host.run(&job, &mut pass_on)?.status())
+}

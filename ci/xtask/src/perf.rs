@@ -1,0 +1,204 @@
+//! perf in a guest: the line that the demo and the guest tests run, and what its
+//! output must show.
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Stat, record, report, and the interrupts behind them. Every event that the tool
+/// calls "hardware" is in the list, so that those without a backing show up as such.
+pub(crate) const LINE: &str = "\
+dd='dd if=/dev/zero of=/dev/null bs=1M count=1000'
+echo '=== perf stat'
+perf stat -e cycles,ref-cycles,instructions,branches,branch-misses \\
+    -e cache-references,cache-misses,bus-cycles,task-clock,page-faults,context-switches \\
+    $dd 2>&1 || exit
+echo '=== perf record'
+perf record -e cycles -o /tmp/perf.data $dd 2>&1 || exit
+echo '=== perf report'
+perf report -i /tmp/perf.data --stdio --stdio-color never --percent-limit 0.5 2>&1 || exit
+echo '=== interrupts'
+grep -E 'CPU0|NMI|PMI' /proc/interrupts
+echo '=== complaints'
+dmesg | grep -E 'Uhhuh|unknown reason|irq loop stuck|unchecked MSR|WARNING|perf: [^i]'
+echo '=== end'";
+
+/// The key of the number of PMIs in perfvisor's last line.
+const INJECTED: &str = "pmis_injected=";
+/// The functions that clear user memory, in the kernels' various builds.
+const HOT: [&str; 2] = ["clear_user", "rep_stos"];
+
+/// The part of the console after a headline of the demo.
+fn section<'a>(console: &'a str, name: &str) -> Result<&'a str> {
+    let head = format!("=== {name}\n");
+    let (_, after) = console
+        .split_once(&head)
+        .with_context(|| format!("the guest did not come to `{name}`"))?;
+    Ok(after.split("\n=== ").next().unwrap_or(after))
+}
+
+/// The line of an event in `perf stat`: the words before and with its name.
+fn event<'a>(stat: &'a str, name: &str) -> Result<&'a str> {
+    let of_event = |line: &&str| {
+        let before = line.split('#').next().unwrap_or_default();
+        before
+            .split_whitespace()
+            .any(|word| word.split(':').next() == Some(name))
+    };
+    let counted = |line: &&str| !line.trim_start().starts_with("Performance counter stats");
+    let line = stat.lines().filter(counted).find(of_event);
+    line.with_context(|| format!("perf stat shows no `{name}`"))
+}
+
+/// `perf stat` has a count of cycles.
+pub(crate) fn cycles(console: &str) -> Result<()> {
+    let line = event(section(console, "perf stat")?, "cycles")?;
+    let number = line
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .replace(',', "");
+    match number.parse::<u64>() {
+        Ok(1..) => Ok(()),
+        _ => bail!("not a count of cycles: {}", line.trim()),
+    }
+}
+
+/// `perf stat` says that it cannot count instructions.
+pub(crate) fn unsupported(console: &str) -> Result<()> {
+    let line = event(section(console, "perf stat")?, "instructions")?;
+    ensure!(
+        line.contains("<not supported>"),
+        "shown instead: {}",
+        line.trim()
+    );
+    Ok(())
+}
+
+/// The first symbol of `perf report` is the one that clears memory.
+pub(crate) fn hot_symbol(console: &str) -> Result<()> {
+    let report = section(console, "perf report")?;
+    let is_entry = |l: &&str| {
+        l.split_whitespace()
+            .next()
+            .is_some_and(|w| w.ends_with('%'))
+    };
+    let top = report
+        .lines()
+        .find(is_entry)
+        .context("perf report has no entry")?;
+    ensure!(
+        HOT.iter().any(|hot| top.contains(hot)),
+        "the top is {}",
+        top.trim()
+    );
+    Ok(())
+}
+
+/// The sum over the CPUs of a line of `/proc/interrupts`.
+fn interrupts_of(console: &str, name: &str) -> Result<u64> {
+    let text = section(console, "interrupts")?;
+    let line = text
+        .lines()
+        .find_map(|l| l.trim().strip_prefix(name)?.strip_prefix(':'));
+    let line = line.with_context(|| format!("no line `{name}:` in /proc/interrupts"))?;
+    Ok(line
+        .split_whitespace()
+        .map_while(|word| word.parse::<u64>().ok())
+        .sum())
+}
+
+/// How many PMIs perfvisor says it has injected.
+fn injected(vmm: &str) -> Result<u64> {
+    let (_, after) = vmm
+        .rsplit_once(INJECTED)
+        .with_context(|| format!("perfvisor's last line has no `{INJECTED}`"))?;
+    let digits = after
+        .split(|c: char| !c.is_ascii_digit())
+        .next()
+        .unwrap_or_default();
+    digits
+        .parse()
+        .with_context(|| format!("`{INJECTED}` has no number"))
+}
+
+/// Each injected PMI has arrived, as one NMI, and no other.
+pub(crate) fn interrupts(console: &str, vmm: &str) -> Result<()> {
+    let (nmi, pmi) = (
+        interrupts_of(console, "NMI")?,
+        interrupts_of(console, "PMI")?,
+    );
+    let injected = injected(vmm)?;
+    ensure!(pmi > 0, "the guest saw no PMI");
+    ensure!(
+        nmi == injected && pmi == injected,
+        "the guest counted {nmi} NMIs and {pmi} PMIs, perfvisor injected {injected}"
+    );
+    Ok(())
+}
+
+/// The guest's kernel has complained of nothing but the time that its handlers take.
+pub(crate) fn no_complaints(console: &str) -> Result<()> {
+    // A CPU that is said to be Intel's and is none: the mitigations do not fit.
+    const OF_THE_CPU: &str = "RETBleed: WARNING";
+    let complaints = section(console, "complaints")?;
+    let of_the_pmu = |line: &&str| !line.trim().is_empty() && !line.contains(OF_THE_CPU);
+    let lines: Vec<_> = complaints.lines().filter(of_the_pmu).collect();
+    ensure!(
+        lines.is_empty(),
+        "the guest's kernel says: {}",
+        lines.join("; ")
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONSOLE: &str = "\
+=== perf stat
+1000+0 records in
+
+ Performance counter stats for 'dd cycles':
+
+     1,234,567,890      cycles                           #    0.998 GHz
+     1,200,000,000      ref-cycles
+   <not supported>      instructions
+            119.71 msec task-clock                       #    0.946 CPUs utilized
+
+=== perf record
+[ perf record: Captured and wrote 0.085 MB /tmp/p (2196 samples) ]
+=== perf report
+# Overhead  Command  Shared Object      Symbol
+    96.54%  dd       [kernel.kallsyms]  [k] clear_user_erms
+     1.46%  dd       [kernel.kallsyms]  [k] read_zero
+=== interrupts
+           CPU0       CPU1
+NMI:       2000        100   Non-maskable interrupts
+PMI:       2000        100   Performance monitoring interrupts
+=== end
+";
+
+    #[test]
+    fn a_good_run_passes() {
+        cycles(CONSOLE).unwrap();
+        unsupported(CONSOLE).unwrap();
+        hot_symbol(CONSOLE).unwrap();
+        interrupts(CONSOLE, "perfvisor: pmu: a=1 pmis_injected=2100, x=3\n").unwrap();
+    }
+
+    #[test]
+    fn a_bad_run_is_told() {
+        assert!(cycles("").is_err());
+        let none = CONSOLE.replace("1,234,567,890      cycles", "<not counted>      cycles");
+        assert!(
+            cycles(&none)
+                .unwrap_err()
+                .to_string()
+                .contains("<not counted>")
+        );
+        assert!(unsupported(&CONSOLE.replace("<not supported>", "12")).is_err());
+        assert!(hot_symbol(&CONSOLE.replace("clear_user_erms", "other")).is_err());
+        assert!(interrupts(CONSOLE, "pmis_injected=2099").is_err());
+        assert!(interrupts(CONSOLE, "").is_err());
+    }
+}

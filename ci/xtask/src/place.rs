@@ -1,0 +1,211 @@
+//! Where a Linux guest of perfvisor runs: on this machine's own `/dev/kvm` when it
+//! can run Linux, else in the nested host.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::kernels::Kernel;
+use crate::nested::stream::{self, Event, Stream};
+use crate::nested::{self, Ended, Host, HostArgs, Job};
+use crate::{images, kernels, paths, programs, say, setup};
+
+/// A place to start perfvisor in.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// This machine.
+    Native(Native),
+    /// The nested host.
+    Nested(Host),
+}
+
+/// This machine, with what `/images` has in the nested host.
+#[derive(Debug)]
+pub(crate) struct Native {
+    perfvisor: PathBuf,
+    kernels: Vec<Kernel>,
+    guest: PathBuf,
+    share: PathBuf,
+    timeout: Duration,
+}
+
+/// Why this machine's KVM cannot run a Linux guest; nothing if it can.
+pub(crate) fn no_native_guests() -> Option<String> {
+    let open = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = open {
+        return Some(format!("/dev/kvm: {error}"));
+    }
+    if Path::new("/sys/module/kvm_pvm").exists() {
+        return Some("/dev/kvm is kvm_pvm, which emulates each instruction of a guest".into());
+    }
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = info
+        .lines()
+        .find(|l| l.starts_with("flags"))
+        .unwrap_or_default();
+    let virtualises = flags.split_whitespace().any(|f| f == "vmx" || f == "svm");
+    (!virtualises).then(|| "the CPU shows neither vmx nor svm".into())
+}
+
+/// Prepares the place: native if the machine can and nothing asks for the nested host.
+///
+/// # Errors
+/// As [`nested::prepare`].
+pub(crate) fn prepare(args: &HostArgs) -> Result<Place> {
+    let asked = args.icount || args.host_kernel.is_some() || args.cpus.is_some();
+    let Some(reason) = no_native_guests()
+        .filter(|_| !asked)
+        .or(asked.then(|| "an option of the nested host is given".to_owned()))
+    else {
+        return Ok(Place::Native(Native::prepare(args)?));
+    };
+    say!("using the nested host: {reason}");
+    Ok(Place::Nested(nested::prepare(args)?))
+}
+
+impl Place {
+    /// The kind of host in a few words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Native(_) => "this machine's /dev/kvm".into(),
+            Self::Nested(host) => host.describe(),
+        }
+    }
+
+    /// Where a file of `/images` is there.
+    ///
+    /// # Errors
+    /// If there is no kernel of that name.
+    pub(crate) fn image(&self, name: &str) -> Result<String> {
+        match self {
+            Self::Nested(_) => Ok(format!("/images/{name}")),
+            Self::Native(native) => native.image(name),
+        }
+    }
+
+    /// Runs a shell line in which `perfvisor` is in PATH.
+    ///
+    /// # Errors
+    /// If the host or the shell does not start.
+    pub(crate) fn run(&self, job: &Job, sink: &mut dyn FnMut(Stream, &[u8])) -> Result<Ended> {
+        match self {
+            Self::Nested(host) => host.run(job, sink),
+            Self::Native(native) => native.run(job, sink),
+        }
+    }
+
+    /// Where a file of the job named `images/<name>` will be.
+    pub(crate) fn job_file(&self, name: &str) -> String {
+        match self {
+            Self::Nested(_) => format!("/images/{name}"),
+            Self::Native(native) => native.run_dir().join(name).display().to_string(),
+        }
+    }
+}
+
+impl Native {
+    fn prepare(args: &HostArgs) -> Result<Self> {
+        let share_bytes = images::share(args.share.as_deref())?;
+        setup::tools()?;
+        let mut native = Self {
+            kernels: kernels::all()?,
+            guest: images::guest()?,
+            perfvisor: match &args.perfvisor {
+                Some(file) => file.clone(),
+                None => programs::perfvisor(&args.profile)?,
+            },
+            share: PathBuf::new(),
+            timeout: Duration::from_secs(args.timeout),
+        };
+        let dir = native.run_dir();
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let share = dir.join("share.cpio");
+        fs::write(&share, share_bytes)?;
+        native.share = share;
+        Ok(native)
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        paths::target()
+            .join("xtask/run")
+            .join(format!("{}-native", std::process::id()))
+    }
+
+    fn image(&self, name: &str) -> Result<String> {
+        let path = match name.split_once('-') {
+            Some((kind, series)) => nested::pick(&self.kernels, "--guest-kernel", series)?
+                .dir
+                .join(kind),
+            None if name == "share.cpio" => self.share.clone(),
+            None => self.guest.clone(),
+        };
+        Ok(path.display().to_string())
+    }
+
+    fn run(&self, job: &Job, sink: &mut dyn FnMut(Stream, &[u8])) -> Result<Ended> {
+        for (name, data) in &job.files {
+            let last = Path::new(name)
+                .file_name()
+                .ok_or_else(|| anyhow!("no name: {name}"))?;
+            fs::write(self.run_dir().join(last), data)?;
+        }
+        let mut path = self
+            .perfvisor
+            .parent()
+            .unwrap_or(Path::new("."))
+            .as_os_str()
+            .to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let (output, output_in) = io::pipe()?;
+        let (error, error_in) = io::pipe()?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "timeout"])
+            .arg(self.timeout.as_secs().to_string())
+            .args(["sh", "-c", &job.line])
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .stdout(output_in)
+            .stderr(error_in)
+            .spawn()
+            .context("cannot start the shell")?;
+        let (to, events) = channel();
+        let to_error = to.clone();
+        thread::spawn(move || stream::read_data(Stream::Output, output, &[], &to));
+        thread::spawn(move || stream::read_data(Stream::Error, error, &[], &to_error));
+        let deadline = Instant::now() + self.timeout + Duration::from_secs(5);
+        let mut open = 2;
+        while open > 0 {
+            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Event::Data(stream, bytes)) => sink(stream, &bytes),
+                Ok(Event::Closed(_)) => open -= 1,
+                Ok(Event::Control(_)) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        reap(child)
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        if self.share.is_file() {
+            let _removed = fs::remove_dir_all(self.run_dir());
+        }
+    }
+}
+
+fn reap(mut child: Child) -> Result<Ended> {
+    let status = child.wait().context("cannot wait for the shell")?;
+    Ok(match status.code().and_then(|c| u8::try_from(c).ok()) {
+        Some(124) => Ended::TimedOut,
+        Some(code) => Ended::Exit(code),
+        None => Ended::HostDied,
+    })
+}

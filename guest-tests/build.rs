@@ -1,0 +1,39 @@
+//! Links the payloads, and only them, as static ELF images at a fixed address.
+
+/// The bare-metal payloads of `Cargo.toml`.
+const PAYLOADS: [&str; 8] = [
+    "hello",
+    "pmu_cpuid",
+    "pmu_count",
+    "pmu_overflow",
+    "pmu_registers",
+    "rdpmc_rewrite",
+    "reset",
+    "triple_fault",
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=payload.ld");
+    if std::env::var_os("CARGO_FEATURE_PAYLOADS").is_none() {
+        return;
+    }
+    let directory = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());
+    let script = format!("-Wl,-T,{directory}/payload.ld");
+    let arguments = [
+        "-nostartfiles",
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        "-Wl,--gc-sections",
+        "-Wl,-z,norelro",
+        "-Wl,-z,max-page-size=4096",
+        &script,
+    ];
+    for payload in PAYLOADS {
+        for argument in arguments {
+            println!("cargo:rustc-link-arg-bin={payload}={argument}");
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The registers of the profile `intel-generic` with leaf 0AH version 2, without
+//! counting: reset values, what is stored, reserved bits, read-only and absent
+//! registers. guest-contract §8, §1.4, §1.5; rules G-001, G-003, G-105.
+#![no_std]
+#![no_main]
+
+use guest_tests::check::Report;
+use guest_tests::cpu::{Gp, rdmsr_checked, wrmsr, wrmsr_checked};
+use guest_tests::pmu::{self, Leaf0A};
+use guest_tests::{check, payload};
+
+payload!(main);
+
+/// Runs of MSRs, first and last, that the profile does not have: any access is #GP.
+const ABSENT: [(u32, u32); 30] = [
+    (0x10f, 0x10f),             // TSX_FORCE_ABORT
+    (0x1a6, 0x1a7),             // OFFCORE_RSP
+    (0x1c8, 0x1c9),             // LBR select, top of stack
+    (0x329, 0x329),             // PERF_METRICS
+    (0x391, 0x392),             // STATUS_SET, INUSE: version 4
+    (0x3f1, 0x3f2),             // PEBS
+    (0x3f6, 0x3f7),             // load latency, front end
+    (0x3f8, 0x3f8),             // C-state residency
+    (0x3fa, 0x3fa),             // C-state residency
+    (0x570, 0x570),             // Intel PT
+    (0x600, 0x600),             // DS_AREA
+    (0x60d, 0x60d),             // C-state residency
+    (0x680, 0x681),             // LBR from
+    (0x6c0, 0x6c1),             // LBR to
+    (0xdc0, 0xdc0),             // LBR info
+    (0x1200, 0x1200),           // arch LBR info
+    (0x1328, 0x1329),           // snoop response
+    (0x14ce, 0x14cf),           // arch LBR control, depth
+    (0x1500, 0x1500),           // arch LBR from
+    (0x1600, 0x1600),           // arch LBR to
+    (0x1900, 0x1903),           // version 6 counters
+    (0xc000_00e7, 0xc000_00e9), // AMD MPERF, APERF, IRPERF
+    (0xc000_0300, 0xc000_0303), // AMD PerfMonV2
+    (0xc001_0000, 0xc001_0007), // AMD K7
+    (0xc001_0200, 0xc001_020b), // AMD PERF_CTL, PERF_CTR
+    (0xc001_0230, 0xc001_0231), // AMD L3
+    (0xc001_0240, 0xc001_0241), // AMD DF
+    (0xc001_0299, 0xc001_029b), // AMD RAPL
+    (0xc001_0800, 0xc001_0801), // AMD UMC
+    (0xc001_1030, 0xc001_1030), // AMD IBS
+];
+
+/// The GP counters that the register layout has room for.
+const ROOM: u32 = 8;
+
+fn main(report: &mut Report) {
+    let leaf = Leaf0A::read();
+    if !check!(
+        report,
+        "s0",
+        leaf.version,
+        2,
+        "leaf 0AH version: no PMU to test otherwise"
+    ) {
+        return;
+    }
+    reset_values(report, leaf);
+    wrmsr(pmu::GLOBAL_CONTROL, 0);
+    driver_probe(report, leaf);
+    event_selects(report, leaf);
+    gp_counters(report, leaf);
+    fixed_counters(report, leaf);
+    fixed_control(report, leaf);
+    global_registers(report, leaf);
+    absent(report, leaf);
+}
+
+/// A register that stores `good` values and refuses `bad` ones, keeping what it had.
+fn stores(report: &mut Report, rule: &str, msr: u32, good: &[u64], bad: &[u64]) {
+    for &value in good {
+        check!(
+            report,
+            rule,
+            wrmsr_checked(msr, value),
+            Ok(()),
+            "WRMSR {msr:#x} <- {value:#x}"
+        );
+        check!(
+            report,
+            rule,
+            rdmsr_checked(msr),
+            Ok(value),
+            "RDMSR {msr:#x} after {value:#x}"
+        );
+    }
+    let kept = rdmsr_checked(msr);
+    for &value in bad {
+        check!(
+            report,
+            rule,
+            wrmsr_checked(msr, value),
+            Err(Gp),
+            "WRMSR {msr:#x} <- {value:#x}"
+        );
+        check!(
+            report,
+            rule,
+            rdmsr_checked(msr),
+            kept,
+            "RDMSR {msr:#x} after refused {value:#x}"
+        );
+    }
+    wrmsr(msr, 0);
+}
+
+/// A register that can be read and refuses every write.
+fn read_only(report: &mut Report, rule: &str, msr: u32, value: u64) {
+    check!(
+        report,
+        rule,
+        rdmsr_checked(msr),
+        Ok(value),
+        "RDMSR {msr:#x}"
+    );
+    for write in [0, value, 1] {
+        check!(
+            report,
+            rule,
+            wrmsr_checked(msr, write),
+            Err(Gp),
+            "WRMSR {msr:#x} <- {write:#x}"
+        );
+    }
+    check!(
+        report,
+        rule,
+        rdmsr_checked(msr),
+        Ok(value),
+        "RDMSR {msr:#x} after refused writes"
+    );
+}
+
+fn reset_values(report: &mut Report, leaf: Leaf0A) {
+    for i in 0..leaf.gp {
+        check!(
+            report,
+            "G-001",
+            rdmsr_checked(pmu::EVENT_SELECT + i),
+            Ok(0),
+            "reset PERFEVTSEL{i}"
+        );
+        check!(
+            report,
+            "s1.4",
+            rdmsr_checked(pmu::PMC + i),
+            Ok(0),
+            "reset PMC{i}"
+        );
+        check!(
+            report,
+            "s1.4",
+            rdmsr_checked(pmu::FULL_PMC + i),
+            Ok(0),
+            "reset A_PMC{i}"
+        );
+    }
+    for i in 0..leaf.fixed {
+        check!(
+            report,
+            "s1.4",
+            rdmsr_checked(pmu::FIXED + i),
+            Ok(0),
+            "reset FIXED_CTR{i}"
+        );
+    }
+    let globals = [
+        (pmu::FIXED_CONTROL, 0, "FIXED_CTR_CTRL"),
+        (pmu::GLOBAL_STATUS, 0, "GLOBAL_STATUS"),
+        (pmu::GLOBAL_CONTROL, leaf.gp_mask(), "GLOBAL_CTRL"),
+        (pmu::GLOBAL_OVERFLOW, 0, "GLOBAL_OVF_CTRL"),
+    ];
+    for (msr, value, name) in globals {
+        check!(
+            report,
+            "s1.4",
+            rdmsr_checked(msr),
+            Ok(value),
+            "reset {name}"
+        );
+    }
+}
+
+/// The write test by which Linux decides to bind.
+fn driver_probe(report: &mut Report, leaf: Leaf0A) {
+    let last = pmu::FULL_PMC + leaf.gp - 1;
+    let value = rdmsr_checked(last).unwrap_or(0) ^ 0xffff;
+    check!(
+        report,
+        "G-001",
+        wrmsr_checked(last, value),
+        Ok(()),
+        "probe writes {last:#x}"
+    );
+    check!(
+        report,
+        "G-001",
+        rdmsr_checked(last),
+        Ok(value),
+        "probe reads {last:#x} back"
+    );
+}
+
+fn event_selects(report: &mut Report, leaf: Leaf0A) {
+    let good = [
+        pmu::CYCLES | pmu::INT,
+        pmu::CYCLES | pmu::EN,
+        0xffdf_ffff,
+        0,
+    ];
+    let bad = [1 << 21, 1 << 32, 1 << 34, 1 << 36, 1 << 40, 1 << 63];
+    for i in 0..leaf.gp {
+        stores(report, "s1.4 EVTSEL", pmu::EVENT_SELECT + i, &good, &bad);
+    }
+}
+
+fn gp_counters(report: &mut Report, leaf: Leaf0A) {
+    let max = leaf.max_count();
+    let sign = max & !0xffff_ffff;
+    let legacy = [
+        (0x6789_abcd, 0x6789_abcd),
+        (0xdead_0000_0000_0001, 1),
+        (0x8000_0000, sign | 0x8000_0000),
+        (0xffff_ffff, max),
+        (0, 0),
+    ];
+    for i in 0..leaf.gp {
+        let (low, full) = (pmu::PMC + i, pmu::FULL_PMC + i);
+        for (value, expected) in legacy {
+            check!(
+                report,
+                "s1.4 PMC",
+                wrmsr_checked(low, value),
+                Ok(()),
+                "WRMSR {low:#x} <- {value:#x}"
+            );
+            check!(
+                report,
+                "s1.4 PMC",
+                rdmsr_checked(low),
+                Ok(expected),
+                "RDMSR {low:#x} after {value:#x}"
+            );
+            check!(
+                report,
+                "s1.4 PMC",
+                rdmsr_checked(full),
+                Ok(expected),
+                "RDMSR {full:#x} alias"
+            );
+        }
+        let value = max - u64::from(i);
+        stores(
+            report,
+            "s1.4 A_PMC",
+            full,
+            &[value, 0x1_0000_0001],
+            &[max + 1, 1 << 63],
+        );
+        wrmsr(full, value);
+        check!(
+            report,
+            "s1.4 A_PMC",
+            rdmsr_checked(low),
+            Ok(value),
+            "RDMSR {low:#x} alias"
+        );
+        wrmsr(full, 0);
+    }
+}
+
+fn fixed_counters(report: &mut Report, leaf: Leaf0A) {
+    let max = leaf.max_count();
+    for i in 0..leaf.fixed {
+        stores(
+            report,
+            "s1.4 FC",
+            pmu::FIXED + i,
+            &[max, 0x8000_0000, 7],
+            &[max + 1, 1 << 63],
+        );
+    }
+}
+
+fn fixed_control(report: &mut Report, leaf: Leaf0A) {
+    let every = (0..leaf.fixed).fold(0, |all, i| all | 0xb << (4 * i));
+    let good = [every, 0xb0, 0x1, 0x2, 0];
+    let end = 4 * leaf.fixed;
+    let bad = [
+        1 << 2,
+        1 << 6,
+        1 << end,
+        1 << (end + 3),
+        1 << 32,
+        1 << 36,
+        1 << 63,
+    ];
+    stores(report, "s1.4 0x38d", pmu::FIXED_CONTROL, &good, &bad);
+}
+
+fn global_registers(report: &mut Report, leaf: Leaf0A) {
+    let all = leaf.gp_mask() | leaf.fixed_mask();
+    let beyond = [1 << leaf.gp, 1 << 31, 1 << (32 + leaf.fixed), 1 << 48];
+    stores(
+        report,
+        "s1.4 0x38f",
+        pmu::GLOBAL_CONTROL,
+        &[all, 1, 1 << 32, 0],
+        &beyond,
+    );
+    check!(
+        report,
+        "s1.4 0x38f",
+        wrmsr_checked(pmu::GLOBAL_CONTROL, 1 << 63),
+        Err(Gp),
+        "bit 63"
+    );
+    read_only(report, "s1.4 0x38e", pmu::GLOBAL_STATUS, 0);
+    read_only(report, "s1.4 0x345", pmu::CAPABILITIES, 0x2000);
+    let overflow = pmu::GLOBAL_OVERFLOW;
+    for value in [all, 1 << 62, 1 << 63, all | 3 << 62, 0] {
+        check!(
+            report,
+            "s1.4 0x390",
+            wrmsr_checked(overflow, value),
+            Ok(()),
+            "WRMSR 0x390 <- {value:#x}"
+        );
+        check!(
+            report,
+            "s1.4 0x390",
+            rdmsr_checked(overflow),
+            Ok(0),
+            "RDMSR 0x390 after {value:#x}"
+        );
+    }
+    for value in beyond
+        .into_iter()
+        .chain([1 << 55, 1 << 58, 1 << 59, 1 << 60, 1 << 61])
+    {
+        check!(
+            report,
+            "s1.4 0x390",
+            wrmsr_checked(overflow, value),
+            Err(Gp),
+            "WRMSR 0x390 <- {value:#x}"
+        );
+    }
+}
+
+fn absent(report: &mut Report, leaf: Leaf0A) {
+    for i in leaf.gp..ROOM {
+        for msr in [pmu::EVENT_SELECT + i, pmu::PMC + i, pmu::FULL_PMC + i] {
+            faults(report, msr);
+        }
+    }
+    faults(report, pmu::FIXED + leaf.fixed);
+    for (first, last) in ABSENT {
+        for msr in first..=last {
+            faults(report, msr);
+        }
+    }
+}
+
+fn faults(report: &mut Report, msr: u32) {
+    check!(
+        report,
+        "s8 absent",
+        rdmsr_checked(msr),
+        Err(Gp),
+        "RDMSR {msr:#x}"
+    );
+    check!(
+        report,
+        "s8 absent",
+        wrmsr_checked(msr, 0),
+        Err(Gp),
+        "WRMSR {msr:#x} <- 0"
+    );
+}

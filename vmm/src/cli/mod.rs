@@ -1,0 +1,126 @@
+//! The command line: text in, low args out. What the values mean is decided in
+//! [`crate::config`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  perfvisor run --kernel /boot/vmlinuz --initramfs guest.cpio
+  perfvisor run --kernel vmlinuz --initramfs guest.cpio --cmdline 'console=ttyS0 quiet' \\
+      --cpus boot=4,topology=2:2:1:1 --memory size=2G
+  perfvisor run --kernel vmlinuz --initramfs guest.cpio --serial file=console.log
+
+Console:
+  With --serial tty the terminal belongs to the guest, Ctrl-C included.
+  Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A.
+
+Exit status:
+  0     the guest powered off or reset itself, or Ctrl-A x
+  1     the host cannot run it, or the guest failed (a triple fault, for one)
+  2     a flag or a file named by one is not usable; nothing was started
+  128+n ended by signal n (130 for SIGINT, 143 for SIGTERM)
+
+Environment:
+  PERFVISOR_LOG  off, error, warn (default), info, debug or trace; goes to standard error";
+
+const DOCTOR_HELP: &str = "\
+Starts a few throw-away guests of a few instructions each; changes nothing on the host.
+
+Exit status:
+  0  a Linux guest with a PMU can run here with the default flags of perfvisor run
+  1  it cannot; the first line says why, the advice what to change
+  2  a flag is not usable";
+
+/// A KVM virtual machine monitor whose guests have a working PMU on any host.
+#[derive(Debug, Parser)]
+#[command(name = "perfvisor", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a virtual machine and stay until it ends
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+
+    /// Say what this host can do for guests and their PMU, and what would make it more
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
+}
+
+/// The flags of `perfvisor run`, as text.
+#[expect(rustdoc::invalid_html_tags, reason = "the help text is no HTML")]
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Kernel: a Linux bzImage (5.x and later distribution kernels) or an x86-64 ELF file
+    /// (vmlinux, or a bare-metal program, which is entered in 64-bit mode)
+    #[arg(long, value_name = "PATH")]
+    pub kernel: PathBuf,
+
+    /// Initial RAM file system: cpio (newc), plain or compressed; repeat it to have several
+    /// concatenated in order
+    #[arg(long, value_name = "PATH")]
+    pub initramfs: Vec<PathBuf>,
+
+    /// Kernel command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "console=ttyS0",
+        allow_hyphen_values = true
+    )]
+    pub cmdline: String,
+
+    /// Virtual CPUs: boot=N, then optionally max=N (equal to boot) and
+    /// topology=threads:cores:dies:packages. N is 1 to 254; the product of the topology is N;
+    /// without one, all are cores of one package
+    #[arg(long, value_name = "OPTIONS", default_value = "boot=1")]
+    pub cpus: String,
+
+    /// Memory: size=N with K, M or G, 8M to 1023G
+    #[arg(long, value_name = "OPTIONS", default_value = "size=512M")]
+    pub memory: String,
+
+    /// PMU: 'off', or type=auto|software|<sysfs name>|<type number>, then optionally gp=N
+    /// (2 to 8 general-purpose counters), fixed=N (1 to 3 fixed counters), width=N (32 to 48
+    /// bits), rdpmc=rewrite|off
+    #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]
+    pub pmu: String,
+
+    /// Serial console (ttyS0): 'tty' (this terminal), file=PATH (created or emptied) or 'null'
+    #[arg(long, value_name = "OPTIONS", default_value = "tty")]
+    pub serial: String,
+
+    /// KVM device
+    #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
+    pub kvm_device: PathBuf,
+}
+
+/// The flags of `perfvisor doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write the report as JSON; what could not be found out is {"unknown": "the reason"}
+    #[arg(long)]
+    pub json: bool,
+
+    /// KVM device
+    #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
+    pub kvm_device: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

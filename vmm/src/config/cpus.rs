@@ -1,0 +1,223 @@
+//! `--cpus`.
+
+use std::fmt;
+
+use vpmu::ids::VcpuId;
+
+use super::ConfigError;
+use super::options::{Flag, Options};
+
+/// The most vCPUs: APIC ids below 255 name them all without interrupt remapping.
+pub const MAX_VCPUS: u16 = 254;
+
+const FLAG: Flag = Flag {
+    name: "--cpus",
+    keys: &["boot", "max", "topology"],
+    accepted: "boot=N[,max=N][,topology=threads:cores:dies:packages]",
+};
+const COUNT: &str = "1 to 254";
+const TOPOLOGY: &str = "threads:cores:dies:packages, each 1 to 254, such as 2:4:1:1";
+
+/// How many vCPUs share what: threads per core, cores per die, dies per
+/// package, packages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Threads per core.
+    pub threads: u16,
+    /// Cores per die.
+    pub cores: u16,
+    /// Dies per package.
+    pub dies: u16,
+    /// Packages.
+    pub packages: u16,
+}
+
+impl Topology {
+    /// One package with one die of single-threaded cores.
+    #[must_use]
+    pub fn flat(cpus: u16) -> Self {
+        Self {
+            threads: 1,
+            cores: cpus,
+            dies: 1,
+            packages: 1,
+        }
+    }
+
+    /// How many CPUs it describes.
+    #[must_use]
+    pub fn cpus(&self) -> u64 {
+        [self.threads, self.cores, self.dies, self.packages]
+            .into_iter()
+            .map(u64::from)
+            .product()
+    }
+
+    /// The bit of the APIC id where the core number starts.
+    #[must_use]
+    pub fn core_shift(&self) -> u32 {
+        log2_up(self.threads)
+    }
+
+    /// The bit of the APIC id where the die number starts.
+    #[must_use]
+    pub fn die_shift(&self) -> u32 {
+        self.core_shift() + log2_up(self.cores)
+    }
+
+    /// The bit of the APIC id where the package number starts.
+    #[must_use]
+    pub fn package_shift(&self) -> u32 {
+        self.die_shift() + log2_up(self.dies)
+    }
+
+    /// The APIC id of a vCPU: thread, core, die and package number from low
+    /// bits to high, each in a field of its own. Ids are dense only where each
+    /// count is a power of two.
+    #[must_use]
+    pub fn apic_id(&self, vcpu: VcpuId) -> u32 {
+        let index = u32::from(vcpu.0);
+        let (threads, cores, dies) = (
+            u32::from(self.threads.max(1)),
+            u32::from(self.cores.max(1)),
+            u32::from(self.dies.max(1)),
+        );
+        let thread = index % threads;
+        let core = index / threads % cores;
+        let die = index / (threads * cores) % dies;
+        let package = index / (threads * cores * dies);
+        thread
+            | core << self.core_shift()
+            | die << self.die_shift()
+            | package << self.package_shift()
+    }
+}
+
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}:{}:{}",
+            self.threads, self.cores, self.dies, self.packages
+        )
+    }
+}
+
+/// The width of a field that holds `count` numbers.
+fn log2_up(count: u16) -> u32 {
+    count.max(1).next_power_of_two().trailing_zeros()
+}
+
+/// The vCPUs of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpusConfig {
+    /// How many run from the start.
+    pub boot: u16,
+    /// How many there can be.
+    pub max: u16,
+    /// How they are arranged.
+    pub topology: Topology,
+}
+
+impl CpusConfig {
+    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let options = Options::parse(FLAG, text)?;
+        options.require("boot")?;
+        let boot = options.number("boot", 1..=MAX_VCPUS, COUNT)?.unwrap_or(1);
+        let max = options.number("max", 1..=MAX_VCPUS, COUNT)?.unwrap_or(boot);
+        if max != boot {
+            return Err(ConfigError::MaxNotBoot { boot, max });
+        }
+        let topology = match options.get("topology") {
+            None => Topology::flat(max),
+            Some(text) => {
+                parse_topology(text).ok_or_else(|| options.bad("topology", text, TOPOLOGY))?
+            }
+        };
+        if topology.cpus() != u64::from(max) {
+            return Err(ConfigError::TopologyProduct { topology, max });
+        }
+        let apic_id = topology.apic_id(VcpuId(max - 1));
+        if apic_id >= 255 {
+            return Err(ConfigError::ApicIds { topology, apic_id });
+        }
+        Ok(Self {
+            boot,
+            max,
+            topology,
+        })
+    }
+
+    /// Every possible vCPU, the boot CPU first.
+    pub fn possible(&self) -> impl Iterator<Item = VcpuId> + use<> {
+        (0..self.max).map(VcpuId)
+    }
+}
+
+fn parse_topology(text: &str) -> Option<Topology> {
+    let mut counts = text.split(':').map(|part| {
+        part.parse::<u16>()
+            .ok()
+            .filter(|count| (1..=MAX_VCPUS).contains(count))
+    });
+    let topology = Topology {
+        threads: counts.next()??,
+        cores: counts.next()??,
+        dies: counts.next()??,
+        packages: counts.next()??,
+    };
+    counts.next().is_none().then_some(topology)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_packed_with_rounded_up_shifts() {
+        let topology = Topology {
+            threads: 2,
+            cores: 3,
+            dies: 2,
+            packages: 2,
+        };
+        assert_eq!(topology.core_shift(), 1);
+        assert_eq!(topology.die_shift(), 3);
+        assert_eq!(topology.package_shift(), 4);
+        let ids: Vec<_> = (0..24).map(|n| topology.apic_id(VcpuId(n))).collect();
+        assert_eq!(&ids[..8], [0, 1, 2, 3, 4, 5, 8, 9]);
+        assert_eq!(ids[23], 0b1_1101);
+    }
+
+    #[test]
+    fn good_values() {
+        let four = CpusConfig::parse("boot=4").unwrap();
+        assert_eq!(four.topology, Topology::flat(4));
+        let smt = CpusConfig::parse("boot=8,max=8,topology=2:2:1:2").unwrap();
+        assert_eq!(smt.topology.cpus(), 8);
+        assert_eq!(CpusConfig::parse("boot=254").unwrap().max, 254);
+    }
+
+    #[test]
+    fn bad_values_name_the_flag_and_what_would_do() {
+        for (text, part) in [
+            ("boot=0", "1 to 254"),
+            ("boot=255", "1 to 254"),
+            ("boot=four", "1 to 254"),
+            ("4", "not key=value"),
+            ("boot=4,sockets=1", "unknown key 'sockets'"),
+            ("boot=4,boot=4", "twice"),
+            ("max=4", "'boot' is missing"),
+            ("boot=2,max=4", "max equal to boot"),
+            ("boot=4,topology=2:4:1:1", "product is 4"),
+            ("boot=4,topology=2:2:1", "threads:cores:dies:packages"),
+            ("boot=4,topology=2:2:1:1:1", "threads:cores:dies:packages"),
+            ("boot=4,topology=0:4:1:1", "threads:cores:dies:packages"),
+            ("boot=240,topology=1:3:5:16", "below 255"),
+        ] {
+            let message = CpusConfig::parse(text).unwrap_err().to_string();
+            assert!(message.starts_with("--cpus"), "{message}");
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+}

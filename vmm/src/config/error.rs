@@ -1,0 +1,100 @@
+//! What can be wrong with a flag.
+
+use thiserror::Error;
+
+use super::{MAX_CMDLINE, Topology};
+
+/// A flag whose value is not possible. Each text names the flag, the value and
+/// what would be accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// The flag has no such key.
+    #[error("{flag}: unknown key '{key}'; accepted: {accepted}")]
+    UnknownKey {
+        /// The flag.
+        flag: &'static str,
+        /// What the user wrote.
+        key: String,
+        /// The keys that exist.
+        accepted: &'static str,
+    },
+    /// A part of the value is no `key=value`.
+    #[error("{flag}: '{item}' is not key=value; accepted: {accepted}")]
+    NotKeyValue {
+        /// The flag.
+        flag: &'static str,
+        /// What the user wrote.
+        item: String,
+        /// What the flag takes.
+        accepted: &'static str,
+    },
+    /// A key was given twice.
+    #[error("{flag}: '{key}' is given twice; accepted: each key once")]
+    Duplicate {
+        /// The flag.
+        flag: &'static str,
+        /// The key.
+        key: String,
+    },
+    /// A key that must be there is not.
+    #[error("{flag}: '{key}' is missing; accepted: {accepted}")]
+    MissingKey {
+        /// The flag.
+        flag: &'static str,
+        /// The key.
+        key: &'static str,
+        /// What the flag takes.
+        accepted: &'static str,
+    },
+    /// A value cannot be read or is out of range.
+    #[error("{flag}: '{value}' is not possible for '{key}'; accepted: {accepted}")]
+    BadValue {
+        /// The flag.
+        flag: &'static str,
+        /// The key.
+        key: &'static str,
+        /// What the user wrote.
+        value: String,
+        /// What would do.
+        accepted: &'static str,
+    },
+    /// More possible vCPUs than boot with.
+    #[error(
+        "--cpus: max={max} with boot={boot} is not possible; accepted: max equal to boot (vCPUs cannot be added to a running VM yet)"
+    )]
+    MaxNotBoot {
+        /// vCPUs at boot.
+        boot: u16,
+        /// Possible vCPUs.
+        max: u16,
+    },
+    /// The topology describes another number of CPUs.
+    #[error(
+        "--cpus: topology={topology} describes {} CPUs but max={max}; accepted: threads:cores:dies:packages whose product is {max}", topology.cpus()
+    )]
+    TopologyProduct {
+        /// What the user wrote.
+        topology: Topology,
+        /// Possible vCPUs.
+        max: u16,
+    },
+    /// The topology needs APIC ids that this VMM does not give.
+    #[error(
+        "--cpus: topology={topology} needs APIC ids up to {apic_id}; accepted: a topology whose ids stay below 255 (each level is rounded up to a power of two)"
+    )]
+    ApicIds {
+        /// What the user wrote.
+        topology: Topology,
+        /// The largest id.
+        apic_id: u32,
+    },
+    /// The command line is too long for the kernel.
+    #[error("--cmdline: {len} bytes are too long; accepted: up to {MAX_CMDLINE} bytes")]
+    LongCmdline {
+        /// Its length.
+        len: usize,
+    },
+    /// The command line has a NUL.
+    #[error("--cmdline: it holds a NUL byte; accepted: text without NUL")]
+    NulInCmdline,
+}

@@ -1,0 +1,74 @@
+//! What the user asked for, checked.
+//!
+//! `cli` hands over text (low args); here it becomes a [`VmConfig`] in which
+//! every value is possible. What depends on files or on the host is checked by
+//! `machine`, still before anything starts.
+
+mod cpus;
+mod error;
+mod memory;
+mod options;
+mod pmu;
+mod serial;
+
+use std::path::PathBuf;
+
+pub use cpus::{CpusConfig, MAX_VCPUS, Topology};
+pub use error::ConfigError;
+pub use memory::{MIN_MEMORY, MemoryConfig};
+pub use pmu::{PmuArg, PmuConfig, PmuKind, RdpmcPolicy};
+pub use serial::SerialConfig;
+
+use crate::cli::RunArgs;
+
+/// The longest kernel command line, without its NUL (Linux x86: 2,048 bytes
+/// with it).
+pub const MAX_CMDLINE: usize = 2047;
+
+/// One VM, as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmConfig {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// Initramfs archives, concatenated in this order.
+    pub initramfs: Vec<PathBuf>,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// The vCPUs.
+    pub cpus: CpusConfig,
+    /// The memory.
+    pub memory: MemoryConfig,
+    /// The PMU.
+    pub pmu: PmuArg,
+    /// The serial console.
+    pub serial: SerialConfig,
+    /// The KVM device.
+    pub kvm_device: PathBuf,
+}
+
+impl VmConfig {
+    /// Checks the command line.
+    ///
+    /// # Errors
+    /// The first flag whose value is not possible.
+    pub fn from_args(args: &RunArgs) -> Result<Self, ConfigError> {
+        if args.cmdline.len() > MAX_CMDLINE {
+            return Err(ConfigError::LongCmdline {
+                len: args.cmdline.len(),
+            });
+        }
+        if args.cmdline.contains('\0') {
+            return Err(ConfigError::NulInCmdline);
+        }
+        Ok(Self {
+            kernel: args.kernel.clone(),
+            initramfs: args.initramfs.clone(),
+            cmdline: args.cmdline.clone(),
+            cpus: CpusConfig::parse(&args.cpus)?,
+            memory: MemoryConfig::parse(&args.memory)?,
+            pmu: PmuArg::parse(&args.pmu)?,
+            serial: SerialConfig::parse(&args.serial)?,
+            kvm_device: args.kvm_device.clone(),
+        })
+    }
+}

@@ -1,0 +1,97 @@
+//! The `key=value,key=value` style of flag values, as in Cloud Hypervisor.
+
+use super::ConfigError;
+
+/// A flag and what it takes, for messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flag {
+    pub(super) name: &'static str,
+    pub(super) keys: &'static [&'static str],
+    pub(super) accepted: &'static str,
+}
+
+/// The pairs of one flag value. Keys are known and given at most once.
+#[derive(Debug)]
+pub(super) struct Options<'a> {
+    flag: Flag,
+    pairs: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Options<'a> {
+    /// Splits `text` at commas and each part at its first `=`.
+    pub(super) fn parse(flag: Flag, text: &'a str) -> Result<Self, ConfigError> {
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        for item in text.split(',') {
+            let Some((key, value)) = item.split_once('=') else {
+                return Err(ConfigError::NotKeyValue {
+                    flag: flag.name,
+                    item: item.to_owned(),
+                    accepted: flag.accepted,
+                });
+            };
+            if !flag.keys.contains(&key) {
+                return Err(ConfigError::UnknownKey {
+                    flag: flag.name,
+                    key: key.to_owned(),
+                    accepted: flag.accepted,
+                });
+            }
+            if pairs.iter().any(|&(known, _)| known == key) {
+                return Err(ConfigError::Duplicate {
+                    flag: flag.name,
+                    key: key.to_owned(),
+                });
+            }
+            pairs.push((key, value));
+        }
+        Ok(Self { flag, pairs })
+    }
+
+    /// The text of a key, if given.
+    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
+        self.pairs
+            .iter()
+            .find(|&&(known, _)| known == key)
+            .map(|&(_, value)| value)
+    }
+
+    /// A key that must be there.
+    pub(super) fn require(&self, key: &'static str) -> Result<&'a str, ConfigError> {
+        self.get(key).ok_or(ConfigError::MissingKey {
+            flag: self.flag.name,
+            key,
+            accepted: self.flag.accepted,
+        })
+    }
+
+    /// A decimal number within a range, if given.
+    pub(super) fn number(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u16>,
+        accepted: &'static str,
+    ) -> Result<Option<u16>, ConfigError> {
+        let Some(text) = self.get(key) else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(number) if range.contains(&number) => Ok(Some(number)),
+            _ => Err(self.bad(key, text, accepted)),
+        }
+    }
+
+    /// The error for a value that does not do.
+    pub(super) fn bad(
+        &self,
+        key: &'static str,
+        value: &str,
+        accepted: &'static str,
+    ) -> ConfigError {
+        ConfigError::BadValue {
+            flag: self.flag.name,
+            key,
+            value: value.to_owned(),
+            accepted,
+        }
+    }
+}

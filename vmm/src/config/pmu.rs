@@ -1,0 +1,148 @@
+//! `--pmu`.
+
+use super::ConfigError;
+use super::options::{Flag, Options};
+
+const FLAG: Flag = Flag {
+    name: "--pmu",
+    keys: &["type", "gp", "fixed", "width", "rdpmc"],
+    accepted: "off, or type=auto|software|<sysfs name>|<type number>[,gp=N][,fixed=N][,width=N][,rdpmc=rewrite|off]",
+};
+const TYPE: &str =
+    "auto, software, the name of a PMU in /sys/bus/event_source/devices, or its type number";
+
+/// Which host PMU backs the guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PmuKind {
+    /// The best that the host has; the software backing where it has none.
+    Auto,
+    /// Clocks only: cycles and reference cycles from the vCPU's guest time.
+    Software,
+    /// A host PMU by its name in `/sys/bus/event_source/devices`.
+    Named(String),
+    /// A host PMU by its `perf_event_attr.type`.
+    Number(u32),
+}
+
+/// How the guest's RDPMC is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RdpmcPolicy {
+    /// The guest kernel's RDPMC instructions are rewritten to RDMSR.
+    #[default]
+    Rewrite,
+    /// They are left as they are.
+    Off,
+}
+
+/// A PMU, as asked for. A `None` leaves the choice to the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PmuConfig {
+    /// The backing.
+    pub kind: PmuKind,
+    /// General-purpose counters, 2 to 8.
+    pub gp: Option<u8>,
+    /// Fixed counters, 1 to 3.
+    pub fixed: Option<u8>,
+    /// Counter width in bits, 32 to 48.
+    pub width: Option<u8>,
+    /// RDPMC.
+    pub rdpmc: RdpmcPolicy,
+}
+
+/// The value of `--pmu`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PmuArg {
+    /// The guest has no PMU, and its CPU looks like the host's.
+    Off,
+    /// The guest has one.
+    On(PmuConfig),
+}
+
+impl PmuArg {
+    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let options = Options::parse(FLAG, text)?;
+        let kind = options.require("type")?;
+        let kind = parse_kind(kind).ok_or_else(|| options.bad("type", kind, TYPE))?;
+        let rdpmc = match options.get("rdpmc") {
+            None | Some("rewrite") => RdpmcPolicy::Rewrite,
+            Some("off") => RdpmcPolicy::Off,
+            Some(other) => return Err(options.bad("rdpmc", other, "rewrite or off")),
+        };
+        let small = |key, range, accepted| {
+            options
+                .number(key, range, accepted)
+                .map(|number| number.and_then(|number| u8::try_from(number).ok()))
+        };
+        Ok(Self::On(PmuConfig {
+            kind,
+            gp: small("gp", 2..=8, "2 to 8")?,
+            fixed: small("fixed", 1..=3, "1 to 3")?,
+            width: small("width", 32..=48, "32 to 48")?,
+            rdpmc,
+        }))
+    }
+}
+
+fn parse_kind(text: &str) -> Option<PmuKind> {
+    match text {
+        "" => None,
+        "auto" => Some(PmuKind::Auto),
+        "software" => Some(PmuKind::Software),
+        _ if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            text.parse().ok().map(PmuKind::Number)
+        }
+        // A sysfs name is one path component.
+        _ if text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)) =>
+        {
+            Some(PmuKind::Named(text.to_owned()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_values() {
+        assert_eq!(PmuArg::parse("off"), Ok(PmuArg::Off));
+        let PmuArg::On(pmu) = PmuArg::parse("type=cpu_atom,gp=6,fixed=3,width=40").unwrap() else {
+            panic!("it is on");
+        };
+        assert_eq!(pmu.kind, PmuKind::Named("cpu_atom".into()));
+        assert_eq!((pmu.gp, pmu.fixed, pmu.width), (Some(6), Some(3), Some(40)));
+        let PmuArg::On(pmu) = PmuArg::parse("type=4,rdpmc=off").unwrap() else {
+            panic!("it is on");
+        };
+        assert_eq!(pmu.kind, PmuKind::Number(4));
+        assert_eq!(pmu.rdpmc, RdpmcPolicy::Off);
+    }
+
+    #[test]
+    fn bad_values() {
+        for (text, part) in [
+            ("on", "not key=value"),
+            ("gp=4", "'type' is missing"),
+            ("type=", "type number"),
+            ("type=../x", "type number"),
+            ("type=99999999999", "type number"),
+            ("type=auto,gp=1", "2 to 8"),
+            ("type=auto,gp=9", "2 to 8"),
+            ("type=auto,fixed=0", "1 to 3"),
+            ("type=auto,width=49", "32 to 48"),
+            ("type=auto,width=x", "32 to 48"),
+            ("type=auto,rdpmc=on", "rewrite or off"),
+            ("type=auto,events=3", "unknown key 'events'"),
+        ] {
+            let message = PmuArg::parse(text).unwrap_err().to_string();
+            assert!(message.starts_with("--pmu"), "{message}");
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+}

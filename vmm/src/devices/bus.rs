@@ -1,0 +1,191 @@
+//! Address ranges and who answers there.
+//!
+//! What nobody claims reads as all ones and swallows writes, as on a PC. The
+//! map is built before the first vCPU runs and does not change afterwards; each
+//! device has a lock of its own, taken for one access.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thiserror::Error;
+
+use crate::rate_limit::RateLimit;
+
+/// Something that answers in a range of a bus.
+pub trait BusDevice: Send {
+    /// Fills `data` with what lies at `offset` bytes into the range.
+    fn read(&mut self, offset: u64, data: &mut [u8]);
+    /// Takes `data`, written at `offset` bytes into the range.
+    fn write(&mut self, offset: u64, data: &[u8]);
+}
+
+/// A range that cannot be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BusError {
+    /// Another device has a part of it.
+    #[error("bus range {base:#x}+{len:#x} overlaps another device's")]
+    Overlap {
+        /// Where it starts.
+        base: u64,
+        /// Its length.
+        len: u64,
+    },
+    /// It is empty or wraps around.
+    #[error("bus range {base:#x}+{len:#x} is empty or wraps around")]
+    Range {
+        /// Where it starts.
+        base: u64,
+        /// Its length.
+        len: u64,
+    },
+}
+
+struct Entry {
+    len: u64,
+    device: Arc<Mutex<dyn BusDevice>>,
+}
+
+/// One address space: ports, or memory without RAM.
+pub struct Bus {
+    name: &'static str,
+    ranges: BTreeMap<u64, Entry>,
+    unclaimed: RateLimit,
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranges = self.ranges.iter().map(|(base, entry)| (base, entry.len));
+        f.debug_struct("Bus")
+            .field("name", &self.name)
+            .field("ranges", &ranges.collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// An empty bus; the name appears in logs.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            ranges: BTreeMap::new(),
+            unclaimed: RateLimit::new(),
+        }
+    }
+
+    /// Gives `len` addresses from `base` on to a device.
+    ///
+    /// # Errors
+    /// If the range is not free.
+    pub fn claim(
+        &mut self,
+        base: u64,
+        len: u64,
+        device: Arc<Mutex<dyn BusDevice>>,
+    ) -> Result<(), BusError> {
+        let end = base.checked_add(len).filter(|_| len > 0);
+        let end = end.ok_or(BusError::Range { base, len })?;
+        let before = self.ranges.range(..end).next_back();
+        if before.is_some_and(|(&other, entry)| other + entry.len > base) {
+            return Err(BusError::Overlap { base, len });
+        }
+        self.ranges.insert(base, Entry { len, device });
+        Ok(())
+    }
+
+    /// Reads; what no device claims is all ones.
+    pub fn read(&self, address: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        match self.find(address, data.len()) {
+            Some((offset, entry)) => lock(entry).read(offset, data),
+            None => self.log_unclaimed("read", address, data.len()),
+        }
+    }
+
+    /// Writes; what no device claims is swallowed.
+    pub fn write(&self, address: u64, data: &[u8]) {
+        match self.find(address, data.len()) {
+            Some((offset, entry)) => lock(entry).write(offset, data),
+            None => self.log_unclaimed("write", address, data.len()),
+        }
+    }
+
+    /// The device that has the whole of an access.
+    fn find(&self, address: u64, len: usize) -> Option<(u64, &Entry)> {
+        let (&base, entry) = self.ranges.range(..=address).next_back()?;
+        let offset = address - base;
+        let end = offset.checked_add(u64::try_from(len).ok()?)?;
+        (end <= entry.len).then_some((offset, entry))
+    }
+
+    fn log_unclaimed(&self, what: &str, address: u64, len: usize) {
+        if log::log_enabled!(log::Level::Debug)
+            && let Some(suppressed) = self.unclaimed.allow()
+        {
+            log::debug!(
+                "{} {what} of {len} bytes at {address:#x}: nobody there ({suppressed} more not shown)",
+                self.name
+            );
+        }
+    }
+}
+
+fn lock(entry: &Entry) -> std::sync::MutexGuard<'_, dyn BusDevice + 'static> {
+    entry.device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Echo(u8);
+
+    impl BusDevice for Echo {
+        fn read(&mut self, offset: u64, data: &mut [u8]) {
+            data.fill(self.0.wrapping_add(u8::try_from(offset).unwrap()));
+        }
+        fn write(&mut self, _offset: u64, data: &[u8]) {
+            self.0 = data[0];
+        }
+    }
+
+    fn bus() -> Bus {
+        let mut bus = Bus::new("test");
+        bus.claim(0x10, 8, Arc::new(Mutex::new(Echo(0)))).unwrap();
+        bus
+    }
+
+    #[test]
+    fn accesses_reach_their_device_with_an_offset() {
+        let bus = bus();
+        bus.write(0x10, &[7]);
+        let mut data = [0];
+        bus.read(0x17, &mut data);
+        assert_eq!(data, [14]);
+    }
+
+    #[test]
+    fn the_rest_reads_as_ones() {
+        let bus = bus();
+        for (address, len) in [(0xf, 1), (0x18, 1), (0x16, 4), (u64::MAX, 2)] {
+            let mut data = vec![0; len];
+            bus.read(address, &mut data);
+            assert!(data.iter().all(|&byte| byte == 0xff), "{address:#x}");
+            bus.write(address, &data);
+        }
+    }
+
+    #[test]
+    fn ranges_do_not_overlap() {
+        let mut bus = bus();
+        let device = || Arc::new(Mutex::new(Echo(0)));
+        for (base, len) in [(0x8, 9), (0x10, 8), (0x17, 1), (0x0, 0x100), (0x12, 2)] {
+            assert!(bus.claim(base, len, device()).is_err(), "{base:#x}");
+        }
+        assert!(bus.claim(0x18, 1, device()).is_ok());
+        assert!(bus.claim(0xf, 1, device()).is_ok());
+        assert!(bus.claim(u64::MAX, 2, device()).is_err());
+        assert!(bus.claim(0x100, 0, device()).is_err());
+    }
+}

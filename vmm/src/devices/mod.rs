@@ -1,0 +1,8 @@
+//! The devices that a guest reaches by ports and memory-mapped registers.
+
+pub mod bus;
+pub mod i8042;
+pub mod power;
+pub mod serial;
+
+pub use bus::{Bus, BusDevice, BusError};

@@ -1,0 +1,75 @@
+//! Power-off and reset: the sleep control, sleep status and reset registers of
+//! a hardware-reduced platform (ACPI 6.5, "Sleep Control and Status Registers",
+//! "Reset Register").
+//!
+//! Bare-metal guests may rely on it: a byte written to port 0x600 powers off if
+//! it is 0x34 (sleep type 5 with the enable bit) and resets if it is 0x01.
+
+use std::sync::Arc;
+
+use super::BusDevice;
+use crate::stop::{StopReason, StopSignal};
+
+/// The sleep control register, and the reset register too.
+pub const CONTROL_PORT: u16 = 0x600;
+/// The sleep status register.
+pub const STATUS_PORT: u16 = 0x601;
+/// How many ports.
+pub const PORT_COUNT: u64 = 2;
+/// What resets, written to [`CONTROL_PORT`].
+pub const RESET_VALUE: u8 = 0x01;
+/// The sleep type of "soft off".
+pub const SLEEP_TYPE_S5: u8 = 5;
+/// SLP_EN.
+const SLEEP_ENABLE: u8 = 1 << 5;
+/// What powers off, written to [`CONTROL_PORT`].
+pub const POWER_OFF_VALUE: u8 = (SLEEP_TYPE_S5 << 2) | SLEEP_ENABLE;
+
+/// The registers.
+#[derive(Debug)]
+pub struct PowerDevice {
+    stop: Arc<StopSignal>,
+}
+
+impl PowerDevice {
+    /// Registers that stop the VM through `stop`.
+    #[must_use]
+    pub fn new(stop: Arc<StopSignal>) -> Self {
+        Self { stop }
+    }
+}
+
+impl BusDevice for PowerDevice {
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        match (offset, data.first()) {
+            (0, Some(&POWER_OFF_VALUE)) => self.stop.stop(StopReason::PowerOff),
+            (0, Some(&RESET_VALUE)) => self.stop.stop(StopReason::Reset),
+            // Clearing WAK_STS before sleeping: there is nothing to clear.
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_two_values_stop() {
+        for value in 0..=u8::MAX {
+            let stop = Arc::new(StopSignal::new().unwrap());
+            let mut device = PowerDevice::new(Arc::clone(&stop));
+            device.write(1, &[value]);
+            device.write(0, &[value]);
+            match stop.reason().map(Arc::as_ref) {
+                Some(StopReason::PowerOff) => assert_eq!(value, 0x34),
+                Some(StopReason::Reset) => assert_eq!(value, 0x01),
+                other => assert!(other.is_none() && value != 0x34 && value != 0x01),
+            }
+        }
+    }
+}

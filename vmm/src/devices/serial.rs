@@ -1,0 +1,203 @@
+//! The first serial port (ttyS0): a 16550A at 0x3f8, IRQ 4.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vm_superio::Trigger;
+use vm_superio::serial::{Serial, SerialEvents};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::BusDevice;
+use crate::rate_limit::RateLimit;
+
+/// The first port.
+pub const COM1_PORT: u16 = 0x3f8;
+/// How many ports.
+pub const PORT_COUNT: u8 = 8;
+/// The interrupt line.
+pub const COM1_IRQ: u32 = 4;
+/// The most bytes that a guest may put into a file: it must not fill a disk.
+pub const FILE_LIMIT: u64 = 1 << 30;
+
+/// An interrupt line.
+#[derive(Debug)]
+pub struct IrqLine(EventFd);
+
+impl Trigger for IrqLine {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Tells whoever feeds the port that there is room again.
+#[derive(Debug)]
+pub struct Drained(EventFd);
+
+impl SerialEvents for Drained {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        // Full means that a wake-up is pending already.
+        drop(self.0.write(1));
+    }
+}
+
+type Port = Serial<IrqLine, Drained, Box<dyn Write + Send>>;
+
+/// The port, as the bus and the event loop share it.
+pub struct SerialPort {
+    port: Port,
+    faults: RateLimit,
+}
+
+impl std::fmt::Debug for SerialPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SerialPort")
+            .field("state", &self.port.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A serial port and the events around it.
+#[derive(Debug)]
+pub struct SerialParts {
+    /// The port.
+    pub port: Arc<Mutex<SerialPort>>,
+    /// To be connected to [`COM1_IRQ`].
+    pub irq: EventFd,
+    /// Readable when the input buffer ran empty.
+    pub drained: EventFd,
+}
+
+impl SerialPort {
+    /// A port that sends to `out`.
+    ///
+    /// # Errors
+    /// If the host gives no eventfd.
+    pub fn create(out: Box<dyn Write + Send>) -> io::Result<SerialParts> {
+        let irq = EventFd::new(EFD_NONBLOCK)?;
+        let drained = EventFd::new(EFD_NONBLOCK)?;
+        let port = Serial::with_events(
+            IrqLine(irq.try_clone()?),
+            Drained(drained.try_clone()?),
+            out,
+        );
+        Ok(SerialParts {
+            port: Arc::new(Mutex::new(Self {
+                port,
+                faults: RateLimit::new(),
+            })),
+            irq,
+            drained,
+        })
+    }
+
+    /// How many bytes [`SerialPort::input`] would take now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.port.fifo_capacity()
+    }
+
+    /// Hands typed bytes to the guest; what does not fit is lost.
+    pub fn input(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.port.enqueue_raw_bytes(bytes)
+            && self.faults.allow().is_some()
+        {
+            log::warn!("serial input lost: {error}");
+        }
+    }
+}
+
+/// The lock of a shared port.
+pub fn lock(port: &Mutex<SerialPort>) -> std::sync::MutexGuard<'_, SerialPort> {
+    port.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BusDevice for SerialPort {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if let (Some(byte), Ok(offset)) = (data.first_mut(), u8::try_from(offset)) {
+            *byte = self.port.read(offset);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let Ok(offset) = u8::try_from(offset) else {
+            return;
+        };
+        for &byte in data {
+            if let Err(error) = self.port.write(offset, byte)
+                && self.faults.allow().is_some()
+            {
+                log::warn!("serial output lost: {error}");
+            }
+        }
+    }
+}
+
+/// A writer that refuses what goes beyond a limit.
+#[derive(Debug)]
+pub struct Limited<W> {
+    inner: W,
+    left: u64,
+}
+
+impl<W> Limited<W> {
+    /// Lets [`FILE_LIMIT`] bytes through.
+    pub fn new(inner: W) -> Self {
+        Self {
+            inner,
+            left: FILE_LIMIT,
+        }
+    }
+}
+
+impl<W: Write> Write for Limited<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = usize::try_from(self.left).map_or(bytes.len(), |left| bytes.len().min(left));
+        if len == 0 && !bytes.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        let written = self.inner.write(bytes.get(..len).unwrap_or_default())?;
+        self.left -= written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_bytes_arrive_and_the_feeder_is_told() {
+        let parts = SerialPort::create(Box::new(io::sink())).unwrap();
+        let mut port = lock(&parts.port);
+        port.write(1, &[1]);
+        port.input(b"hi");
+        assert!(parts.irq.read().is_ok());
+        let mut data = [0];
+        port.read(0, &mut data);
+        assert_eq!(&data, b"h");
+        assert!(parts.drained.read().is_err());
+        port.read(0, &mut data);
+        assert_eq!(&data, b"i");
+        assert!(parts.drained.read().is_ok());
+    }
+
+    #[test]
+    fn a_file_does_not_grow_without_end() {
+        let mut out = Limited {
+            inner: Vec::new(),
+            left: 3,
+        };
+        assert!(out.write_all(b"ab").is_ok());
+        assert!(out.write_all(b"cd").is_err());
+        assert_eq!(out.inner, b"abc");
+    }
+}

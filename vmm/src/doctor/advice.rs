@@ -1,0 +1,150 @@
+//! What to change on this host to get more.
+
+use super::report::{Found, Kind, Report};
+
+/// Concrete steps, the most important first.
+pub(super) fn advice(report: &Report) -> Vec<String> {
+    let mut list = Vec::new();
+    kvm(report, &mut list);
+    permission(report, &mut list);
+    backing(report, &mut list);
+    rdpmc(report, &mut list);
+    list
+}
+
+fn kvm(report: &Report, list: &mut Vec<String>) {
+    let kvm = &report.kvm;
+    let module = match kvm.extension.as_deref() {
+        Some("vmx") => "kvm_intel",
+        Some(_) => "kvm_amd",
+        None => "kvm_intel or kvm_amd",
+    };
+    match kvm.kind {
+        Found::Value(Kind::None) if !kvm.present && kvm.extension.is_some() => {
+            list.push(format!("load KVM: modprobe {module}"));
+        }
+        Found::Value(Kind::None) if !kvm.present => list.push(format!(
+            "switch virtualisation on in the firmware, or nested virtualisation in the hypervisor around this machine, then load {module}; until then, `cargo xtask nested` runs guests in an emulated host"
+        )),
+        Found::Value(Kind::None) if kvm.denied => list.push(format!(
+            "get access to {}: run as root or join the group that owns it (kvm)",
+            kvm.device
+        )),
+        Found::Value(Kind::Emulated) => list.push(format!(
+            "for Linux guests, use bare metal or a virtual machine with nested virtualisation (a vmx or svm flag, {module}); on this machine, `cargo xtask nested` runs them in an emulated host"
+        )),
+        // The device's own line says what is wrong with it.
+        Found::Value(Kind::None) => {}
+        Found::Value(Kind::Hardware | Kind::Nested | Kind::Unnamed) | Found::Unknown { .. } => {}
+    }
+    let Some(features) = kvm.features.value() else {
+        return;
+    };
+    if !features.msr_filter || !features.user_space_msr {
+        list.push("for a guest PMU, use a host kernel of 5.10 or later: this KVM has no MSR filter or no user-space MSRs".to_owned());
+    }
+    if !features.pmu_capability && kvm.enable_pmu.value().is_some_and(|on| on.starts_with('Y')) {
+        list.push(format!("this KVM cannot switch its own vPMU off for one VM: load {module} with enable_pmu=0, or use a host kernel of 5.18 or later"));
+    }
+}
+
+fn permission(report: &Report, list: &mut Vec<String>) {
+    let permission = &report.permission;
+    if !permission.software_event.possible {
+        let level = match permission.perf_event_paranoid.value() {
+            Some(level) => format!("it is {level} now"),
+            None => "it cannot be read here".to_owned(),
+        };
+        list.push(format!(
+            "to use host counters, run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less ({level}); a container may also forbid perf_event_open; --pmu type=software needs no permission"
+        ));
+    }
+}
+
+fn backing(report: &Report, list: &mut Vec<String>) {
+    let Some(pmus) = report.pmus.value() else {
+        return;
+    };
+    let has = |name: &str| pmus.iter().any(|pmu| pmu.name == name);
+    if has("cpu_core") || has("cpu_atom") {
+        list.push("this host is hybrid: one PMU for each kind of its CPUs, and vCPUs roam over all; hardware counting needs vCPUs that are bound to one kind, which Perfvisor does not do yet, so type=auto uses the clock".to_owned());
+    } else if !has("cpu") && report.linux_guest_with_pmu.possible {
+        list.push("for hardware counts (instructions, branches, caches), use a host with a core PMU: bare metal, or a virtual machine whose hypervisor gives it a vPMU (QEMU: -cpu host,pmu=on)".to_owned());
+    }
+    for counters in &report.counters {
+        if counters.free == Found::Value(0) {
+            list.push(format!(
+                "no counter of {} is free: somebody holds them pinned; sysctl kernel.nmi_watchdog=0 frees one on each CPU",
+                counters.pmu
+            ));
+        }
+    }
+}
+
+fn rdpmc(report: &Report, list: &mut Vec<String>) {
+    let Some(rdpmc) = report.rdpmc.value() else {
+        return;
+    };
+    if !report.kvm.linux_guest.possible {
+        return;
+    }
+    list.push("user-mode RDPMC in guests is not served yet: in a guest whose programs use it (PAPI, libpfm), write 0 to /sys/bus/event_source/devices/cpu/rdpmc, and they fall back to read(2)".to_owned());
+    if rdpmc.class == "silent-zero" {
+        list.push("this host's KVM answers RDPMC with a silent 0; on a later kernel (6.12 was seen to) a guest program that uses it faults instead, which shows".to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::PmuReport;
+    use super::super::text::tests::report;
+    use super::*;
+
+    fn has(list: &[String], part: &str) -> bool {
+        list.iter().any(|advice| advice.contains(part))
+    }
+
+    #[test]
+    fn a_good_host_has_little_advice() {
+        let list = advice(&report());
+        assert_eq!(list.len(), 1, "{list:?}");
+        assert!(has(&list, "user-mode RDPMC"));
+    }
+
+    #[test]
+    fn each_lack_has_its_advice() {
+        let mut bad = report();
+        bad.kvm.kind = Found::Value(Kind::Emulated);
+        assert!(has(&advice(&bad), "cargo xtask nested"));
+
+        let mut bad = report();
+        bad.kvm.kind = Found::Value(Kind::None);
+        assert!(!has(&advice(&bad), "join the group"), "not a KVM device");
+        bad.kvm.denied = true;
+        assert!(has(&advice(&bad), "join the group"));
+        bad.kvm.present = false;
+        assert!(has(&advice(&bad), "modprobe kvm_intel"));
+        bad.kvm.extension = None;
+        assert!(has(&advice(&bad), "firmware"));
+
+        let mut bad = report();
+        bad.permission.software_event.possible = false;
+        assert!(has(&advice(&bad), "it is 4 now"));
+
+        let mut bad = report();
+        bad.pmus = Found::Value(Vec::new());
+        assert!(has(&advice(&bad), "pmu=on"));
+        bad.pmus = Found::Value(vec![PmuReport {
+            name: "cpu_core".to_owned(),
+            r#type: 4,
+            cpus: Some(vec![0]),
+        }]);
+        assert!(has(&advice(&bad), "hybrid"));
+
+        let mut bad = report();
+        for counters in &mut bad.counters {
+            counters.free = Found::Value(0);
+        }
+        assert!(has(&advice(&bad), "nmi_watchdog"));
+    }
+}

@@ -1,0 +1,146 @@
+//! The CPU, the PMUs and the permissions of the host.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+
+use vpmu::host::linux::probe::software_event;
+use vpmu::host::linux::sysfs::Sysfs;
+
+use super::report::{CpuReport, Found, PermissionReport, PmuReport, Verdict};
+
+/// Bit numbers of `<linux/capability.h>`.
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+
+/// The first processor of `/proc/cpuinfo`.
+pub(super) fn cpu() -> Found<CpuReport> {
+    const ENOUGH: u64 = 16 << 10;
+    let mut text = Vec::new();
+    let read =
+        File::open("/proc/cpuinfo").and_then(|file| file.take(ENOUGH).read_to_end(&mut text));
+    match read {
+        Ok(_) => Found::Value(parse_cpu(&String::from_utf8_lossy(&text))),
+        Err(error) => Found::unknown(format!("cannot read /proc/cpuinfo: {error}")),
+    }
+}
+
+fn parse_cpu(cpuinfo: &str) -> CpuReport {
+    let field = |name: &str| {
+        cpuinfo
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.trim() == name)
+            .map_or("unknown", |(_, value)| value.trim())
+    };
+    CpuReport {
+        vendor: field("vendor_id").to_owned(),
+        model: field("model name").to_owned(),
+        signature: format!(
+            "family {}, model {}, stepping {}",
+            field("cpu family"),
+            field("model"),
+            field("stepping")
+        ),
+    }
+}
+
+pub(super) fn pmus(sysfs: &Sysfs) -> Found<Vec<PmuReport>> {
+    Found::from(sysfs.pmus().map(|pmus| {
+        pmus.into_iter()
+            .map(|pmu| PmuReport {
+                name: pmu.name,
+                r#type: pmu.kind.0,
+                cpus: pmu
+                    .cpus
+                    .map(|cpus| cpus.into_iter().map(|cpu| cpu.0).collect()),
+            })
+            .collect()
+    }))
+}
+
+pub(super) fn permission() -> PermissionReport {
+    const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+    const STATUS: &str = "/proc/self/status";
+    let status = fs::read_to_string(STATUS).map_err(|error| unreadable(STATUS, &error));
+    let status = status.as_deref().map_err(String::as_str);
+    PermissionReport {
+        perf_event_paranoid: match fs::read_to_string(PARANOID) {
+            Ok(text) => match text.trim().parse() {
+                Ok(level) => Found::Value(level),
+                Err(_) => Found::unknown(format!("{PARANOID} holds {text:?}")),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Found::unknown("the host's kernel has no perf events")
+            }
+            Err(error) => Found::unknown(unreadable(PARANOID, &error)),
+        },
+        euid: of_status(status, euid),
+        cap_perfmon: of_status(status, |status| capability(status, CAP_PERFMON)),
+        cap_sys_admin: of_status(status, |status| capability(status, CAP_SYS_ADMIN)),
+        software_event: match software_event() {
+            Ok(()) => Verdict {
+                possible: true,
+                reason: "perf_event_open opened one".to_owned(),
+            },
+            Err(error) => Verdict {
+                possible: false,
+                reason: super::chain(&error),
+            },
+        },
+    }
+}
+
+fn unreadable(path: &str, error: &io::Error) -> String {
+    format!("cannot read {path}: {error}")
+}
+
+fn of_status<T>(status: Result<&str, &str>, parse: impl Fn(&str) -> Option<T>) -> Found<T> {
+    match status {
+        Ok(status) => match parse(status) {
+            Some(value) => Found::Value(value),
+            None => Found::unknown("/proc/self/status does not say"),
+        },
+        Err(why) => Found::unknown(why),
+    }
+}
+
+fn status_line<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key))
+}
+
+/// `Uid:` real, effective, saved, file system.
+fn euid(status: &str) -> Option<u32> {
+    let ids = status_line(status, "Uid:")?;
+    ids.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn capability(status: &str, bit: u32) -> Option<bool> {
+    let mask = status_line(status, "CapEff:")?.trim();
+    Some(u64::from_str_radix(mask, 16).ok()? & (1 << bit) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_of_a_status_file() {
+        let status =
+            "Name:\tx\nUid:\t1000\t1001\t1000\t1000\nCapPrm:\t0\nCapEff:\t0000004000000000\n";
+        assert_eq!(euid(status), Some(1001));
+        assert_eq!(capability(status, CAP_PERFMON), Some(true));
+        assert_eq!(capability(status, CAP_SYS_ADMIN), Some(false));
+        assert_eq!(capability("CapEff:\tzz\n", CAP_PERFMON), None);
+        assert_eq!(euid(""), None);
+    }
+
+    #[test]
+    fn the_first_processor() {
+        let text = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 151\nmodel name\t: A: B\nstepping\t: 2\n";
+        let cpu = parse_cpu(text);
+        assert_eq!(cpu.vendor, "GenuineIntel");
+        assert_eq!(cpu.model, "A: B");
+        assert_eq!(cpu.signature, "family 6, model 151, stepping 2");
+        assert_eq!(parse_cpu("").vendor, "unknown");
+    }
+}

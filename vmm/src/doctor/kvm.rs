@@ -1,0 +1,162 @@
+//! KVM.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::report::{FeaturesReport, Found, Kind, KvmReport, Verdict};
+use crate::kvm::{Hypervisor, KvmError};
+use crate::probe::{HostFacts, KvmKind, Picos, ProbeError, exit_cost, instruction_cost};
+
+/// The modules, in the order in which their parameters are looked for.
+const MODULES: [&str; 4] = ["kvm_intel", "kvm_amd", "kvm_pvm", "kvm"];
+
+pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) -> KvmReport {
+    let facts = HostFacts::read();
+    let module = |name: &str| Path::new("/sys/module").join(name);
+    let common = KvmReport {
+        device: device.display().to_string(),
+        present: device.exists(),
+        denied: hypervisor.as_ref().is_err_and(is_denial),
+        api_version: Found::unknown(""),
+        kind: Found::Value(Kind::None),
+        extension: facts.extension.map(|extension| extension.to_string()),
+        modules: MODULES
+            .iter()
+            .filter(|name| module(name).exists())
+            .map(|&name| name.to_owned())
+            .collect(),
+        linux_guest: no_kvm(),
+        instruction_ps: Found::unknown("KVM does not open"),
+        exit_ns: Found::unknown("KVM does not open"),
+        features: Found::unknown("KVM does not open"),
+        enable_pmu: enable_pmu(Path::new("/sys/module")),
+    };
+    match hypervisor {
+        Ok(hypervisor) => examine_open(common, facts, hypervisor),
+        Err(error) => KvmReport {
+            api_version: Found::unknown(super::chain(error)),
+            ..common
+        },
+    }
+}
+
+fn examine_open(common: KvmReport, facts: HostFacts, hypervisor: &Hypervisor) -> KvmReport {
+    let cost = instruction_cost(hypervisor);
+    let instruction_ps = match &cost {
+        Ok(cost) => Found::Value(cost.0),
+        Err(error) => Found::unknown(super::chain(error)),
+    };
+    let kind = kind(facts, cost);
+    let features = hypervisor.features();
+    KvmReport {
+        api_version: Found::Value(hypervisor.api_version()),
+        linux_guest: linux_guest(&kind),
+        kind,
+        instruction_ps,
+        exit_ns: Found::from(exit_cost(hypervisor).map(|cost| cost.0)),
+        features: Found::Value(FeaturesReport {
+            msr_filter: features.msr_filter,
+            user_space_msr: features.user_space_msr,
+            pmu_capability: features.pmu_capability,
+            sync_regs: features.sync_regs,
+        }),
+        ..common
+    }
+}
+
+fn is_denial(error: &KvmError) -> bool {
+    matches!(error, KvmError::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+}
+
+fn kind(facts: HostFacts, cost: Result<Picos, ProbeError>) -> Found<Kind> {
+    Found::from(facts.kind(|| cost).map(|kind| match kind {
+        KvmKind::Hardware(_) => Kind::Hardware,
+        KvmKind::Nested(_) => Kind::Nested,
+        KvmKind::Emulated => Kind::Emulated,
+        KvmKind::Unnamed => Kind::Unnamed,
+    }))
+}
+
+fn no_kvm() -> Verdict {
+    Verdict {
+        possible: false,
+        reason: "there is no KVM that opens".to_owned(),
+    }
+}
+
+fn linux_guest(kind: &Found<Kind>) -> Verdict {
+    let (possible, reason) = match kind {
+        Found::Value(Kind::None) => return no_kvm(),
+        Found::Value(Kind::Hardware) => (true, "hardware virtualisation"),
+        Found::Value(Kind::Nested) => (true, "hardware virtualisation, nested"),
+        Found::Value(Kind::Unnamed) => (true, "guest instructions run at full speed"),
+        Found::Value(Kind::Emulated) => (
+            false,
+            "this KVM emulates every guest instruction, and Linux does not boot in useful time; bare-metal ELF programs up to 1 MiB run",
+        ),
+        Found::Unknown { unknown } => {
+            return Verdict {
+                possible: false,
+                reason: format!("a guest of a few instructions failed: {unknown}"),
+            };
+        }
+    };
+    Verdict {
+        possible,
+        reason: reason.to_owned(),
+    }
+}
+
+/// The parameter of the first module that has it.
+fn enable_pmu(modules: &Path) -> Found<String> {
+    for name in MODULES {
+        let path = modules.join(name).join("parameters/enable_pmu");
+        match fs::read_to_string(&path) {
+            Ok(text) => return Found::Value(format!("{} ({name})", text.trim())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Found::unknown(format!("cannot read {}: {error}", path.display()));
+            }
+        }
+    }
+    Found::unknown("no KVM module has this parameter")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_kvms_at_speed_run_linux() {
+        for (kind, possible) in [
+            (Kind::None, false),
+            (Kind::Hardware, true),
+            (Kind::Nested, true),
+            (Kind::Emulated, false),
+            (Kind::Unnamed, true),
+        ] {
+            assert_eq!(linux_guest(&Found::Value(kind)).possible, possible);
+        }
+        let failed = linux_guest(&Found::unknown("a triple fault"));
+        assert!(!failed.possible && failed.reason.contains("triple fault"));
+    }
+
+    #[test]
+    fn the_vpmu_parameter_of_no_module() {
+        let found = enable_pmu(Path::new("/nonexistent"));
+        assert!(found.value().is_none());
+    }
+
+    #[test]
+    fn a_host_without_kvm_is_reported() {
+        let device = Path::new("/nonexistent/kvm");
+        let report = examine(device, &Hypervisor::open(device));
+        assert!(!report.present && !report.denied && !report.linux_guest.possible);
+        assert_eq!(report.kind, Found::Value(Kind::None));
+        let Found::Unknown { unknown } = report.api_version else {
+            panic!("it does not open");
+        };
+        assert!(unknown.contains("/nonexistent/kvm"), "{unknown}");
+    }
+}

@@ -1,0 +1,179 @@
+//! What would count the guest's events.
+
+use vpmu::host::linux::EventSource;
+use vpmu::host::linux::probe::pinned_counters;
+use vpmu::host::linux::sysfs::Sysfs;
+use vpmu::x86::event::ArchEvent;
+
+use super::report::{
+    BackingReport, CountersReport, EventReport, Found, KvmReport, RdpmcReport, Verdict,
+};
+use crate::config::PmuKind;
+use crate::kvm::Hypervisor;
+use crate::pmu::{Backing, select};
+use crate::probe::{self, INDICES, ProbeError, Rdpmc, RdpmcClass};
+
+/// More than any core PMU has.
+const MOST_COUNTERS: usize = 64;
+/// The name of the core PMU on a host that is not hybrid.
+const CORE_PMU: &str = "cpu";
+
+const CLOCK_NOTE: &str = "clock-derived counts come from the time that the vCPU spends in the guest; filters for user or kernel mode (:u, :k) are not applied to them";
+
+/// What `--pmu type=auto` would choose, by its own rules.
+pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
+    let chosen = select(&PmuKind::Auto, sysfs);
+    let events = ArchEvent::ALL.map(|event| match &chosen {
+        Ok(backing) if backing.events().contains(event) => backed(event, backing),
+        _ => EventReport {
+            event: event.name(),
+            backing: "unavailable",
+            pmu: None,
+        },
+    });
+    let is_clock = matches!(chosen, Ok(Backing::Software(_)));
+    BackingReport {
+        events: events.into(),
+        note: is_clock.then_some(CLOCK_NOTE),
+        chosen: Found::from(chosen.map(|backing| backing.to_string())),
+    }
+}
+
+fn backed(event: ArchEvent, backing: &Backing) -> EventReport {
+    let (word, pmu) = match backing {
+        Backing::Hardware { name, .. } => ("hardware", Some(name.clone())),
+        Backing::Software(_) => ("clock-derived", None),
+    };
+    EventReport {
+        event: event.name(),
+        backing: word,
+        pmu,
+    }
+}
+
+/// The free counters of each core PMU; empty on a host without one.
+pub(super) fn counters(sysfs: &Sysfs) -> Vec<CountersReport> {
+    // That the list cannot be had is said where the list is.
+    let pmus = sysfs.pmus().unwrap_or_default();
+    pmus.into_iter()
+        .filter_map(|pmu| {
+            let free = match pmu.name.as_str() {
+                CORE_PMU => Found::from(pinned_counters(EventSource::Hardware, MOST_COUNTERS)),
+                "cpu_core" | "cpu_atom" => Found::unknown(
+                    "not tried: it takes a thread that is bound to the CPUs of this PMU",
+                ),
+                _ => return None,
+            };
+            Some(CountersReport {
+                pmu: pmu.name,
+                free,
+            })
+        })
+        .collect()
+}
+
+pub(super) fn rdpmc(hypervisor: Option<&Hypervisor>) -> Found<RdpmcReport> {
+    let Some(hypervisor) = hypervisor else {
+        return Found::unknown("KVM does not open");
+    };
+    Found::from(probe::rdpmc(hypervisor, &INDICES).and_then(|answers| {
+        let class = RdpmcClass::of(&answers);
+        let class = class.ok_or(ProbeError::Ended("it gave no answer"))?;
+        Ok(rdpmc_report(class, &answers))
+    }))
+}
+
+fn rdpmc_report(class: RdpmcClass, answers: &[Rdpmc]) -> RdpmcReport {
+    let (class, user_reads) = match class {
+        RdpmcClass::GpFault => (
+            "gp-fault",
+            "not served yet: RDPMC in a guest program faults, and the program gets SIGSEGV",
+        ),
+        RdpmcClass::SilentZero => (
+            "silent-zero",
+            "not served yet: RDPMC in a guest program gives 0, which is wrong and looks right",
+        ),
+        RdpmcClass::Value => (
+            "value",
+            "not served yet: RDPMC in a guest program gives what KVM's own vPMU counts",
+        ),
+    };
+    let answer = |(index, answer): (&u32, &Rdpmc)| match answer {
+        Rdpmc::Gp => format!("{index:#x}: #GP"),
+        Rdpmc::Value(value) => format!("{index:#x}: {value:#x}"),
+    };
+    RdpmcReport {
+        class,
+        answers: INDICES.iter().zip(answers).map(answer).collect(),
+        kernel_reads: "served exactly: rdpmc=rewrite turns the kernel's RDPMC into RDMSR",
+        user_reads,
+    }
+}
+
+/// Whether `perfvisor run` with its default flags gives a Linux guest a PMU.
+pub(super) fn verdict(kvm: &KvmReport, backing: &BackingReport) -> Verdict {
+    let no = |reason: &str| Verdict {
+        possible: false,
+        reason: reason.to_owned(),
+    };
+    if !kvm.linux_guest.possible {
+        return no(&kvm.linux_guest.reason);
+    }
+    match kvm.features.value() {
+        Some(features) if features.msr_filter && features.user_space_msr => {}
+        _ => return no("this KVM cannot hand the PMU's registers to user space"),
+    }
+    match &backing.chosen {
+        Found::Value(chosen) => Verdict {
+            possible: true,
+            reason: chosen.clone(),
+        },
+        Found::Unknown { unknown } => no(unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use vpmu::x86::event::ArchEventSet;
+
+    #[test]
+    fn a_host_without_pmus_is_clock_derived() {
+        let report = backing(&Sysfs::at(Path::new("/nonexistent")));
+        let of = |name| {
+            let event = report.events.iter().find(|event| event.event == name);
+            event.map(|event| event.backing)
+        };
+        assert_eq!(of("cycles"), Some("clock-derived"));
+        assert_eq!(of("ref-cycles"), Some("clock-derived"));
+        assert_eq!(of("instructions"), Some("unavailable"));
+        assert!(report.note.unwrap().contains("not applied"));
+        assert!(counters(&Sysfs::at(Path::new("/nonexistent"))).is_empty());
+    }
+
+    #[test]
+    fn a_hardware_event_names_its_pmu() {
+        let hardware = Backing::Hardware {
+            name: "cpu".to_owned(),
+            source: EventSource::Hardware,
+            events: ArchEventSet::ALL,
+        };
+        let event = backed(ArchEvent::Branches, &hardware);
+        assert_eq!(event.backing, "hardware");
+        assert_eq!(event.pmu.as_deref(), Some("cpu"));
+    }
+
+    #[test]
+    fn every_class_names_the_limit() {
+        for class in [
+            RdpmcClass::GpFault,
+            RdpmcClass::SilentZero,
+            RdpmcClass::Value,
+        ] {
+            let report = rdpmc_report(class, &[Rdpmc::Gp, Rdpmc::Value(0)]);
+            assert!(report.user_reads.starts_with("not served yet"));
+            assert_eq!(report.answers, ["0x0: #GP", "0x5: 0x0"]);
+        }
+    }
+}

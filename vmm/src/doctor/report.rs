@@ -1,0 +1,229 @@
+//! The report, one structure for each topic. Field names are the JSON's.
+
+use serde::Serialize;
+
+/// What was found out, or why it was not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Found<T> {
+    /// Found out.
+    Value(T),
+    /// Not found out.
+    Unknown {
+        /// Why.
+        unknown: String,
+    },
+}
+
+impl<T> Found<T> {
+    pub(super) fn unknown(why: impl Into<String>) -> Self {
+        Self::Unknown {
+            unknown: why.into(),
+        }
+    }
+
+    pub(super) fn from<E: std::error::Error>(result: Result<T, E>) -> Self {
+        match result {
+            Ok(value) => Self::Value(value),
+            Err(error) => Self::unknown(super::chain(&error)),
+        }
+    }
+
+    /// What was found out.
+    pub const fn value(&self) -> Option<&T> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Unknown { .. } => None,
+        }
+    }
+}
+
+/// Yes or no, with the reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// The answer.
+    pub possible: bool,
+    /// Why, or why not.
+    pub reason: String,
+}
+
+/// The whole report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether `perfvisor run` can run a Linux guest that has a PMU.
+    pub linux_guest_with_pmu: Verdict,
+    /// KVM.
+    pub kvm: KvmReport,
+    /// The CPU.
+    pub cpu: Found<CpuReport>,
+    /// The host's PMUs.
+    pub pmus: Found<Vec<PmuReport>>,
+    /// Host counters that are free.
+    pub counters: Vec<CountersReport>,
+    /// What this user may do.
+    pub permission: PermissionReport,
+    /// RDPMC in guests.
+    pub rdpmc: Found<RdpmcReport>,
+    /// What would count the guest's events.
+    pub backing: BackingReport,
+    /// What a VM takes besides its RAM.
+    pub memory: Found<MemoryReport>,
+    /// What to change to get more.
+    pub advice: Vec<String>,
+}
+
+/// Which KVM there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// None that opens.
+    None,
+    /// On hardware virtualisation.
+    Hardware,
+    /// On hardware virtualisation, inside a virtual machine.
+    Nested,
+    /// Every guest instruction is emulated.
+    Emulated,
+    /// At full speed, on what the host does not name.
+    Unnamed,
+}
+
+/// KVM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KvmReport {
+    /// The device.
+    pub device: String,
+    /// Whether the file is there.
+    pub present: bool,
+    /// Whether it is there, and this user may not open it.
+    pub denied: bool,
+    /// The version of the API; unknown says why it does not open.
+    pub api_version: Found<i32>,
+    /// Which kind it is.
+    pub kind: Found<Kind>,
+    /// The CPU's virtualisation extension: `vmx`, `svm`.
+    pub extension: Option<String>,
+    /// KVM modules that are loaded, or built in with parameters.
+    pub modules: Vec<String>,
+    /// Whether it can run a Linux guest.
+    pub linux_guest: Verdict,
+    /// Wall time of one guest instruction, in picoseconds.
+    pub instruction_ps: Found<u64>,
+    /// Thread time of one entry and exit, in nanoseconds.
+    pub exit_ns: Found<u64>,
+    /// What it can.
+    pub features: Found<FeaturesReport>,
+    /// The module parameter `enable_pmu`: KVM's own vPMU.
+    pub enable_pmu: Found<String>,
+}
+
+/// What a KVM can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent abilities, each named"
+)]
+pub struct FeaturesReport {
+    /// MSRs can be taken from it; needed for a PMU.
+    pub msr_filter: bool,
+    /// Their accesses reach the VMM; needed for a PMU.
+    pub user_space_msr: bool,
+    /// Its own vPMU can be switched off for a VM.
+    pub pmu_capability: bool,
+    /// Registers are shared at each exit; saves a call.
+    pub sync_regs: bool,
+}
+
+/// The CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CpuReport {
+    /// `vendor_id`.
+    pub vendor: String,
+    /// `model name`.
+    pub model: String,
+    /// Family, model, stepping.
+    pub signature: String,
+}
+
+/// A PMU of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PmuReport {
+    /// Its name in sysfs.
+    pub name: String,
+    /// Its `perf_event_attr.type`.
+    pub r#type: u32,
+    /// The host CPUs that it counts on; `None`: all.
+    pub cpus: Option<Vec<u32>>,
+}
+
+/// Counters of one core PMU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CountersReport {
+    /// The PMU.
+    pub pmu: String,
+    /// Pinned `cycles` events that count at the same time on one thread.
+    pub free: Found<usize>,
+}
+
+/// What this user may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PermissionReport {
+    /// `/proc/sys/kernel/perf_event_paranoid`.
+    pub perf_event_paranoid: Found<i32>,
+    /// The effective user id.
+    pub euid: Found<u32>,
+    /// Effective `CAP_PERFMON`.
+    pub cap_perfmon: Found<bool>,
+    /// Effective `CAP_SYS_ADMIN`.
+    pub cap_sys_admin: Found<bool>,
+    /// Whether a software event opens.
+    pub software_event: Verdict,
+}
+
+/// RDPMC in guests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RdpmcReport {
+    /// `gp-fault`, `silent-zero` or `value`.
+    pub class: &'static str,
+    /// What each index that was tried did.
+    pub answers: Vec<String>,
+    /// What a guest kernel's reads get.
+    pub kernel_reads: &'static str,
+    /// What a guest program's own reads get.
+    pub user_reads: &'static str,
+}
+
+/// What would count the guest's events under `--pmu type=auto`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackingReport {
+    /// In words; unknown says why a VM would not start.
+    pub chosen: Found<String>,
+    /// Each architectural event.
+    pub events: Vec<EventReport>,
+    /// What a user should know of it.
+    pub note: Option<&'static str>,
+}
+
+/// One architectural event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EventReport {
+    /// Linux's generic name.
+    pub event: &'static str,
+    /// What counts it.
+    pub backing: &'static str,
+    /// The host PMU, if one does.
+    pub pmu: Option<String>,
+}
+
+/// What a VM takes besides its RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryReport {
+    /// RAM of the VM that was measured, in KiB.
+    pub guest_ram_kib: u64,
+    /// Proportional set size of this whole process while the VM exists, less
+    /// the guest's RAM, in KiB. Kernel memory is not in it, nor are devices
+    /// and what loading and running a kernel leaves behind: a lower bound.
+    pub pss_kib: u64,
+    /// Of it, what is shared with no other process, in KiB.
+    pub private_kib: u64,
+}

@@ -1,0 +1,386 @@
+//! The report for a reader.
+
+use super::report::{
+    BackingReport, FeaturesReport, Found, Kind, KvmReport, PermissionReport, PmuReport, Report,
+};
+
+/// Where values start.
+const COLUMN: usize = 22;
+
+/// The whole report: sections of aligned lines.
+pub(super) fn render(report: &Report) -> String {
+    let mut page = Page::default();
+    let verdict = &report.linux_guest_with_pmu;
+    page.text(&format!(
+        "A Linux guest with a PMU can{} run here: {}.",
+        if verdict.possible { "" } else { "not" },
+        verdict.reason
+    ));
+    kvm(&mut page, &report.kvm);
+    page.section("Host");
+    match &report.cpu {
+        Found::Value(cpu) => {
+            let line = format!("{}, {} ({})", cpu.vendor, cpu.model, cpu.signature);
+            page.line("CPU", &line);
+        }
+        Found::Unknown { unknown } => page.line("CPU", &not_known(unknown)),
+    }
+    pmus(&mut page, report);
+    permission(&mut page, &report.permission);
+    guest(&mut page, report);
+    page.section("Advice");
+    if report.advice.is_empty() {
+        page.text("  none");
+    }
+    for advice in &report.advice {
+        page.text(&format!("  - {advice}"));
+    }
+    page.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn text(&mut self, text: &str) {
+        self.0.push_str(text);
+        self.0.push('\n');
+    }
+
+    fn section(&mut self, title: &str) {
+        self.text(&format!("\n{title}"));
+    }
+
+    fn line(&mut self, label: &str, value: &str) {
+        self.text(&format!("  {label:COLUMN$}{value}"));
+    }
+}
+
+fn not_known(why: &str) -> String {
+    format!("not known: {why}")
+}
+
+/// The value in words, or why it is not known.
+fn say<T>(found: &Found<T>, words: impl Fn(&T) -> String) -> String {
+    match found {
+        Found::Value(value) => words(value),
+        Found::Unknown { unknown } => not_known(unknown),
+    }
+}
+
+const fn yes(is: bool) -> &'static str {
+    if is { "yes" } else { "no" }
+}
+
+fn kvm(page: &mut Page, kvm: &KvmReport) {
+    page.section("KVM");
+    let device = match (&kvm.api_version, kvm.present) {
+        (Found::Value(version), _) => format!("{}, API {version}", kvm.device),
+        (Found::Unknown { unknown }, true) => format!("{}: {unknown}", kvm.device),
+        (Found::Unknown { unknown }, false) => unknown.clone(),
+    };
+    page.line("device", &device);
+    page.line("kind", &say(&kvm.kind, |kind| kind_words(*kind, kvm)));
+    page.line("modules", &list(&kvm.modules));
+    page.line(
+        "Linux guests",
+        &format!(
+            "{} ({})",
+            yes(kvm.linux_guest.possible),
+            kvm.linux_guest.reason
+        ),
+    );
+    page.line(
+        "guest instruction",
+        &say(&kvm.instruction_ps, |ps| nanos(*ps)),
+    );
+    page.line(
+        "entry and exit",
+        &say(&kvm.exit_ns, |ns| format!("{ns} ns of thread time")),
+    );
+    page.line("features", &say(&kvm.features, features));
+    page.line("KVM's own vPMU", &say(&kvm.enable_pmu, |on| enable_pmu(on)));
+}
+
+fn kind_words(kind: Kind, kvm: &KvmReport) -> String {
+    let extension = kvm.extension.as_deref().unwrap_or("no flag");
+    match kind {
+        Kind::None => "none that opens".to_owned(),
+        Kind::Hardware => format!("hardware virtualisation ({extension})"),
+        Kind::Nested => {
+            format!("nested hardware virtualisation ({extension}, in a virtual machine)")
+        }
+        Kind::Emulated if kvm.modules.iter().any(|module| module == "kvm_pvm") => {
+            "emulated by software (kvm_pvm)".to_owned()
+        }
+        Kind::Emulated => "emulated by software".to_owned(),
+        Kind::Unnamed => "not named by a CPU flag, at full speed".to_owned(),
+    }
+}
+
+fn features(features: &FeaturesReport) -> String {
+    format!(
+        "MSR filter {}, user-space MSRs {}, vPMU can be switched off {}, sync regs {}",
+        yes(features.msr_filter),
+        yes(features.user_space_msr),
+        yes(features.pmu_capability),
+        yes(features.sync_regs)
+    )
+}
+
+/// With the parameter off, KVM has no switch for single VMs, and needs none.
+fn enable_pmu(parameter: &str) -> String {
+    let effect = if parameter.starts_with('N') {
+        "off for every VM"
+    } else {
+        "on, except for VMs that switch it off"
+    };
+    format!("enable_pmu={parameter}: {effect}")
+}
+
+/// Picoseconds as nanoseconds with two decimals.
+fn nanos(picos: u64) -> String {
+    format!("{}.{:02} ns", picos / 1000, picos % 1000 / 10)
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn pmus(page: &mut Page, report: &Report) {
+    match &report.pmus {
+        Found::Value(pmus) => {
+            let mut label = "PMUs";
+            for pmu in pmus {
+                page.line(label, &pmu_words(pmu));
+                label = "";
+            }
+            if pmus.is_empty() {
+                page.line(label, "none");
+            }
+        }
+        Found::Unknown { unknown } => page.line("PMUs", &not_known(unknown)),
+    }
+    for counters in &report.counters {
+        let free = say(&counters.free, |free| {
+            format!("{free} pinned cycles events at the same time")
+        });
+        page.line(&format!("counters of {}", counters.pmu), &free);
+    }
+    if report.counters.is_empty() {
+        page.line("counters", "none: no core PMU");
+    }
+}
+
+fn pmu_words(pmu: &PmuReport) -> String {
+    let cpus = match &pmu.cpus {
+        None => "all CPUs".to_owned(),
+        Some(cpus) => format!("CPUs {}", ranges(cpus)),
+    };
+    format!("{} (type {}, {cpus})", pmu.name, pmu.r#type)
+}
+
+/// The kernel's list format: `0-3,8`.
+fn ranges(cpus: &[u32]) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for &cpu in cpus {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(cpu) => *last = cpu,
+            _ => runs.push((cpu, cpu)),
+        }
+    }
+    let run = |&(first, last): &(u32, u32)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
+    let runs: Vec<_> = runs.iter().map(run).collect();
+    runs.join(",")
+}
+
+fn permission(page: &mut Page, permission: &PermissionReport) {
+    page.section("Permission");
+    let paranoid = say(&permission.perf_event_paranoid, i32::to_string);
+    page.line("perf_event_paranoid", &paranoid);
+    page.line("effective user id", &say(&permission.euid, u32::to_string));
+    let capability = |found| say(found, |is: &bool| yes(*is).to_owned());
+    page.line("CAP_PERFMON", &capability(&permission.cap_perfmon));
+    page.line("CAP_SYS_ADMIN", &capability(&permission.cap_sys_admin));
+    let event = &permission.software_event;
+    page.line(
+        "software event",
+        &format!("{} ({})", yes(event.possible), event.reason),
+    );
+}
+
+fn guest(page: &mut Page, report: &Report) {
+    page.section("Guest PMU (--pmu type=auto)");
+    events(page, &report.backing);
+    match &report.rdpmc {
+        Found::Value(rdpmc) => {
+            let line = format!("{} ({})", rdpmc.class, rdpmc.answers.join(", "));
+            page.line("RDPMC", &line);
+            page.line("  kernel reads", rdpmc.kernel_reads);
+            page.line("  user reads", rdpmc.user_reads);
+        }
+        Found::Unknown { unknown } => page.line("RDPMC", &not_known(unknown)),
+    }
+    page.section("Memory");
+    let memory = say(&report.memory, |memory| {
+        format!(
+            "{} KiB PSS, {} KiB of it private: this process with an idle VM of 1 vCPU and no devices, without the guest's {} MiB RAM and without kernel memory; a booted guest takes more",
+            memory.pss_kib,
+            memory.private_kib,
+            memory.guest_ram_kib >> 10
+        )
+    });
+    page.line("besides guest RAM", &memory);
+}
+
+fn events(page: &mut Page, backing: &BackingReport) {
+    let chosen = match &backing.chosen {
+        Found::Value(chosen) => chosen.clone(),
+        Found::Unknown { unknown } => format!("none: {unknown}"),
+    };
+    page.line("backing", &chosen);
+    for event in &backing.events {
+        let line = match &event.pmu {
+            Some(pmu) => format!("{} (PMU {pmu})", event.backing),
+            None => event.backing.to_owned(),
+        };
+        page.line(&format!("  {}", event.event), &line);
+    }
+    if let Some(note) = backing.note {
+        page.line("note", note);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::report::{
+        CountersReport, CpuReport, EventReport, MemoryReport, RdpmcReport, Verdict,
+    };
+    use super::*;
+
+    fn verdict(possible: bool) -> Verdict {
+        Verdict {
+            possible,
+            reason: "because".to_owned(),
+        }
+    }
+
+    fn kvm_report() -> KvmReport {
+        KvmReport {
+            device: "/dev/kvm".to_owned(),
+            present: true,
+            denied: false,
+            api_version: Found::Value(12),
+            kind: Found::Value(Kind::Hardware),
+            extension: Some("vmx".to_owned()),
+            modules: vec!["kvm_intel".to_owned(), "kvm".to_owned()],
+            linux_guest: verdict(true),
+            instruction_ps: Found::Value(307),
+            exit_ns: Found::Value(1_200),
+            features: Found::Value(FeaturesReport {
+                msr_filter: true,
+                user_space_msr: true,
+                pmu_capability: true,
+                sync_regs: true,
+            }),
+            enable_pmu: Found::Value("Y (kvm)".to_owned()),
+        }
+    }
+
+    /// A host that has everything but the right to count.
+    pub(in super::super) fn report() -> Report {
+        Report {
+            linux_guest_with_pmu: verdict(true),
+            kvm: kvm_report(),
+            cpu: Found::Value(CpuReport {
+                vendor: "GenuineIntel".to_owned(),
+                model: "A CPU".to_owned(),
+                signature: "family 6, model 85, stepping 7".to_owned(),
+            }),
+            pmus: Found::Value(vec![PmuReport {
+                name: "cpu".to_owned(),
+                r#type: 4,
+                cpus: None,
+            }]),
+            counters: vec![CountersReport {
+                pmu: "cpu".to_owned(),
+                free: Found::Value(5),
+            }],
+            permission: PermissionReport {
+                perf_event_paranoid: Found::Value(4),
+                euid: Found::Value(1000),
+                cap_perfmon: Found::Value(false),
+                cap_sys_admin: Found::unknown("no /proc"),
+                software_event: verdict(true),
+            },
+            rdpmc: Found::Value(RdpmcReport {
+                class: "gp-fault",
+                answers: vec!["0x0: #GP".to_owned()],
+                kernel_reads: "served",
+                user_reads: "not served yet",
+            }),
+            backing: BackingReport {
+                chosen: Found::Value("host PMU cpu".to_owned()),
+                events: vec![EventReport {
+                    event: "cycles",
+                    backing: "hardware",
+                    pmu: Some("cpu".to_owned()),
+                }],
+                note: None,
+            },
+            memory: Found::Value(MemoryReport {
+                guest_ram_kib: 64 << 10,
+                pss_kib: 900,
+                private_kib: 400,
+            }),
+            advice: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn values_are_aligned() {
+        let text = render(&report());
+        assert!(text.starts_with("A Linux guest with a PMU can run here: because.\n"));
+        for line in [
+            "  device                /dev/kvm, API 12",
+            "  kind                  hardware virtualisation (vmx)",
+            "  guest instruction     0.30 ns",
+            "  entry and exit        1200 ns of thread time",
+            "  KVM's own vPMU        enable_pmu=Y (kvm): on, except for VMs that switch it off",
+            "  PMUs                  cpu (type 4, all CPUs)",
+            "  counters of cpu       5 pinned cycles events at the same time",
+            "  perf_event_paranoid   4",
+            "  CAP_SYS_ADMIN         not known: no /proc",
+            "    cycles              hardware (PMU cpu)",
+            "  RDPMC                 gp-fault (0x0: #GP)",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line:?} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists_are_the_kernels() {
+        assert_eq!(ranges(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
+        assert_eq!(ranges(&[]), "");
+    }
+
+    #[test]
+    fn unknown_is_an_object_with_a_reason() {
+        let json = serde_json::to_value(report()).unwrap();
+        let permission = json.get("permission").unwrap();
+        assert_eq!(permission["cap_sys_admin"]["unknown"], "no /proc");
+        assert_eq!(permission["euid"], 1000);
+        assert_eq!(json["kvm"]["kind"], "hardware");
+        assert_eq!(json["pmus"][0]["type"], 4);
+    }
+}

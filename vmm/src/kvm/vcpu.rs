@@ -1,0 +1,255 @@
+//! One vCPU.
+#![expect(unsafe_code, reason = "the unions of kvm_run")]
+
+use std::ptr::NonNull;
+
+use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry};
+use kvm_ioctls::{Cap, SyncReg, VcpuFd};
+use vpmu::host::software::Khz;
+use vpmu::ids::MsrIndex;
+
+use super::hypervisor::to_kvm_cpuid;
+use super::{BootState, CpuidEntry, Exit, Gp, KvmError, ioctl};
+use crate::pmu::Paging;
+
+/// Local APIC register offsets (Intel SDM vol. 3A, "Local APIC Register
+/// Address Map").
+const APIC_LVT_LINT0: usize = 0x350;
+const APIC_LVT_LINT1: usize = 0x360;
+/// Delivery modes of a local vector table entry, in place.
+const MODE_NMI: u32 = 4 << 8;
+const MODE_EXTINT: u32 = 7 << 8;
+/// Power-on values of the x87 and SSE control registers.
+const FPU_CONTROL: u16 = 0x37f;
+const MXCSR: u32 = 0x1f80;
+
+/// A vCPU of KVM. Its thread owns it.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+    /// KVM leaves the general registers in the run page at each exit.
+    synced: bool,
+}
+
+/// Where this vCPU's `immediate_exit` byte lies. Valid while the [`Vcpu`] is.
+#[derive(Debug)]
+pub struct ImmediateExit(NonNull<u8>);
+
+impl ImmediateExit {
+    /// The byte: non-zero makes the next `KVM_RUN` return at once.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+}
+
+impl Vcpu {
+    /// `sync_regs`: this KVM shares registers in the run page.
+    pub(super) fn new(mut fd: VcpuFd, sync_regs: bool) -> Self {
+        if sync_regs {
+            fd.set_sync_valid_reg(SyncReg::Register);
+        }
+        Self {
+            fd,
+            synced: sync_regs,
+        }
+    }
+
+    /// Whether vCPUs of this VM can share registers.
+    pub(super) fn can_sync(vm: &kvm_ioctls::VmFd) -> bool {
+        vm.check_extension(Cap::SyncRegs)
+    }
+
+    /// Sets what CPUID answers. KVM takes it before the first run only.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn set_cpuid(&self, table: &[CpuidEntry]) -> Result<(), KvmError> {
+        self.fd
+            .set_cpuid2(&to_kvm_cpuid(table)?)
+            .map_err(ioctl("KVM_SET_CPUID2"))
+    }
+
+    /// Writes MSRs as the host: no filter, no read-only bits.
+    ///
+    /// # Errors
+    /// What the ioctl says, or the first register that KVM refused.
+    pub fn set_msrs(&self, msrs: &[(MsrIndex, u64)]) -> Result<(), KvmError> {
+        let entries: Vec<_> = msrs
+            .iter()
+            .map(|&(index, data)| kvm_msr_entry {
+                index: index.0,
+                data,
+                ..kvm_msr_entry::default()
+            })
+            .collect();
+        let list = Msrs::from_entries(&entries).map_err(|_| KvmError::TooMany {
+            what: "the MSR list",
+            len: entries.len(),
+        })?;
+        let set = self.fd.set_msrs(&list).map_err(ioctl("KVM_SET_MSRS"))?;
+        match msrs.get(set) {
+            None => Ok(()),
+            Some(&(index, _)) => Err(KvmError::MsrRefused { index: index.0 }),
+        }
+    }
+
+    /// Wires the local interrupt pins as firmware would: LINT0 external, LINT1
+    /// NMI.
+    ///
+    /// # Errors
+    /// What the ioctls say.
+    pub fn init_lapic(&self) -> Result<(), KvmError> {
+        let mut lapic = self.fd.get_lapic().map_err(ioctl("KVM_GET_LAPIC"))?;
+        write_apic(&mut lapic, APIC_LVT_LINT0, MODE_EXTINT);
+        write_apic(&mut lapic, APIC_LVT_LINT1, MODE_NMI);
+        self.fd.set_lapic(&lapic).map_err(ioctl("KVM_SET_LAPIC"))
+    }
+
+    /// A register of the local APIC, by its offset; 0 beyond the page.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn apic_register(&self, offset: usize) -> Result<u32, KvmError> {
+        let lapic = self.fd.get_lapic().map_err(ioctl("KVM_GET_LAPIC"))?;
+        let mut bytes = [0u8; 4];
+        for (byte, &reg) in bytes.iter_mut().zip(lapic.regs.iter().skip(offset)) {
+            *byte = reg.cast_unsigned();
+        }
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Sets the FPU as after power-on.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn init_fpu(&self) -> Result<(), KvmError> {
+        let fpu = kvm_fpu {
+            fcw: FPU_CONTROL,
+            mxcsr: MXCSR,
+            ..kvm_fpu::default()
+        };
+        self.fd.set_fpu(&fpu).map_err(ioctl("KVM_SET_FPU"))
+    }
+
+    /// Puts the boot CPU at the kernel's entry.
+    ///
+    /// # Errors
+    /// What the ioctls say.
+    pub fn set_boot_state(&self, state: BootState) -> Result<(), KvmError> {
+        let mut sregs = self.fd.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
+        state.apply(&mut sregs);
+        self.fd.set_sregs(&sregs).map_err(ioctl("KVM_SET_SREGS"))?;
+        self.fd
+            .set_regs(&state.regs())
+            .map_err(ioctl("KVM_SET_REGS"))
+    }
+
+    /// Enters the guest until something happens.
+    ///
+    /// # Errors
+    /// What `KVM_RUN` says, apart from an interruption.
+    pub fn run(&mut self) -> Result<Exit<'_>, KvmError> {
+        match self.fd.run() {
+            Ok(exit) => Ok(exit.into()),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                Ok(Exit::Interrupted)
+            }
+            Err(error) => Err(ioctl("KVM_RUN")(error)),
+        }
+    }
+
+    /// The suberror of the last [`Exit::InternalError`].
+    #[must_use]
+    pub fn internal_error(&mut self) -> u32 {
+        // SAFETY: every field of this union is plain data; a stale one is only
+        // a wrong number in a message.
+        unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror }
+    }
+
+    /// The guest's instruction pointer at the last exit; 0 if KVM does not
+    /// tell.
+    #[must_use]
+    pub fn instruction_pointer(&mut self) -> u64 {
+        if self.synced {
+            self.fd.sync_regs_mut().regs.rip
+        } else {
+            self.fd.get_regs().map_or(0, |regs| regs.rip)
+        }
+    }
+
+    /// Completes the RDMSR of the last exit with a value or #GP, at the next
+    /// entry.
+    pub fn answer_rdmsr(&mut self, outcome: Result<u64, Gp>) {
+        // SAFETY: every field of this union is plain data, and `msr` is the one
+        // that an MSR exit has filled in and KVM reads back.
+        let msr = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.msr };
+        msr.error = u8::from(outcome.is_err());
+        msr.data = outcome.unwrap_or(0);
+    }
+
+    /// Completes the WRMSR of the last exit, at the next entry.
+    pub fn answer_wrmsr(&mut self, outcome: Result<(), Gp>) {
+        // SAFETY: as in `answer_rdmsr`.
+        let msr = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.msr };
+        msr.error = u8::from(outcome.is_err());
+    }
+
+    /// How the guest translates addresses; `None` if it is not in 64-bit mode
+    /// or KVM does not tell.
+    #[must_use]
+    pub fn paging(&self) -> Option<Paging> {
+        const EFER_LMA: u64 = 1 << 10;
+        const CR4_LA57: u64 = 1 << 12;
+        let sregs = self.fd.get_sregs().ok()?;
+        (sregs.efer & EFER_LMA != 0).then_some(Paging {
+            cr3: sregs.cr3,
+            levels: if sregs.cr4 & CR4_LA57 == 0 { 4 } else { 5 },
+        })
+    }
+
+    /// The rate of the guest's TSC.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn tsc_rate(&self) -> Result<Khz, KvmError> {
+        self.fd
+            .get_tsc_khz()
+            .map(Khz)
+            .map_err(ioctl("KVM_GET_TSC_KHZ"))
+    }
+
+    /// Whether an NMI that is injected now would have to wait: for the guest's
+    /// IRET from another one, or behind one.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn nmi_is_blocked(&self) -> Result<bool, KvmError> {
+        let events = self
+            .fd
+            .get_vcpu_events()
+            .map_err(ioctl("KVM_GET_VCPU_EVENTS"))?;
+        let nmi = events.nmi;
+        Ok(nmi.masked != 0 || nmi.pending != 0 || nmi.injected != 0)
+    }
+
+    /// Injects an NMI.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn inject_nmi(&self) -> Result<(), KvmError> {
+        self.fd.nmi().map_err(ioctl("KVM_NMI"))
+    }
+
+    /// Where the signal handler finds `immediate_exit`.
+    #[must_use]
+    pub fn immediate_exit(&mut self) -> ImmediateExit {
+        ImmediateExit(NonNull::from(&mut self.fd.get_kvm_run().immediate_exit))
+    }
+}
+
+fn write_apic(lapic: &mut kvm_lapic_state, offset: usize, value: u32) {
+    for (reg, byte) in lapic.regs.iter_mut().skip(offset).zip(value.to_le_bytes()) {
+        *reg = byte.cast_signed();
+    }
+}

@@ -1,0 +1,213 @@
+//! ACPI tables of a hardware-reduced platform (ACPI 6.5, "Hardware-Reduced
+//! ACPI").
+//!
+//! ```text
+//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (COM1, _S5)
+//!                 └▶ MADT (every possible vCPU, the I/O APIC, IRQ 4)
+//! ```
+//! A device that comes later, such as the one that announces CPU hot-plug, adds
+//! its AML to `dsdt`.
+
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, aml};
+use vpmu::ids::VcpuId;
+
+use super::layout::{ACPI, ACPI_END, IO_APIC, LOCAL_APIC};
+use crate::config::CpusConfig;
+use crate::devices::{power, serial};
+
+const OEM: [u8; 6] = *b"PRFVSR";
+const TABLE: [u8; 8] = *b"PERFVISR";
+const REVISION: u32 = 1;
+/// Bytes of the header that all tables share.
+const HEADER_LEN: u32 = 36;
+/// "IA-PC Boot Architecture Flags": no VGA, no CMOS RTC; no 8042
+/// keyboard either, by the bit that is not set.
+const NO_VGA: u16 = 1 << 2;
+const NO_CMOS_RTC: u16 = 1 << 5;
+/// The I/O APIC's id, as KVM's model has it.
+const IO_APIC_ID: u8 = 0;
+
+/// Tables in one piece, to be copied to [`ACPI`]; the RSDP comes first.
+///
+/// Returns `None` if they do not fit their area, which
+/// [`crate::config::MAX_VCPUS`] excludes.
+#[must_use]
+pub fn tables(cpus: &CpusConfig) -> Option<Vec<u8>> {
+    let mut image = Image::default();
+    // The RSDP's place is known, its content is not yet.
+    image.reserve(Rsdp::len());
+    let dsdt = image.add(dsdt().as_slice());
+    let fadt = image.add(&bytes_of(&fadt(dsdt)));
+    let madt = image.add(madt(cpus).as_slice());
+    let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = image.add(&bytes_of(&xsdt));
+    let rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
+    image.bytes.get_mut(..rsdp.len())?.copy_from_slice(&rsdp);
+    let room = usize::try_from(ACPI_END - ACPI).ok()?;
+    (image.bytes.len() <= room).then_some(image.bytes)
+}
+
+/// The ACPI area as it grows.
+#[derive(Debug, Default)]
+struct Image {
+    bytes: Vec<u8>,
+}
+
+impl Image {
+    fn reserve(&mut self, len: usize) {
+        self.bytes.resize(self.bytes.len() + len, 0);
+    }
+
+    /// Appends a table at a 16-byte boundary and returns its address.
+    fn add(&mut self, table: &[u8]) -> u64 {
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        let address = ACPI + self.bytes.len() as u64;
+        self.bytes.extend_from_slice(table);
+        address
+    }
+}
+
+fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
+    let register = |port| {
+        GAS::new(
+            AddressSpace::SystemIo,
+            8,
+            0,
+            AccessSize::ByteAccess,
+            u64::from(port),
+        )
+    };
+    let mut builder = FADTBuilder::new(OEM, TABLE, REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton);
+    builder.iapc_boot_arch = (NO_VGA | NO_CMOS_RTC).into();
+    builder.reset_reg = register(power::CONTROL_PORT);
+    builder.reset_value = power::RESET_VALUE;
+    builder.sleep_control_reg = register(power::CONTROL_PORT);
+    builder.sleep_status_reg = register(power::STATUS_PORT);
+    builder.finalize()
+}
+
+/// The differentiated description table: the devices that no bus announces.
+fn dsdt() -> Sdt {
+    let mut dsdt = Sdt::new(*b"DSDT", HEADER_LEN, 6, OEM, TABLE, REVISION);
+    let irq = aml::Interrupt::new(true, true, false, false, serial::COM1_IRQ);
+    let ports = aml::IO::new(serial::COM1_PORT, serial::COM1_PORT, 0, serial::PORT_COUNT);
+    let com1_resources = aml::ResourceTemplate::new(vec![&irq, &ports]);
+    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0501"));
+    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
+    let crs = aml::Name::new("_CRS".into(), &com1_resources);
+    let com1 = aml::Device::new("COM1".into(), vec![&hid, &uid, &crs]);
+    aml::Scope::new("_SB_".into(), vec![&com1]).to_aml_bytes(&mut dsdt);
+    let s5 = aml::Package::new(vec![
+        &power::SLEEP_TYPE_S5,
+        &aml::ZERO,
+        &aml::ZERO,
+        &aml::ZERO,
+    ]);
+    aml::Name::new("_S5_".into(), &s5).to_aml_bytes(&mut dsdt);
+    dsdt
+}
+
+/// The interrupt controllers (ACPI 6.5, "Multiple APIC Description Table").
+fn madt(cpus: &CpusConfig) -> Sdt {
+    let mut madt = Sdt::new(*b"APIC", HEADER_LEN, 6, OEM, TABLE, REVISION);
+    madt.append_slice(&LOCAL_APIC.to_le_bytes());
+    // No legacy PIC behind it.
+    madt.append_slice(&0u32.to_le_bytes());
+    for vcpu in cpus.possible() {
+        madt.append_slice(&local_apic(cpus, vcpu));
+    }
+    let mut io_apic = vec![1, 12, IO_APIC_ID, 0];
+    io_apic.extend(IO_APIC.to_le_bytes());
+    io_apic.extend(0u32.to_le_bytes());
+    madt.append_slice(&io_apic);
+    // In a hardware-reduced platform the legacy lines have no default.
+    let mut source_override = vec![2, 10, 0, 4];
+    source_override.extend(serial::COM1_IRQ.to_le_bytes());
+    // Edge-triggered, active high: polarity 1, trigger mode 1.
+    source_override.extend(0b0101u16.to_le_bytes());
+    madt.append_slice(&source_override);
+    // LINT1 of every processor is NMI.
+    madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
+    madt
+}
+
+/// A "Processor Local APIC" entry. Enabled if the vCPU boots with the VM,
+/// online-capable if it may be added.
+fn local_apic(cpus: &CpusConfig, vcpu: VcpuId) -> [u8; 8] {
+    let apic_id = u8::try_from(cpus.topology.apic_id(vcpu)).unwrap_or(u8::MAX);
+    let uid = u8::try_from(vcpu.0).unwrap_or(u8::MAX);
+    let flags = if vcpu.0 < cpus.boot { 1 } else { 2 };
+    [0, 8, uid, apic_id, flags, 0, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{MAX_VCPUS, Topology};
+
+    fn cpus(count: u16) -> CpusConfig {
+        CpusConfig {
+            boot: count,
+            max: count,
+            topology: Topology::flat(count),
+        }
+    }
+
+    /// The table with this signature, its checksum verified.
+    fn find<'a>(image: &'a [u8], signature: &[u8; 4]) -> &'a [u8] {
+        let at = image
+            .windows(4)
+            .position(|window| window == signature)
+            .unwrap();
+        let len = u32::from_le_bytes(image[at + 4..at + 8].try_into().unwrap()) as usize;
+        let table = &image[at..at + len];
+        let sum = table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        assert_eq!(sum, 0, "checksum");
+        table
+    }
+
+    #[test]
+    fn every_table_has_its_checksum() {
+        let image = tables(&cpus(4)).unwrap();
+        assert_eq!(&image[..8], b"RSD PTR ");
+        for signature in [b"XSDT", b"FACP", b"DSDT", b"APIC"] {
+            find(&image, signature);
+        }
+    }
+
+    #[test]
+    fn the_fadt_is_hardware_reduced_and_new_enough() {
+        let image = tables(&cpus(1)).unwrap();
+        let fadt = find(&image, b"FACP");
+        let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
+        assert_ne!(flags & 1 << 20, 0);
+        assert_ne!(flags & 1 << 10, 0);
+        assert!((fadt[8], fadt[131]) >= (6, 3));
+    }
+
+    #[test]
+    fn the_madt_lists_every_vcpu_even_when_there_are_many() {
+        let image = tables(&cpus(MAX_VCPUS)).unwrap();
+        let madt = find(&image, b"APIC");
+        assert_eq!(madt.len(), 44 + 8 * 254 + 12 + 10 + 6);
+        assert_eq!(madt[44..52], [0, 8, 0, 0, 1, 0, 0, 0]);
+    }
+}

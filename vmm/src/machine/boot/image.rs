@@ -1,0 +1,275 @@
+//! Telling a kernel from something else, and a whole one from a part.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use linux_loader::loader::bootparam::setup_header;
+use thiserror::Error;
+use vm_memory::ByteValued;
+
+use crate::machine::layout;
+
+const ACCEPTED: &str = "accepted: a Linux bzImage or an x86-64 ELF file";
+
+/// A file that cannot be the kernel.
+#[derive(Debug, Error)]
+pub enum ImageError {
+    /// It cannot be opened or read.
+    #[error("--kernel: cannot read {path}; {ACCEPTED}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is a directory, a device or so.
+    #[error("--kernel: {path} is not a regular file; {ACCEPTED}")]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no kernel.
+    #[error("--kernel: {path} is not a kernel ({why}); {ACCEPTED}")]
+    NotAKernel {
+        /// The file.
+        path: PathBuf,
+        /// What gives it away.
+        why: &'static str,
+    },
+    /// Its end is missing.
+    #[error("--kernel: {path} is truncated: {size} of {needed} bytes; accepted: the whole file")]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// What its own header says, in bytes.
+        needed: u64,
+    },
+}
+
+/// What kind of kernel it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageKind {
+    /// A Linux bzImage; it unpacks itself.
+    BzImage {
+        /// The highest address where it takes an initramfs.
+        ramdisk_limit: u64,
+    },
+    /// An ELF file.
+    Elf,
+}
+
+/// A kernel that has been looked at, and what it will occupy.
+#[derive(Debug)]
+pub struct KernelImage {
+    file: File,
+    kind: ImageKind,
+    span: (u64, u64),
+}
+
+impl KernelImage {
+    /// Opens a kernel and checks that it is one, whole.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
+        let read = |source| ImageError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        // A FIFO would block here, and a device may do anything: look first.
+        let metadata = std::fs::metadata(path).map_err(read)?;
+        if !metadata.is_file() {
+            return Err(ImageError::NotAFile {
+                path: path.to_owned(),
+            });
+        }
+        let mut file = File::open(path).map_err(read)?;
+        let size = metadata.len();
+        let (kind, span) = inspect(&mut file, size).map_err(|fault| match fault {
+            Fault::Io(source) => read(source),
+            Fault::NotAKernel(why) => ImageError::NotAKernel {
+                path: path.to_owned(),
+                why,
+            },
+            Fault::Truncated(needed) => ImageError::Truncated {
+                path: path.to_owned(),
+                size,
+                needed,
+            },
+        })?;
+        Ok(Self { file, kind, span })
+    }
+
+    /// The guest-physical bytes that the kernel needs, from the first to the
+    /// one after the last.
+    #[must_use]
+    pub fn span(&self) -> (u64, u64) {
+        self.span
+    }
+
+    /// The first address that an initramfs may not reach.
+    #[must_use]
+    pub fn ramdisk_limit(&self) -> u64 {
+        match self.kind {
+            ImageKind::BzImage { ramdisk_limit } => ramdisk_limit,
+            ImageKind::Elf => layout::DEVICE_GAP,
+        }
+    }
+
+    /// The file and what it is, for the loader.
+    pub(super) fn parts(&mut self) -> (&mut File, ImageKind) {
+        (&mut self.file, self.kind)
+    }
+}
+
+/// What [`inspect`] finds wrong.
+#[derive(Debug)]
+enum Fault {
+    Io(io::Error),
+    NotAKernel(&'static str),
+    Truncated(u64),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+type Inspected = (ImageKind, (u64, u64));
+
+fn inspect<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, Fault> {
+    let mut start = Vec::new();
+    file.by_ref().take(64).read_to_end(&mut start)?;
+    if start.is_empty() {
+        return Err(Fault::NotAKernel("it is empty"));
+    }
+    if start.starts_with(b"\x7fELF") {
+        return inspect_elf(file, size, &start);
+    }
+    inspect_bzimage(file, size)
+}
+
+/// Boot protocol 2.12: the first with the 64-bit entry flag.
+const PROTOCOL_2_12: u16 = 0x020c;
+const HEADER_MAGIC: u32 = 0x5372_6448;
+const HEADER_OFFSET: u64 = 0x1f1;
+const LOADED_HIGH: u8 = 1;
+/// XLF_KERNEL_64: the 64-bit entry is there.
+const XLF_KERNEL_64: u16 = 1;
+const SECTOR: u64 = 512;
+
+fn inspect_bzimage<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, Fault> {
+    const NO_MAGIC: Fault = Fault::NotAKernel("neither ELF nor bzImage");
+    let mut header = setup_header::default();
+    file.seek(SeekFrom::Start(HEADER_OFFSET))?;
+    match file.read_exact(header.as_mut_slice()) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(NO_MAGIC),
+        result => result?,
+    }
+    if header.header != HEADER_MAGIC || header.loadflags & LOADED_HIGH == 0 {
+        return Err(NO_MAGIC);
+    }
+    if header.version < PROTOCOL_2_12 || header.xloadflags & XLF_KERNEL_64 == 0 {
+        return Err(Fault::NotAKernel("a bzImage without a 64-bit entry"));
+    }
+    let sectors = match header.setup_sects {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    let setup = (sectors + 1) * SECTOR;
+    let payload = u64::from(header.payload_offset) + u64::from(header.payload_length);
+    // `syssize` counts paragraphs, and its last one may be partial.
+    let system = (u64::from(header.syssize) * 16).saturating_sub(15);
+    let needed = setup + payload.max(system);
+    if size < needed {
+        return Err(Fault::Truncated(needed));
+    }
+    // It moves to its preferred address before it unpacks; `init_size` covers that.
+    let start = layout::HIGH_RAM.max(header.pref_address);
+    let end = (start + u64::from(header.init_size)).max(layout::HIGH_RAM + size - setup);
+    let kind = ImageKind::BzImage {
+        ramdisk_limit: u64::from(header.initrd_addr_max) + 1,
+    };
+    Ok((kind, (layout::HIGH_RAM, end)))
+}
+
+/// Offsets in the ELF header and in a program header (System V ABI, "ELF
+/// Header", "Program Header").
+const EI_CLASS: usize = 4;
+const CLASS_64: u8 = 2;
+const EI_DATA: usize = 5;
+const LITTLE_ENDIAN: u8 = 1;
+const E_MACHINE: usize = 18;
+const EM_X86_64: u64 = 62;
+const E_ENTRY: usize = 24;
+const E_PHOFF: usize = 32;
+const E_PHENTSIZE: usize = 54;
+const E_PHNUM: usize = 56;
+const PHDR_LEN: u64 = 56;
+const PT_LOAD: u64 = 1;
+const PT_INTERP: u64 = 3;
+
+fn inspect_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result<Inspected, Fault> {
+    const LOST: Fault = Fault::NotAKernel("its program headers make no sense");
+    if header.len() < 64 {
+        return Err(Fault::Truncated(64));
+    }
+    let little_64 =
+        header.get(EI_CLASS) == Some(&CLASS_64) && header.get(EI_DATA) == Some(&LITTLE_ENDIAN);
+    if !little_64 || field(header, E_MACHINE, 2) != EM_X86_64 {
+        return Err(Fault::NotAKernel("an ELF file, but not of x86-64"));
+    }
+    let count = field(header, E_PHNUM, 2);
+    let table = field(header, E_PHOFF, 8);
+    if count == 0 || field(header, E_PHENTSIZE, 2) != PHDR_LEN || table < 64 {
+        return Err(LOST);
+    }
+    let table_end = table.checked_add(count * PHDR_LEN).ok_or(LOST)?;
+    if table_end > size {
+        return Err(Fault::Truncated(table_end));
+    }
+    file.seek(SeekFrom::Start(table))?;
+    let mut span = (u64::MAX, 0);
+    let mut needed = 0;
+    for _ in 0..count {
+        let mut phdr = [0u8; 56];
+        file.read_exact(&mut phdr)?;
+        let kind = field(&phdr, 0, 4);
+        if kind == PT_INTERP {
+            return Err(Fault::NotAKernel("a program for an operating system"));
+        }
+        let (offset, in_file) = (field(&phdr, 8, 8), field(&phdr, 32, 8));
+        needed = needed.max(offset.checked_add(in_file).ok_or(LOST)?);
+        if kind == PT_LOAD {
+            let (start, in_memory) = (field(&phdr, 24, 8), field(&phdr, 40, 8));
+            let end = start.checked_add(in_memory.max(in_file)).ok_or(LOST)?;
+            span = (span.0.min(start), span.1.max(end));
+        }
+    }
+    if needed > size {
+        return Err(Fault::Truncated(needed));
+    }
+    let entry = field(header, E_ENTRY, 8);
+    if !(span.0..span.1).contains(&entry) {
+        return Err(Fault::NotAKernel(
+            "an ELF file whose entry is in no segment",
+        ));
+    }
+    Ok((ImageKind::Elf, span))
+}
+
+/// A little-endian number of `len` bytes; missing bytes are 0.
+fn field(bytes: &[u8], offset: usize, len: usize) -> u64 {
+    let mut word = [0u8; 8];
+    for (to, from) in word.iter_mut().zip(bytes.iter().skip(offset).take(len)) {
+        *to = *from;
+    }
+    u64::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Getting a kernel to its first instruction.
+//!
+//! ```text
+//!  file ─ image::inspect ─┬─ bzImage ──────────────┐
+//!                         ├─ ELF with a PVH note ──┼─▶ start info ─▶ 32-bit entry
+//!                         └─ ELF without ──────────┴─▶ boot_params ▶ 64-bit entry
+//! ```
+//! Files are inspected before the host is asked for anything, so that a bad one
+//! is refused while nothing has started.
+
+mod image;
+mod initramfs;
+mod linux;
+mod pvh;
+mod tables;
+
+use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+pub use image::{ImageError, ImageKind, KernelImage};
+pub use initramfs::{Initramfs, InitramfsError};
+
+use super::layout;
+use super::memory::MapRange;
+use crate::kvm::BootState;
+
+/// Something about the boot that cannot be.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// The kernel needs more memory than there is.
+    #[error(
+        "--memory: {have} MiB are too little for this kernel and initramfs; accepted: at least {need} MiB"
+    )]
+    TooSmall {
+        /// RAM in MiB.
+        have: u64,
+        /// What would do, in MiB.
+        need: u64,
+    },
+    /// The kernel lies where the firmware tables do.
+    #[error(
+        "--kernel: a segment at {start:#x} is below 1 MiB; accepted: segments from 0x100000 up"
+    )]
+    TooLow {
+        /// Where the segment starts.
+        start: u64,
+    },
+    /// The loader refused the image.
+    #[error("--kernel: the image cannot be loaded")]
+    Load(#[source] linux_loader::loader::Error),
+    /// An initramfs changed or failed while it was read.
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
+    /// Guest memory refused a table, which the checks before exclude.
+    #[error("cannot write the {what} to guest memory")]
+    Memory {
+        /// Which table.
+        what: &'static str,
+        /// Why.
+        source: vm_memory::GuestMemoryError,
+    },
+}
+
+/// What the guest is to find when it starts.
+#[derive(Debug)]
+pub struct BootInputs<'a> {
+    /// The kernel.
+    pub kernel: &'a mut KernelImage,
+    /// The initramfs archives.
+    pub initramfs: &'a mut Initramfs,
+    /// The command line.
+    pub cmdline: &'a str,
+    /// The memory map.
+    pub map: &'a [MapRange],
+    /// Bytes of RAM from 0 on.
+    pub low_ram: u64,
+}
+
+/// Where the initramfs went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ramdisk {
+    start: u64,
+    size: u64,
+}
+
+/// Loads everything and says how the boot CPU starts.
+///
+/// # Errors
+/// If it does not fit, or a file cannot be read.
+pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootState, BootError> {
+    let (span_start, span_end) = inputs.kernel.span();
+    if span_start < layout::HIGH_RAM {
+        return Err(BootError::TooLow { start: span_start });
+    }
+    let ramdisk = place_ramdisk(&inputs, span_end)?;
+    inputs.initramfs.load(memory, ramdisk.start)?;
+    write(
+        memory,
+        "command line",
+        layout::CMDLINE,
+        inputs.cmdline.as_bytes(),
+    )?;
+    tables::write_reset_entry(memory)?;
+    let (file, kind) = inputs.kernel.parts();
+    match kind {
+        ImageKind::BzImage { .. } => {
+            let start = Some(GuestAddress(layout::HIGH_RAM));
+            let loaded = BzImage::load(memory, start, file, None).map_err(BootError::Load)?;
+            let header = loaded.setup_header.unwrap_or_default();
+            linux::write_boot_params(memory, header, &inputs, ramdisk)?;
+            tables::write_long_mode_tables(memory)?;
+            Ok(BootState::Long {
+                entry: layout::HIGH_RAM + linux::ENTRY_64_OFFSET,
+            })
+        }
+        ImageKind::Elf => {
+            let loaded = Elf::load(memory, None, file, None).map_err(BootError::Load)?;
+            if let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap {
+                pvh::write_start_info(memory, &inputs, ramdisk)?;
+                tables::write_protected_mode_gdt(memory)?;
+                return Ok(BootState::Pvh { entry: entry.0 });
+            }
+            linux::write_boot_params(memory, linux::elf_header(), &inputs, ramdisk)?;
+            tables::write_long_mode_tables(memory)?;
+            Ok(BootState::Long {
+                entry: loaded.kernel_load.0,
+            })
+        }
+    }
+}
+
+/// The initramfs goes to the top of the RAM below the device gap, out of the
+/// way of a kernel that moves itself.
+fn place_ramdisk(inputs: &BootInputs<'_>, kernel_end: u64) -> Result<Ramdisk, BootError> {
+    const PAGE: u64 = 4096;
+    let size = inputs.initramfs.size();
+    let limit = inputs.low_ram.min(inputs.kernel.ramdisk_limit());
+    let start = limit.saturating_sub(size) / PAGE * PAGE;
+    if kernel_end > inputs.low_ram || (size > 0 && start < kernel_end) {
+        return Err(BootError::TooSmall {
+            have: inputs.low_ram >> 20,
+            need: (kernel_end + size).div_ceil(1 << 20) + 1,
+        });
+    }
+    Ok(if size == 0 {
+        Ramdisk::default()
+    } else {
+        Ramdisk { start, size }
+    })
+}
+
+fn write(
+    memory: &GuestMemoryMmap,
+    what: &'static str,
+    address: u64,
+    bytes: &[u8],
+) -> Result<(), BootError> {
+    memory
+        .write_slice(bytes, GuestAddress(address))
+        .map_err(|source| BootError::Memory { what, source })
+}

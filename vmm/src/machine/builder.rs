@@ -1,0 +1,247 @@
+//! Putting a VM together, and running it.
+
+use std::io;
+use std::sync::Arc;
+
+use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+use vpmu::host::software::Khz;
+use vpmu::ids::VcpuId;
+
+use super::boot::{BootError, ImageError, Initramfs, InitramfsError, KernelImage};
+use super::cpuid::PmuCpuid;
+use super::parts::{self, Blueprint, Files};
+use crate::config::{SerialConfig, VmConfig};
+use crate::devices::{BusError, serial};
+use crate::event_loop::EventLoop;
+use crate::kvm::{Hypervisor, Interrupter, KvmError, MsrFilter, Vm};
+use crate::probe::{self, LinuxNeedsHardware};
+use crate::stop::{StopReason, StopSignal};
+use crate::sys::kick;
+use crate::sys::signals::EndSignals;
+use crate::sys::terminal::RawTerminal;
+use crate::vcpu::{NoPmu, PortBuilder, SpawnError, VcpuHandle, VcpuMessage};
+
+/// Why a VM could not be put together. Nothing is left behind.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The kernel is not usable.
+    #[error(transparent)]
+    Kernel(#[from] ImageError),
+    /// An initramfs is not usable.
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
+    /// What was asked for does not fit.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The file for the serial port cannot be written.
+    #[error("--serial: cannot write {path}; accepted: tty, null or file=PATH with a writable PATH")]
+    SerialFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host has no such amount of memory.
+    #[error("--memory: the host cannot map {mib} MiB; accepted: a size that it can")]
+    Memory {
+        /// What was asked for, in MiB.
+        mib: u64,
+        /// Why.
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// KVM takes fewer vCPUs.
+    #[error("--cpus: boot={asked} is more than this KVM takes; accepted: 1 to {max}")]
+    TooManyVcpus {
+        /// What was asked for.
+        asked: u16,
+        /// What KVM takes.
+        max: usize,
+    },
+    /// KVM failed.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The kernel is too much for this KVM.
+    #[error(transparent)]
+    Emulated(#[from] LinuxNeedsHardware),
+    /// A vCPU thread did not come up.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// Two devices want the same addresses.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The ACPI tables do not fit their area.
+    #[error("the ACPI tables of {vcpus} vCPUs do not fit")]
+    Acpi {
+        /// How many vCPUs.
+        vcpus: u16,
+    },
+    /// The host refused something simple.
+    #[error("cannot set up {what}")]
+    Host {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host has no epoll for us.
+    #[error("cannot set up the event loop")]
+    EventLoop(#[source] event_manager::Error),
+}
+
+impl BuildError {
+    /// Whether what the user gave is to blame, rather than the host.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Kernel(_)
+                | Self::Initramfs(_)
+                | Self::Boot(_)
+                | Self::SerialFile { .. }
+                | Self::Memory { .. }
+                | Self::TooManyVcpus { .. }
+        )
+    }
+}
+
+/// What a PMU adds to a machine.
+pub struct PmuHooks {
+    /// CPUID leaf 0AH; `None` leaves it empty.
+    pub cpuid: Option<PmuCpuid>,
+    /// MSRs that KVM must hand over; `None` filters nothing.
+    pub filter: Option<MsrFilter>,
+    /// A halted vCPU must not use its thread's time: KVM is not to poll.
+    pub halts_sleep: bool,
+    /// Builds the port of a vCPU. Called once for each, before any runs.
+    pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder>,
+}
+
+/// What a port may want to know of the machine and its vCPU.
+#[derive(Debug)]
+pub struct PortContext<'a> {
+    /// The vCPU.
+    pub vcpu: VcpuId,
+    /// Its local APIC.
+    pub apic_id: u32,
+    /// The rate of its TSC.
+    pub tsc: Khz,
+    /// The guest's memory.
+    pub memory: &'a GuestMemoryMmap,
+    /// Interrupts that are no NMIs.
+    pub interrupter: &'a Interrupter,
+    /// The host, for measuring it.
+    pub hypervisor: &'a Hypervisor,
+}
+
+impl std::fmt::Debug for PmuHooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PmuHooks")
+            .field("cpuid", &self.cpuid)
+            .field("filter", &self.filter)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PmuHooks {
+    /// The hooks of a guest without a PMU.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            cpuid: None,
+            filter: None,
+            halts_sleep: false,
+            port: Box::new(|context| NoPmu::builder(context.vcpu)),
+        }
+    }
+}
+
+/// A VM that is ready to run.
+#[derive(Debug)]
+pub struct Machine {
+    vcpus: Vec<VcpuHandle>,
+    events: EventLoop,
+    stop: Arc<StopSignal>,
+    /// Whether the console is this terminal.
+    tty: bool,
+    // Last: the vCPU threads use its memory until they are joined.
+    _vm: Vm,
+}
+
+impl Machine {
+    /// Checks everything that a file or the host decides, then builds the VM.
+    /// Nothing of the guest runs yet.
+    ///
+    /// # Errors
+    /// The first thing that cannot be.
+    pub fn build(config: &VmConfig, hooks: &PmuHooks) -> Result<Self, BuildError> {
+        let mut files = Files {
+            kernel: KernelImage::open(&config.kernel)?,
+            initramfs: Initramfs::open(&config.initramfs)?,
+        };
+        let host = |what| move |source| BuildError::Host { what, source };
+        let hypervisor = Hypervisor::open(&config.kvm_device)?;
+        let max = hypervisor.max_vcpus();
+        if usize::from(config.cpus.max) > max {
+            let asked = config.cpus.max;
+            return Err(BuildError::TooManyVcpus { asked, max });
+        }
+        let blueprint = Blueprint {
+            config,
+            hooks,
+            hypervisor: &hypervisor,
+        };
+        let (vm, boot_state) = blueprint.build_vm(&mut files)?;
+        probe::check_kernel(&config.kernel, &hypervisor)?;
+        let stop = Arc::new(StopSignal::new().map_err(host("an eventfd"))?);
+        let serial = parts::open_serial(&config.serial)?;
+        vm.connect_irq(&serial.irq, serial::COM1_IRQ)?;
+        let buses = Arc::new(parts::build_buses(&stop, &serial.port)?);
+        let signals = EndSignals::block().map_err(host("signals"))?;
+        let mut events =
+            EventLoop::new(Arc::clone(&stop), signals).map_err(BuildError::EventLoop)?;
+        let tty = config.serial == SerialConfig::Tty;
+        if tty {
+            let console = parts::console(serial, &stop);
+            events.add(console.map_err(host("standard input"))?);
+        }
+        kick::install_handlers().map_err(host("signal handlers"))?;
+        let vcpus = blueprint.build_vcpus(&vm, boot_state, &buses, &stop)?;
+        Ok(Self {
+            vcpus,
+            events,
+            stop,
+            tty,
+            _vm: vm,
+        })
+    }
+
+    /// Runs the guest to its end, and says why it ended. The terminal is the
+    /// guest's meanwhile.
+    #[must_use]
+    pub fn run(mut self) -> Arc<StopReason> {
+        let terminal = if self.tty { raw_terminal() } else { None };
+        for vcpu in &self.vcpus {
+            vcpu.send(VcpuMessage::Run);
+        }
+        self.events.run();
+        for vcpu in &self.vcpus {
+            vcpu.send(VcpuMessage::Stop);
+        }
+        // Joins the threads.
+        self.vcpus.clear();
+        drop(terminal);
+        match self.stop.reason() {
+            Some(reason) => Arc::clone(reason),
+            // The loop ends for no other cause.
+            None => Arc::new(StopReason::PowerOff),
+        }
+    }
+}
+
+fn raw_terminal() -> Option<RawTerminal> {
+    RawTerminal::enter().unwrap_or_else(|error| {
+        log::warn!("the terminal stays as it is: {error}");
+        None
+    })
+}

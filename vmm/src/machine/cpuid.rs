@@ -1,0 +1,104 @@
+//! What CPUID answers in the guest.
+//!
+//! Start: what KVM supports on this host. Then the topology, which is per vCPU,
+//! and one of two profiles: the host's own CPU for a guest without a PMU, or
+//! `intel-generic` for one with (a GenuineIntel CPU of family 6, model 0x66,
+//! which no PMU driver of Linux lists, so that the architectural PMU is used as
+//! CPUID describes it).
+
+mod amd;
+mod intel;
+mod table;
+mod topology;
+
+use vpmu::ids::VcpuId;
+
+use crate::config::Topology;
+use crate::kvm::CpuidEntry;
+use table::Table;
+
+/// CPUID leaf 0AH, for a guest with a PMU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PmuCpuid {
+    /// Version, counters, their width, length of the EBX vector.
+    pub eax: u32,
+    /// Events that are not available.
+    pub ebx: u32,
+    /// Fixed counters, as a bitmap.
+    pub ecx: u32,
+    /// Fixed counters, as a number, and their width.
+    pub edx: u32,
+}
+
+/// Which CPU the guest sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The host's own, without its PMU.
+    Host,
+    /// `intel-generic`, with the PMU of leaf 0AH if there is one.
+    IntelGeneric(Option<PmuCpuid>),
+}
+
+impl Profile {
+    /// IA32_MISC_ENABLE at start (Intel SDM vol. 4, "Architectural MSRs"): fast
+    /// strings; with a PMU also "performance monitoring available", and "BTS"
+    /// and "PEBS unavailable".
+    #[must_use]
+    pub fn misc_enable(self) -> u64 {
+        match self {
+            Self::IntelGeneric(Some(_)) => 0x1881,
+            Self::IntelGeneric(None) => 0x1801,
+            Self::Host => 1,
+        }
+    }
+}
+
+/// What every vCPU's table has in common.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuidPlan<'a> {
+    /// What KVM supports.
+    pub supported: &'a [CpuidEntry],
+    /// Whether KVM's local APIC has a TSC-deadline timer.
+    pub tsc_deadline: bool,
+    /// How the vCPUs are arranged.
+    pub topology: Topology,
+    /// Which CPU.
+    pub profile: Profile,
+}
+
+/// Leaf 01H:ECX.
+const PDCM: u32 = 1 << 15;
+const X2APIC: u32 = 1 << 21;
+const TSC_DEADLINE: u32 = 1 << 24;
+const HYPERVISOR: u32 = 1 << 31;
+
+impl CpuidPlan<'_> {
+    /// The table of one vCPU.
+    #[must_use]
+    pub fn table(&self, vcpu: VcpuId) -> Vec<CpuidEntry> {
+        let mut table = Table::new(self.supported);
+        self.common(&mut table);
+        match self.profile {
+            Profile::IntelGeneric(pmu) => intel::apply(&mut table, &self.topology, pmu),
+            Profile::Host if table.is_intel() => intel::drop_pmu(&mut table),
+            Profile::Host => amd::apply(&mut table, &self.topology, vcpu),
+        }
+        topology::apply(&mut table, &self.topology, vcpu);
+        table.into_entries()
+    }
+
+    fn common(&self, table: &mut Table) {
+        let leaf1 = table.get(0x1, 0);
+        leaf1.ecx |= X2APIC | HYPERVISOR;
+        leaf1.ecx &= !(PDCM | TSC_DEADLINE);
+        if self.tsc_deadline {
+            leaf1.ecx |= TSC_DEADLINE;
+        }
+        // APERF and MPERF would cost two exits on every tick.
+        table.get(0x6, 0).ecx &= !1;
+        table.set_plain(0xa, [0; 4]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

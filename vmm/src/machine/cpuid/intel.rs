@@ -1,0 +1,148 @@
+//! The `intel-generic` profile, on any host.
+
+use super::PmuCpuid;
+use super::table::Table;
+use crate::config::Topology;
+
+/// Family 6, model 0x66, stepping 3.
+const SIGNATURE: u32 = 0x0006_0663;
+/// Leaf 01H:ECX.
+const DTES64: u32 = 1 << 2;
+/// Leaf 01H:EDX.
+const DS: u32 = 1 << 21;
+/// Leaf 07H:EBX.
+const HLE: u32 = 1 << 4;
+const RTM: u32 = 1 << 11;
+const PT: u32 = 1 << 25;
+/// Leaf 07H:EDX: TSX_FORCE_ABORT, hybrid, architectural LBR.
+const FORCE_ABORT: u32 = 1 << 13;
+const HYBRID: u32 = 1 << 15;
+const ARCH_LBR: u32 = 1 << 19;
+/// Leaf 07H.1:EAX: leaf 23H is there.
+const ARCH_PERFMON_EXT: u32 = 1 << 8;
+/// Leaf 8000_0001H as Intel has it: ECX LAHF, LZCNT, PREFETCHW; EDX SYSCALL,
+/// NX, 1 GiB pages, RDTSCP, long mode.
+const EXT_ECX: u32 = 1 << 0 | 1 << 5 | 1 << 8;
+const EXT_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
+/// Leaf 8000_0007H:EDX: invariant TSC.
+const INVARIANT_TSC: u32 = 1 << 8;
+/// Leaf 8000_0008H:EBX: WBNOINVD, the only bit that Intel has there.
+const WBNOINVD: u32 = 1 << 9;
+const BRAND: &[u8; 48] =
+    b"Perfvisor virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: Option<PmuCpuid>) {
+    let foreign = !table.is_intel();
+    table.set_intel();
+    drop_pmu(table);
+    let leaf1 = table.get(0x1, 0);
+    leaf1.eax = SIGNATURE;
+    let leaf7 = table.get(0x7, 0);
+    leaf7.ebx &= !(HLE | RTM);
+    leaf7.edx &= !(FORCE_ABORT | HYBRID);
+    if let Some(pmu) = pmu {
+        table.set_plain(0xa, [pmu.eax, pmu.ebx, pmu.ecx, pmu.edx]);
+        table.get(0x1, 0).ecx |= super::PDCM;
+    }
+    if foreign {
+        from_foreign(table);
+    }
+    caches(table, topology);
+}
+
+/// Takes away whatever reaches a host PMU or its relatives: KVM's own vPMU is
+/// not used.
+pub(super) fn drop_pmu(table: &mut Table) {
+    let leaf1 = table.get(0x1, 0);
+    leaf1.ecx &= !(DTES64 | super::PDCM);
+    leaf1.edx &= !DS;
+    let leaf7 = table.get(0x7, 0);
+    leaf7.ebx &= !PT;
+    leaf7.edx &= !ARCH_LBR;
+    if leaf7.eax >= 1 {
+        table.get(0x7, 1).eax &= !ARCH_PERFMON_EXT;
+    }
+    table.remove_if(|leaf| matches!(leaf, 0x14 | 0x1a | 0x1c | 0x23));
+}
+
+/// Makes the extended range of another vendor's CPU look like Intel's.
+fn from_foreign(table: &mut Table) {
+    table.remove_if(|leaf| (0x8000_0009..=0x8fff_ffff).contains(&leaf));
+    table.set_plain(0x8000_0000, [0x8000_0008, 0, 0, 0]);
+    let features = table.get(0x8000_0001, 0);
+    features.eax = 0;
+    features.ebx = 0;
+    features.ecx &= EXT_ECX;
+    features.edx &= EXT_EDX;
+    for (leaf, text) in (0x8000_0002..).zip(BRAND.chunks_exact(16)) {
+        let mut words = [0u32; 4];
+        for (word, bytes) in words.iter_mut().zip(text.chunks_exact(4)) {
+            *word = bytes.try_into().map_or(0, u32::from_le_bytes);
+        }
+        table.set_plain(leaf, words);
+    }
+    table.set_plain(0x8000_0005, [0; 4]);
+    table.set_plain(0x8000_0006, [0; 4]);
+    let power = table.get(0x8000_0007, 0).edx & INVARIANT_TSC;
+    table.set_plain(0x8000_0007, [0, 0, 0, power]);
+    let sizes = *table.get(0x8000_0008, 0);
+    table.set_plain(0x8000_0008, [sizes.eax, sizes.ebx & WBNOINVD, 0, 0]);
+}
+
+/// One cache of leaf 04H.
+struct Cache {
+    /// 1 data, 2 instruction, 3 both.
+    kind: u32,
+    level: u32,
+    ways: u32,
+    sets: u32,
+    /// APIC ids that may share it.
+    sharing: u32,
+}
+
+impl Cache {
+    fn entry(&self, cores: u32) -> [u32; 4] {
+        const SELF_INITIALISING: u32 = 1 << 8;
+        const LINE: u32 = 64;
+        [
+            self.kind
+                | self.level << 5
+                | SELF_INITIALISING
+                | (self.sharing - 1) << 14
+                | (cores - 1).min(63) << 26,
+            (self.ways - 1) << 22 | (LINE - 1),
+            self.sets - 1,
+            0,
+        ]
+    }
+}
+
+/// Leaf 04H ("Deterministic Cache Parameters"): 32 KiB + 32 KiB, 1 MiB per
+/// core, 16 MiB per die.
+fn caches(table: &mut Table, topology: &Topology) {
+    let core = 1u32 << topology.core_shift();
+    let die = 1u32 << topology.die_shift();
+    let cores = 1u32 << (topology.package_shift() - topology.core_shift());
+    let cache = |kind, level, ways, sets, sharing| {
+        Cache {
+            kind,
+            level,
+            ways,
+            sets,
+            sharing,
+        }
+        .entry(cores)
+    };
+    table.set_indexed(
+        0x4,
+        &[
+            cache(1, 1, 8, 64, core),
+            cache(2, 1, 8, 64, core),
+            cache(3, 2, 16, 1024, core),
+            cache(3, 3, 16, 16384, die),
+            [0; 4],
+        ],
+    );
+    // Leaf 02H: "see leaf 04H" (descriptor FFH), one round of reading.
+    table.set_plain(0x2, [0x00ff_0001, 0, 0, 0]);
+}

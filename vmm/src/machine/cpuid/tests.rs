@@ -1,0 +1,128 @@
+use super::*;
+
+fn entry(leaf: u32, values: [u32; 4]) -> CpuidEntry {
+    let [eax, ebx, ecx, edx] = values;
+    CpuidEntry {
+        leaf,
+        eax,
+        ebx,
+        ecx,
+        edx,
+        ..CpuidEntry::default()
+    }
+}
+
+/// A Zen-like host, every feature bit set.
+fn amd_host() -> Vec<CpuidEntry> {
+    let text = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+    vec![
+        entry(0, [0x10, text(b"Auth"), text(b"cAMD"), text(b"enti")]),
+        entry(1, [0x00a2_0f10, 0x0510_0800, !0, !0]),
+        entry(6, [4, 0, 1, 0]),
+        entry(7, [0, !0, !0, !0]),
+        entry(0x4000_0000, [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d]),
+        entry(
+            0x8000_0000,
+            [0x8000_0026, text(b"Auth"), text(b"cAMD"), text(b"enti")],
+        ),
+        entry(0x8000_0001, [!0; 4]),
+        entry(0x8000_0008, [0x3030, !0, 0x700f, 0]),
+        entry(0x8000_001e, [5, 5, 5, 0]),
+        entry(0x8000_0022, [1, 6, 0, 0]),
+    ]
+}
+
+fn plan(supported: &[CpuidEntry], profile: Profile) -> CpuidPlan<'_> {
+    CpuidPlan {
+        supported,
+        tsc_deadline: true,
+        topology: Topology {
+            threads: 2,
+            cores: 3,
+            dies: 2,
+            packages: 1,
+        },
+        profile,
+    }
+}
+
+fn find(table: &[CpuidEntry], leaf: u32, subleaf: u32) -> CpuidEntry {
+    *table
+        .iter()
+        .find(|e| e.leaf == leaf && (!e.indexed || e.subleaf == subleaf))
+        .unwrap()
+}
+
+const PMU: PmuCpuid = PmuCpuid {
+    eax: 0x0730_0402,
+    ebx: 0,
+    ecx: 0,
+    edx: 0x603,
+};
+
+#[test]
+fn an_amd_host_can_show_an_intel_cpu_with_a_pmu() {
+    let host = amd_host();
+    let table = plan(&host, Profile::IntelGeneric(Some(PMU))).table(VcpuId(0));
+    let leaf0 = find(&table, 0, 0);
+    assert_eq!(leaf0.ebx, 0x756e_6547);
+    assert!(leaf0.eax >= 0x1f);
+    let leaf1 = find(&table, 1, 0);
+    assert_eq!(leaf1.eax >> 4 & 0xf | leaf1.eax >> 12 & 0xf0, 0x66);
+    assert_eq!(leaf1.eax >> 8 & 0xf, 6);
+    assert_eq!(leaf1.ecx & (1 << 2), 0, "DTES64");
+    assert_eq!(leaf1.edx & (1 << 21), 0, "DS");
+    assert_ne!(leaf1.ecx & (1 << 15), 0, "PDCM");
+    assert_ne!(leaf1.ecx & (1 << 31), 0, "HYPERVISOR");
+    assert_eq!(find(&table, 0xa, 0).eax, 0x0730_0402);
+    let leaf7 = find(&table, 7, 0);
+    assert_eq!(leaf7.ebx & (1 << 4 | 1 << 11 | 1 << 25), 0);
+    assert_eq!(leaf7.edx & (1 << 13 | 1 << 15 | 1 << 19), 0);
+    assert_eq!(find(&table, 0x8000_0000, 0).eax, 0x8000_0008);
+    assert!(!table.iter().any(|e| e.leaf > 0x8000_0008));
+    assert_eq!(find(&table, 0x8000_0001, 0).ecx & (1 << 23), 0);
+    assert_ne!(find(&table, 0x4000_0000, 0).ebx, 0);
+    assert_eq!(find(&table, 6, 0).ecx & 1, 0);
+}
+
+#[test]
+fn without_a_pmu_the_host_cpu_stays_and_its_counters_go() {
+    let host = amd_host();
+    let table = plan(&host, Profile::Host).table(VcpuId(0));
+    assert_eq!(find(&table, 0, 0).ebx, host[0].ebx);
+    assert_eq!(find(&table, 1, 0).eax, host[1].eax);
+    assert_eq!(find(&table, 1, 0).ecx & (1 << 15), 0);
+    assert_eq!(find(&table, 0xa, 0).eax, 0);
+    assert_eq!(find(&table, 0x8000_0001, 0).ecx & (1 << 23), 0);
+    assert_eq!(find(&table, 0x8000_0022, 0).eax, 0);
+}
+
+#[test]
+fn every_vcpu_has_its_own_ids_and_the_same_shifts() {
+    let host = amd_host();
+    let plan = plan(&host, Profile::IntelGeneric(Some(PMU)));
+    for n in 0..12 {
+        let table = plan.table(VcpuId(n));
+        let id = plan.topology.apic_id(VcpuId(n));
+        assert_eq!(find(&table, 1, 0).ebx >> 24, id);
+        assert_eq!(find(&table, 1, 0).ebx >> 16 & 0xff, 16);
+        for subleaf in 0..3 {
+            assert_eq!(find(&table, 0xb, subleaf).edx, id);
+        }
+        let levels: Vec<_> = (0..4)
+            .map(|subleaf| find(&table, 0x1f, subleaf))
+            .map(|e| (e.eax, e.ebx, e.ecx >> 8))
+            .collect();
+        assert_eq!(levels, [(1, 2, 1), (3, 6, 2), (4, 12, 5), (0, 0, 0)]);
+        assert_eq!(find(&table, 0xb, 1).eax, 4);
+        assert_eq!(find(&table, 4, 3).eax >> 14 & 0xfff, 7);
+    }
+}
+
+#[test]
+fn a_kvm_without_the_deadline_timer_is_not_lied_about() {
+    let host = amd_host();
+    let mut plan = plan(&host, Profile::Host);
+    plan.tsc_deadline = false;
+    assert_eq!(find(&plan.table(VcpuId(0)), 1, 0).ecx & (1 << 24), 0);
+}

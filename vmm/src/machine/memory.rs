@@ -1,0 +1,94 @@
+//! The guest's memory.
+
+use vm_memory::mmap::FromRangesError;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use super::layout::{ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END};
+
+/// What a range of the memory map is, with the numbers of "INT 15h E820".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeKind {
+    /// Usable RAM.
+    Ram = 1,
+    /// Not usable: our ACPI tables and reset entry.
+    Reserved = 2,
+}
+
+/// A range of the memory map that the guest is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapRange {
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: RangeKind,
+}
+
+/// How `size` bytes of RAM are placed: below the device gap, then above 4 GiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Bytes from 0.
+    pub low: u64,
+    /// Bytes from 4 GiB.
+    pub high: u64,
+}
+
+impl Placement {
+    /// Places `size` bytes.
+    #[must_use]
+    pub fn of(size: u64) -> Self {
+        let low = size.min(DEVICE_GAP);
+        Self {
+            low,
+            high: size - low,
+        }
+    }
+
+    /// Maps it, lazily backed by the host.
+    ///
+    /// # Errors
+    /// If the host gives no such mapping.
+    pub fn allocate(self) -> Result<GuestMemoryMmap, FromRangesError> {
+        let len = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let mut ranges = vec![(GuestAddress(0), len(self.low))];
+        if self.high > 0 {
+            ranges.push((GuestAddress(ABOVE_4G), len(self.high)));
+        }
+        GuestMemoryMmap::from_ranges(&ranges)
+    }
+
+    /// The memory map for the guest.
+    #[must_use]
+    pub fn map(self) -> Vec<MapRange> {
+        let range = |start, end, kind| MapRange {
+            start,
+            size: end - start,
+            kind,
+        };
+        let mut map = vec![
+            range(0, LOW_RAM_END, RangeKind::Ram),
+            range(ACPI, HIGH_RAM, RangeKind::Reserved),
+            range(HIGH_RAM, self.low, RangeKind::Ram),
+        ];
+        if self.high > 0 {
+            map.push(range(ABOVE_4G, ABOVE_4G + self.high, RangeKind::Ram));
+        }
+        map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gap_below_4g_stays_free() {
+        let small = Placement::of(512 << 20);
+        assert_eq!((small.low, small.high), (512 << 20, 0));
+        let large = Placement::of(5 << 30);
+        assert_eq!((large.low, large.high), (3 << 30, 2 << 30));
+        let last = *large.map().last().unwrap();
+        assert_eq!((last.start, last.size), (4 << 30, 2 << 30));
+    }
+}

@@ -1,0 +1,167 @@
+//! The interrupt of PMUs that have none: leaves the guest when its counters
+//! are about to overflow.
+//!
+//! A clock-derived counter overflows at a known *guest* time; the timer runs
+//! in real time, which is never slower. So it may fire early, finds nothing
+//! due, and is armed again for the rest.
+
+use std::io;
+
+use vpmu::units::Nanos;
+
+use crate::sys::timer::ThreadTimer;
+
+/// What passes at the least between arming the timer and entering the guest: one
+/// that is armed for less fires before the guest has moved.
+const SLACK: Nanos = Nanos(5_000);
+/// The longest that an idle vCPU is left alone while a counter is due.
+const LONGEST_IDLE: Nanos = Nanos(10_000_000);
+
+/// The timer of one vCPU.
+#[derive(Debug)]
+pub(super) struct KickTimer {
+    timer: ThreadTimer,
+    plan: Plan,
+    slack: Nanos,
+}
+
+impl KickTimer {
+    /// A disarmed timer that sends `signal` to the calling thread, whose entries
+    /// into the guest take `entry_cost` by themselves.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(super) fn new(signal: i32, entry_cost: Nanos) -> io::Result<Self> {
+        Ok(Self {
+            timer: ThreadTimer::new(signal)?,
+            plan: Plan::default(),
+            slack: SLACK + entry_cost,
+        })
+    }
+
+    /// The vCPU left the guest because it was interrupted: the timer may have
+    /// fired.
+    pub(super) fn interrupted(&mut self) {
+        self.plan.fired = true;
+    }
+
+    /// Before an entry at guest time `now`, with the next overflow `left` away.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(super) fn before_entry(&mut self, now: Nanos, left: Option<Nanos>) -> io::Result<()> {
+        match self.plan.next(now, left) {
+            Some(span) => self.timer.arm(span + self.slack),
+            None => Ok(()),
+        }
+    }
+}
+
+/// When to arm the timer, and for how long.
+#[derive(Debug, Default)]
+struct Plan {
+    armed: Option<Armed>,
+    fired: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Armed {
+    /// The guest time of the overflow that it is for.
+    due: Nanos,
+    /// Guest time when it was armed.
+    at: Nanos,
+    /// How long it was armed for.
+    span: Nanos,
+}
+
+impl Plan {
+    /// The span to arm the timer for; `None` leaves it as it is. A timer that
+    /// is no longer needed is left to fire: one exit costs less than a call on
+    /// every stop.
+    fn next(&mut self, now: Nanos, left: Option<Nanos>) -> Option<Nanos> {
+        let fired = std::mem::take(&mut self.fired);
+        let left = left?;
+        let due = now + left;
+        let span = match self.armed {
+            Some(armed) if armed.due == due && !fired => return None,
+            Some(armed) if armed.due == due => left.max(armed.after_idling(now)),
+            _ => left,
+        };
+        self.armed = Some(Armed { due, at: now, span });
+        Some(span)
+    }
+}
+
+impl Armed {
+    /// How long to leave the vCPU alone if it hardly ran since the timer was
+    /// armed: twice as long as the last time. So the lateness of an overflow
+    /// after idling is never longer than the idling was.
+    fn after_idling(self, now: Nanos) -> Nanos {
+        let ran = now.since(self.at);
+        if ran.0 < self.span.0 / 4 {
+            Nanos(self.span.0 * 2).min(LONGEST_IDLE)
+        } else {
+            Nanos(0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn armed_for(span: u64) -> Option<Nanos> {
+        Some(Nanos(span))
+    }
+
+    #[test]
+    fn exits_before_the_overflow_leave_the_timer_alone() {
+        let mut plan = Plan::default();
+        assert_eq!(
+            plan.next(Nanos(0), Some(Nanos(1_000_000))),
+            armed_for(1_000_000)
+        );
+        assert_eq!(plan.next(Nanos(400_000), Some(Nanos(600_000))), None);
+        assert_eq!(plan.next(Nanos(500_000), None), None, "the counter stopped");
+        assert_eq!(
+            plan.next(Nanos(500_000), Some(Nanos(500_000))),
+            None,
+            "and started"
+        );
+        assert_eq!(
+            plan.next(Nanos(500_000), Some(Nanos(100))),
+            armed_for(100),
+            "another period"
+        );
+    }
+
+    #[test]
+    fn a_timer_that_fired_early_is_armed_for_the_rest() {
+        let mut plan = Plan::default();
+        assert!(plan.next(Nanos(0), Some(Nanos(1_000_000))).is_some());
+        plan.fired = true;
+        assert_eq!(
+            plan.next(Nanos(900_000), Some(Nanos(100_000))),
+            armed_for(100_000)
+        );
+    }
+
+    #[test]
+    fn an_idle_vcpu_is_woken_less_and_less_often() {
+        let mut plan = Plan::default();
+        let left = Some(Nanos(250_000));
+        assert_eq!(plan.next(Nanos(0), left), armed_for(250_000));
+        for span in [
+            500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 10_000_000, 10_000_000,
+        ] {
+            plan.fired = true;
+            assert_eq!(plan.next(Nanos(0), left), armed_for(span));
+        }
+        plan.fired = true;
+        assert_eq!(
+            plan.next(Nanos(0), None),
+            None,
+            "nothing is due: no timer at all"
+        );
+    }
+}

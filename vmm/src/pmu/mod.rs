@@ -1,0 +1,201 @@
+//! The guest's PMU between KVM and [`vpmu`].
+//!
+//! ```text
+//!  select: --pmu type=… ─▶ Backing          filter: register table ─▶ KVM's MSR filter
+//!                            │
+//!  RDMSR, WRMSR exits ─▶ port ─▶ vpmu::VcpuPmu ─▶ HostPmu (perf events or the guest's clock)
+//!                         │  ▲
+//!     rdpmc: RDPMC ─▶ RDMSR  │ overflow signal (perf event or kick_timer) ─▶ poll
+//!                         ▼
+//!                        pmi: KVM_NMI or a fixed vector, before the next entry
+//! ```
+//! Everything of one vCPU belongs to its thread; what vCPUs share are the
+//! rewritten instructions, read without a lock, and the totals at the end.
+
+mod filter;
+mod kick_timer;
+mod pmi;
+mod port;
+mod rdpmc;
+mod select;
+mod totals;
+
+use std::sync::{Arc, OnceLock};
+
+use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, ConfigError};
+use vpmu::host::linux::OverflowSignal;
+use vpmu::host::linux::sysfs::Sysfs;
+use vpmu::units::Nanos;
+
+use crate::config::{PmuArg, PmuConfig, RdpmcPolicy};
+use crate::kvm::{Hypervisor, KvmError};
+use crate::machine::{PmuCpuid, PmuHooks, PortContext};
+use crate::probe;
+use crate::sys::kick;
+use crate::vcpu::{MsrPort, PortBuilder};
+
+use port::{PmuPort, PmuPortParts};
+use rdpmc::{Rewriter, Sites};
+
+pub use rdpmc::Paging;
+pub use select::{Backing, Reason, SelectError, probe, select};
+pub use totals::VmTotals;
+
+/// Counters where the command line names no number.
+const DEFAULT_GP: u8 = 4;
+const DEFAULT_FIXED: u8 = 3;
+const DEFAULT_WIDTH: u8 = 48;
+
+/// Why a guest cannot have the PMU that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum PmuError {
+    /// The backing.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// The counters.
+    #[error("--pmu: {0}")]
+    Config(#[from] ConfigError),
+    /// KVM's filter.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+}
+
+impl PmuError {
+    /// Whether another value of the flag would do, as opposed to another host.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        match self {
+            Self::Select(error) => error.is_usage(),
+            Self::Config(_) => true,
+            Self::Kvm(_) => false,
+        }
+    }
+}
+
+/// A PMU that is decided on, for one VM.
+#[derive(Debug)]
+pub struct PmuPlan {
+    backing: Backing,
+    config: ArchPerfmonConfig,
+    totals: Arc<VmTotals>,
+}
+
+impl PmuPlan {
+    /// Decides on the PMU of `--pmu`; `None` is a guest without one.
+    ///
+    /// # Errors
+    /// [`PmuError`]; nothing is started then.
+    pub fn new(arg: &PmuArg, sysfs: &Sysfs) -> Result<Option<Self>, PmuError> {
+        let PmuArg::On(asked) = arg else {
+            return Ok(None);
+        };
+        if asked.rdpmc == RdpmcPolicy::Off {
+            log::warn!(
+                "--pmu rdpmc=off: KVM does not serve RDPMC here, and a kernel that saw a PMU would \
+                 fail at its first read; the guest has no PMU"
+            );
+            return Ok(None);
+        }
+        let backing = select(&asked.kind, sysfs)?;
+        let config = shape(asked, &backing)?;
+        Ok(Some(Self {
+            backing,
+            config,
+            totals: Arc::default(),
+        }))
+    }
+
+    /// What the machine needs to know of it.
+    ///
+    /// # Errors
+    /// If the register table does not fit into KVM's filter.
+    pub fn hooks(&self) -> Result<PmuHooks, PmuError> {
+        let leaf = self.config.leaf_0a();
+        let cpuid = PmuCpuid {
+            eax: leaf.eax.into_bits(),
+            ebx: leaf.ebx,
+            ecx: leaf.ecx,
+            edx: leaf.edx.into_bits(),
+        };
+        let (backing, config) = (self.backing.clone(), self.config);
+        let totals = Arc::clone(&self.totals);
+        let halts_sleep = matches!(backing, Backing::Software(_));
+        let (rewriter, entry_cost) = (OnceLock::new(), OnceLock::new());
+        let port = move |context: &PortContext<'_>| {
+            let memory = context.memory;
+            let rewriter = rewriter.get_or_init(|| Arc::new(Rewriter::new(memory.clone())));
+            let entry_cost = *entry_cost.get_or_init(|| match backing {
+                Backing::Software(_) => measure_entry_cost(context.hypervisor),
+                Backing::Hardware { .. } => Nanos(0),
+            });
+            let parts = PmuPortParts {
+                vcpu: context.vcpu,
+                apic_id: context.apic_id,
+                model: ArchPerfmon::new(config),
+                host: backing.driver(context.tsc, OverflowSignal(kick::overflow_signal())),
+                sites: Sites::new(Arc::clone(rewriter)),
+                interrupter: context.interrupter.clone(),
+                entry_cost,
+                totals: Arc::clone(&totals),
+            };
+            let build = move || Ok(Box::new(PmuPort::new(parts)?) as Box<dyn MsrPort>);
+            Box::new(build) as PortBuilder
+        };
+        Ok(PmuHooks {
+            cpuid: Some(cpuid),
+            filter: Some(filter::filter()?),
+            halts_sleep,
+            port: Box::new(port),
+        })
+    }
+
+    /// Tells the user what backs the counters, once the machine is built. What
+    /// nobody asked for is worth a warning: the counts are no hardware's.
+    pub fn announce(&self) {
+        let level = match self.backing {
+            Backing::Software(reason) if reason != Reason::Asked => log::Level::Warn,
+            _ => log::Level::Info,
+        };
+        log::log!(level, "pmu: {}", self.backing);
+    }
+
+    /// What the vCPUs did, in one line; complete once they have ended.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let backing = match &self.backing {
+            Backing::Hardware { name, .. } => name,
+            Backing::Software(_) => "clock",
+        };
+        format!("backing={backing} {}", self.totals)
+    }
+}
+
+/// What entering and leaving the guest takes of the thread's time without the
+/// guest running: a clock-derived count is too high by it at each exit.
+fn measure_entry_cost(hypervisor: &Hypervisor) -> Nanos {
+    match probe::exit_cost(hypervisor) {
+        Ok(cost) => {
+            log::info!(
+                "pmu: {} ns of each entry and exit are not the guest's",
+                cost.0
+            );
+            cost
+        }
+        Err(error) => {
+            log::warn!(
+                "pmu: the cost of entering the guest cannot be measured ({error}): clock-derived \
+                 counts contain it"
+            );
+            Nanos(0)
+        }
+    }
+}
+
+fn shape(asked: &PmuConfig, backing: &Backing) -> Result<ArchPerfmonConfig, ConfigError> {
+    ArchPerfmonConfig::new(
+        asked.gp.unwrap_or(DEFAULT_GP),
+        asked.fixed.unwrap_or(DEFAULT_FIXED),
+        asked.width.unwrap_or(DEFAULT_WIDTH),
+        backing.events(),
+    )
+}

@@ -1,0 +1,319 @@
+//! The PMU as the vCPU's run loop sees it.
+
+use std::sync::Arc;
+
+use vpmu::VcpuPmu;
+use vpmu::guest::{ArchPerfmon, MsrError};
+use vpmu::host::HostPmu;
+use vpmu::ids::{MsrIndex, VcpuId};
+use vpmu::units::Nanos;
+use vpmu::x86::msr::{self, Register};
+use vpmu::x86::regs::EventSel;
+
+use super::kick_timer::KickTimer;
+use super::pmi::{self, Lvtpc};
+use super::rdpmc::{Sites, Verdict};
+use super::totals::VmTotals;
+use crate::kvm::{Gp, Interrupter, Vcpu};
+use crate::rate_limit::RateLimit;
+use crate::sys::clock::thread_cpu_time;
+use crate::sys::kick;
+use crate::vcpu::{MsrPort, PortError};
+
+/// Counter writes in a row without one counter read, after which reads are
+/// taken to go astray: Linux reads a counter whenever it has stopped it (rule
+/// G-504).
+const READS_ARE_LOST_AFTER: u32 = 1_000;
+
+/// How long a PMI waits for the end of an NMI handler before it is tried again.
+const PMI_RETRY: Nanos = Nanos(20_000);
+
+/// The PMU of one vCPU, on that vCPU's thread.
+#[derive(Debug)]
+pub(super) struct PmuPort {
+    vcpu: VcpuId,
+    apic_id: u32,
+    pmu: VcpuPmu<ArchPerfmon, Box<dyn HostPmu + Send>>,
+    sites: Sites,
+    interrupter: Interrupter,
+    clock: GuestClock,
+    timer: KickTimer,
+    /// A PMI that the guest has not got yet.
+    pmi_waits: bool,
+    /// Counter writes since the last counter read.
+    unread_writes: u32,
+    refuses: bool,
+    troubles_said: u64,
+    totals: Arc<VmTotals>,
+}
+
+/// What a port is made of.
+#[derive(Debug)]
+pub(super) struct PmuPortParts {
+    /// Whose it is.
+    pub(super) vcpu: VcpuId,
+    /// Its local APIC.
+    pub(super) apic_id: u32,
+    /// The guest's registers.
+    pub(super) model: ArchPerfmon,
+    /// What backs its counters.
+    pub(super) host: Box<dyn HostPmu + Send>,
+    /// The guest's rewritten RDPMC instructions.
+    pub(super) sites: Sites,
+    /// For PMIs that are no NMIs.
+    pub(super) interrupter: Interrupter,
+    /// Thread time that an entry and exit take without the guest running.
+    pub(super) entry_cost: Nanos,
+    /// Where the totals go at the end.
+    pub(super) totals: Arc<VmTotals>,
+}
+
+impl PmuPort {
+    /// A port for the calling thread.
+    ///
+    /// # Errors
+    /// If the host gives no timer.
+    pub(super) fn new(parts: PmuPortParts) -> Result<Self, PortError> {
+        let timer =
+            KickTimer::new(kick::overflow_signal(), parts.entry_cost).map_err(|source| {
+                PortError::Host {
+                    what: "creating the overflow timer",
+                    source,
+                }
+            })?;
+        Ok(Self {
+            vcpu: parts.vcpu,
+            apic_id: parts.apic_id,
+            pmu: VcpuPmu::new(parts.model, parts.host),
+            sites: parts.sites,
+            interrupter: parts.interrupter,
+            clock: GuestClock::new(parts.entry_cost),
+            timer,
+            pmi_waits: false,
+            unread_writes: 0,
+            refuses: false,
+            troubles_said: 0,
+            totals: parts.totals,
+        })
+    }
+
+    /// Whether the guest's counter reads reach us. Asked where a guest driver
+    /// tests a counter and where it starts one.
+    fn is_served(&mut self, vcpu: &mut Vcpu) -> bool {
+        let rip = vcpu.instruction_pointer();
+        let verdict = match self.sites.verdict(rip) {
+            Some(verdict) => verdict,
+            None => match vcpu.paging() {
+                Some(paging) => self.sites.cover(paging, rip),
+                None => Verdict::Unserved,
+            },
+        };
+        verdict == Verdict::Served && !self.refuses
+    }
+
+    /// Counts the reads that do not come (G-504).
+    fn counter_was_written(&mut self) {
+        self.unread_writes += 1;
+        if self.unread_writes == READS_ARE_LOST_AFTER {
+            self.refuses = true;
+            log::error!(
+                "pmu: vCPU {}: the guest wrote its counters {READS_ARE_LOST_AFTER} times and read \
+                 none: its reads do not reach us. No counter is started any more",
+                self.vcpu
+            );
+        }
+    }
+
+    fn say_troubles(&mut self) {
+        static LIMIT: RateLimit = RateLimit::new();
+        let troubles = self.pmu.totals().troubles;
+        if troubles == self.troubles_said {
+            return;
+        }
+        self.troubles_said = troubles;
+        for (pmc, state) in self.pmu.states().filter(|(_, state)| state.is_trouble()) {
+            if LIMIT.allow().is_some() {
+                log::warn!("pmu: vCPU {}: {pmc} does not count: {state}", self.vcpu);
+            }
+        }
+    }
+
+    /// Hands a PMI to the guest as its LVTPC says (rules G-403, G-404). The
+    /// guest's writes of it never reach us and every handler writes it, so it
+    /// is read for each PMI.
+    ///
+    /// One that would meet a guest in its NMI handler waits here for the first
+    /// exit after the handler's IRET, at the latest the timer's: KVM would have
+    /// the guest take it without one instruction in between, and a guest whose
+    /// sample period is shorter than the end of its handler would never get
+    /// out of it.
+    fn inject(&mut self, vcpu: &Vcpu) -> Result<(), PortError> {
+        self.pmi_waits = false;
+        match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
+            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => self.pmi_waits = true,
+            Lvtpc::Nmi => vcpu.inject_nmi()?,
+            Lvtpc::Fixed(vector) => {
+                let (address, data) = pmi::fixed_message(self.apic_id, vector);
+                self.interrupter.signal_msi(address, data)?;
+            }
+            Lvtpc::Masked | Lvtpc::Other => {
+                self.pmu.pmi_was_masked();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MsrPort for PmuPort {
+    fn on_rdmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex) -> Result<u64, Gp> {
+        if msr::is_rdpmc_index(index) {
+            return if self.sites.contains(vcpu.instruction_pointer()) {
+                self.unread_writes = 0;
+                self.pmu.rdpmc(index.0).ok_or(Gp)
+            } else {
+                machine_check_legacy(index)
+            };
+        }
+        if is_counter(index) {
+            self.unread_writes = 0;
+        }
+        self.pmu
+            .rdmsr(index)
+            .map_err(|error| self.refused("read", index, error))
+    }
+
+    fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp> {
+        match Effect::of(index, value) {
+            Effect::SetsCounter => {
+                self.counter_was_written();
+                if !self.is_served(vcpu) {
+                    return Err(Gp);
+                }
+            }
+            Effect::Enables if !self.is_served(vcpu) => return Err(Gp),
+            Effect::Enables | Effect::Other => {}
+        }
+        self.pmu
+            .wrmsr(index, value)
+            .map_err(|error| self.refused("write", index, error))?;
+        self.say_troubles();
+        Ok(())
+    }
+
+    fn before_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
+        if self.pmu.take_pmi() || self.pmi_waits {
+            self.inject(vcpu)?;
+        }
+        let counts_time = self.pmu.wants_guest_time();
+        if counts_time || self.pmi_waits {
+            let retry = self.pmi_waits.then_some(PMI_RETRY);
+            let kick = retry.into_iter().chain(self.pmu.next_overflow()).min();
+            self.timer
+                .before_entry(self.clock.guest_time, kick)
+                .map_err(|source| PortError::Host {
+                    what: "arming the overflow timer",
+                    source,
+                })?;
+        }
+        if counts_time {
+            self.clock.enter();
+        }
+        Ok(())
+    }
+
+    fn after_run(&mut self, interrupted: bool) {
+        if let Some(span) = self.clock.leave() {
+            self.pmu.guest_ran(span);
+        }
+        if interrupted {
+            self.timer.interrupted();
+            self.pmu.poll();
+        }
+    }
+}
+
+impl PmuPort {
+    fn refused(&self, what: &str, index: MsrIndex, error: MsrError) -> Gp {
+        static LIMIT: RateLimit = RateLimit::new();
+        if log::log_enabled!(log::Level::Debug) && LIMIT.allow().is_some() {
+            log::debug!(
+                "pmu: vCPU {}: {what} of MSR {index} faults: {error}",
+                self.vcpu
+            );
+        }
+        Gp
+    }
+}
+
+impl Drop for PmuPort {
+    fn drop(&mut self) {
+        self.totals.add(&self.pmu.totals());
+    }
+}
+
+/// RDMSR of an index below 10H that is no rewritten RDPMC: IA32_P5_MC_ADDR and
+/// _TYPE read as 0, as KVM answers them; the others are no registers.
+const fn machine_check_legacy(index: MsrIndex) -> Result<u64, Gp> {
+    match index.0 {
+        0 | 1 => Ok(0),
+        _ => Err(Gp),
+    }
+}
+
+/// Whether the register is a counter, by any of its addresses.
+fn is_counter(index: MsrIndex) -> bool {
+    matches!(
+        msr::decode(index),
+        Some(Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_))
+    )
+}
+
+/// What a write does that matters for RDPMC.
+enum Effect {
+    SetsCounter,
+    Enables,
+    Other,
+}
+
+impl Effect {
+    fn of(index: MsrIndex, value: u64) -> Self {
+        if is_counter(index) {
+            return Self::SetsCounter;
+        }
+        match msr::decode(index) {
+            Some(Register::EventSel(_)) if EventSel::from_bits(value).enable() => Self::Enables,
+            Some(Register::FixedCtrCtrl | Register::GlobalCtrl) if value != 0 => Self::Enables,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// How much of the thread's time the guest had: from entry to exit, less what
+/// entering and leaving take.
+#[derive(Debug)]
+struct GuestClock {
+    entry_cost: Nanos,
+    guest_time: Nanos,
+    entered: Option<Nanos>,
+}
+
+impl GuestClock {
+    const fn new(entry_cost: Nanos) -> Self {
+        Self {
+            entry_cost,
+            guest_time: Nanos(0),
+            entered: None,
+        }
+    }
+
+    fn enter(&mut self) {
+        self.entered = Some(thread_cpu_time());
+    }
+
+    fn leave(&mut self) -> Option<Nanos> {
+        let inside = thread_cpu_time().since(self.entered.take()?);
+        let span = inside.since(self.entry_cost);
+        self.guest_time += span;
+        Some(span)
+    }
+}

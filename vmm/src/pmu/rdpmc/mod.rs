@@ -1,0 +1,243 @@
+//! RDPMC for guest kernels: rewritten to RDMSR (rule G-006, guest-contract
+//! §5.5).
+//!
+//! KVM never hands RDPMC to us, and a stock kernel reads every counter by it.
+//! So the first write to a counter has the kernel's text scanned, and the
+//! second byte of each RDPMC in it changed: the instruction becomes an RDMSR
+//! of the same operands, whose index the MSR filter denies. It is the write of
+//! the driver's counter test, so a guest that cannot be served is told so
+//! there, and its driver steps back before it has counted anything.
+
+mod paging;
+mod pattern;
+mod scan;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vm_memory::{Bytes, GuestMemoryMmap};
+
+pub use paging::Paging;
+use pattern::SECOND_BYTE_OF_RDMSR;
+use scan::{Scan, scan};
+
+/// Whether a guest's counter reads reach us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::pmu) enum Verdict {
+    /// All readers that the kernel has are rewritten, or it has none.
+    Served,
+    /// The text holds what may be RDPMC, and nothing that is surely a reader.
+    Unserved,
+}
+
+/// The rewritten places of one VM.
+#[derive(Debug)]
+pub(in crate::pmu) struct Rewriter {
+    memory: GuestMemoryMmap,
+    known: Mutex<Arc<Known>>,
+    /// How many scans `known` holds; tells a vCPU's copy that it is old.
+    scans: AtomicUsize,
+}
+
+/// What has been scanned so far.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    spans: Vec<(Range<u64>, Verdict)>,
+    /// Guest-virtual addresses of rewritten instructions.
+    sites: Vec<u64>,
+}
+
+impl Rewriter {
+    /// Nothing is scanned yet.
+    #[must_use]
+    pub(in crate::pmu) fn new(memory: GuestMemoryMmap) -> Self {
+        Self {
+            memory,
+            known: Mutex::default(),
+            scans: AtomicUsize::new(0),
+        }
+    }
+
+    fn current(&self) -> Arc<Known> {
+        Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Scans around `rip` and rewrites, unless another vCPU just did.
+    fn cover(&self, paging: Paging, rip: u64) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.verdict(rip).is_some() {
+            return;
+        }
+        let found = scan(&self.memory, paging, rip);
+        let mut next = Known::clone(&known);
+        let verdict = self.rewrite(&found, &mut next.sites);
+        report(&found, verdict);
+        next.spans.push((found.span, verdict));
+        *known = Arc::new(next);
+        self.scans.fetch_add(1, Ordering::Release);
+    }
+
+    fn rewrite(&self, found: &Scan, sites: &mut Vec<u64>) -> Verdict {
+        for reader in &found.readers {
+            // One byte, stored atomically: another vCPU runs the old
+            // instruction or the new one.
+            let stored =
+                self.memory
+                    .store(SECOND_BYTE_OF_RDMSR, reader.second_byte, Ordering::SeqCst);
+            if let Err(error) = stored {
+                log::error!("cannot rewrite RDPMC at {:#x}: {error}", reader.address);
+                return Verdict::Unserved;
+            }
+            sites.push(reader.address);
+        }
+        if found.readers.is_empty() && found.doubtful > 0 {
+            Verdict::Unserved
+        } else {
+            Verdict::Served
+        }
+    }
+}
+
+fn report(found: &Scan, verdict: Verdict) {
+    let Range { start, end } = found.span;
+    match verdict {
+        Verdict::Served => log::info!(
+            "pmu: {} RDPMC of the guest kernel rewritten to RDMSR ({start:#x}-{end:#x})",
+            found.readers.len()
+        ),
+        Verdict::Unserved => log::warn!(
+            "pmu: the guest kernel ({start:#x}-{end:#x}) reads counters in a way that cannot be \
+             served: the guest is told that it has no PMU"
+        ),
+    }
+}
+
+impl Known {
+    fn verdict(&self, rip: u64) -> Option<Verdict> {
+        self.spans
+            .iter()
+            .find(|(span, _)| span.contains(&rip))
+            .map(|(_, verdict)| *verdict)
+    }
+}
+
+/// One vCPU's view of the rewritten places: reading it takes no lock.
+#[derive(Debug)]
+pub(in crate::pmu) struct Sites {
+    rewriter: Arc<Rewriter>,
+    known: Arc<Known>,
+    scans: usize,
+}
+
+impl Sites {
+    /// The places that `rewriter` keeps.
+    #[must_use]
+    pub(in crate::pmu) fn new(rewriter: Arc<Rewriter>) -> Self {
+        Self {
+            rewriter,
+            known: Arc::default(),
+            scans: 0,
+        }
+    }
+
+    /// Whether the text around `rip` has been scanned, and how it ended.
+    pub(in crate::pmu) fn verdict(&mut self, rip: u64) -> Option<Verdict> {
+        self.refresh();
+        self.known.verdict(rip)
+    }
+
+    /// Scans the text around `rip`, if nobody has yet.
+    pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64) -> Verdict {
+        self.rewriter.cover(paging, rip);
+        // The scan always covers `rip` itself.
+        self.verdict(rip).unwrap_or(Verdict::Unserved)
+    }
+
+    /// Whether the instruction at `rip` is a rewritten RDPMC.
+    pub(in crate::pmu) fn contains(&mut self, rip: u64) -> bool {
+        self.refresh();
+        self.known.sites.contains(&rip)
+    }
+
+    fn refresh(&mut self) {
+        let scans = self.rewriter.scans.load(Ordering::Acquire);
+        if scans != self.scans {
+            self.known = self.rewriter.current();
+            self.scans = scans;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::paging::tests::{Guest, PAGING};
+    use super::*;
+    use vm_memory::GuestAddress;
+
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    const READER: [u8; 6] = [0x0f, 0x33, 0x48, 0xc1, 0xe2, 0x20];
+    /// RDPMC whose upper half is thrown away.
+    const ODD: [u8; 4] = [0x0f, 0x33, 0x89, 0xc3];
+
+    fn guest_with(code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
+        let mut guest = Guest::new();
+        guest.map(TEXT, 0x20_0000, 1, false);
+        guest
+            .memory
+            .write_slice(&vec![0x90; 2 << 20], GuestAddress(0x20_0000))
+            .unwrap();
+        guest
+            .memory
+            .write_slice(code, GuestAddress(0x20_0200))
+            .unwrap();
+        (guest.memory.clone(), Arc::new(Rewriter::new(guest.memory)))
+    }
+
+    fn code(memory: &GuestMemoryMmap) -> [u8; 2] {
+        memory.read_obj(GuestAddress(0x20_0200)).unwrap()
+    }
+
+    #[test]
+    fn one_vcpu_rewrites_and_all_see_the_place() {
+        let (memory, rewriter) = guest_with(&READER);
+        let (mut one, mut other) = (Sites::new(Arc::clone(&rewriter)), Sites::new(rewriter));
+        assert_eq!(one.verdict(TEXT), None);
+        assert!(!other.contains(TEXT + 0x200));
+        assert_eq!(one.cover(PAGING, TEXT), Verdict::Served);
+        assert_eq!(code(&memory), [0x0f, 0x32]);
+        assert!(other.contains(TEXT + 0x200) && !other.contains(TEXT + 0x201));
+        assert_eq!(other.verdict(TEXT + 0x1f_ffff), Some(Verdict::Served));
+        assert_eq!(
+            other.verdict(TEXT + 0x20_0000),
+            None,
+            "other text is scanned when it asks"
+        );
+    }
+
+    #[test]
+    fn a_second_scan_of_the_same_text_changes_nothing() {
+        let (memory, rewriter) = guest_with(&READER);
+        let mut sites = Sites::new(rewriter);
+        assert_eq!(sites.cover(PAGING, TEXT), Verdict::Served);
+        memory
+            .write_obj([0x0f_u8, 0x33], GuestAddress(0x20_0200))
+            .unwrap();
+        assert_eq!(sites.cover(PAGING, TEXT), Verdict::Served);
+        assert_eq!(code(&memory), [0x0f, 0x33], "not looked at again");
+    }
+
+    #[test]
+    fn a_kernel_that_reads_in_an_unknown_way_is_not_served_and_not_touched() {
+        let (memory, rewriter) = guest_with(&ODD);
+        let mut sites = Sites::new(rewriter);
+        assert_eq!(sites.cover(PAGING, TEXT), Verdict::Unserved);
+        assert_eq!(code(&memory), [0x0f, 0x33]);
+    }
+
+    #[test]
+    fn a_guest_without_rdpmc_needs_no_rewriting() {
+        let (_, rewriter) = guest_with(&[0x90; 4]);
+        assert_eq!(Sites::new(rewriter).cover(PAGING, TEXT), Verdict::Served);
+    }
+}

@@ -1,0 +1,228 @@
+//! Which `0F 33` byte pairs of a kernel's text are RDPMC instructions whose
+//! result the kernel reads.
+//!
+//! A kernel holds some dozen such pairs that are something else: the middle of
+//! another instruction, or data between functions. Two independent tests must
+//! agree before a byte of guest text is changed: what follows must join EDX
+//! and EAX into one number, as every reader does (guest-contract §5.2), and
+//! the bytes before it must decode up to that very place.
+
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register,
+};
+use memchr::memmem;
+
+/// RDPMC.
+pub(super) const RDPMC: [u8; 2] = [0x0f, 0x33];
+/// Makes RDPMC an RDMSR: same operands, one byte (rule G-006).
+pub(super) const SECOND_BYTE_OF_RDMSR: u8 = 0x32;
+
+/// How far before and behind a candidate the tests look.
+pub(super) const CONTEXT: usize = 64;
+
+/// What a scan of some text found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Offsets of RDPMC instructions that read a counter.
+    pub(super) readers: Vec<usize>,
+    /// Byte pairs that look like RDPMC and pass only one of the tests.
+    pub(super) doubtful: usize,
+}
+
+/// Looks for readers that begin in `text[range]`; the bytes around the range
+/// are context.
+pub(super) fn find(text: &[u8], range: std::ops::Range<usize>) -> Found {
+    let mut found = Found::default();
+    for at in memmem::find_iter(text, &RDPMC).filter(|at| range.contains(at)) {
+        let (Some(before), Some(behind)) = (text.get(..at), text.get(at + RDPMC.len()..)) else {
+            continue;
+        };
+        match (joins_edx_and_eax(behind), is_instruction_boundary(before)) {
+            (true, true) => found.readers.push(at),
+            (false, false) => {}
+            (false, true) | (true, false) => found.doubtful += 1,
+        }
+    }
+    found
+}
+
+/// Whether the code shifts the upper half of the result, in RDX or moved on from
+/// there, up by 32 before anything else happens to it.
+///
+/// In between may stand a patch site (a NOP, or a jump while the tracepoint
+/// behind it is on) and moves between other registers.
+fn joins_edx_and_eax(code: &[u8]) -> bool {
+    /// More than any compiler has put in between.
+    const MOST_IN_BETWEEN: usize = 4;
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let mut upper_half = Register::RDX;
+    for position in 0..=MOST_IN_BETWEEN {
+        let instruction = decoder.decode();
+        match instruction.mnemonic() {
+            Mnemonic::Shl => return shifts_by_32(&instruction, upper_half),
+            Mnemonic::Nop => {}
+            Mnemonic::Jmp if position == 0 => {}
+            Mnemonic::Mov if moves(&instruction, upper_half) => {
+                upper_half = instruction.op0_register();
+            }
+            Mnemonic::Mov if spares(&instruction, upper_half) => {}
+            _ => return false,
+        }
+    }
+    false
+}
+
+fn shifts_by_32(shift: &Instruction, register: Register) -> bool {
+    shift.code() == Code::Shl_rm64_imm8
+        && shift.op0_kind() == OpKind::Register
+        && shift.op0_register() == register
+        && shift.immediate8() == 32
+}
+
+fn is_between_registers(mov: &Instruction) -> bool {
+    mov.op0_kind() == OpKind::Register && mov.op1_kind() == OpKind::Register
+}
+
+/// A full copy of the upper half to another register than that of the lower.
+fn moves(mov: &Instruction, upper_half: Register) -> bool {
+    let to = mov.op0_register();
+    is_between_registers(mov)
+        && mov.op1_register() == upper_half
+        && to.is_gpr64()
+        && to != Register::RAX
+}
+
+/// A copy that changes neither half. `mov eax, eax`, which clears the upper half
+/// of RAX, is one.
+fn spares(mov: &Instruction, upper_half: Register) -> bool {
+    let (to, from) = (mov.op0_register(), mov.op1_register());
+    let result = [Register::RAX, upper_half];
+    is_between_registers(mov)
+        && (!result.contains(&to.full_register()) || (to == Register::EAX && from == to))
+}
+
+/// Whether decoding the bytes before a place ends exactly at it.
+///
+/// x86 code decoded from a wrong offset falls into step after a few
+/// instructions, so the starts vote.
+fn is_instruction_boundary(before: &[u8]) -> bool {
+    const STARTS: usize = CONTEXT / 2;
+    let window = before
+        .get(before.len().saturating_sub(CONTEXT)..)
+        .unwrap_or_default();
+    let starts = STARTS.min(window.len());
+    let ayes = (0..starts)
+        .filter(|start| window.get(*start..).is_some_and(decodes_to_the_end))
+        .count();
+    starts == 0 || ayes * 2 > starts
+}
+
+fn decodes_to_the_end(code: &[u8]) -> bool {
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    while decoder.can_decode() {
+        let at = decoder.position();
+        if !decoder.decode().is_invalid() {
+            continue;
+        }
+        // An instruction that goes on behind the end has no boundary there.
+        // Anything else invalid is data: step over one byte of it.
+        let goes_on = decoder.last_error() == DecoderError::NoMoreBytes;
+        if goes_on || decoder.set_position(at + 1).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What precedes the instruction in a real function: `push rbx; mov
+    /// ecx,edi`, with the padding and prologue before.
+    const PROLOGUE: &[u8] = &[
+        0x66, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00, 0x0f, 0x1f, 0x00, 0xf3,
+        0x0f, 0x1e, 0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x00, 0x53, 0x89, 0xf9,
+    ];
+    const SHL_RDX_32: &[u8] = &[0x48, 0xc1, 0xe2, 0x20];
+    const REST: &[u8] = &[0x48, 0x89, 0xd3, 0x48, 0x09, 0xc3, 0xc3, 0x90, 0x90, 0x90];
+
+    fn text(parts: &[&[u8]]) -> (Vec<u8>, usize) {
+        let mut text = PROLOGUE.repeat(2);
+        let at = text.len();
+        for part in parts {
+            text.extend_from_slice(part);
+        }
+        text.extend_from_slice(REST);
+        (text, at)
+    }
+
+    fn readers(parts: &[&[u8]]) -> (Vec<usize>, usize) {
+        let (text, at) = text(parts);
+        (find(&text, 0..text.len()).readers, at)
+    }
+
+    /// Guest-contract §5.2: the shapes of the one site of a PARAVIRT_XXL kernel
+    /// and of the inlined ones.
+    #[test]
+    fn every_shape_of_a_reader_is_found() {
+        let gaps: [&[u8]; 8] = [
+            &[],                             // no tracepoint
+            &[0x66, 0x90],                   // two-byte NOP
+            &[0x0f, 0x1f, 0x44, 0x00, 0x00], // five-byte NOP
+            &[0xeb, 0x10],                   // the tracepoint is on, short jump
+            &[0xe9, 0x00, 0x01, 0x00, 0x00], // the tracepoint is on
+            &[0x89, 0xcf],                   // mov edi, ecx
+            &[0x49, 0x89, 0xf0],             // mov r8, rsi
+            &[0x89, 0xc0],                   // mov eax, eax
+        ];
+        for gap in gaps {
+            let (found, at) = readers(&[&RDPMC, gap, SHL_RDX_32]);
+            assert_eq!(found, [at], "{gap:x?}");
+        }
+    }
+
+    /// Inlined into the top-down update of a kernel without PARAVIRT_XXL: `mov
+    /// r12, rdx; shl r12, 32`.
+    #[test]
+    fn a_reader_that_moves_the_upper_half_first_is_found() {
+        let (found, at) = readers(&[&RDPMC, &[0x49, 0x89, 0xd4, 0x49, 0xc1, 0xe4, 0x20]]);
+        assert_eq!(found, [at]);
+        // `mov r12, rdx; shl rdx, 32` uses another register than the copy.
+        let (found, _) = readers(&[&RDPMC, &[0x49, 0x89, 0xd4], SHL_RDX_32]);
+        assert!(found.is_empty());
+    }
+
+    #[test]
+    fn the_same_bytes_elsewhere_are_left_alone() {
+        for parts in [
+            // The upper half of an immediate, before a real `shl rdx, 32`.
+            [&[0xb8, 0x11, 0x22][..], &RDPMC, SHL_RDX_32],
+            // RDPMC that discards the upper half: no reader's shape.
+            [&[][..], &RDPMC, &[0x89, 0xc3, 0xc3]],
+            // Another shift, another register.
+            [&[][..], &RDPMC, &[0x48, 0xc1, 0xe2, 0x10]],
+            [&[][..], &RDPMC, &[0x48, 0xc1, 0xe1, 0x20]],
+            // RDX is overwritten before it is read.
+            [&[][..], &RDPMC, &[0x89, 0xca, 0x48, 0xc1, 0xe2, 0x20]],
+        ] {
+            let (found, _) = readers(&parts);
+            assert!(found.is_empty(), "{parts:x?}");
+        }
+    }
+
+    #[test]
+    fn a_reader_outside_the_range_is_context_only() {
+        let (text, at) = text(&[&RDPMC, SHL_RDX_32]);
+        assert_eq!(find(&text, at..at + 1).readers, [at]);
+        assert!(find(&text, at + 1..text.len()).readers.is_empty());
+    }
+
+    #[test]
+    fn text_that_ends_early_is_no_reader() {
+        let (text, at) = text(&[&RDPMC, SHL_RDX_32]);
+        for end in at..at + RDPMC.len() + SHL_RDX_32.len() {
+            assert!(find(&text[..end], 0..end).readers.is_empty());
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Questions that only a guest can answer, put to a throw-away one: one vCPU
+//! in real mode that runs a few bytes of machine code.
+//!
+//! ```text
+//!  kind  ─▶ is this KVM real?      (flags and modules first, a spin if they do not tell)
+//!  cost  ─▶ time of an instruction, of an exit
+//!  rdpmc ─▶ what RDPMC does without a vPMU
+//!     └───▶ guest (Vm, Vcpu) ─▶ code (the bytes)
+//! ```
+//! A probe VM has KVM's own vPMU off, as the VMs of `perfvisor run` have.
+//! Nothing of it outlives the call.
+
+mod code;
+mod cost;
+mod guest;
+mod kind;
+mod rdpmc;
+
+use thiserror::Error;
+use vm_memory::mmap::FromRangesError;
+
+use crate::kvm::KvmError;
+
+pub use cost::{Picos, exit_cost, instruction_cost};
+pub use guest::ProbeGuest;
+pub use kind::{Extension, HostFacts, KvmKind, LinuxNeedsHardware, check_kernel};
+pub use rdpmc::{INDICES, Rdpmc, RdpmcClass, rdpmc};
+
+/// Why a probe gave no answer.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// No memory for the guest.
+    #[error("cannot map the memory of a probe VM")]
+    Map(#[from] FromRangesError),
+    /// The code does not fit the memory.
+    #[error("cannot write the code of a probe VM")]
+    Write(#[from] vm_memory::GuestMemoryError),
+    /// KVM failed.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The guest left for a reason that its code does not give.
+    #[error("the probe VM ended: {0}")]
+    Ended(&'static str),
+}

@@ -1,0 +1,96 @@
+//! What RDPMC does in a guest without a vPMU (guest-contract §5.8).
+
+use super::guest::{Event, ProbeGuest, SMALL};
+use super::{ProbeError, code};
+use crate::kvm::Hypervisor;
+
+/// The counters that are tried: a general-purpose one, one that few CPUs have,
+/// fixed counter 0.
+pub const INDICES: [u32; 3] = [0, 5, 0x4000_0000];
+
+/// What one RDPMC at privilege level 0 did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rdpmc {
+    /// It raised #GP.
+    Gp,
+    /// It gave this.
+    Value(u64),
+}
+
+/// What KVM does with RDPMC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RdpmcClass {
+    /// It faults, as on hardware where the counter does not exist.
+    GpFault,
+    /// It gives 0 and says nothing.
+    SilentZero,
+    /// It gives a count: KVM's vPMU is on.
+    Value,
+}
+
+impl RdpmcClass {
+    /// The class of a KVM that answered so to [`INDICES`]; `None` to nothing.
+    #[must_use]
+    pub fn of(answers: &[Rdpmc]) -> Option<Self> {
+        let first = answers.first()?;
+        let counts = |answer: &Rdpmc| matches!(answer, Rdpmc::Value(value) if *value != 0);
+        Some(if answers.iter().any(counts) {
+            Self::Value
+        } else if *first == Rdpmc::Gp {
+            Self::GpFault
+        } else {
+            Self::SilentZero
+        })
+    }
+}
+
+/// Tries each of `indices` in one guest, at privilege level 0.
+///
+/// # Errors
+/// [`ProbeError`]
+pub fn rdpmc(hypervisor: &Hypervisor, indices: &[u32]) -> Result<Vec<Rdpmc>, ProbeError> {
+    let mut guest = ProbeGuest::new(hypervisor, SMALL, &code::RDPMC)?;
+    indices
+        .iter()
+        .map(|&index| one(&mut guest, index))
+        .collect()
+}
+
+fn one(guest: &mut ProbeGuest, index: u32) -> Result<Rdpmc, ProbeError> {
+    const LOST: ProbeError = ProbeError::Ended("its answers came out of order");
+    if guest.next(index)? != Event::Asked {
+        return Err(LOST);
+    }
+    match guest.next(index)? {
+        Event::Said(code::GP, _) => Ok(Rdpmc::Gp),
+        Event::Said(code::ANSWER, low) => match guest.next(index)? {
+            Event::Said(code::UPPER, high) => {
+                Ok(Rdpmc::Value(u64::from(high) << 32 | u64::from(low)))
+            }
+            _ => Err(LOST),
+        },
+        _ => Err(LOST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes() {
+        use Rdpmc::{Gp, Value};
+        for (answers, class) in [
+            (&[Gp, Gp, Gp][..], Some(RdpmcClass::GpFault)),
+            (
+                &[Value(0), Value(0), Value(0)],
+                Some(RdpmcClass::SilentZero),
+            ),
+            (&[Value(0), Gp, Gp], Some(RdpmcClass::SilentZero)),
+            (&[Value(0), Value(7), Gp], Some(RdpmcClass::Value)),
+            (&[], None),
+        ] {
+            assert_eq!(RdpmcClass::of(answers), class, "{answers:?}");
+        }
+    }
+}

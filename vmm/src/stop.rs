@@ -1,0 +1,172 @@
+//! Why a VM stopped, said once.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use thiserror::Error;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vpmu::ids::VcpuId;
+
+use crate::kvm::KvmError;
+use crate::vcpu::PortError;
+
+/// Why a VM stopped. The text is the one line that the user sees.
+#[derive(Debug, Error)]
+pub enum StopReason {
+    /// The guest powered itself off (ACPI S5).
+    #[error("the guest powered off")]
+    PowerOff,
+    /// The guest asked for a reset (ACPI reset register or keyboard controller).
+    #[error("the guest asked for a reset")]
+    Reset,
+    /// The user typed the quit key.
+    #[error("quit from the console (Ctrl-A x)")]
+    ConsoleQuit,
+    /// A signal asked the VMM to end.
+    #[error("ended by signal {0}")]
+    HostSignal(u32),
+    /// The guest took a fault while delivering a double fault.
+    #[error("the guest triple-faulted on vCPU {vcpu} (rip {rip:#x})")]
+    TripleFault {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// Its instruction pointer as KVM reports it afterwards. AMD hosts
+        /// reset the vCPU first, and then show the reset vector here.
+        rip: u64,
+    },
+    /// The CPU refused to enter the guest.
+    #[error("the host CPU refused to enter vCPU {vcpu} (hardware reason {reason:#x})")]
+    EntryFailure {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// The hardware's code.
+        reason: u64,
+    },
+    /// KVM gave up, mostly on an instruction that it cannot emulate.
+    #[error("KVM internal error on vCPU {vcpu} (suberror {suberror}, rip {rip:#x})")]
+    InternalError {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// `KVM_INTERNAL_ERROR_*`.
+        suberror: u32,
+        /// Where.
+        rip: u64,
+    },
+    /// The guest touched memory that KVM could not provide.
+    #[error("vCPU {vcpu} touched guest memory that KVM could not provide, at {gpa:#x}")]
+    MemoryFault {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// The guest-physical address.
+        gpa: u64,
+    },
+    /// An exit that this VMM does not handle.
+    #[error("vCPU {vcpu} left the guest for a reason that is not handled (KVM exit {exit})")]
+    UnknownExit {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// `KVM_EXIT_*`, or `u32::MAX` where the binding does not tell.
+        exit: u32,
+    },
+    /// `KVM_RUN` failed.
+    #[error("vCPU {vcpu} cannot run")]
+    Run {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// What KVM said.
+        source: KvmError,
+    },
+    /// What serves a vCPU's MSRs failed.
+    #[error("the register port of vCPU {vcpu} failed")]
+    Port {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// What it said.
+        source: PortError,
+    },
+    /// The event loop failed.
+    #[error("the event loop failed")]
+    EventLoop(#[source] event_manager::Error),
+}
+
+impl StopReason {
+    /// The exit status of the process: 0 if the guest or the console ended the
+    /// VM, 128 + n for signal n as shells do, 1 for a failure.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::PowerOff | Self::Reset | Self::ConsoleQuit => 0,
+            Self::HostSignal(signal) => 128 | u8::try_from(signal & 0x7f).unwrap_or(0),
+            _ => 1,
+        }
+    }
+}
+
+/// The place where whoever stops the VM leaves the reason. The first one wins.
+#[derive(Debug)]
+pub struct StopSignal {
+    reason: OnceLock<Arc<StopReason>>,
+    event: EventFd,
+}
+
+impl StopSignal {
+    /// A signal that nobody has given yet.
+    ///
+    /// # Errors
+    /// If the host gives no eventfd.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            reason: OnceLock::new(),
+            event: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    /// Stops the VM, unless it is stopping for another reason already.
+    pub fn stop(&self, reason: StopReason) {
+        if let Err(late) = self.reason.set(Arc::new(reason)) {
+            log::debug!("also: {late}");
+        }
+        if let Err(error) = self.event.write(1) {
+            log::error!("cannot wake the event loop: {error}");
+        }
+    }
+
+    /// The reason, if there is one yet.
+    #[must_use]
+    pub fn reason(&self) -> Option<&Arc<StopReason>> {
+        self.reason.get()
+    }
+
+    /// Readable once the VM is to stop.
+    #[must_use]
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_wins() {
+        let stop = StopSignal::new().unwrap();
+        stop.stop(StopReason::Reset);
+        stop.stop(StopReason::HostSignal(15));
+        assert!(matches!(
+            stop.reason().map(Arc::as_ref),
+            Some(StopReason::Reset)
+        ));
+    }
+
+    #[test]
+    fn statuses_are_what_shells_expect() {
+        assert_eq!(StopReason::PowerOff.exit_status(), 0);
+        assert_eq!(StopReason::HostSignal(15).exit_status(), 143);
+        let fault = StopReason::TripleFault {
+            vcpu: VcpuId(0),
+            rip: 0,
+        };
+        assert_eq!(fault.exit_status(), 1);
+    }
+}

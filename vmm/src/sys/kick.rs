@@ -1,0 +1,117 @@
+//! Getting a vCPU thread out of the guest.
+//!
+//! A kick is a signal whose handler does two things to the thread that it hits:
+//! it sets that thread's `kvm_run.immediate_exit`, so that a `KVM_RUN` that has
+//! not started yet returns at once, and it ORs a bit into that thread's pending
+//! word. Both live in thread-local storage; nothing is shared.
+#![expect(unsafe_code, reason = "signal handlers and the kvm_run page")]
+
+use std::cell::Cell;
+use std::io;
+use std::os::unix::thread::JoinHandleExt;
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+use crate::kvm::ImmediateExit;
+
+/// Pending bit: somebody wrote to the mailbox.
+pub const PENDING_MAILBOX: u32 = 1;
+/// Pending bit: a host counter of this vCPU overflowed.
+pub const PENDING_OVERFLOW: u32 = 2;
+
+thread_local! {
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+    static PENDING: AtomicU32 = const { AtomicU32::new(0) };
+}
+
+/// The signal that says "look into your mailbox".
+#[must_use]
+pub fn mailbox_signal() -> i32 {
+    libc::SIGRTMIN()
+}
+
+/// The signal for host counter overflows (`F_SETSIG`).
+#[must_use]
+pub fn overflow_signal() -> i32 {
+    libc::SIGRTMIN() + 1
+}
+
+extern "C" fn on_signal(signal: libc::c_int) {
+    let bit = if signal == libc::SIGRTMIN() {
+        PENDING_MAILBOX
+    } else {
+        PENDING_OVERFLOW
+    };
+    PENDING.with(|pending| pending.fetch_or(bit, Ordering::Relaxed));
+    let flag = IMMEDIATE_EXIT.with(Cell::get);
+    if !flag.is_null() {
+        // SAFETY: `Registration` put it there on this very thread and takes it
+        // away before the vCPU's page is unmapped.
+        unsafe { ptr::write_volatile(flag, 1) };
+    }
+}
+
+/// Installs the handler for both signals, for the whole process. Threads that
+/// have no [`Registration`] ignore them.
+///
+/// # Errors
+/// What `sigaction` says.
+pub fn install_handlers() -> io::Result<()> {
+    for signal in [mailbox_signal(), overflow_signal()] {
+        // SAFETY: all-zero is a valid `sigaction`: no flags, empty mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = on_signal as *const () as libc::sighandler_t;
+        // SAFETY: `action` is initialised; the handler touches only lock-free
+        // thread-local memory without destructors.
+        let result = unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// While it lives, kicks of this thread reach one vCPU.
+#[derive(Debug)]
+pub struct Registration {
+    flag: ImmediateExit,
+}
+
+impl Registration {
+    /// Ties the calling thread to a vCPU. Drop it before the vCPU.
+    #[must_use]
+    pub fn new(flag: ImmediateExit) -> Self {
+        IMMEDIATE_EXIT.with(|cell| cell.set(flag.as_ptr()));
+        Self { flag }
+    }
+
+    /// Takes the pending bits and re-arms `KVM_RUN`. The order matters: a
+    /// signal after the first step sets both again, so none is lost.
+    #[must_use]
+    pub fn take_pending(&self) -> u32 {
+        // SAFETY: the vCPU outlives its registration (see `new`).
+        unsafe { ptr::write_volatile(self.flag.as_ptr(), 0) };
+        PENDING.with(|pending| pending.swap(0, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        IMMEDIATE_EXIT.with(|cell| cell.set(ptr::null_mut()));
+    }
+}
+
+/// Sends `signal` to a thread that has not been joined.
+///
+/// # Errors
+/// What `pthread_kill` says.
+pub fn send<T>(thread: &JoinHandle<T>, signal: i32) -> io::Result<()> {
+    // SAFETY: the handle is not joined, so its pthread id is valid.
+    let result = unsafe { libc::pthread_kill(thread.as_pthread_t(), signal) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(result))
+    }
+}

@@ -1,0 +1,7 @@
+//! System calls that std has no safe form of: signals and the terminal.
+
+pub mod clock;
+pub mod kick;
+pub mod signals;
+pub mod terminal;
+pub mod timer;

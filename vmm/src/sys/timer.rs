@@ -1,0 +1,83 @@
+//! A timer that signals one thread.
+#![expect(unsafe_code, reason = "timer_create has no safe binding")]
+
+use std::io;
+use std::ptr;
+
+use vpmu::units::Nanos;
+
+/// A one-shot timer of the monotonic clock, which signals the thread that
+/// created it.
+#[derive(Debug)]
+pub struct ThreadTimer(libc::timer_t);
+
+// SAFETY: a timer id is a number that any thread of the process may use; the
+// signal goes to the thread that was named at creation.
+unsafe impl Send for ThreadTimer {}
+
+impl ThreadTimer {
+    /// A disarmed timer that will send `signal` to the calling thread.
+    ///
+    /// # Errors
+    /// What `timer_create` says.
+    pub fn new(signal: i32) -> io::Result<Self> {
+        // SAFETY: all-zero is a valid `sigevent`.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = signal;
+        event.sigev_notify_thread_id = this_thread();
+        let mut timer = ptr::null_mut();
+        // SAFETY: both pointers are valid for the call.
+        let made =
+            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+        if made < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Self(timer))
+        }
+    }
+
+    /// Fires once, `span` from now (at least a nanosecond); replaces what was
+    /// armed.
+    ///
+    /// # Errors
+    /// What `timer_settime` says.
+    pub fn arm(&self, span: Nanos) -> io::Result<()> {
+        let span = Nanos(span.0.max(1));
+        const SECOND: u64 = 1_000_000_000;
+        let part = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let value = libc::itimerspec {
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: libc::timespec {
+                tv_sec: part(span.0 / SECOND),
+                tv_nsec: part(span.0 % SECOND),
+            },
+        };
+        // SAFETY: the timer exists until this is dropped; `value` is valid and
+        // no old value is asked for.
+        let set = unsafe { libc::timer_settime(self.0, 0, &raw const value, ptr::null_mut()) };
+        if set < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The calling thread, by system call: the standard library refers to `gettid`
+/// weakly, which leaves it undefined in a static binary.
+fn this_thread() -> libc::pid_t {
+    // SAFETY: the call takes nothing and cannot fail.
+    let tid = unsafe { libc::syscall(libc::SYS_gettid) };
+    libc::pid_t::try_from(tid).unwrap_or(0)
+}
+
+impl Drop for ThreadTimer {
+    fn drop(&mut self) {
+        // SAFETY: the timer exists and is used no more.
+        unsafe { libc::timer_delete(self.0) };
+    }
+}

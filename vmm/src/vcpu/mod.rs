@@ -1,0 +1,22 @@
+//! vCPU threads.
+//!
+//! ```text
+//!            start            pause
+//!   Ready ─────────▶ Running ◀─────▶ Paused
+//!     │                 │    resume     │
+//!     │ stop            │ stop, or a    │ stop
+//!     ▼                 ▼ StopReason    ▼
+//!   Finished ◀──────────┴───────────────┘
+//! ```
+//! Each thread owns its vCPU and its [`MsrPort`]; nothing of either is locked.
+//! Others talk to it through its mailbox and a kick (see [`crate::sys::kick`]).
+//! A secondary vCPU runs from the start too: KVM keeps it waiting for INIT and
+//! SIPI inside `KVM_RUN`.
+
+mod handle;
+mod port;
+mod thread;
+
+pub use handle::{SpawnError, VcpuHandle, VcpuMessage};
+pub use port::{MsrPort, NoPmu, PortBuilder, PortError};
+pub use thread::{Buses, VcpuState};

@@ -1,0 +1,113 @@
+//! What serves the MSRs that KVM leaves to us.
+
+use std::io;
+
+use thiserror::Error;
+use vpmu::ids::{MsrIndex, VcpuId};
+
+use crate::kvm::{Gp, KvmError, Vcpu};
+use crate::rate_limit::RateLimit;
+
+/// Why a port cannot serve on.
+#[derive(Debug, Error)]
+pub enum PortError {
+    /// KVM refused something, an interrupt for one.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The host refused something, a counter for one.
+    #[error("{what}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The per-vCPU object behind filtered and unknown MSRs: the PMU, as a rule.
+///
+/// The vCPU's thread builds it, owns it and drops it, so that it may hold what
+/// belongs to a thread, such as perf events on the thread itself. It need not
+/// be `Send`. The order in the run loop is
+///
+/// ```text
+/// before_run ─▶ KVM_RUN ─▶ after_run ─▶ on_rdmsr | on_wrmsr | (other exits) ─▶ before_run …
+/// ```
+pub trait MsrPort {
+    /// Answers RDMSR, or lets it fault.
+    ///
+    /// # Errors
+    /// [`Gp`] where hardware would raise #GP.
+    fn on_rdmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex) -> Result<u64, Gp>;
+
+    /// Takes WRMSR, or lets it fault.
+    ///
+    /// # Errors
+    /// [`Gp`] where hardware would raise #GP.
+    fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp>;
+
+    /// Called right before each entry, with the vCPU: the place to inject a
+    /// PMI.
+    ///
+    /// # Errors
+    /// What makes going on pointless; it stops the VM.
+    fn before_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError>;
+
+    /// Called right after each exit, before it is handled. `interrupted` says
+    /// that a signal ended the run: a host counter may have overflowed.
+    fn after_run(&mut self, interrupted: bool);
+}
+
+/// Builds the port of one vCPU, on that vCPU's thread.
+pub type PortBuilder = Box<dyn FnOnce() -> Result<Box<dyn MsrPort>, PortError> + Send>;
+
+/// The port of a guest without a PMU: every MSR that reaches it faults.
+#[derive(Debug)]
+pub struct NoPmu {
+    vcpu: VcpuId,
+    refused: u64,
+}
+
+impl NoPmu {
+    /// The port of this vCPU.
+    #[must_use]
+    pub fn new(vcpu: VcpuId) -> Self {
+        Self { vcpu, refused: 0 }
+    }
+
+    /// A builder of it.
+    #[must_use]
+    pub fn builder(vcpu: VcpuId) -> PortBuilder {
+        Box::new(move || Ok(Box::new(Self::new(vcpu)) as Box<dyn MsrPort>))
+    }
+
+    fn refuse(&mut self, what: &str, index: MsrIndex) {
+        static LIMIT: RateLimit = RateLimit::new();
+        self.refused = self.refused.saturating_add(1);
+        if log::log_enabled!(log::Level::Debug) && LIMIT.allow().is_some() {
+            log::debug!(
+                "vCPU {}: {what} of unknown MSR {index} faults ({} so far)",
+                self.vcpu,
+                self.refused
+            );
+        }
+    }
+}
+
+impl MsrPort for NoPmu {
+    fn on_rdmsr(&mut self, _vcpu: &mut Vcpu, index: MsrIndex) -> Result<u64, Gp> {
+        self.refuse("read", index);
+        Err(Gp)
+    }
+
+    fn on_wrmsr(&mut self, _vcpu: &mut Vcpu, index: MsrIndex, _value: u64) -> Result<(), Gp> {
+        self.refuse("write", index);
+        Err(Gp)
+    }
+
+    fn before_run(&mut self, _vcpu: &mut Vcpu) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn after_run(&mut self, _interrupted: bool) {}
+}

@@ -1,0 +1,226 @@
+//! The life of one vCPU thread.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use vpmu::ids::VcpuId;
+
+use super::handle::VcpuMessage;
+use super::port::MsrPort;
+use crate::devices::Bus;
+use crate::kvm::{Exit, Vcpu};
+use crate::stop::{StopReason, StopSignal};
+use crate::sys::kick::Registration;
+
+/// Where a vCPU thread is (see the diagram of [`crate::vcpu`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VcpuState {
+    /// Set up, never run.
+    Ready,
+    /// In the guest, or on the way.
+    Running,
+    /// Out of the guest, to go on later.
+    Paused,
+    /// Done; the thread ends.
+    Finished,
+}
+
+/// The two address spaces of a guest.
+#[derive(Debug)]
+pub struct Buses {
+    /// Ports.
+    pub pio: Bus,
+    /// Memory without RAM.
+    pub mmio: Bus,
+}
+
+/// What a vCPU thread owns.
+pub(super) struct VcpuThread {
+    pub(super) id: VcpuId,
+    pub(super) port: Box<dyn MsrPort>,
+    /// Before `vcpu`: it is dropped first, as it points into it.
+    pub(super) kicks: Registration,
+    pub(super) vcpu: Vcpu,
+    pub(super) buses: Arc<Buses>,
+    pub(super) mailbox: Receiver<VcpuMessage>,
+    pub(super) stop: Arc<StopSignal>,
+}
+
+/// Whether to enter the guest again.
+enum Next {
+    Enter,
+    CheckMailbox,
+    Pause,
+    Stop(StopReason),
+}
+
+impl VcpuThread {
+    /// Runs the machine to its end.
+    pub(super) fn run(mut self) {
+        let mut state = VcpuState::Ready;
+        loop {
+            let next = match state {
+                VcpuState::Ready | VcpuState::Paused => self.wait(state),
+                VcpuState::Running => self.running(),
+                VcpuState::Finished => break,
+            };
+            if next != state {
+                log::debug!("vCPU {}: {state:?} -> {next:?}", self.id);
+            }
+            state = next;
+        }
+    }
+
+    /// Outside of the guest: sleeps until somebody says something.
+    fn wait(&self, state: VcpuState) -> VcpuState {
+        match self.mailbox.recv() {
+            Ok(message) => after(state, message),
+            // Whoever held the other end is gone, and so is the VM.
+            Err(_) => VcpuState::Finished,
+        }
+    }
+
+    fn running(&mut self) -> VcpuState {
+        loop {
+            match self.enter() {
+                Next::Enter => {}
+                Next::CheckMailbox => {
+                    let state = self.check_mailbox();
+                    if state != VcpuState::Running {
+                        return state;
+                    }
+                }
+                Next::Pause => return VcpuState::Paused,
+                Next::Stop(reason) => {
+                    self.stop.stop(reason);
+                    return VcpuState::Paused;
+                }
+            }
+        }
+    }
+
+    fn check_mailbox(&self) -> VcpuState {
+        // The mailbox itself says what is pending; the bits are for the port,
+        // which looks at its counters after every interruption.
+        let _pending = self.kicks.take_pending();
+        let mut state = VcpuState::Running;
+        loop {
+            match self.mailbox.try_recv() {
+                Ok(message) => state = after(state, message),
+                Err(TryRecvError::Empty) => return state,
+                Err(TryRecvError::Disconnected) => return VcpuState::Finished,
+            }
+        }
+    }
+
+    /// One round through the guest.
+    fn enter(&mut self) -> Next {
+        if let Err(source) = self.port.before_run(&mut self.vcpu) {
+            let vcpu = self.id;
+            return Next::Stop(StopReason::Port { vcpu, source });
+        }
+        let exit = self.vcpu.run();
+        let interrupted = matches!(exit, Ok(Exit::Interrupted));
+        self.port.after_run(interrupted);
+        match exit {
+            Ok(Exit::PioIn { port, data }) => self.buses.pio.read(port.into(), data),
+            Ok(Exit::PioOut { port, data }) => {
+                self.buses.pio.write(port.into(), data);
+                return self.unless_stopped();
+            }
+            Ok(Exit::MmioRead { address, data }) => self.buses.mmio.read(address, data),
+            Ok(Exit::MmioWrite { address, data }) => {
+                self.buses.mmio.write(address, data);
+                return self.unless_stopped();
+            }
+            Ok(Exit::Rdmsr(index)) => {
+                let outcome = self.port.on_rdmsr(&mut self.vcpu, index);
+                self.vcpu.answer_rdmsr(outcome);
+            }
+            Ok(Exit::Wrmsr(index, value)) => {
+                let outcome = self.port.on_wrmsr(&mut self.vcpu, index, value);
+                self.vcpu.answer_wrmsr(outcome);
+            }
+            Ok(Exit::Interrupted) => return Next::CheckMailbox,
+            Ok(Exit::Shutdown) => return Next::Stop(self.triple_fault()),
+            Ok(Exit::InternalError) => return Next::Stop(self.internal_error()),
+            Ok(Exit::FailEntry { reason }) => {
+                let vcpu = self.id;
+                return Next::Stop(StopReason::EntryFailure { vcpu, reason });
+            }
+            Ok(Exit::MemoryFault { gpa }) => {
+                let vcpu = self.id;
+                return Next::Stop(StopReason::MemoryFault { vcpu, gpa });
+            }
+            Ok(Exit::Hlt) => return Next::Stop(self.unknown(EXIT_HLT)),
+            Ok(Exit::Unknown(exit)) => return Next::Stop(self.unknown(exit)),
+            Err(source) => {
+                let vcpu = self.id;
+                return Next::Stop(StopReason::Run { vcpu, source });
+            }
+        }
+        Next::Enter
+    }
+
+    /// After a write that may have stopped the VM: the guest executes nothing
+    /// beyond it.
+    fn unless_stopped(&self) -> Next {
+        if self.stop.reason().is_none() {
+            Next::Enter
+        } else {
+            Next::Pause
+        }
+    }
+
+    fn triple_fault(&mut self) -> StopReason {
+        StopReason::TripleFault {
+            vcpu: self.id,
+            rip: self.vcpu.instruction_pointer(),
+        }
+    }
+
+    fn internal_error(&mut self) -> StopReason {
+        StopReason::InternalError {
+            vcpu: self.id,
+            suberror: self.vcpu.internal_error(),
+            rip: self.vcpu.instruction_pointer(),
+        }
+    }
+
+    fn unknown(&self, exit: u32) -> StopReason {
+        StopReason::UnknownExit {
+            vcpu: self.id,
+            exit,
+        }
+    }
+}
+
+/// `KVM_EXIT_HLT`.
+const EXIT_HLT: u32 = 5;
+
+/// The transitions that a message causes.
+fn after(state: VcpuState, message: VcpuMessage) -> VcpuState {
+    match (state, message) {
+        (_, VcpuMessage::Stop) | (VcpuState::Finished, _) => VcpuState::Finished,
+        (_, VcpuMessage::Run) => VcpuState::Running,
+        (VcpuState::Ready, VcpuMessage::Pause) => VcpuState::Ready,
+        (_, VcpuMessage::Pause) => VcpuState::Paused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_ends_every_state_and_nothing_leaves_the_end() {
+        use VcpuState::{Finished, Paused, Ready, Running};
+        for state in [Ready, Running, Paused, Finished] {
+            assert_eq!(after(state, VcpuMessage::Stop), Finished);
+        }
+        assert_eq!(after(Finished, VcpuMessage::Run), Finished);
+        assert_eq!(after(Running, VcpuMessage::Pause), Paused);
+        assert_eq!(after(Paused, VcpuMessage::Run), Running);
+        assert_eq!(after(Ready, VcpuMessage::Pause), Ready);
+    }
+}

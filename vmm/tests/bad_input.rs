@@ -1,0 +1,257 @@
+//! What the binary says to bad input: one line that names the flag, the value
+//! and what would be accepted, with status 2 (usage) or 1 (host).
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A directory of this test's own, gone afterwards.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("bad-input-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A minimal x86-64 ELF file: one segment with a HLT at 2 MiB.
+fn elf() -> Vec<u8> {
+    let mut bytes = vec![0u8; 120];
+    bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    bytes[16] = 2;
+    bytes[18] = 62;
+    bytes[24..32].copy_from_slice(&0x20_0000u64.to_le_bytes());
+    bytes[32] = 64;
+    bytes[54] = 56;
+    bytes[56] = 1;
+    bytes[64] = 1;
+    bytes[72] = 120;
+    bytes[88..96].copy_from_slice(&0x20_0000u64.to_le_bytes());
+    bytes[96] = 1;
+    bytes[104] = 1;
+    bytes.push(0xf4);
+    bytes
+}
+
+/// A bzImage header that announces 64 KiB.
+fn bzimage() -> Vec<u8> {
+    let mut bytes = vec![0u8; 0x400 + 0x1_0000];
+    bytes[0x1f1] = 1;
+    bytes[0x1f4..0x1f8].copy_from_slice(&0x1000u32.to_le_bytes());
+    bytes[0x202..0x206].copy_from_slice(b"HdrS");
+    bytes[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
+    bytes[0x211] = 1;
+    bytes[0x236] = 1;
+    bytes[0x260..0x264].copy_from_slice(&0x400_0000u32.to_le_bytes());
+    bytes
+}
+
+/// An archive without members but with its trailer.
+fn cpio() -> Vec<u8> {
+    let mut bytes = b"070701".to_vec();
+    for number in [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 11, 0] {
+        bytes.extend(format!("{number:08x}").bytes());
+    }
+    bytes.extend(b"TRAILER!!!\0\0\0\0");
+    bytes
+}
+
+/// Runs the binary and checks that it refuses, with `parts` in its one line.
+fn refuses(args: &[&str], status: i32, parts: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_perfvisor"))
+        .arg("run")
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+    assert!(text.starts_with("perfvisor: "), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{args:?}: no '{part}' in: {text}");
+    }
+}
+
+/// Refuses a kernel.
+fn refuses_kernel(path: &str, parts: &[&str]) {
+    let mut all = vec!["--kernel", path, "accepted"];
+    all.extend(parts);
+    refuses(&["--kernel", path], 2, &all);
+}
+
+#[test]
+fn kernels() {
+    let scratch = Scratch::new("kernels");
+    let dir = scratch.0.display().to_string();
+    refuses_kernel(&format!("{dir}/none"), &["No such file"]);
+    refuses_kernel(&dir, &["not a regular file"]);
+    refuses_kernel("/dev/zero", &["not a regular file"]);
+    refuses_kernel(&scratch.file("empty", b""), &["it is empty"]);
+    let text = b"This is not a kernel.\n".repeat(100);
+    refuses_kernel(&scratch.file("text", &text), &["not a kernel"]);
+    let whole = bzimage();
+    let half = scratch.file("half", &whole[..whole.len() / 2]);
+    refuses_kernel(&half, &["truncated", "33280 of"]);
+    let whole = elf();
+    let half = scratch.file("half-elf", &whole[..whole.len() - 1]);
+    refuses_kernel(&half, &["truncated", "120 of 121"]);
+    let mut arm = elf();
+    arm[18] = 183;
+    refuses_kernel(&scratch.file("arm", &arm), &["not of x86-64"]);
+}
+
+#[test]
+fn a_kernel_must_be_named() {
+    refuses(&[], 2, &["--kernel"]);
+}
+
+#[test]
+fn initramfs_archives() {
+    let scratch = Scratch::new("initramfs");
+    let kernel = scratch.file("kernel", &elf());
+    let dir = scratch.0.display().to_string();
+    let whole = cpio();
+    for (path, part) in [
+        (format!("{dir}/none"), "No such file"),
+        (dir.clone(), "not a regular file"),
+        (scratch.file("empty", b""), "is empty"),
+        (scratch.file("text", b"hello there"), "not an archive"),
+        (scratch.file("half", &whole[..whole.len() / 2]), "truncated"),
+    ] {
+        refuses(
+            &["--kernel", &kernel, "--initramfs", &path],
+            2,
+            &["--initramfs", &path, part, "accepted"],
+        );
+    }
+    let good = scratch.file("good", &whole);
+    let bad = scratch.file("bad", b"x");
+    refuses(
+        &[
+            "--kernel",
+            &kernel,
+            "--initramfs",
+            &good,
+            "--initramfs",
+            &bad,
+        ],
+        2,
+        &["--initramfs", &bad],
+    );
+}
+
+#[test]
+fn flag_values() {
+    let scratch = Scratch::new("flags");
+    let kernel = scratch.file("kernel", &elf());
+    for (flag, value, part) in [
+        ("--memory", "size=0", "8M to 1023G"),
+        ("--memory", "size=4M", "8M to 1023G"),
+        ("--memory", "size=lots", "8M to 1023G"),
+        ("--memory", "512M", "size=N"),
+        ("--memory", "size=512M,hotplug=on", "size=N"),
+        ("--cpus", "boot=0", "1 to 254"),
+        ("--cpus", "boot=300", "1 to 254"),
+        ("--cpus", "boot=2,max=4", "max equal to boot"),
+        ("--cpus", "boot=4,topology=2:4:1:1", "product is 4"),
+        ("--cpus", "boot=4,sockets=1", "topology="),
+        ("--pmu", "type=", "type number"),
+        ("--pmu", "type=no/such", "type number"),
+        ("--pmu", "type=auto,gp=99", "2 to 8"),
+        ("--pmu", "type=auto,colour=red", "gp=N"),
+        ("--pmu", "on", "type=auto"),
+        ("--serial", "pty", "tty, null or file=PATH"),
+    ] {
+        refuses(
+            &["--kernel", &kernel, flag, value],
+            2,
+            &[flag, "accepted", part],
+        );
+    }
+    let long = "x".repeat(2048);
+    refuses(
+        &["--kernel", &kernel, "--cmdline", &long],
+        2,
+        &["--cmdline", "2048", "2047"],
+    );
+    refuses(&["--kernel", &kernel, "--color", "red"], 2, &["--color"]);
+}
+
+#[test]
+fn hosts_without_kvm() {
+    let scratch = Scratch::new("kvm");
+    let kernel = scratch.file("kernel", &elf());
+    let none = scratch.0.join("kvm").display().to_string();
+    let args = |device| ["--kernel", kernel.as_str(), "--kvm-device", device];
+    refuses(&args(&none), 1, &[&none, "no KVM on this host"]);
+    refuses(&args("/dev/null"), 1, &["/dev/null", "not a KVM device"]);
+}
+
+/// These are decided after KVM is open.
+#[test]
+fn memory_and_serial_with_kvm() {
+    if fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+    {
+        eprintln!("skipped: /dev/kvm does not open here");
+        return;
+    }
+    let scratch = Scratch::new("late");
+    let big = scratch.file("big", &bzimage());
+    refuses(
+        &["--kernel", &big, "--memory", "size=32M"],
+        2,
+        &["--memory", "32 MiB", "at least"],
+    );
+    let kernel = scratch.file("kernel", &elf());
+    let nowhere = format!("file={}/none/log", scratch.0.display());
+    refuses(
+        &["--kernel", &kernel, "--serial", &nowhere],
+        2,
+        &["--serial", "No such file"],
+    );
+}
+
+#[test]
+fn help_goes_to_standard_output() {
+    let output = Command::new(env!("CARGO_BIN_EXE_perfvisor"))
+        .args(["run", "--help"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in [
+        "Examples:",
+        "--kernel",
+        "Ctrl-A x",
+        "type=auto",
+        "size=512M",
+    ] {
+        assert!(text.contains(word), "{word}");
+    }
+}

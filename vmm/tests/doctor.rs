@@ -1,0 +1,173 @@
+//! `perfvisor doctor` on the machine that runs the tests, and the kernels that
+//! `perfvisor run` refuses there.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn perfvisor(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_perfvisor"))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn report(args: &[&str]) -> (Value, i32) {
+    let output = perfvisor(&[&["doctor", "--json"], args].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.is_empty(), "{stderr}");
+    let json = serde_json::from_slice(&output.stdout).unwrap();
+    (json, output.status.code().unwrap())
+}
+
+/// `null` in the report's own words.
+fn is_unknown(value: &Value) -> bool {
+    value["unknown"]
+        .as_str()
+        .is_some_and(|why| !why.trim().is_empty())
+}
+
+fn kvm_opens() -> bool {
+    fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok()
+}
+
+#[test]
+fn it_agrees_with_the_machine() {
+    let (json, status) = report(&[]);
+    let verdict = &json["linux_guest_with_pmu"];
+    assert_eq!(status, i32::from(verdict["possible"] != true));
+    let kvm = &json["kvm"];
+    assert_eq!(kvm["present"], Path::new("/dev/kvm").exists());
+    assert_eq!(kvm["api_version"] == 12, kvm_opens(), "{kvm}");
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let has = |flag| flags.split_ascii_whitespace().any(|word| word == flag);
+    assert_eq!(kvm["extension"].is_string(), has("vmx") || has("svm"));
+    if Path::new("/sys/module/kvm_pvm").exists() && kvm["extension"].is_null() && kvm_opens() {
+        assert_eq!(kvm["kind"], "emulated");
+        assert_eq!(kvm["linux_guest"]["possible"], false);
+    }
+    let pmus = json["pmus"].as_array().unwrap();
+    let listed = fs::read_dir("/sys/bus/event_source/devices").map_or(0, Iterator::count);
+    assert_eq!(pmus.len(), listed);
+    let events = json["backing"]["events"].as_array().unwrap();
+    assert_eq!(events.len(), 8);
+    let names: Vec<_> = pmus.iter().map(|pmu| &pmu["name"]).collect();
+    if !names
+        .iter()
+        .any(|name| name.as_str().is_some_and(|n| n.starts_with("cpu")))
+    {
+        assert_eq!(events[0]["event"], "cycles");
+        assert_eq!(events[0]["backing"], "clock-derived");
+        assert!(json["backing"]["note"].is_string());
+        assert_eq!(json["counters"], Value::Array(Vec::new()));
+    }
+}
+
+#[test]
+fn what_needs_kvm_is_known_where_kvm_opens() {
+    if !kvm_opens() {
+        eprintln!("SKIP: /dev/kvm does not open here");
+        return;
+    }
+    let (json, _) = report(&[]);
+    let class = json["rdpmc"]["class"].as_str().unwrap();
+    assert!(["gp-fault", "silent-zero", "value"].contains(&class));
+    let limit = json["rdpmc"]["user_reads"].as_str().unwrap();
+    assert!(limit.starts_with("not served yet"), "{limit}");
+    assert!(json["kvm"]["instruction_ps"].as_u64().unwrap() > 0);
+    assert!(json["kvm"]["exit_ns"].as_u64().unwrap() > 0);
+    let memory = &json["memory"];
+    assert_eq!(memory["guest_ram_kib"], 64 << 10);
+    let pss = memory["pss_kib"].as_u64().unwrap();
+    assert!((100..32 << 10).contains(&pss), "{memory}");
+}
+
+#[test]
+fn no_kvm_is_reported_and_not_a_failure_to_report() {
+    let (json, status) = report(&["--kvm-device", "/nonexistent/kvm"]);
+    assert_eq!(status, 1);
+    assert_eq!(json["kvm"]["present"], false);
+    assert_eq!(json["kvm"]["kind"], "none");
+    for topic in ["rdpmc", "memory"] {
+        assert!(is_unknown(&json[topic]), "{topic}");
+    }
+    assert!(!json["advice"].as_array().unwrap().is_empty());
+    assert!(!is_unknown(&json["cpu"]));
+}
+
+#[test]
+fn the_text_has_every_section() {
+    let output = perfvisor(&["doctor"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("A Linux guest with a PMU can"), "{text}");
+    for section in ["KVM", "Host", "Permission", "Guest PMU", "Memory", "Advice"] {
+        assert!(
+            text.lines().any(|line| line.starts_with(section)),
+            "{section}"
+        );
+    }
+    let codes: Vec<_> = [&["doctor", "--xml"][..], &["doctor", "--help"]]
+        .map(|args| perfvisor(args).status.code())
+        .into();
+    assert_eq!(codes, [Some(2), Some(0)]);
+}
+
+/// A bzImage header that announces 64 KiB.
+fn bzimage() -> Vec<u8> {
+    let mut bytes = vec![0u8; 0x400 + 0x1_0000];
+    bytes[0x1f1] = 1;
+    bytes[0x1f4..0x1f8].copy_from_slice(&0x1000u32.to_le_bytes());
+    bytes[0x202..0x206].copy_from_slice(b"HdrS");
+    bytes[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
+    bytes[0x211] = 1;
+    bytes[0x236] = 1;
+    bytes[0x260..0x264].copy_from_slice(&0x100_0000u32.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn an_emulated_kvm_refuses_linux_before_anything_starts() {
+    if report(&[]).0["kvm"]["kind"] != "emulated" {
+        eprintln!("SKIP: the KVM of this machine is real, or there is none");
+        return;
+    }
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("doctor-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let kernel = dir.join("bzImage");
+    fs::write(&kernel, bzimage()).unwrap();
+    let serial = dir.join("serial");
+    let kernel = kernel.display().to_string();
+    let output = perfvisor(&[
+        "run",
+        "--kernel",
+        &kernel,
+        "--serial",
+        &format!("file={}", serial.display()),
+    ]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for part in [
+        "--kernel",
+        &kernel,
+        "accepted",
+        "vmx or svm",
+        "cargo xtask nested",
+    ] {
+        assert!(text.contains(part), "no '{part}' in: {text}");
+    }
+    assert!(!serial.exists(), "nothing is left behind");
+    fs::remove_dir_all(&dir).unwrap();
+}

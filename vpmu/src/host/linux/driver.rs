@@ -1,0 +1,149 @@
+//! The driver of one vCPU thread.
+
+use std::ffi::c_int;
+
+use perf_event_open_sys::bindings;
+
+use crate::host::{AddError, EventAttr, HostEventId, HostPmu, Privilege, ReadError};
+use crate::ids::Pmc;
+use crate::units::Count;
+use crate::x86::event::{ArchEvent, ArchEventSet};
+
+use super::event::{OpenError, PerfEvent, Spec};
+use super::sysfs::PmuType;
+
+/// The signal that an overflow sends to the vCPU thread. The thread's handler
+/// has to make it leave the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverflowSignal(pub c_int);
+
+/// Which host PMU counts an architectural event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventSource {
+    /// The host kernel's choice: the one core PMU of a host that is not hybrid.
+    Hardware,
+    /// This PMU: its type stands in the upper half of `config`.
+    ///
+    /// Linux: `PERF_PMU_TYPE_SHIFT`.
+    Pmu(PmuType),
+}
+
+impl EventSource {
+    pub(super) fn spec(self, attr: &EventAttr) -> Spec {
+        const PMU_TYPE_SHIFT: u32 = 32;
+        let generic = match attr.event {
+            ArchEvent::Cycles => bindings::PERF_COUNT_HW_CPU_CYCLES,
+            ArchEvent::Instructions => bindings::PERF_COUNT_HW_INSTRUCTIONS,
+            ArchEvent::BusCycles => bindings::PERF_COUNT_HW_BUS_CYCLES,
+            ArchEvent::LlcReferences => bindings::PERF_COUNT_HW_CACHE_REFERENCES,
+            ArchEvent::LlcMisses => bindings::PERF_COUNT_HW_CACHE_MISSES,
+            ArchEvent::Branches => bindings::PERF_COUNT_HW_BRANCH_INSTRUCTIONS,
+            ArchEvent::BranchMisses => bindings::PERF_COUNT_HW_BRANCH_MISSES,
+            ArchEvent::RefTsc => bindings::PERF_COUNT_HW_REF_CPU_CYCLES,
+        };
+        let extended = match self {
+            Self::Hardware => 0,
+            Self::Pmu(PmuType(number)) => u64::from(number) << PMU_TYPE_SHIFT,
+        };
+        Spec {
+            kind: bindings::PERF_TYPE_HARDWARE,
+            config: extended | u64::from(generic),
+            privilege: attr.privilege,
+            guest_only: true,
+        }
+    }
+
+    /// Tries to open `event` for the calling thread, and closes it again.
+    ///
+    /// # Errors
+    /// [`OpenError`] as the host says.
+    pub fn probe(self, event: ArchEvent) -> Result<(), OpenError> {
+        let privilege = Privilege {
+            user: true,
+            kernel: true,
+        };
+        PerfEvent::open(&self.spec(&EventAttr { event, privilege })).map(drop)
+    }
+}
+
+/// The host PMU of one vCPU thread. Everything is called on that thread.
+#[derive(Debug)]
+pub struct LinuxPmu {
+    source: EventSource,
+    supported: ArchEventSet,
+    signal: OverflowSignal,
+    events: [Option<PerfEvent>; Pmc::SLOTS],
+}
+
+impl LinuxPmu {
+    /// A driver that counts `supported` by `source`, as [`EventSource::probe`]
+    /// found them.
+    #[must_use]
+    pub const fn new(source: EventSource, supported: ArchEventSet, signal: OverflowSignal) -> Self {
+        Self {
+            source,
+            supported,
+            signal,
+            events: [const { None }; Pmc::SLOTS],
+        }
+    }
+
+    fn open(&self, attr: &EventAttr) -> Result<PerfEvent, OpenError> {
+        let event = PerfEvent::open(&self.source.spec(attr))?;
+        event.signal_this_thread(self.signal.0)?;
+        Ok(event)
+    }
+}
+
+impl HostPmu for LinuxPmu {
+    fn supported(&self) -> ArchEventSet {
+        self.supported
+    }
+
+    fn add(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), AddError> {
+        let event = self.open(attr).map_err(|e| match e.errno() {
+            libc::EBUSY | libc::EAGAIN => AddError::Busy,
+            _ if e.is_unsupported() => AddError::Unsupported,
+            errno => AddError::Host(errno),
+        })?;
+        *self.events.get_mut(id.0).ok_or(AddError::Busy)? = Some(event);
+        Ok(())
+    }
+
+    fn del(&mut self, id: HostEventId) {
+        if let Some(slot) = self.events.get_mut(id.0) {
+            *slot = None;
+        }
+    }
+
+    fn start(&mut self, id: HostEventId, left: Count) {
+        let Some(slot) = self.events.get_mut(id.0) else {
+            return;
+        };
+        // An event that cannot be started has no count to give: it goes, and
+        // the next read says that it is lost.
+        if slot
+            .as_ref()
+            .is_some_and(|event| event.start(left).is_err())
+        {
+            *slot = None;
+        }
+    }
+
+    fn stop(&mut self, id: HostEventId) {
+        let Some(slot) = self.events.get_mut(id.0) else {
+            return;
+        };
+        if slot.as_ref().is_some_and(|event| event.stop().is_err()) {
+            *slot = None;
+        }
+    }
+
+    fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
+        self.events
+            .get(id.0)
+            .and_then(Option::as_ref)
+            .ok_or(ReadError::Lost)?
+            .read()
+    }
+}

@@ -1,0 +1,193 @@
+//! One host event: a descriptor and what can be done with it.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use perf_event_open_sys::bindings::{self, perf_event_attr};
+
+use crate::host::{Privilege, ReadError};
+use crate::units::Count;
+
+use super::sys;
+
+/// Why the host opened no event.
+#[derive(Debug, thiserror::Error)]
+#[error("perf_event_open refused")]
+pub struct OpenError(#[from] io::Error);
+
+impl OpenError {
+    /// The errno; `EIO` if the error carries none.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        self.0.raw_os_error().unwrap_or(libc::EIO)
+    }
+
+    /// Whether the caller lacks a permission (`perf_event_paranoid`,
+    /// `CAP_PERFMON`, or a sandbox that forbids the call).
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        matches!(self.errno(), libc::EACCES | libc::EPERM)
+    }
+
+    /// Whether the host has no PMU that counts the event.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self.errno(),
+            libc::ENOENT | libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL
+        )
+    }
+}
+
+/// What to open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spec {
+    /// `perf_event_attr.type`.
+    pub(super) kind: u32,
+    /// `perf_event_attr.config`.
+    pub(super) config: u64,
+    pub(super) privilege: Privilege,
+    /// Count in guest mode only.
+    pub(super) guest_only: bool,
+}
+
+/// A perf event of the thread that opened it.
+#[derive(Debug)]
+pub(super) struct PerfEvent(OwnedFd);
+
+impl PerfEvent {
+    /// Opens a disabled, pinned, sampling event. Its period is as good as
+    /// infinite until [`PerfEvent::start`].
+    pub(super) fn open(spec: &Spec) -> Result<Self, OpenError> {
+        const LONGEST_PERIOD: u64 = i64::MAX.unsigned_abs();
+        let mut attr = perf_event_attr {
+            type_: spec.kind,
+            config: spec.config,
+            ..perf_event_attr::default()
+        };
+        attr.size = u32::try_from(size_of::<perf_event_attr>()).unwrap_or(u32::MAX);
+        attr.__bindgen_anon_1 = bindings::perf_event_attr__bindgen_ty_1 {
+            sample_period: LONGEST_PERIOD,
+        };
+        attr.set_disabled(1);
+        attr.set_pinned(1);
+        attr.set_exclude_host(u64::from(spec.guest_only));
+        attr.set_exclude_user(u64::from(!spec.privilege.user));
+        attr.set_exclude_kernel(u64::from(!spec.privilege.kernel));
+        Ok(Self(sys::open_on_this_thread(&mut attr)?))
+    }
+
+    /// Has `signal` sent to the calling thread at each overflow.
+    pub(super) fn signal_this_thread(&self, signal: c_int) -> Result<(), OpenError> {
+        Ok(sys::signal_on_overflow(
+            self.0.as_fd(),
+            sys::this_thread(),
+            signal,
+        )?)
+    }
+
+    /// Counts, with the next overflow after `left` more events.
+    pub(super) fn start(&self, left: Count) -> io::Result<()> {
+        /// The kernel refuses 0 and periods with bit 63.
+        const PERIODS: std::ops::RangeInclusive<u64> = 1..=i64::MAX.unsigned_abs();
+        let period = left.0.clamp(*PERIODS.start(), *PERIODS.end());
+        sys::set_period(self.0.as_fd(), period)?;
+        sys::enable(self.0.as_fd())
+    }
+
+    /// Holds still.
+    pub(super) fn stop(&self) -> io::Result<()> {
+        sys::disable(self.0.as_fd())
+    }
+
+    /// The count since it was opened.
+    pub(super) fn read(&self) -> Result<Count, ReadError> {
+        match sys::read_count(self.0.as_fd()) {
+            Ok(Some(count)) => Ok(Count(count)),
+            Ok(None) => Err(ReadError::Lost),
+            Err(e) => Err(ReadError::Host(e.raw_os_error().unwrap_or(libc::EIO))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! On a software clock event, which every Linux host has: the same calls
+    //! as for a hardware event.
+
+    use super::*;
+
+    fn task_clock() -> Option<PerfEvent> {
+        let spec = Spec {
+            kind: bindings::PERF_TYPE_SOFTWARE,
+            config: u64::from(bindings::PERF_COUNT_SW_TASK_CLOCK),
+            privilege: Privilege {
+                user: true,
+                kernel: true,
+            },
+            guest_only: false,
+        };
+        match PerfEvent::open(&spec) {
+            Ok(event) => Some(event),
+            Err(e) if e.is_permission() => {
+                eprintln!(
+                    "SKIP: perf_event_open is not permitted here (errno {})",
+                    e.errno()
+                );
+                None
+            }
+            Err(e) => panic!("{e}: errno {}", e.errno()),
+        }
+    }
+
+    fn spin() {
+        for i in 0..200_000_u64 {
+            std::hint::black_box(i);
+        }
+    }
+
+    #[test]
+    fn start_and_stop_keep_the_count() {
+        let Some(event) = task_clock() else { return };
+        assert_eq!(event.read(), Ok(Count(0)));
+        event.start(Count(u64::MAX)).unwrap();
+        spin();
+        event.stop().unwrap();
+        let first = event.read().unwrap();
+        assert!(first > Count(0));
+        spin();
+        assert_eq!(event.read(), Ok(first), "held still");
+        event.start(Count(u64::MAX)).unwrap();
+        spin();
+        assert!(event.read().unwrap() > first);
+    }
+
+    #[test]
+    fn the_next_overflow_signals_the_thread() {
+        let Some(event) = task_clock() else { return };
+        let signal = libc::SIGRTMIN() + 5;
+        let set = crate::host::linux::sys::tests::block(signal);
+        event.signal_this_thread(signal).unwrap();
+        event.start(Count(2_000_000)).unwrap();
+        while event.read().unwrap() < Count(2_000_000) {
+            spin();
+        }
+        event.stop().unwrap();
+        assert!(crate::host::linux::sys::tests::pending(&set, signal));
+    }
+
+    #[test]
+    fn an_event_that_no_host_has_is_unsupported() {
+        let spec = Spec {
+            kind: 0xffff,
+            config: 0,
+            privilege: Privilege {
+                user: true,
+                kernel: true,
+            },
+            guest_only: true,
+        };
+        assert!(PerfEvent::open(&spec).unwrap_err().is_unsupported());
+    }
+}

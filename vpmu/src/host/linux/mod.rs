@@ -1,0 +1,15 @@
+//! Host PMUs of a Linux host, by perf_event_open(2).
+//!
+//! A vCPU thread owns its [`LinuxPmu`]: events count that thread in guest mode
+//! (`exclude_host`) and signal it at an overflow. They are pinned, so that the
+//! host kernel never multiplexes below the guest: an event that the host takes
+//! away reads as lost and not as a smaller count.
+
+mod driver;
+mod event;
+pub mod probe;
+mod sys;
+pub mod sysfs;
+
+pub use driver::{EventSource, LinuxPmu, OverflowSignal};
+pub use event::OpenError;

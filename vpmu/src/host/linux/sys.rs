@@ -1,0 +1,142 @@
+//! The system calls, and the only unsafe code of this crate.
+#![expect(
+    unsafe_code,
+    reason = "perf_event_open, its ioctls and fcntl have no safe binding"
+)]
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use perf_event_open_sys::bindings::perf_event_attr;
+use perf_event_open_sys::ioctls;
+
+/// Threads as the kernel numbers them.
+pub(super) type Tid = libc::pid_t;
+
+/// `F_SETOWN_EX` owner kind: a thread. From `<asm-generic/fcntl.h>`.
+const F_OWNER_TID: c_int = 0;
+
+/// `struct f_owner_ex` of `<asm-generic/fcntl.h>`.
+#[repr(C)]
+struct FOwnerEx {
+    kind: c_int,
+    pid: libc::pid_t,
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Opens an event on the calling thread, on any CPU, without a group.
+pub(super) fn open_on_this_thread(attr: &mut perf_event_attr) -> io::Result<OwnedFd> {
+    const THIS_THREAD: libc::pid_t = 0;
+    const ANY_CPU: c_int = -1;
+    const NO_GROUP: c_int = -1;
+    let flags = libc::c_ulong::from(perf_event_open_sys::bindings::PERF_FLAG_FD_CLOEXEC);
+    // SAFETY: `attr` is an initialised structure whose `size` field is its own
+    // size, and the kernel writes into it no further than that. It asks for no
+    // memory of this process to be written (no mmap, no user-provided pointers).
+    let fd = check(unsafe {
+        perf_event_open_sys::perf_event_open(attr, THIS_THREAD, ANY_CPU, NO_GROUP, flags)
+    })?;
+    // SAFETY: the kernel has just returned this descriptor and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Enables the event.
+pub(super) fn enable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the ioctl takes no pointer; `fd` is open while it is borrowed.
+    check(unsafe { ioctls::ENABLE(fd.as_raw_fd(), 0) }).map(drop)
+}
+
+/// Disables the event.
+pub(super) fn disable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the ioctl takes no pointer; `fd` is open while it is borrowed.
+    check(unsafe { ioctls::DISABLE(fd.as_raw_fd(), 0) }).map(drop)
+}
+
+/// Has the next overflow come after `period` more events.
+pub(super) fn set_period(fd: BorrowedFd<'_>, period: u64) -> io::Result<()> {
+    let pointer = &raw const period as u64;
+    // SAFETY: PERF_EVENT_IOC_PERIOD reads one u64 from the address that it is
+    // given (the binding types the argument as a plain u64); `period` lives
+    // until the call returns.
+    check(unsafe { ioctls::PERIOD(fd.as_raw_fd(), pointer) }).map(drop)
+}
+
+/// Reads the event's count; `None` if the event is in the error state, which
+/// reads as end of file.
+pub(super) fn read_count(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    let mut count = [0_u8; 8];
+    // SAFETY: the buffer is valid for writes of its length.
+    let n = unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    match n {
+        8 => Ok(Some(u64::from_ne_bytes(count))),
+        0 => Ok(None),
+        n if n < 0 => Err(io::Error::last_os_error()),
+        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+    }
+}
+
+/// The calling thread, by system call: the standard library refers to `gettid`
+/// weakly, which leaves it undefined in a static binary.
+pub(super) fn this_thread() -> Tid {
+    // SAFETY: the call takes nothing and cannot fail.
+    let tid = unsafe { libc::syscall(libc::SYS_gettid) };
+    Tid::try_from(tid).unwrap_or(0)
+}
+
+/// Has the kernel send `signal` to `thread` whenever the event overflows.
+pub(super) fn signal_on_overflow(fd: BorrowedFd<'_>, thread: Tid, signal: c_int) -> io::Result<()> {
+    /// `F_SETOWN_EX` of `<asm-generic/fcntl.h>`.
+    const F_SETOWN_EX: c_int = 15;
+    /// `F_SETSIG` of `<asm-generic/fcntl.h>`.
+    const F_SETSIG: c_int = 10;
+    let owner = FOwnerEx {
+        kind: F_OWNER_TID,
+        pid: thread,
+    };
+    // SAFETY: F_SETOWN_EX reads one f_owner_ex, whose layout FOwnerEx has.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, &raw const owner) })?;
+    // SAFETY: F_SETSIG takes an integer.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, signal) })?;
+    // SAFETY: F_SETFL takes an integer.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_ASYNC) }).map(drop)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    //! Signals, for the tests of overflow delivery.
+
+    use std::ffi::c_int;
+
+    /// Blocks `signal` in the calling thread.
+    pub(in super::super) fn block(signal: c_int) -> libc::sigset_t {
+        let mut set = std::mem::MaybeUninit::uninit();
+        // SAFETY: sigemptyset initialises the set that it is given.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: initialised by the line above.
+        let mut set = unsafe { set.assume_init() };
+        // SAFETY: `set` is an initialised signal set.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+        // SAFETY: both pointers are valid or null, as the call allows.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        set
+    }
+
+    /// Whether `signal` of `set` arrives within a second.
+    pub(in super::super) fn pending(set: &libc::sigset_t, signal: c_int) -> bool {
+        let second = libc::timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        // SAFETY: `set` and `second` are valid; a null siginfo is allowed.
+        let got = unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &raw const second) };
+        got == signal
+    }
+}

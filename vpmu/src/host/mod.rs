@@ -1,0 +1,13 @@
+//! Host PMUs: what backs a guest's counters.
+//!
+//! One trait with the verbs of a Linux PMU driver, and its drivers: `linux`
+//! (perf_event_open), [`software`] (a clock) and [`sim`] (scripted, for tests).
+
+mod pmu;
+pub mod sim;
+pub mod software;
+
+#[cfg(feature = "host-linux")]
+pub mod linux;
+
+pub use pmu::{AddError, EventAttr, HostEventId, HostPmu, Privilege, ReadError};

@@ -1,0 +1,161 @@
+//! The architectural events: the ones that mean the same on every CPU.
+
+use super::regs::EventSel;
+
+/// A pre-defined architectural event, or the reference clock that only fixed
+/// counter 2 counts.
+///
+/// SDM vol. 3B, "Pre-defined Architectural Performance Events".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum ArchEvent {
+    /// Unhalted core cycles: 003c, fixed counter 1.
+    Cycles = 0,
+    /// Instructions retired: 00c0, fixed counter 0.
+    Instructions = 1,
+    /// Unhalted reference cycles at bus frequency: 013c. Linux: `bus-cycles`.
+    BusCycles = 2,
+    /// Last-level cache references: 4f2e.
+    LlcReferences = 3,
+    /// Last-level cache misses: 412e.
+    LlcMisses = 4,
+    /// Branch instructions retired: 00c4.
+    Branches = 5,
+    /// Mispredicted branches retired: 00c5.
+    BranchMisses = 6,
+    /// Unhalted reference cycles at TSC frequency: fixed counter 2 alone.
+    /// Linux: `ref-cycles`, pseudo code 0300.
+    RefTsc = 7,
+}
+
+impl ArchEvent {
+    /// All of them, in the order of their bits in CPUID.0AH:EBX, `RefTsc` last.
+    pub const ALL: [Self; 8] = [
+        Self::Cycles,
+        Self::Instructions,
+        Self::BusCycles,
+        Self::LlcReferences,
+        Self::LlcMisses,
+        Self::Branches,
+        Self::BranchMisses,
+        Self::RefTsc,
+    ];
+
+    /// The event that an event select chooses. `None` if it is not
+    /// architectural: another code, or edge, invert, counter mask or any-thread
+    /// set, which change what is counted.
+    #[must_use]
+    pub fn from_event_sel(sel: EventSel) -> Option<Self> {
+        if sel.edge() || sel.inv() || sel.cmask() != 0 || sel.any_thread() {
+            return None;
+        }
+        match (sel.umask(), sel.event()) {
+            (0x00, 0x3c) => Some(Self::Cycles),
+            (0x00, 0xc0) => Some(Self::Instructions),
+            (0x01, 0x3c) => Some(Self::BusCycles),
+            (0x4f, 0x2e) => Some(Self::LlcReferences),
+            (0x41, 0x2e) => Some(Self::LlcMisses),
+            (0x00, 0xc4) => Some(Self::Branches),
+            (0x00, 0xc5) => Some(Self::BranchMisses),
+            _ => None,
+        }
+    }
+
+    /// The event of fixed counter `i`; `None` where this project has none.
+    #[must_use]
+    pub const fn of_fixed(i: u8) -> Option<Self> {
+        match i {
+            0 => Some(Self::Instructions),
+            1 => Some(Self::Cycles),
+            2 => Some(Self::RefTsc),
+            _ => None,
+        }
+    }
+
+    /// Linux's generic name: what `perf list` shows.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cycles => "cycles",
+            Self::Instructions => "instructions",
+            Self::BusCycles => "bus-cycles",
+            Self::LlcReferences => "cache-references",
+            Self::LlcMisses => "cache-misses",
+            Self::Branches => "branches",
+            Self::BranchMisses => "branch-misses",
+            Self::RefTsc => "ref-cycles",
+        }
+    }
+}
+
+/// A set of architectural events, such as those that a host can back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArchEventSet(u8);
+
+impl ArchEventSet {
+    /// No event.
+    pub const EMPTY: Self = Self(0);
+    /// All events of [`ArchEvent::ALL`].
+    pub const ALL: Self = Self(0xff);
+
+    /// The set with `event` in it.
+    #[must_use]
+    pub const fn with(self, event: ArchEvent) -> Self {
+        Self(self.0 | 1 << event as u8)
+    }
+
+    /// Whether `event` is in the set.
+    #[must_use]
+    pub const fn contains(self, event: ArchEvent) -> bool {
+        self.0 & (1 << event as u8) != 0
+    }
+
+    /// CPUID.0AH:EBX: a bit for each pre-defined event that is *not* in the set.
+    #[must_use]
+    pub const fn unavailable_mask(self) -> u32 {
+        (!self.0 & 0x7f) as u32
+    }
+}
+
+impl FromIterator<ArchEvent> for ArchEventSet {
+    fn from_iter<I: IntoIterator<Item = ArchEvent>>(events: I) -> Self {
+        events.into_iter().fold(Self::EMPTY, Self::with)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// G-101: a software backing shows EBX = 7e.
+    #[test]
+    fn what_a_clock_backs_leaves_mask_7e() {
+        let clock: ArchEventSet = [ArchEvent::Cycles, ArchEvent::RefTsc].into_iter().collect();
+        assert_eq!(clock.unavailable_mask(), 0x7e);
+        assert_eq!(ArchEventSet::ALL.unavailable_mask(), 0);
+    }
+
+    /// guest-contract §1.1: the driver's codes of the generic events.
+    #[test]
+    fn event_selects_name_the_generic_events() {
+        for (code, event) in [
+            (0x003c, ArchEvent::Cycles),
+            (0x00c0, ArchEvent::Instructions),
+            (0x013c, ArchEvent::BusCycles),
+            (0x4f2e, ArchEvent::LlcReferences),
+            (0x412e, ArchEvent::LlcMisses),
+            (0x00c4, ArchEvent::Branches),
+            (0x00c5, ArchEvent::BranchMisses),
+        ] {
+            let sel = EventSel::from_bits(code | 0x53_0000);
+            assert_eq!(ArchEvent::from_event_sel(sel), Some(event));
+            assert_eq!(ArchEvent::from_event_sel(sel.with_cmask(1)), None);
+            assert_eq!(ArchEvent::from_event_sel(sel.with_edge(true)), None);
+            assert_eq!(ArchEvent::from_event_sel(sel.with_inv(true)), None);
+        }
+        assert_eq!(
+            ArchEvent::from_event_sel(EventSel::from_bits(0x53_01d1)),
+            None
+        );
+    }
+}
