@@ -152,6 +152,29 @@ impl EventAttr {
         self
     }
 
+    /// What the kernel sees of a structure of [`EventAttr::size`] bytes: fields
+    /// behind its end are 0, among them the clock, which then is `REALTIME`.
+    ///
+    /// Linux: `perf_copy_attr`.
+    #[must_use]
+    pub const fn as_copied(mut self) -> Self {
+        let size = if self.size == 0 {
+            Self::SIZE_VER0
+        } else {
+            self.size
+        };
+        if size < 80 {
+            self.branch_sample_type = 0;
+        }
+        if size < 88 {
+            self.sample_regs = 0;
+        }
+        if size < 96 && self.clock.is_some() {
+            self.clock = Some(ClockId(0));
+        }
+        self
+    }
+
     /// Whether all of `flags` are set.
     #[must_use]
     pub const fn has(&self, flags: AttrFlags) -> bool {

@@ -98,6 +98,11 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_event_open`, `perf_event_create_kernel_counter`.
     pub fn open(&mut self, now: Nanos, request: &OpenRequest) -> Result<EventId, OpenError> {
         self.at(now);
+        let mut copied = request.clone();
+        if !request.in_kernel {
+            copied.attr = request.attr.as_copied();
+        }
+        let request = &copied;
         let leader = self.check_request(request)?;
         let id = self.allocate(request, leader)?;
         let opened = self.place(id, request, leader);

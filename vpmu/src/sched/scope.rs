@@ -172,10 +172,11 @@ pub(crate) fn target_of(scope: Scope, targets: &[Option<VcpuId>; 5]) -> Option<V
 }
 
 impl<D: PmuDriver> Scheduler<D> {
-    /// The designated CPU for `vcpu`'s instance of a scope.
+    /// The designated CPU for `vcpu`'s instance of a scope; none while `vcpu`
+    /// is offline, as it has no peers then.
     #[must_use]
     pub fn designated(&self, scope: Scope, vcpu: VcpuId) -> Option<VcpuId> {
-        let mask = self.masks.mask(scope)?;
+        let mask = self.masks.mask(scope).filter(|_| self.is_up(vcpu))?;
         let mut peers = self.config.topology.peers(scope, vcpu);
         peers.find(|c| self.is_up(*c) && mask.contains(c))
     }

@@ -403,3 +403,20 @@ fn r245_r014_a_scope_without_a_designated_cpu() {
         Err(OpenError::NoDesignatedCpu)
     );
 }
+
+#[test]
+fn r080_fields_behind_a_short_structure_are_zero() {
+    let mut w = World::new(2);
+    let clock = |size| move |a: &mut EventAttr| (a.size, a.clock) = (size, Some(ClockId(1)));
+    assert_eq!(w.refused(task(&w).attr(clock(64))), OpenError::Clock);
+    assert_eq!(w.refused(task(&w).attr(clock(0))), OpenError::Clock);
+    assert!(w.try_open(task(&w).attr(clock(96))).is_ok());
+    let branch = |size| {
+        move |a: &mut EventAttr| (a.size, a.sample_type, a.branch_sample_type) = (size, 1 << 11, 8)
+    };
+    assert!(matches!(
+        w.refused(task(&w).attr(branch(72))),
+        OpenError::Attr(_)
+    ));
+    assert!(w.try_open(task(&w).attr(branch(80))).is_ok());
+}
