@@ -1,17 +1,18 @@
 //! Opening an event: the checks in the kernel's order (2.F), then the install.
 
 use super::Scheduler;
-use super::attr::{AttrFlags, ClockId, EventAttr, ReadFormat, sample_type};
+use super::attr::{AttrFlags, EventAttr, sample_type};
 use super::context::{EventContext, Owner};
 use super::driver::PmuDriver;
 use super::error::{Errno, GroupMismatch, OpenError};
-use super::event::{ChildTotals, PerfEvent, Sampling, read_size};
+use super::event::{PerfEvent, read_size};
 use super::ids::{CgroupId, ContextId, EventId, PmuId, TaskId};
 use super::install::Detach;
+use super::open_attr::{check_attr, check_clock};
 use super::registry::{Draft, PmuCaps, PmuClass};
 use super::state::{EventCaps, EventState};
 use crate::ids::VcpuId;
-use crate::units::{Count, Nanos};
+use crate::units::Nanos;
 
 bitflags::bitflags! {
     /// How to open. Linux: `PERF_FLAG_*`.
@@ -407,163 +408,6 @@ impl<D: PmuDriver> Scheduler<D> {
         event.slice = slice;
         event.state = PerfEvent::initial_state(&event.attr);
         self.install(id);
-    }
-
-    /// An event with nothing decided but its attributes.
-    pub(super) fn blank_event(&mut self, attr: EventAttr, leader: Option<EventId>) -> EventId {
-        self.next_event_id += 1;
-        let period = if attr.is_freq() { 1 } else { attr.sample };
-        let sampling = Sampling {
-            period,
-            last_period: period,
-            period_left: i64::try_from(period).unwrap_or(i64::MAX),
-            ..Sampling::default()
-        };
-        let nowhere = ContextId {
-            index: u32::MAX,
-            generation: u32::MAX,
-        };
-        let id = self.events.insert(PerfEvent {
-            id: self.next_event_id,
-            attr,
-            vcpu: None,
-            cgroup: None,
-            of_task: false,
-            holds_exclusive: false,
-            ctx: nowhere,
-            pmu: PmuId(0),
-            slice: PmuId(0),
-            state: PerfEvent::initial_state(&attr),
-            oncpu: None,
-            pending_disable: false,
-            was_enabled: false,
-            leader: leader.unwrap_or(EventId::NONE),
-            siblings: alloc::vec::Vec::new(),
-            caps: EventCaps::empty(),
-            group_caps: EventCaps::empty(),
-            group_generation: 0,
-            in_group: false,
-            list_seq: None,
-            group_index: None,
-            ready: None,
-            in_active_list: false,
-            active_prev: None,
-            active_next: None,
-            stamp: Nanos(0),
-            enabled: Nanos(0),
-            running: Nanos(0),
-            count: Count(0),
-            totals: ChildTotals::default(),
-            parent: None,
-            child_attached: false,
-            children: alloc::vec::Vec::new(),
-            stale_members: None,
-            sampling,
-            counting_on: None,
-            touched: false,
-        });
-        if leader.is_none() {
-            self.events[id].leader = id;
-        }
-        id
-    }
-
-    /// Gives back what the event holds of its PMU.
-    pub(super) fn release_pmu(&mut self, id: EventId) {
-        let event = &self.events[id];
-        let (of_task, holds) = (event.of_task, event.holds_exclusive);
-        let pmu = &mut self.pmus[event.pmu.index()];
-        pmu.events -= 1;
-        pmu.driver.event_destroy(id);
-        if holds {
-            pmu.exclusive_count -= if of_task { 1 } else { -1 };
-        }
-    }
-
-    /// Forgets an event that was never installed.
-    fn discard(&mut self, id: EventId) {
-        self.release_pmu(id);
-        let ctx = self.events[id].ctx;
-        self.events.remove(id);
-        self.put_context(ctx);
-    }
-
-    /// One reference less. Linux: `put_ctx`.
-    pub(super) fn put_context(&mut self, ctx: ContextId) {
-        let Some(c) = self.contexts.get_mut(ctx) else {
-            return;
-        };
-        c.refs = c.refs.saturating_sub(1);
-        if c.refs == 0 && !c.owner.is_cpu() {
-            self.contexts.remove(ctx);
-        }
-    }
-
-    /// Frees an event that is in no list any more. Linux: `free_event`.
-    ///
-    /// A leader that lost its place in its group and was then given new
-    /// siblings keeps them when it is closed: it stays, DEAD, until they are gone.
-    pub(super) fn free_event(&mut self, id: EventId) {
-        if !self.events[id].siblings.is_empty() {
-            return;
-        }
-        self.release_pmu(id);
-        let Some(event) = self.events.remove(id) else {
-            return;
-        };
-        self.put_context(event.ctx);
-    }
-}
-
-/// Check 2. Linux: `perf_copy_attr`.
-fn check_attr(attr: &EventAttr) -> Result<(), OpenError> {
-    let refuse = |what| Err(OpenError::Attr(what));
-    let size = if attr.size == 0 {
-        EventAttr::SIZE_VER0
-    } else {
-        attr.size
-    };
-    if !(EventAttr::SIZE_VER0..=4096).contains(&size) {
-        return Err(OpenError::AttrSize(attr.size));
-    }
-    if attr.sample_type >= sample_type::MAX {
-        return refuse("unknown sample type");
-    }
-    if !ReadFormat::all().contains(attr.read_format) {
-        return refuse("unknown read format");
-    }
-    let samples = |bit| attr.sample_type & bit != 0;
-    // The low three bits only say in which mode to record.
-    if samples(sample_type::BRANCH_STACK) && attr.branch_sample_type & !7 == 0 {
-        return refuse("branch stack without a kind of branch");
-    }
-    if (samples(sample_type::REGS_USER) || samples(sample_type::REGS_INTR)) && attr.sample_regs == 0
-    {
-        return refuse("registers without a register");
-    }
-    if samples(sample_type::WEIGHT) && samples(sample_type::WEIGHT_STRUCT) {
-        return refuse("two kinds of weight");
-    }
-    if attr.has(AttrFlags::INHERIT_THREAD) && !attr.has(AttrFlags::INHERIT) {
-        return refuse("inherit_thread without inherit");
-    }
-    if attr.has(AttrFlags::REMOVE_ON_EXEC.union(AttrFlags::ENABLE_ON_EXEC)) {
-        return refuse("remove_on_exec with enable_on_exec");
-    }
-    if attr.has(AttrFlags::SIGTRAP) && !attr.has(AttrFlags::REMOVE_ON_EXEC) {
-        return refuse("sigtrap without remove_on_exec");
-    }
-    Ok(())
-}
-
-/// Check 20. Linux: `perf_event_set_clock`.
-fn check_clock(clock: Option<ClockId>, caps: PmuCaps) -> Result<(), OpenError> {
-    match clock {
-        // Monotonic and raw monotonic are safe in an NMI.
-        None | Some(ClockId(1 | 4)) => Ok(()),
-        // Realtime, boot time and TAI are not.
-        Some(ClockId(0 | 7 | 11)) if caps.contains(PmuCaps::NO_NMI) => Ok(()),
-        Some(_) => Err(OpenError::Clock),
     }
 }
 
