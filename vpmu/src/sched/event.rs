@@ -100,9 +100,6 @@ pub(crate) struct PerfEvent {
     pub(crate) child_attached: bool,
     pub(crate) children: Vec<EventId>,
 
-    /// Members that reads were last sized for, where that is not the group's
-    /// size now: a promoted sibling keeps the old one.
-    pub(crate) stale_members: Option<usize>,
     pub(crate) sampling: Sampling,
     /// Where its PMU was told to start and not yet to stop.
     pub(crate) counting_on: Option<VcpuId>,

@@ -57,7 +57,6 @@ impl<D: PmuDriver> Scheduler<D> {
             parent: None,
             child_attached: false,
             children: alloc::vec::Vec::new(),
-            stale_members: None,
             sampling,
             counting_on: None,
             touched: false,

@@ -149,7 +149,6 @@ impl<D: PmuDriver> Scheduler<D> {
         l.group_caps &= caps;
         l.siblings.push(id);
         l.group_generation += 1;
-        l.stale_members = None;
         self.sync_ready(leader);
         self.unsettle(id);
     }
@@ -167,11 +166,9 @@ impl<D: PmuDriver> Scheduler<D> {
             event.leader = id;
             event.group_caps = event.caps;
             let l = &mut self.events[leader];
-            let members = 1 + l.siblings.len();
             l.siblings.retain(|s| *s != id);
             l.group_generation += 1;
             let dead = l.state == EventState::Dead && l.siblings.is_empty();
-            self.events[id].stale_members = Some(members);
             if dead {
                 self.free_event(leader);
             }
@@ -180,7 +177,6 @@ impl<D: PmuDriver> Scheduler<D> {
         let siblings = core::mem::take(&mut event.siblings);
         let (caps, slice) = (event.group_caps, event.slice);
         for sibling in &siblings {
-            self.events[*sibling].stale_members = Some(1 + siblings.len());
             self.promote(*sibling, caps, slice);
         }
     }

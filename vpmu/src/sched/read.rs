@@ -69,10 +69,7 @@ impl<D: PmuDriver> Scheduler<D> {
             .events
             .get(event.leader)
             .map_or(0, |l| l.siblings.len());
-        let need = read_size(
-            event.attr.read_format,
-            event.stale_members.unwrap_or(1 + siblings),
-        );
+        let need = read_size(event.attr.read_format, 1 + siblings);
         if size < need {
             return Err(EventError::NoSpace { need, have: size });
         }

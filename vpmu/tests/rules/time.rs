@@ -105,9 +105,9 @@ fn r057_r058_r059_r061_r081_shapes_and_sizes() {
     );
     assert_eq!(r.running.0, 5_000_000);
     assert_eq!(r.values[1].id, w.s.view(g[1]).unwrap().id);
-    // A promoted sibling is still sized as its old group was.
+    // A promoted sibling is sized as a group of its own.
     w.close(g[0]);
-    assert_eq!(need(&mut w, g[1]), 3 * 8 + 3 * 24);
+    assert_eq!(need(&mut w, g[1]), 3 * 8 + 24);
     assert_eq!(
         EventError::NoSpace { need: 1, have: 0 }.errno(),
         Errno::ENOSPC
