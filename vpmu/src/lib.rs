@@ -12,6 +12,7 @@ extern crate alloc;
 pub mod guest;
 pub mod host;
 pub mod ids;
+pub mod sched;
 pub mod units;
 mod vcpu;
 pub mod x86;

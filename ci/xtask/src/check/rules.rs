@@ -43,7 +43,7 @@ const PURITY: [Purity; 4] = [
     },
     Purity {
         folder: "vpmu/src/",
-        except: &[],
+        except: &["vpmu/src/bin/"],
         words: &[
             "std::thread",
             "thread::spawn",

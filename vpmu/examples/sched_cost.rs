@@ -1,0 +1,81 @@
+//! Instructions that each scheduler operation costs, counted by valgrind:
+//! `cargo run --release -p vpmu --example sched_cost` prints a table.
+//!
+//! It runs itself under callgrind with k and with 2k operations; the
+//! difference over k is the cost of one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a measurement that cannot go on fails"
+)]
+
+#[path = "../benches/ops/mod.rs"]
+mod ops;
+
+use std::process::Command;
+
+use ops::{Bench, OPS};
+
+fn worker(args: &[String]) {
+    let number = |i: usize| args[i].parse::<usize>().unwrap();
+    let (op, n, pmus, times) = (args[0].as_str(), number(1), number(2), number(3));
+    let mut bench = Bench::new(op, n, pmus);
+    for _ in 0..times {
+        bench.run(op, n);
+    }
+}
+
+fn instructions(op: &str, n: usize, pmus: usize, times: usize) -> u64 {
+    let exe = std::env::current_exe().unwrap();
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(exe)
+        .args([
+            op.to_string(),
+            n.to_string(),
+            pmus.to_string(),
+            times.to_string(),
+        ])
+        .output()
+        .unwrap_or_else(|e| panic!("valgrind: {e}"));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = text.lines().find_map(|l| l.split("Collected :").nth(1));
+    line.unwrap_or_else(|| panic!("{text}"))
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+fn cost(op: &str, n: usize, pmus: usize) -> u64 {
+    let times = if matches!(op, "migration" | "open_all") {
+        2
+    } else {
+        64
+    };
+    let (one, two) = (
+        instructions(op, n, pmus, times),
+        instructions(op, n, pmus, 2 * times),
+    );
+    two.saturating_sub(one) / times as u64
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.len() == 4 {
+        return worker(&args);
+    }
+    println!("| operation | 10 | 100 | 1,000 | 10,000 | 1,000 on 4 PMUs | on 16 | on 64 |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for op in OPS
+        .iter()
+        .filter(|o| args.is_empty() || args.iter().any(|a| a == *o))
+    {
+        let mut row: Vec<String> = [10, 100, 1000, 10_000]
+            .iter()
+            .map(|n| cost(op, *n, 1).to_string())
+            .collect();
+        row.extend([4, 16, 64].iter().map(|p| cost(op, 1000, *p).to_string()));
+        println!("| {op} | {} |", row.join(" | "));
+    }
+}

@@ -1,0 +1,225 @@
+//! Installing in a context's lists, and groups (2.E, 2.H).
+
+use super::Scheduler;
+use super::driver::PmuDriver;
+use super::event::{PerfEvent, Ready};
+use super::groups::{GroupKey, RunKey};
+use super::ids::{ContextId, EventId};
+use super::state::{EventCaps, EventState, GroupSet};
+
+impl<D: PmuDriver> Scheduler<D> {
+    fn group_key(event: &PerfEvent) -> Option<GroupKey> {
+        let run = RunKey {
+            vcpu: event.vcpu,
+            pmu: event.slice,
+            cgroup: event.cgroup,
+        };
+        Some(GroupKey {
+            run,
+            index: event.group_index?,
+        })
+    }
+
+    /// Keeps the trees of ready groups true to the leader's state and capabilities.
+    pub(super) fn sync_ready(&mut self, id: EventId) {
+        let event = &self.events[id];
+        let Some(key) = Self::group_key(event) else {
+            return;
+        };
+        let wanted = if !event.state.is_enabled() {
+            None
+        } else if event.group_caps.contains(EventCaps::SOFTWARE) {
+            Some(Ready::Software)
+        } else {
+            Some(Ready::Hardware)
+        };
+        let (old, ctx, set) = (event.ready, event.ctx, event.set());
+        if old == wanted {
+            return;
+        }
+        let groups = self.contexts[ctx].groups_mut(set);
+        if let Some(r) = old {
+            groups.clear_ready(&key, r);
+        }
+        if let Some(r) = wanted {
+            groups.set_ready(key, id, r);
+        }
+        self.events[id].ready = wanted;
+    }
+
+    /// Puts a leader last in its run. Linux: `add_event_to_groups`.
+    pub(super) fn add_to_groups(&mut self, id: EventId) {
+        let event = &self.events[id];
+        debug_assert!(event.group_index.is_none(), "a group is in its set once");
+        let (ctx, set) = (event.ctx, event.set());
+        let index = self.contexts[ctx].groups_mut(set).next_index();
+        let event = &mut self.events[id];
+        event.group_index = Some(index);
+        if let Some(key) = Self::group_key(event) {
+            self.contexts[ctx].groups_mut(set).insert(key, id);
+        }
+        self.sync_ready(id);
+    }
+
+    /// Linux: `del_event_from_groups`.
+    pub(super) fn del_from_groups(&mut self, id: EventId) {
+        let event = &mut self.events[id];
+        let Some(key) = Self::group_key(event) else {
+            return;
+        };
+        let (ctx, set, ready) = (event.ctx, event.set(), event.ready.take());
+        event.group_index = None;
+        let groups = self.contexts[ctx].groups_mut(set);
+        groups.remove(&key);
+        if let Some(r) = ready {
+            groups.clear_ready(&key, r);
+        }
+    }
+
+    /// Puts an event into its context; its stamp is the clock as it stands.
+    ///
+    /// Linux: `list_add_event`.
+    pub(super) fn list_add(&mut self, id: EventId, ctx: ContextId) {
+        let stamp = self.event_time(&self.events[id]);
+        let seq = self.contexts[ctx].next_seq();
+        let event = &mut self.events[id];
+        event.stamp = stamp;
+        event.list_seq = Some(seq);
+        let (slice, stat) = (event.slice, event.attr.has(super::AttrFlags::INHERIT_STAT));
+        let (no_fast, state, leader) = (
+            event.attr.inherits_sample_read(),
+            event.state,
+            event.leader == id,
+        );
+        if leader {
+            event.group_caps = event.caps;
+            self.add_to_groups(id);
+        }
+        let c = &mut self.contexts[ctx];
+        c.events.insert(seq, id);
+        c.nr_stat += usize::from(stat);
+        c.nr_no_switch_fast += usize::from(no_fast);
+        c.generation += 1;
+        c.slice_mut(slice).nr_events += 1;
+        if Self::counts_as_cgroup_event(state) {
+            self.cgroup_event_enabled(id);
+        }
+    }
+
+    /// Linux: `list_del_event`.
+    pub(super) fn list_del(&mut self, id: EventId) {
+        let event = &mut self.events[id];
+        let Some(seq) = event.list_seq.take() else {
+            return;
+        };
+        let (ctx, slice) = (event.ctx, event.slice);
+        let (stat, no_fast) = (
+            event.attr.has(super::AttrFlags::INHERIT_STAT),
+            event.attr.inherits_sample_read(),
+        );
+        let leader = event.leader == id;
+        let c = &mut self.contexts[ctx];
+        c.events.remove(&seq);
+        c.nr_stat -= usize::from(stat);
+        c.nr_no_switch_fast -= usize::from(no_fast);
+        if leader {
+            self.del_from_groups(id);
+        }
+        if self.events[id].state > EventState::Off {
+            self.cgroup_event_disabled(id);
+            self.set_state(id, EventState::Off);
+        }
+        let c = &mut self.contexts[ctx];
+        c.generation += 1;
+        c.slice_mut(slice).nr_events -= 1;
+    }
+
+    /// Makes an event a member of its leader's group. Linux: `perf_group_attach`.
+    pub(super) fn group_attach(&mut self, id: EventId) {
+        let event = &mut self.events[id];
+        if event.in_group {
+            return;
+        }
+        event.in_group = true;
+        let (leader, caps) = (event.leader, event.caps);
+        if leader == id {
+            return;
+        }
+        let l = &mut self.events[leader];
+        l.group_caps &= caps;
+        l.siblings.push(id);
+        l.group_generation += 1;
+        self.sync_ready(leader);
+        self.unsettle(id);
+    }
+
+    /// Takes an event out of its group; the siblings of a leader become
+    /// leaders of their own, without an update of their times. Linux: `perf_group_detach`.
+    pub(super) fn group_detach(&mut self, id: EventId) {
+        let event = &mut self.events[id];
+        if !event.in_group {
+            return;
+        }
+        event.in_group = false;
+        let leader = event.leader;
+        if leader != id {
+            event.leader = id;
+            event.group_caps = event.caps;
+            let l = &mut self.events[leader];
+            l.siblings.retain(|s| *s != id);
+            l.group_generation += 1;
+            let dead = l.state == EventState::Dead && l.siblings.is_empty();
+            if dead {
+                self.free_event(leader);
+            }
+            return;
+        }
+        let siblings = core::mem::take(&mut event.siblings);
+        let (caps, slice) = (event.group_caps, event.slice);
+        for sibling in &siblings {
+            self.promote(*sibling, caps, slice);
+        }
+    }
+
+    /// Makes a sibling a leader of its own, last in its set; it stays on the
+    /// PMU if it is.
+    fn promote(&mut self, id: EventId, caps: EventCaps, slice: super::PmuId) {
+        let event = &mut self.events[id];
+        event.leader = id;
+        event.group_caps = caps;
+        if event.list_seq.is_none() {
+            return;
+        }
+        debug_assert!(
+            event.slice == slice || event.is_software(),
+            "a group has one slice"
+        );
+        let lost_group = event.caps.contains(EventCaps::SIBLING);
+        if lost_group {
+            self.take_off(id);
+            self.set_state(id, EventState::Error);
+        }
+        self.add_to_groups(id);
+        // No pass has visited the new group.
+        if let Some(vcpu) = self.ctx_vcpu(self.events[id].ctx) {
+            let slice = self.events[id].slice;
+            self.cpu_mut(vcpu).slot_mut(slice).settled = None;
+        }
+        let event = &self.events[id];
+        if event.state == EventState::Active {
+            let (ctx, pmu, set) = (event.ctx, event.slice, event.set());
+            self.push_active(ctx, pmu, set, id);
+        }
+    }
+
+    pub(super) fn push_active(
+        &mut self,
+        ctx: ContextId,
+        pmu: super::PmuId,
+        set: GroupSet,
+        id: EventId,
+    ) {
+        let list = &mut self.contexts[ctx].slice_mut(pmu).active[set.index()];
+        list.push(&mut self.events, id);
+    }
+}

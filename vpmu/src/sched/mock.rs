@@ -1,0 +1,505 @@
+//! A simulated PMU with few counters, for tests, benches and `vpmu-sim`.
+//!
+//! It behaves like the mock PMU of the oracle (`docs/scenario.md` §3): an
+//! event counts `rate` events a nanosecond of its running time, so that every
+//! count can be checked against the times.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use super::driver::{InitError, InitRequest, NoCounter, PmuDriver, TxnKind};
+use super::error::Errno;
+use super::ids::{EventId, PmuType};
+use crate::ids::VcpuId;
+use crate::units::{Count, Nanos};
+
+/// How counters are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The first free allowed counter; events never move.
+    Greedy,
+    /// Whatever makes all fit; counters have no numbers.
+    Match,
+    /// There is always room.
+    Unlimited,
+}
+
+/// What a mock PMU counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Events with a rate; `uncore` ones only on CPUs and without sampling.
+    Counters {
+        /// Refuses tasks and sampling.
+        uncore: bool,
+        /// Also takes generic hardware and cache events.
+        generic: bool,
+    },
+    /// Software events; the two clocks are forwarded to PMUs of their own.
+    Software {
+        /// The type of the CPU clock's PMU.
+        cpu_clock: PmuType,
+        /// The type of the task clock's PMU.
+        task_clock: PmuType,
+    },
+    /// One of the two clocks: counts nanoseconds of running time.
+    Clock {
+        /// The software event it stands for.
+        config: u64,
+    },
+    /// Knows no event at all: a tracepoint or breakpoint PMU.
+    Refuse,
+}
+
+/// The shape of a mock PMU.
+#[derive(Clone, Debug)]
+pub struct MockConfig {
+    /// What it counts.
+    pub kind: Kind,
+    /// General purpose counters a CPU, up to 32.
+    pub counters: u32,
+    /// Fixed counters a CPU, up to 4.
+    pub fixed: u32,
+    /// How counters are chosen.
+    pub placement: Placement,
+    /// Has transactions; else the core's default.
+    pub txn: bool,
+    /// Its events are only valid as members of a group.
+    pub needs_group: bool,
+    /// The CPUs that have it; all if none are listed.
+    pub vcpus: Option<BTreeSet<VcpuId>>,
+}
+
+impl MockConfig {
+    /// A core PMU with `counters` interchangeable counters.
+    #[must_use]
+    pub const fn core(counters: u32) -> Self {
+        Self {
+            kind: Kind::Counters {
+                uncore: false,
+                generic: false,
+            },
+            counters,
+            fixed: 0,
+            placement: Placement::Greedy,
+            txn: true,
+            needs_group: false,
+            vcpus: None,
+        }
+    }
+
+    /// A PMU that always has room.
+    #[must_use]
+    pub const fn unlimited(kind: Kind) -> Self {
+        Self {
+            kind,
+            counters: 0,
+            fixed: 0,
+            placement: Placement::Unlimited,
+            txn: false,
+            needs_group: false,
+            vcpus: None,
+        }
+    }
+}
+
+/// Fields of `config` of an event that is not generic.
+mod config {
+    pub(super) const BAD: u64 = !0x1fff_ffff;
+    pub(super) const fn rate(c: u64) -> u64 {
+        c & 0xffff
+    }
+    pub(super) const fn mask(c: u64) -> u64 {
+        c >> 16 & 0xff
+    }
+    pub(super) const fn fixed(c: u64) -> u64 {
+        c >> 24 & 0xf
+    }
+    pub(super) const fn fixed_or_gp(c: u64) -> bool {
+        c >> 28 & 1 != 0
+    }
+}
+
+#[derive(Clone, Debug)]
+struct MockEvent {
+    rate: u64,
+    /// Permitted counters: bits 0 to 31 general purpose, 32 and up fixed.
+    allowed: u64,
+    counter: Option<u32>,
+    since: Nanos,
+    counting: bool,
+}
+
+#[derive(Debug, Default)]
+struct MockCpu {
+    used: u64,
+    /// Events of `Placement::Match`.
+    matched: Vec<EventId>,
+    pending: Vec<EventId>,
+    in_txn: bool,
+}
+
+/// Calls that reached the counters since the mock was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MockStats {
+    /// Counting began.
+    pub starts: u64,
+    /// Counting ended.
+    pub stops: u64,
+    /// Reservations asked for.
+    pub adds: u64,
+}
+
+/// A simulated PMU.
+#[derive(Debug)]
+pub struct MockPmu {
+    config: MockConfig,
+    events: Vec<Option<MockEvent>>,
+    vcpus: Vec<MockCpu>,
+    stats: MockStats,
+    matching: Matching,
+}
+
+impl MockPmu {
+    /// A PMU of a shape, with nothing on it.
+    #[must_use]
+    pub fn new(config: MockConfig) -> Self {
+        let (counters, fixed) = (config.counters.min(32), config.fixed.min(4));
+        Self {
+            config: MockConfig {
+                counters,
+                fixed,
+                ..config
+            },
+            events: Vec::new(),
+            vcpus: Vec::new(),
+            stats: MockStats::default(),
+            matching: Matching::default(),
+        }
+    }
+
+    /// What reached the counters.
+    #[must_use]
+    pub const fn stats(&self) -> MockStats {
+        self.stats
+    }
+
+    /// The counter that an event has reserved; fixed ones are 32 and up.
+    #[must_use]
+    pub fn counter(&self, event: EventId) -> Option<u32> {
+        self.events.get(event.slot())?.as_ref()?.counter
+    }
+
+    /// How counters are chosen.
+    #[must_use]
+    pub const fn placement(&self) -> Placement {
+        self.config.placement
+    }
+
+    fn ev(&self, event: EventId) -> &MockEvent {
+        match self.events.get(event.slot()) {
+            Some(Some(e)) => e,
+            _ => unreachable!("an event that this PMU never took"),
+        }
+    }
+
+    fn ev_mut(&mut self, event: EventId) -> &mut MockEvent {
+        match self.events.get_mut(event.slot()) {
+            Some(Some(e)) => e,
+            _ => unreachable!("an event that this PMU never took"),
+        }
+    }
+
+    fn cpu(&mut self, vcpu: VcpuId) -> &mut MockCpu {
+        let at = usize::from(vcpu.0);
+        while self.vcpus.len() <= at {
+            self.vcpus.push(MockCpu::default());
+        }
+        &mut self.vcpus[at]
+    }
+
+    /// Rate and permitted counters, if the configuration is valid.
+    fn decode(&self, pmu_type: PmuType, config: u64) -> Option<(u64, u64)> {
+        let gp = (1_u64 << self.config.counters) - 1;
+        match pmu_type {
+            PmuType::HARDWARE => return (config < 10).then_some(((config & 0xffff) + 1, gp)),
+            PmuType::HW_CACHE => return Some((1, gp)),
+            _ => {}
+        }
+        let fixed = config::fixed(config);
+        let unlimited = self.config.placement == Placement::Unlimited;
+        if config & config::BAD != 0 || (fixed > u64::from(self.config.fixed) && !unlimited) {
+            return None;
+        }
+        let mask = config::mask(config);
+        let mut allowed = if mask == 0 { gp } else { gp & mask };
+        if fixed != 0 && !config::fixed_or_gp(config) {
+            allowed = 0;
+        }
+        if fixed != 0 && fixed <= u64::from(self.config.fixed) {
+            allowed |= 1 << (31 + fixed);
+        }
+        Some((config::rate(config), allowed))
+    }
+
+    fn init_counters(
+        &self,
+        r: &InitRequest<'_>,
+        uncore: bool,
+        generic: bool,
+    ) -> Result<(u64, u64), InitError> {
+        let is_generic = matches!(r.attr.pmu_type, PmuType::HARDWARE | PmuType::HW_CACHE);
+        if r.attr.pmu_type != r.own_type && !(is_generic && generic) {
+            return Err(InitError::NotMine);
+        }
+        if r.vcpu.is_some_and(|v| !self.supports(v)) {
+            return Err(InitError::NotMine);
+        }
+        let refused = Err(InitError::Refused(Errno::EINVAL));
+        if uncore && (r.attr.is_sampling() || r.of_task || r.vcpu.is_none()) {
+            return refused;
+        }
+        let Some((rate, allowed)) = self.decode(r.attr.pmu_type, r.attr.config) else {
+            return refused;
+        };
+        if self.config.placement != Placement::Unlimited && !self.group_fits(r, allowed) {
+            return refused;
+        }
+        Ok((rate, allowed))
+    }
+
+    fn group_fits(&self, r: &InitRequest<'_>, allowed: u64) -> bool {
+        let ours = r.group.iter().filter(|m| m.ours);
+        let sets: Vec<u64> = ours
+            .map(|m| self.ev(m.event).allowed)
+            .chain([allowed])
+            .collect();
+        if self.config.placement == Placement::Match {
+            return Matching::default().feasible(sets.into_iter());
+        }
+        let mut used = 0;
+        sets.into_iter().all(|s| take(s, &mut used).is_some())
+    }
+
+    fn place(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), NoCounter> {
+        match self.config.placement {
+            Placement::Unlimited => Ok(()),
+            Placement::Greedy => {
+                let allowed = self.ev(event).allowed;
+                let counter = take(allowed, &mut self.cpu(vcpu).used).ok_or(NoCounter)?;
+                self.ev_mut(event).counter = Some(counter);
+                Ok(())
+            }
+            Placement::Match => {
+                let mut matching = core::mem::take(&mut self.matching);
+                let list = core::mem::take(&mut self.cpu(vcpu).matched);
+                let sets = list.iter().chain([&event]).map(|e| self.ev(*e).allowed);
+                let fits = matching.feasible(sets);
+                self.matching = matching;
+                let cpu = self.cpu(vcpu);
+                cpu.matched = list;
+                if !fits {
+                    return Err(NoCounter);
+                }
+                cpu.matched.push(event);
+                Ok(())
+            }
+        }
+    }
+
+    fn unplace(&mut self, vcpu: VcpuId, event: EventId) {
+        if let Some(c) = self.ev_mut(event).counter.take() {
+            self.cpu(vcpu).used &= !(1 << c);
+        }
+        if self.config.placement == Placement::Match {
+            self.cpu(vcpu).matched.retain(|e| *e != event);
+        }
+    }
+}
+
+/// The preferred free counter: fixed first, then general purpose ascending.
+fn take(allowed: u64, used: &mut u64) -> Option<u32> {
+    let free = allowed & !*used;
+    let fixed = free >> 32 << 32;
+    let choice = if fixed != 0 { fixed } else { free };
+    if choice == 0 {
+        return None;
+    }
+    let counter = choice.trailing_zeros();
+    *used |= 1 << counter;
+    Some(counter)
+}
+
+/// Whether sets of counters have distinct representatives (augmenting paths).
+#[derive(Debug, Default)]
+struct Matching {
+    sets: Vec<u64>,
+    owner: Vec<Option<usize>>,
+}
+
+impl Matching {
+    fn feasible(&mut self, sets: impl Iterator<Item = u64>) -> bool {
+        self.sets.clear();
+        self.sets.extend(sets);
+        self.owner.clear();
+        self.owner.resize(64, None);
+        (0..self.sets.len()).all(|i| self.augment(i, &mut 0))
+    }
+
+    fn augment(&mut self, i: usize, seen: &mut u64) -> bool {
+        for c in 0..64_usize {
+            let bit = 1_u64 << c;
+            if self.sets[i] & bit == 0 || *seen & bit != 0 {
+                continue;
+            }
+            *seen |= bit;
+            let free = match self.owner[c] {
+                None => true,
+                Some(other) => self.augment(other, seen),
+            };
+            if free {
+                self.owner[c] = Some(i);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl PmuDriver for MockPmu {
+    fn event_init(&mut self, r: &InitRequest<'_>) -> Result<(), InitError> {
+        let own = r.attr.pmu_type == r.own_type;
+        let (rate, allowed) = match self.config.kind {
+            Kind::Counters { uncore, generic } => self.init_counters(r, uncore, generic)?,
+            Kind::Software { .. } | Kind::Clock { .. } | Kind::Refuse if !own => {
+                return Err(InitError::NotMine);
+            }
+            Kind::Refuse => return Err(InitError::Refused(Errno::EINVAL)),
+            Kind::Software {
+                cpu_clock,
+                task_clock,
+            } => match r.attr.config {
+                0 => return Err(InitError::Forward(cpu_clock)),
+                1 => return Err(InitError::Forward(task_clock)),
+                c if c >= 12 => return Err(InitError::NotMine),
+                _ => (0, 0),
+            },
+            Kind::Clock { config } if r.attr.config == config => (1, 0),
+            Kind::Clock { .. } => return Err(InitError::NotMine),
+        };
+        let at = r.event.slot();
+        if self.events.len() <= at {
+            self.events.resize(at + 1, None);
+        }
+        self.events[at] = Some(MockEvent {
+            rate,
+            allowed,
+            counter: None,
+            since: Nanos(0),
+            counting: false,
+        });
+        Ok(())
+    }
+
+    fn event_destroy(&mut self, event: EventId) {
+        if let Some(e) = self.events.get_mut(event.slot()) {
+            *e = None;
+        }
+    }
+
+    fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), NoCounter> {
+        self.stats.adds += 1;
+        let room = (self.config.counters + self.config.fixed) as usize;
+        let unlimited = self.config.placement == Placement::Unlimited;
+        let cpu = self.cpu(vcpu);
+        if !cpu.in_txn {
+            return self.place(vcpu, event);
+        }
+        let used = cpu.used.count_ones() as usize + cpu.matched.len() + cpu.pending.len();
+        if !unlimited && used >= room {
+            return Err(NoCounter);
+        }
+        cpu.pending.push(event);
+        Ok(())
+    }
+
+    fn del(&mut self, vcpu: VcpuId, event: EventId) {
+        let cpu = self.cpu(vcpu);
+        if let Some(at) = cpu.pending.iter().position(|e| *e == event) {
+            cpu.pending.remove(at);
+            return;
+        }
+        self.unplace(vcpu, event);
+    }
+
+    fn start(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) {
+        self.stats.starts += 1;
+        let e = self.ev_mut(event);
+        e.since = at;
+        e.counting = true;
+    }
+
+    fn stop(&mut self, vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
+        self.stats.stops += 1;
+        let count = self.read(vcpu, event, at);
+        self.ev_mut(event).counting = false;
+        count
+    }
+
+    fn read(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
+        let e = self.ev_mut(event);
+        if !e.counting {
+            return Count(0);
+        }
+        let span = at.since(e.since);
+        e.since = at;
+        Count(span.0.wrapping_mul(e.rate))
+    }
+
+    fn start_txn(&mut self, vcpu: VcpuId, kind: TxnKind) {
+        if self.config.txn && kind == TxnKind::Add {
+            self.cpu(vcpu).in_txn = true;
+        }
+    }
+
+    fn commit_txn(&mut self, vcpu: VcpuId, kind: TxnKind) -> Result<(), NoCounter> {
+        if !self.config.txn || kind == TxnKind::Read {
+            return Ok(());
+        }
+        for i in 0..self.cpu(vcpu).pending.len() {
+            let event = self.cpu(vcpu).pending[i];
+            if self.place(vcpu, event).is_err() {
+                for k in 0..i {
+                    let placed = self.cpu(vcpu).pending[k];
+                    self.unplace(vcpu, placed);
+                }
+                return Err(NoCounter);
+            }
+        }
+        let cpu = self.cpu(vcpu);
+        cpu.pending.clear();
+        cpu.in_txn = false;
+        Ok(())
+    }
+
+    fn cancel_txn(&mut self, vcpu: VcpuId) {
+        let cpu = self.cpu(vcpu);
+        cpu.pending.clear();
+        cpu.in_txn = false;
+    }
+
+    fn needs_group(&self, _event: EventId) -> bool {
+        self.config.needs_group
+    }
+
+    fn forgets(&self) -> bool {
+        true
+    }
+
+    fn always_fits(&self) -> bool {
+        self.config.placement == Placement::Unlimited
+    }
+
+    fn supports(&self, vcpu: VcpuId) -> bool {
+        self.config.vcpus.as_ref().is_none_or(|s| s.contains(&vcpu))
+    }
+}

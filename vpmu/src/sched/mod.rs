@@ -1,0 +1,205 @@
+//! The Linux perf event scheduler, rule for rule, as a pure library.
+//!
+//! The rules are numbered (R-001 …) in `docs/perf-core.md`; `vpmu/RULES.md`
+//! lists where each one lives and which test holds it. There is no clock, no
+//! thread and no I/O in here: the caller says what time it is, which task runs
+//! where, and lets the rotation timers expire.
+//!
+//! ```text
+//!  open/close/enable/…   switch_to   fire_timer   offline/online
+//!          └───────────────┬──────────────┴────────────┘
+//!                     Scheduler<D>
+//!   registry ─ open ─ install ─▶ resched ─▶ sched_out ─▶ sched_in ─▶ commit
+//!                                  (classes, R-120)  (passes, R-124)   │ difference only
+//!                                                                      ▼
+//!                                                              D: PmuDriver
+//! ```
+//!
+//! **Cost.** Taking a group off and putting it on again only moves
+//! reservations; [`PmuDriver::start`] and [`PmuDriver::stop`] are called for
+//! the difference at the end of each operation. A pass walks only groups that
+//! want to run and leaves at the first refusal. Nothing in a reschedule
+//! allocates.
+
+mod arena;
+pub mod attr;
+mod cgroup;
+mod clock;
+mod commit;
+mod context;
+mod control;
+mod cpu;
+pub mod driver;
+pub mod error;
+mod event;
+mod groups;
+mod hotplug;
+mod ids;
+mod inherit;
+mod install;
+mod invariants;
+mod lifetime;
+mod lists;
+mod migrate;
+pub mod mock;
+mod open;
+mod open_attr;
+mod overflow;
+mod query;
+mod read;
+mod registry;
+mod resched;
+mod rotate;
+mod sched_in;
+mod sched_out;
+pub mod scope;
+pub mod solver;
+mod state;
+mod switch;
+pub mod x86;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+pub use attr::{AttrFlags, ClockId, EventAttr, ReadFormat};
+pub use control::Extent;
+pub use driver::PmuDriver;
+pub use error::{Errno, EventError, OpenError, PmuError, TaskError};
+pub use groups::{GroupKey, RunKey};
+pub use ids::{CgroupId, ContextId, EventId, PmuId, PmuType, TaskId};
+pub use open::{OpenFlags, OpenRequest, Target};
+pub use overflow::{Overflow, next_period};
+pub use query::EventView;
+pub use read::{ReadOutcome, ReadValue, ReadValues};
+pub use registry::{PmuCaps, PmuClass, PmuDesc};
+pub use rotate::TimerExpiry;
+pub use scope::{Scope, ScopePolicy, Topology};
+pub use state::{EventClass, EventState, GroupSet};
+
+use crate::ids::VcpuId;
+use crate::units::Nanos;
+use arena::Arena;
+use context::{EventContext, Owner};
+use cpu::{CpuRecord, Task};
+use event::PerfEvent;
+
+/// What a scheduler is built with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The CPUs and how they share caches and packages.
+    pub topology: Topology,
+    /// What happens to scoped events (R-247).
+    pub scope_policy: ScopePolicy,
+    /// Ticks a second.
+    pub hz: u32,
+    /// Most samples a second. Linux: `perf_event_max_sample_rate`.
+    pub max_sample_rate: u64,
+    /// Check the scheduler's own consistency after every operation; debug
+    /// builds only, and O(events).
+    pub self_check: bool,
+}
+
+impl Config {
+    /// The settings of a stock kernel for `topology`, with the product's scope policy.
+    #[must_use]
+    pub const fn new(topology: Topology) -> Self {
+        Self {
+            topology,
+            scope_policy: ScopePolicy::Designated,
+            hz: 250,
+            max_sample_rate: 100_000,
+            self_check: true,
+        }
+    }
+}
+
+/// The scheduler of a machine: its CPUs, tasks, PMUs and events.
+///
+/// Linux: `kernel/events/core.c`.
+#[derive(Debug)]
+pub struct Scheduler<D> {
+    config: Config,
+    now: Nanos,
+    events: Arena<EventId, PerfEvent>,
+    contexts: Arena<ContextId, EventContext>,
+    tasks: Arena<TaskId, Task>,
+    cpus: Vec<CpuRecord>,
+    pmus: Vec<registry::Pmu<D>>,
+    /// Type to PMU.
+    types: BTreeMap<PmuType, PmuId>,
+    masks: scope::ScopeMasks,
+    timers: BTreeSet<(Nanos, VcpuId, PmuId)>,
+    cgroups: cgroup::Cgroups,
+    next_event_id: u64,
+    /// Events that were taken in or out since the last commit.
+    touched: Vec<EventId>,
+    /// Slots whose PMU was touched since the last commit.
+    touched_slots: Vec<(VcpuId, PmuId)>,
+    /// Scratch of a pass, kept so that a pass does not allocate.
+    heads: Vec<sched_in::Head>,
+}
+
+impl<D: PmuDriver> Scheduler<D> {
+    /// A machine with all CPUs online, no PMU and no task.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let mut contexts = Arena::new();
+        let mut masks = scope::ScopeMasks::default();
+        let mut cpus = Vec::new();
+        for vcpu in config.topology.vcpus() {
+            cpus.push(CpuRecord {
+                ctx: contexts.insert(EventContext::new(Owner::Cpu(vcpu))),
+                task_ctx: None,
+                current: None,
+                up: true,
+                online: true,
+                cgroup: None,
+                slots: Vec::new(),
+                throttled: 0,
+                ticks: 0,
+                last_tick: Nanos(0),
+            });
+        }
+        for vcpu in config.topology.vcpus() {
+            masks.online(&config.topology, vcpu, |c| c <= vcpu);
+        }
+        Self {
+            config,
+            now: Nanos(0),
+            events: Arena::new(),
+            contexts,
+            tasks: Arena::new(),
+            cpus,
+            pmus: Vec::new(),
+            types: BTreeMap::new(),
+            masks,
+            timers: BTreeSet::new(),
+            cgroups: cgroup::Cgroups::default(),
+            next_event_id: 0,
+            touched: Vec::new(),
+            touched_slots: Vec::new(),
+            heads: Vec::new(),
+        }
+    }
+
+    /// Sets the clock for the operation that begins; it never runs backwards.
+    fn at(&mut self, now: Nanos) {
+        self.now = self.now.max(now);
+    }
+
+    fn cpu(&self, vcpu: VcpuId) -> &CpuRecord {
+        &self.cpus[usize::from(vcpu.0)]
+    }
+
+    fn cpu_mut(&mut self, vcpu: VcpuId) -> &mut CpuRecord {
+        &mut self.cpus[usize::from(vcpu.0)]
+    }
+
+    fn has_cpu(&self, vcpu: VcpuId) -> bool {
+        usize::from(vcpu.0) < self.cpus.len()
+    }
+
+    fn is_up(&self, vcpu: VcpuId) -> bool {
+        self.cpus.get(usize::from(vcpu.0)).is_some_and(|c| c.up)
+    }
+}
