@@ -72,7 +72,7 @@ struct Counter {
 pub struct Totals {
     /// Counters that wrapped.
     pub overflows: u64,
-    /// PMIs that [`VcpuPmu::take_pmi`] handed out.
+    /// PMIs that reached the guest, by [`VcpuPmu::pmi_was_delivered`].
     pub pmis: u64,
     /// Times a counter was wanted and could not be backed, was refused, or was
     /// taken away.
@@ -161,15 +161,25 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Whether a PMI is to be injected before the guest runs on. Asking takes it.
     #[must_use = "a PMI that was taken and not injected is lost"]
     pub fn take_pmi(&mut self) -> bool {
-        let pmi = core::mem::take(&mut self.pmi);
-        self.totals.pmis += u64::from(pmi);
-        pmi
+        core::mem::take(&mut self.pmi)
     }
 
-    /// The PMI that was taken met a masked LVTPC: as on hardware it is gone and
-    /// its status stays, and the next overflow may interrupt again.
-    pub fn pmi_was_masked(&mut self) {
-        self.totals.pmis = self.totals.pmis.saturating_sub(1);
+    /// Whether the status still has what a PMI would tell of: one that waited
+    /// may have become pointless, and would be an unknown NMI (G-405).
+    #[must_use]
+    pub fn pmi_has_cause(&self) -> bool {
+        self.model.interrupt_due()
+    }
+
+    /// The PMI that was taken is on its way into the guest.
+    pub fn pmi_was_delivered(&mut self) {
+        self.totals.pmis += 1;
+    }
+
+    /// The PMI that was taken met a masked LVTPC, or has no cause any more: as
+    /// on hardware it is gone and a status that is set stays, and the next
+    /// overflow may interrupt again.
+    pub fn pmi_was_dropped(&mut self) {
         self.armed = true;
     }
 

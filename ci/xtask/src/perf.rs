@@ -30,7 +30,7 @@ echo '=== end'";
 /// index, and the end of the instruction budget takes it for an exception. The guest
 /// then waits for a lock that it holds. Timers that expire all the time, as those of a
 /// sampled counter do, hit that within seconds.
-const SLOW_HOST: &str = "rate='-F 200' count=4000\n";
+pub(crate) const SLOW_HOST: &str = "rate='-F 200' count=4000\n";
 
 /// The line for a nested host or for a machine of our own.
 pub(crate) fn line(nested: bool) -> String {

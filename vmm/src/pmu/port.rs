@@ -149,17 +149,26 @@ impl PmuPort {
     /// out of it.
     fn inject(&mut self, vcpu: &Vcpu) -> Result<(), PortError> {
         self.pmi_waits = false;
+        if !self.pmu.pmi_has_cause() {
+            self.pmu.pmi_was_dropped();
+            return Ok(());
+        }
         match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
-            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => self.pmi_waits = true,
+            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => {
+                self.pmi_waits = true;
+                return Ok(());
+            }
             Lvtpc::Nmi => vcpu.inject_nmi()?,
             Lvtpc::Fixed(vector) => {
                 let (address, data) = pmi::fixed_message(self.apic_id, vector);
                 self.interrupter.signal_msi(address, data)?;
             }
             Lvtpc::Masked | Lvtpc::Other => {
-                self.pmu.pmi_was_masked();
+                self.pmu.pmi_was_dropped();
+                return Ok(());
             }
         }
+        self.pmu.pmi_was_delivered();
         Ok(())
     }
 }

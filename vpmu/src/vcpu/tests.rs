@@ -223,11 +223,12 @@ fn a_masked_pmi_is_gone_and_the_next_overflow_interrupts() {
     );
     run(&mut pmu, 1);
     assert!(pmu.take_pmi());
-    pmu.pmi_was_masked();
+    pmu.pmi_was_dropped();
     assert!(!pmu.take_pmi());
     write(&mut pmu, &[(PMC0, MASK)]);
     run(&mut pmu, 1);
     assert!(pmu.take_pmi());
+    pmu.pmi_was_delivered();
     assert_eq!(
         pmu.totals(),
         Totals {
