@@ -208,8 +208,10 @@ fn run_once<'a>(
     let mut stuck = Vec::new();
     for (n, test) in tests.iter().copied().enumerate() {
         match marks::seen(n, &output, &errors) {
-            Some(seen) if seen.timed_out() => stuck.push((test, "the guest took too long")),
-            Some(seen) if seen.never_began() => stuck.push((test, "the guest never said a word")),
+            Some(seen) if seen.timed_out() || seen.never_began() => {
+                say!("{}: {}", test.name, seen.last_words());
+                stuck.push((test, "the guest took too long, or never said a word"));
+            }
             Some(seen) => report.step(&test.name, || {
                 (test.check)(&seen, test).map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
             }),
