@@ -28,6 +28,10 @@ const EXT_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
 const INVARIANT_TSC: u32 = 1 << 8;
 /// Leaf 8000_0008H:EBX: WBNOINVD, the only bit that Intel has there.
 const WBNOINVD: u32 = 1 << 9;
+/// Leaf 4000_0001H:EAX, "KVM CPUID bits": what a guest does by hypercall:
+/// waking a vCPU that waits for a lock, IPIs, yielding, sharing memory.
+const KVM_FEATURES: u32 = 0x4000_0001;
+const BY_HYPERCALL: u32 = 1 << 7 | 1 << 11 | 1 << 13 | 1 << 16;
 const BRAND: &[u8; 48] =
     b"Perfvisor virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
@@ -46,6 +50,7 @@ pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: Option<PmuCpuid
     }
     if foreign {
         from_foreign(table);
+        without_hypercalls(table);
     }
     caches(table, topology);
 }
@@ -87,6 +92,16 @@ fn from_foreign(table: &mut Table) {
     table.set_plain(0x8000_0007, [0, 0, 0, power]);
     let sizes = *table.get(0x8000_0008, 0);
     table.set_plain(0x8000_0008, [sizes.eax, sizes.ebx & WBNOINVD, 0, 0]);
+}
+
+/// Takes away what would make the guest execute VMCALL, its vendor's hypercall.
+/// On another vendor's CPU it is an invalid opcode; KVM then patches the
+/// instruction in the guest's text, which is read-only, and the guest gets a
+/// page fault where it holds a lock.
+fn without_hypercalls(table: &mut Table) {
+    if table.has(KVM_FEATURES) {
+        table.get(KVM_FEATURES, 0).eax &= !BY_HYPERCALL;
+    }
 }
 
 /// One cache of leaf 04H.

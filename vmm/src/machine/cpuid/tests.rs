@@ -21,6 +21,7 @@ fn amd_host() -> Vec<CpuidEntry> {
         entry(6, [4, 0, 1, 0]),
         entry(7, [0, !0, !0, !0]),
         entry(0x4000_0000, [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d]),
+        entry(0x4000_0001, [!0, 0, 0, 0]),
         entry(
             0x8000_0000,
             [0x8000_0026, text(b"Auth"), text(b"cAMD"), text(b"enti")],
@@ -83,6 +84,26 @@ fn an_amd_host_can_show_an_intel_cpu_with_a_pmu() {
     assert_eq!(find(&table, 0x8000_0001, 0).ecx & (1 << 23), 0);
     assert_ne!(find(&table, 0x4000_0000, 0).ebx, 0);
     assert_eq!(find(&table, 6, 0).ecx & 1, 0);
+}
+
+/// A guest that takes itself for Intel's hypercalls by VMCALL. On another
+/// vendor's host that faults, and KVM would patch it in read-only text: the
+/// guest's lock then dies of a page fault (seen in `kvm_kick_cpu`).
+#[test]
+fn a_foreign_host_offers_nothing_that_needs_a_hypercall() {
+    let host = amd_host();
+    let features = |profile| find(&plan(&host, profile).table(VcpuId(0)), 0x4000_0001, 0).eax;
+    let generic = features(Profile::IntelGeneric(Some(PMU)));
+    for (bit, name) in [
+        (7, "UNHALT"),
+        (11, "SEND_IPI"),
+        (13, "SCHED_YIELD"),
+        (16, "MAP_GPA"),
+    ] {
+        assert_eq!(generic & 1 << bit, 0, "{name}");
+    }
+    assert_ne!(generic & 1 << 3, 0, "the KVM clock stays");
+    assert_eq!(features(Profile::Host), !0, "its own hypercall works");
 }
 
 #[test]
