@@ -317,4 +317,25 @@ mod tests {
             "{text}"
         );
     }
+
+    /// Needs a host whose core PMU is closed to the user; so the error alone.
+    #[test]
+    fn a_missing_permission_says_what_would_help_and_is_the_hosts() {
+        let source = OpenError::from(std::io::Error::from_raw_os_error(libc::EACCES));
+        assert!(source.is_permission());
+        let error = SelectError::NotPermitted {
+            asked: "auto".into(),
+            source,
+        };
+        let text = error.to_string();
+        for part in [
+            "--pmu type=auto",
+            "CAP_PERFMON",
+            "perf_event_paranoid",
+            "type=software",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!error.is_usage(), "exit status 1");
+    }
 }
