@@ -36,7 +36,8 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
     let host = HostArgs {
         icount: false,
         host_kernel: args.host_kernel.clone(),
-        cpus: None,
+        // With two, one patches the host's text while the other runs it.
+        cpus: nested.then_some(1),
         share: None,
         timeout: LIMIT,
         profile: "release".into(),

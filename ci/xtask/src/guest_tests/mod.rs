@@ -183,7 +183,8 @@ fn run_once<'a>(
     let host = HostArgs {
         icount: nested.is_some_and(|host| host.icount),
         host_kernel: nested.map(|host| host.kernel.to_owned()),
-        cpus: None,
+        // With two, one patches the host's text while the other runs it.
+        cpus: nested.map(|_| 1),
         share: None,
         timeout: 60 + tests.iter().map(|t| t.limit).sum::<u64>(),
         profile: "testrelease".into(),
