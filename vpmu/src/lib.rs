@@ -17,4 +17,4 @@ pub mod units;
 mod vcpu;
 pub mod x86;
 
-pub use vcpu::{CounterState, Totals, VcpuPmu};
+pub use vcpu::{CounterState, CounterView, Policy, Times, Totals, VcpuPmu};

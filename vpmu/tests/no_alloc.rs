@@ -13,6 +13,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use ops::Bench;
+use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+use vpmu::host::sim::SimPmu;
+use vpmu::ids::MsrIndex;
+use vpmu::units::Nanos;
+use vpmu::x86::event::ArchEventSet;
+use vpmu::{Policy, VcpuPmu};
 
 struct Counting;
 
@@ -63,5 +69,54 @@ fn rotation_allocates_nodes_of_its_order_only_now_and_then() {
             count <= 500,
             "{count} allocations in 1,000 rotations of {n}"
         );
+    }
+}
+
+/// What a guest's driver does all the time: it disables and enables all, stops
+/// and starts one counter, reads, and counters take turns. `Err` if the guest
+/// may not.
+fn exercise(
+    pmu: &mut VcpuPmu<ArchPerfmon, SimPmu>,
+    rounds: u64,
+) -> Result<(), vpmu::guest::MsrError> {
+    const GLOBAL_CTRL: MsrIndex = MsrIndex(0x38f);
+    const SELS: [MsrIndex; 4] = [
+        MsrIndex(0x186),
+        MsrIndex(0x187),
+        MsrIndex(0x188),
+        MsrIndex(0x189),
+    ];
+    const COUNTING: u64 = 0x53_003c;
+    const STOPPED: u64 = 0x13_003c;
+    for round in 0..rounds {
+        pmu.wrmsr(GLOBAL_CTRL, 0)?;
+        for (i, sel) in (0_u64..).zip(SELS) {
+            pmu.wrmsr(sel, COUNTING)?;
+            pmu.wrmsr(MsrIndex(0x4c1 + i as u32), 1 << 47)?;
+        }
+        pmu.wrmsr(GLOBAL_CTRL, 0xf)?;
+        pmu.wrmsr(SELS[(round % 4) as usize], STOPPED)?;
+        pmu.wrmsr(SELS[(round % 4) as usize], COUNTING)?;
+        pmu.guest_ran(Nanos(1_000_000));
+        pmu.poll();
+        assert!(pmu.rdpmc(0).is_some());
+        let _ = pmu.rdmsr(MsrIndex(0x38e))?;
+        let _ = pmu.take_pmi();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guests_accesses_do_not_allocate() {
+    let config = ArchPerfmonConfig::new(4, 3, 48, ArchEventSet::ALL).unwrap();
+    for host_counters in [4, 2] {
+        let host = SimPmu::quiet(host_counters, ArchEventSet::ALL);
+        let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+        exercise(&mut pmu, 100).unwrap();
+        let before = ALLOCATIONS.with(Cell::get);
+        exercise(&mut pmu, 1_000).unwrap();
+        let allocations = ALLOCATIONS.with(Cell::get) - before;
+        assert_eq!(allocations, 0, "with {host_counters} host counters");
+        assert_eq!(pmu.totals().rotations > 0, host_counters < 4);
     }
 }

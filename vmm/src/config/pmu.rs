@@ -1,12 +1,14 @@
 //! `--pmu`.
 
+use vpmu::Policy;
+
 use super::ConfigError;
 use super::options::{Flag, Options};
 
 const FLAG: Flag = Flag {
     name: "--pmu",
-    keys: &["type", "gp", "fixed", "width", "rdpmc"],
-    accepted: "off, or type=auto|software|<sysfs name>|<type number>[,gp=N][,fixed=N][,width=N][,rdpmc=rewrite|off]",
+    keys: &["type", "gp", "fixed", "width", "policy", "rdpmc"],
+    accepted: "off, or type=auto|software|<sysfs name>|<type number>[,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,rdpmc=rewrite|off]",
 };
 const TYPE: &str =
     "auto, software, the name of a PMU in /sys/bus/event_source/devices, or its type number";
@@ -45,6 +47,8 @@ pub struct PmuConfig {
     pub fixed: Option<u8>,
     /// Counter width in bits, 32 to 48.
     pub width: Option<u8>,
+    /// How the guest's counters share the host's.
+    pub policy: Policy,
     /// RDPMC.
     pub rdpmc: RdpmcPolicy,
 }
@@ -71,6 +75,11 @@ impl PmuArg {
             Some("off") => RdpmcPolicy::Off,
             Some(other) => return Err(options.bad("rdpmc", other, "rewrite or off")),
         };
+        let policy = match options.get("policy") {
+            None | Some("flexible") => Policy::Flexible,
+            Some("pinned") => Policy::Pinned,
+            Some(other) => return Err(options.bad("policy", other, "flexible or pinned")),
+        };
         let small = |key, range, accepted| {
             options
                 .number(key, range, accepted)
@@ -81,6 +90,7 @@ impl PmuArg {
             gp: small("gp", 2..=8, "2 to 8")?,
             fixed: small("fixed", 1..=3, "1 to 3")?,
             width: small("width", 32..=48, "32 to 48")?,
+            policy,
             rdpmc,
         }))
     }
@@ -122,6 +132,11 @@ mod tests {
         };
         assert_eq!(pmu.kind, PmuKind::Number(4));
         assert_eq!(pmu.rdpmc, RdpmcPolicy::Off);
+        assert_eq!(pmu.policy, Policy::Flexible);
+        let PmuArg::On(pmu) = PmuArg::parse("type=auto,policy=pinned").unwrap() else {
+            panic!("it is on");
+        };
+        assert_eq!(pmu.policy, Policy::Pinned);
     }
 
     #[test]
@@ -138,6 +153,7 @@ mod tests {
             ("type=auto,width=49", "32 to 48"),
             ("type=auto,width=x", "32 to 48"),
             ("type=auto,rdpmc=on", "rewrite or off"),
+            ("type=auto,policy=fair", "flexible or pinned"),
             ("type=auto,events=3", "unknown key 'events'"),
         ] {
             let message = PmuArg::parse(text).unwrap_err().to_string();

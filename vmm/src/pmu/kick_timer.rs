@@ -45,11 +45,11 @@ impl KickTimer {
         self.plan.fired = true;
     }
 
-    /// Before an entry at guest time `now`, with the next overflow `left` away.
+    /// Before an entry at guest time `now`, with the next thing to do `left` away.
     ///
     /// # Errors
     /// What the host says.
-    pub(super) fn before_entry(&mut self, now: Nanos, left: Option<Nanos>) -> io::Result<()> {
+    pub(super) fn before_entry(&mut self, now: Nanos, left: Nanos) -> io::Result<()> {
         match self.plan.next(now, left) {
             Some(span) => self.timer.arm(span + self.slack),
             None => Ok(()),
@@ -78,9 +78,8 @@ impl Plan {
     /// The span to arm the timer for; `None` leaves it as it is. A timer that
     /// is no longer needed is left to fire: one exit costs less than a call on
     /// every stop.
-    fn next(&mut self, now: Nanos, left: Option<Nanos>) -> Option<Nanos> {
+    fn next(&mut self, now: Nanos, left: Nanos) -> Option<Nanos> {
         let fired = std::mem::take(&mut self.fired);
-        let left = left?;
         let due = now + left;
         let span = match self.armed {
             Some(armed) if armed.due == due && !fired => return None,
@@ -117,19 +116,10 @@ mod tests {
     #[test]
     fn exits_before_the_overflow_leave_the_timer_alone() {
         let mut plan = Plan::default();
+        assert_eq!(plan.next(Nanos(0), Nanos(1_000_000)), armed_for(1_000_000));
+        assert_eq!(plan.next(Nanos(400_000), Nanos(600_000)), None);
         assert_eq!(
-            plan.next(Nanos(0), Some(Nanos(1_000_000))),
-            armed_for(1_000_000)
-        );
-        assert_eq!(plan.next(Nanos(400_000), Some(Nanos(600_000))), None);
-        assert_eq!(plan.next(Nanos(500_000), None), None, "the counter stopped");
-        assert_eq!(
-            plan.next(Nanos(500_000), Some(Nanos(500_000))),
-            None,
-            "and started"
-        );
-        assert_eq!(
-            plan.next(Nanos(500_000), Some(Nanos(100))),
+            plan.next(Nanos(500_000), Nanos(100)),
             armed_for(100),
             "another period"
         );
@@ -138,10 +128,10 @@ mod tests {
     #[test]
     fn a_timer_that_fired_early_is_armed_for_the_rest() {
         let mut plan = Plan::default();
-        assert!(plan.next(Nanos(0), Some(Nanos(1_000_000))).is_some());
+        assert!(plan.next(Nanos(0), Nanos(1_000_000)).is_some());
         plan.fired = true;
         assert_eq!(
-            plan.next(Nanos(900_000), Some(Nanos(100_000))),
+            plan.next(Nanos(900_000), Nanos(100_000)),
             armed_for(100_000)
         );
     }
@@ -149,7 +139,7 @@ mod tests {
     #[test]
     fn an_idle_vcpu_is_woken_less_and_less_often() {
         let mut plan = Plan::default();
-        let left = Some(Nanos(250_000));
+        let left = Nanos(250_000);
         assert_eq!(plan.next(Nanos(0), left), armed_for(250_000));
         for span in [
             500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 10_000_000, 10_000_000,
@@ -157,11 +147,5 @@ mod tests {
             plan.fired = true;
             assert_eq!(plan.next(Nanos(0), left), armed_for(span));
         }
-        plan.fired = true;
-        assert_eq!(
-            plan.next(Nanos(0), None),
-            None,
-            "nothing is due: no timer at all"
-        );
     }
 }

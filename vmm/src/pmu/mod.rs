@@ -22,6 +22,7 @@ mod totals;
 
 use std::sync::{Arc, OnceLock};
 
+use vpmu::Policy;
 use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, ConfigError};
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
@@ -31,6 +32,7 @@ use crate::config::{PmuArg, PmuConfig, RdpmcPolicy};
 use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{PmuCpuid, PmuHooks, PortContext};
 use crate::probe;
+use crate::sys::clock::{self, Clock};
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
 
@@ -77,6 +79,7 @@ impl PmuError {
 pub struct PmuPlan {
     backing: Backing,
     config: ArchPerfmonConfig,
+    policy: Policy,
     totals: Arc<VmTotals>,
 }
 
@@ -101,6 +104,7 @@ impl PmuPlan {
         Ok(Some(Self {
             backing,
             config,
+            policy: asked.policy,
             totals: Arc::default(),
         }))
     }
@@ -118,7 +122,12 @@ impl PmuPlan {
             edx: leaf.edx.into_bits(),
         };
         let (backing, config) = (self.backing.clone(), self.config);
-        let totals = Arc::clone(&self.totals);
+        let (policy, totals) = (self.policy, Arc::clone(&self.totals));
+        let clock = match backing {
+            // What the clock counts is what the guest reads.
+            Backing::Software(_) => clock::thread_cpu_time,
+            Backing::Hardware { .. } => clock::monotonic as Clock,
+        };
         let halts_sleep = matches!(backing, Backing::Software(_));
         let (rewriter, entry_cost) = (OnceLock::new(), OnceLock::new());
         let port = move |context: &PortContext<'_>| {
@@ -135,6 +144,8 @@ impl PmuPlan {
                 host: backing.driver(context.tsc, OverflowSignal(kick::overflow_signal())),
                 sites: Sites::new(Arc::clone(rewriter)),
                 interrupter: context.interrupter.clone(),
+                policy,
+                clock,
                 entry_cost,
                 totals: Arc::clone(&totals),
             };

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use vpmu::VcpuPmu;
 use vpmu::guest::{ArchPerfmon, MsrError};
 use vpmu::host::HostPmu;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::units::Nanos;
 use vpmu::x86::msr::{self, Register};
 use vpmu::x86::regs::EventSel;
+use vpmu::{Policy, VcpuPmu};
 
 use super::kick_timer::KickTimer;
 use super::pmi::{self, Lvtpc};
@@ -16,7 +16,7 @@ use super::rdpmc::{Sites, Verdict};
 use super::totals::VmTotals;
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
-use crate::sys::clock::thread_cpu_time;
+use crate::sys::clock::Clock;
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortError};
 
@@ -27,6 +27,9 @@ const READS_ARE_LOST_AFTER: u32 = 1_000;
 
 /// How long a PMI waits for the end of an NMI handler before it is tried again.
 const PMI_RETRY: Nanos = Nanos(20_000);
+
+/// How long host events stay open for a guest that has stopped its counters.
+const LINGER: Nanos = Nanos(1_000_000_000);
 
 /// The PMU of one vCPU, on that vCPU's thread.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(super) struct PmuPort {
     timer: KickTimer,
     /// A PMI that the guest has not got yet.
     pmi_waits: bool,
+    /// A timer found all counters stopped: the next one closes their events.
+    lingers: bool,
     /// Counter writes since the last counter read.
     unread_writes: u32,
     refuses: bool,
@@ -62,7 +67,11 @@ pub(super) struct PmuPortParts {
     pub(super) sites: Sites,
     /// For PMIs that are no NMIs.
     pub(super) interrupter: Interrupter,
-    /// Thread time that an entry and exit take without the guest running.
+    /// How the counters share the host's.
+    pub(super) policy: Policy,
+    /// What guest time is measured with.
+    pub(super) clock: Clock,
+    /// Time of that clock that an entry and exit take without the guest running.
     pub(super) entry_cost: Nanos,
     /// Where the totals go at the end.
     pub(super) totals: Arc<VmTotals>,
@@ -84,12 +93,13 @@ impl PmuPort {
         Ok(Self {
             vcpu: parts.vcpu,
             apic_id: parts.apic_id,
-            pmu: VcpuPmu::new(parts.model, parts.host),
+            pmu: VcpuPmu::new(parts.model, parts.host, parts.policy),
             sites: parts.sites,
             interrupter: parts.interrupter,
-            clock: GuestClock::new(parts.entry_cost),
+            clock: GuestClock::new(parts.clock, parts.entry_cost),
             timer,
             pmi_waits: false,
+            lingers: false,
             unread_writes: 0,
             refuses: false,
             troubles_said: 0,
@@ -131,9 +141,14 @@ impl PmuPort {
             return;
         }
         self.troubles_said = troubles;
-        for (pmc, state) in self.pmu.states().filter(|(_, state)| state.is_trouble()) {
+        for counter in self.pmu.counters().filter(|c| c.state.is_trouble()) {
             if LIMIT.allow().is_some() {
-                log::warn!("pmu: vCPU {}: {pmc} does not count: {state}", self.vcpu);
+                log::warn!(
+                    "pmu: vCPU {}: {} does not count: {}",
+                    self.vcpu,
+                    counter.pmc,
+                    counter.state
+                );
             }
         }
     }
@@ -213,10 +228,14 @@ impl MsrPort for PmuPort {
         if self.pmu.take_pmi() || self.pmi_waits {
             self.inject(vcpu)?;
         }
-        let counts_time = self.pmu.wants_guest_time();
-        if counts_time || self.pmi_waits {
-            let retry = self.pmi_waits.then_some(PMI_RETRY);
-            let kick = retry.into_iter().chain(self.pmu.next_overflow()).min();
+        let counts = self.pmu.wants_guest_time();
+        self.lingers &= !counts;
+        let kick = [
+            self.pmi_waits.then_some(PMI_RETRY),
+            self.lingers.then_some(LINGER),
+            self.pmu.next_deadline(),
+        ];
+        if let Some(kick) = kick.into_iter().flatten().min() {
             self.timer
                 .before_entry(self.clock.guest_time, kick)
                 .map_err(|source| PortError::Host {
@@ -224,7 +243,7 @@ impl MsrPort for PmuPort {
                     source,
                 })?;
         }
-        if counts_time {
+        if counts {
             self.clock.enter();
         }
         Ok(())
@@ -234,9 +253,18 @@ impl MsrPort for PmuPort {
         if let Some(span) = self.clock.leave() {
             self.pmu.guest_ran(span);
         }
-        if interrupted {
-            self.timer.interrupted();
+        if !interrupted {
+            return;
+        }
+        self.timer.interrupted();
+        if self.pmu.is_idle() {
+            if std::mem::replace(&mut self.lingers, true) {
+                self.pmu.release();
+                self.lingers = false;
+            }
+        } else {
             self.pmu.poll();
+            self.say_troubles();
         }
     }
 }
@@ -301,14 +329,16 @@ impl Effect {
 /// entering and leaving take.
 #[derive(Debug)]
 struct GuestClock {
+    clock: Clock,
     entry_cost: Nanos,
     guest_time: Nanos,
     entered: Option<Nanos>,
 }
 
 impl GuestClock {
-    const fn new(entry_cost: Nanos) -> Self {
+    const fn new(clock: Clock, entry_cost: Nanos) -> Self {
         Self {
+            clock,
             entry_cost,
             guest_time: Nanos(0),
             entered: None,
@@ -316,11 +346,11 @@ impl GuestClock {
     }
 
     fn enter(&mut self) {
-        self.entered = Some(thread_cpu_time());
+        self.entered = Some((self.clock)());
     }
 
     fn leave(&mut self) -> Option<Nanos> {
-        let inside = thread_cpu_time().since(self.entered.take()?);
+        let inside = (self.clock)().since(self.entered.take()?);
         let span = inside.since(self.entry_cost);
         self.guest_time += span;
         Some(span)

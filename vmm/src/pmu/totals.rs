@@ -1,36 +1,42 @@
 //! What all vCPUs' PMUs did, for the line at the end.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use vpmu::Totals;
 
 /// Sums over the vCPUs of one VM; each adds its own when it ends.
 #[derive(Debug, Default)]
-pub struct VmTotals {
-    overflows: AtomicU64,
-    pmis: AtomicU64,
-    troubles: AtomicU64,
-}
+pub struct VmTotals(Mutex<Totals>);
 
 impl VmTotals {
     /// Adds one vCPU's.
     pub fn add(&self, vcpu: &Totals) {
-        self.overflows.fetch_add(vcpu.overflows, Ordering::Relaxed);
-        self.pmis.fetch_add(vcpu.pmis, Ordering::Relaxed);
-        self.troubles.fetch_add(vcpu.troubles, Ordering::Relaxed);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += *vcpu;
+    }
+
+    /// The sum of those that have ended.
+    #[must_use]
+    pub fn get(&self) -> Totals {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Display for VmTotals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let totals = self.get();
         write!(
             f,
-            "overflows={} pmis_injected={} not_counted={}",
-            load(&self.overflows),
-            load(&self.pmis),
-            load(&self.troubles)
+            "overflows={} pmis_injected={} pmis_suppressed={} not_counted={} scaled_reads={} \
+             pinned_errors={} rotations={} revocations={}",
+            totals.overflows,
+            totals.pmis,
+            totals.pmis_suppressed,
+            totals.troubles,
+            totals.scaled_reads,
+            totals.pinned_errors,
+            totals.rotations,
+            totals.revocations
         )
     }
 }

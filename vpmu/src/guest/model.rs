@@ -86,6 +86,9 @@ pub trait GuestPmu: fmt::Debug {
     /// [`MsrError`]
     fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError>;
 
+    /// The counter whose value `msr` is, by any of its addresses.
+    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc>;
+
     /// The counter that RDPMC reads with this ECX; `None` is #GP(0).
     fn rdpmc_counter(&self, ecx: u32) -> Option<Pmc>;
 

@@ -10,4 +10,4 @@ pub mod software;
 #[cfg(feature = "host-linux")]
 pub mod linux;
 
-pub use pmu::{AddError, EventAttr, HostEventId, HostPmu, Privilege, ReadError};
+pub use pmu::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, Privilege, ReadError};

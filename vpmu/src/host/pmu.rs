@@ -28,12 +28,9 @@ pub struct EventAttr {
     pub privilege: Privilege,
 }
 
-/// Why [`HostPmu::add`] gave no counter.
+/// Why [`HostPmu::open`] made no event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddError {
-    /// All counters are taken; may succeed later.
-    #[error("no host counter is free")]
-    Busy,
+pub enum OpenError {
     /// This PMU cannot count the event, now or ever.
     #[error("the host PMU does not count this event")]
     Unsupported,
@@ -41,6 +38,11 @@ pub enum AddError {
     #[error("perf_event_open failed with errno {0}")]
     Host(i32),
 }
+
+/// The host has no counter for the event now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no host counter is free")]
+pub struct NoCounter;
 
 /// Why [`HostPmu::read`] gave no count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,40 +57,48 @@ pub enum ReadError {
 
 /// A host PMU, as one vCPU thread uses it.
 ///
-/// `add` and `del` reserve and release a counter. `start` and `stop` let it
-/// count and hold it still, and keep it reserved: an event that the guest
-/// stops and starts at each of its context switches costs the host no more
-/// than that. Counts are of guest execution alone.
-///
-/// Linux: `struct pmu`, whose `start`/`stop` were split from `add`/`del` in 2010.
+/// An event is opened once and then started and stopped at will: it holds a
+/// counter only while it runs, and keeps its count in between. Which events may
+/// run at once is the scheduler's decision ([`crate::sched`]); whether the host
+/// has a counter is only known by trying, so `start` may fail. Counts are of
+/// guest execution alone.
 pub trait HostPmu: fmt::Debug {
     /// The events that this PMU counts.
     fn supported(&self) -> ArchEventSet;
 
-    /// Reserves a counter for `attr`, stopped, with a count of 0. `id` must be
-    /// free.
+    /// Makes an event for `attr`, stopped, with a count of 0. `id` must be free.
     ///
     /// # Errors
-    /// [`AddError`]; nothing is reserved then.
-    fn add(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), AddError>;
+    /// [`OpenError`]; nothing is open then.
+    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError>;
 
-    /// Stops and releases; `id` is free afterwards. No-op on a free one.
-    fn del(&mut self, id: HostEventId);
+    /// Stops and forgets; `id` is free afterwards. No-op on a free one.
+    fn close(&mut self, id: HostEventId);
 
     /// Lets the event count, and has the vCPU leave the guest soon after `left`
     /// more events. On a running event: sets the distance anew.
     ///
-    /// Linux: `start` with `PERF_EF_RELOAD`.
-    fn start(&mut self, id: HostEventId, left: Count);
+    /// # Errors
+    /// [`NoCounter`]: it does not count, and should be stopped.
+    ///
+    /// Linux: `add` with `PERF_EF_START`; `start` with `PERF_EF_RELOAD`.
+    fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter>;
 
-    /// Holds the event still: the count does not move until the next `start`.
+    /// Gives the counter back: the count does not move until the next `start`.
+    ///
+    /// Linux: `del`.
     fn stop(&mut self, id: HostEventId);
 
-    /// The count since `add`.
+    /// The count since `open`.
     ///
     /// # Errors
     /// [`ReadError`] if the host has no count to give: never a made-up one.
     fn read(&mut self, id: HostEventId) -> Result<Count, ReadError>;
+
+    /// Whether the host may take a running event's counter away.
+    fn can_lose(&self) -> bool {
+        false
+    }
 
     /// Tells a PMU that counts time how much of it the guest ran. PMUs that
     /// count by themselves ignore it.
@@ -112,20 +122,23 @@ impl<P: HostPmu + ?Sized> HostPmu for Box<P> {
     fn supported(&self) -> ArchEventSet {
         (**self).supported()
     }
-    fn add(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), AddError> {
-        (**self).add(id, attr)
+    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
+        (**self).open(id, attr)
     }
-    fn del(&mut self, id: HostEventId) {
-        (**self).del(id);
+    fn close(&mut self, id: HostEventId) {
+        (**self).close(id);
     }
-    fn start(&mut self, id: HostEventId, left: Count) {
-        (**self).start(id, left);
+    fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
+        (**self).start(id, left)
     }
     fn stop(&mut self, id: HostEventId) {
         (**self).stop(id);
     }
     fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
         (**self).read(id)
+    }
+    fn can_lose(&self) -> bool {
+        (**self).can_lose()
     }
     fn guest_ran(&mut self, span: Nanos) {
         (**self).guest_ran(span);

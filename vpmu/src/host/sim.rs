@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::units::Count;
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
-use super::pmu::{AddError, EventAttr, HostEventId, HostPmu, ReadError};
+use super::pmu::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
 
 #[derive(Debug)]
 struct Event {
@@ -15,16 +15,17 @@ struct Event {
     count: Count,
     /// Distance to the overflow while it runs.
     left: Option<Count>,
+    /// It should run and has no counter.
     lost: bool,
 }
 
 /// A driver call, as [`SimPmu::take_calls`] lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// [`HostPmu::add`] that succeeded.
-    Add(HostEventId, EventAttr),
-    /// [`HostPmu::del`] of an event that was there.
-    Del(HostEventId),
+    /// [`HostPmu::open`] that succeeded.
+    Open(HostEventId, EventAttr),
+    /// [`HostPmu::close`] of an event that was there.
+    Close(HostEventId),
     /// [`HostPmu::start`].
     Start(HostEventId, Count),
     /// [`HostPmu::stop`].
@@ -40,7 +41,8 @@ pub struct SimPmu {
     supported: ArchEventSet,
     events: BTreeMap<HostEventId, Event>,
     overflowed: BTreeSet<HostEventId>,
-    calls: Vec<Call>,
+    /// None if nobody will look.
+    calls: Option<Vec<Call>>,
 }
 
 impl SimPmu {
@@ -52,7 +54,25 @@ impl SimPmu {
             supported,
             events: BTreeMap::new(),
             overflowed: BTreeSet::new(),
-            calls: Vec::new(),
+            calls: Some(Vec::new()),
+        }
+    }
+
+    /// The same without a list of calls.
+    #[must_use]
+    pub const fn quiet(counters: usize, supported: ArchEventSet) -> Self {
+        Self {
+            counters,
+            supported,
+            events: BTreeMap::new(),
+            overflowed: BTreeSet::new(),
+            calls: None,
+        }
+    }
+
+    fn note(&mut self, call: Call) {
+        if let Some(calls) = &mut self.calls {
+            calls.push(call);
         }
     }
 
@@ -78,19 +98,38 @@ impl SimPmu {
     /// The host takes the counter of `id` away.
     pub fn lose(&mut self, id: HostEventId) {
         if let Some(event) = self.events.get_mut(&id) {
-            event.lost = true;
+            event.lost = event.left.take().is_some();
+        }
+    }
+
+    /// Other users of the host leave so many counters from now on; the events
+    /// with the highest numbers lose theirs first.
+    pub fn leave(&mut self, counters: usize) {
+        self.counters = counters;
+        while self.in_use() > counters {
+            let last = self.events.iter().rev().find(|(_, e)| e.left.is_some());
+            let Some(id) = last.map(|(id, _)| *id) else {
+                break;
+            };
+            self.lose(id);
         }
     }
 
     /// The driver calls since the last time, oldest first.
     pub fn take_calls(&mut self) -> Vec<Call> {
-        core::mem::take(&mut self.calls)
+        self.calls.as_mut().map(core::mem::take).unwrap_or_default()
+    }
+
+    /// Events that are open.
+    #[must_use]
+    pub fn open_events(&self) -> usize {
+        self.events.len()
     }
 
     /// Events that hold a counter now.
     #[must_use]
     pub fn in_use(&self) -> usize {
-        self.events.len()
+        self.events.values().filter(|e| e.left.is_some()).count()
     }
 }
 
@@ -99,12 +138,9 @@ impl HostPmu for SimPmu {
         self.supported
     }
 
-    fn add(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), AddError> {
+    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
         if !self.supported.contains(attr.event) {
-            return Err(AddError::Unsupported);
-        }
-        if self.events.len() >= self.counters || self.events.contains_key(&id) {
-            return Err(AddError::Busy);
+            return Err(OpenError::Unsupported);
         }
         let event = Event {
             attr: *attr,
@@ -112,38 +148,49 @@ impl HostPmu for SimPmu {
             left: None,
             lost: false,
         };
-        self.events.insert(id, event);
-        self.calls.push(Call::Add(id, *attr));
+        let before = self.events.insert(id, event);
+        assert!(before.is_none(), "{id:?} is opened twice");
+        self.note(Call::Open(id, *attr));
         Ok(())
     }
 
-    fn del(&mut self, id: HostEventId) {
+    fn close(&mut self, id: HostEventId) {
         if self.events.remove(&id).is_some() {
-            self.calls.push(Call::Del(id));
+            self.note(Call::Close(id));
         }
     }
 
-    fn start(&mut self, id: HostEventId, left: Count) {
-        self.calls.push(Call::Start(id, left));
-        if let Some(event) = self.events.get_mut(&id) {
-            event.left = Some(left);
+    fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
+        self.note(Call::Start(id, left));
+        let room = self.in_use() < self.counters;
+        let event = self.events.get_mut(&id).ok_or(NoCounter)?;
+        if event.lost || !(room || event.left.is_some()) {
+            event.lost = true;
+            return Err(NoCounter);
         }
+        event.left = Some(left);
+        Ok(())
     }
 
     fn stop(&mut self, id: HostEventId) {
-        self.calls.push(Call::Stop(id));
+        self.note(Call::Stop(id));
         if let Some(event) = self.events.get_mut(&id) {
             event.left = None;
+            event.lost = false;
         }
     }
 
     fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
-        self.calls.push(Call::Read(id));
+        self.note(Call::Read(id));
         let event = self.events.get(&id).ok_or(ReadError::Lost)?;
         if event.lost {
             Err(ReadError::Lost)
         } else {
             Ok(event.count)
         }
+    }
+
+    fn can_lose(&self) -> bool {
+        true
     }
 }

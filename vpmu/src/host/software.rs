@@ -8,7 +8,7 @@ use crate::ids::Pmc;
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
-use super::pmu::{AddError, EventAttr, HostEventId, HostPmu, ReadError};
+use super::pmu::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
 
 /// A clock rate in kHz.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,34 +84,34 @@ impl HostPmu for SoftwarePmu {
         Self::SUPPORTED
     }
 
-    fn add(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), AddError> {
+    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
         if !Self::SUPPORTED.contains(attr.event) {
-            return Err(AddError::Unsupported);
+            return Err(OpenError::Unsupported);
         }
-        let slot = self.events.get_mut(id.0).ok_or(AddError::Busy)?;
+        let slot = self.events.get_mut(id.0).ok_or(OpenError::Unsupported)?;
         *slot = Some(Event::default());
         Ok(())
     }
 
-    fn del(&mut self, id: HostEventId) {
+    fn close(&mut self, id: HostEventId) {
         if let Some(slot) = self.events.get_mut(id.0) {
             *slot = None;
         }
     }
 
-    fn start(&mut self, id: HostEventId, left: Count) {
+    fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
         let (rate, now) = (self.rate, self.now);
-        if let Some(event) = self.event(id) {
-            if let Some(running) = event.running {
-                event.ran += now.since(running.since);
-            }
-            // From the count as it will be read, so that rounding adds up.
-            let target = Count(rate.ticks(event.ran).0.saturating_add(left.0));
-            event.running = Some(Running {
-                since: now,
-                due: rate.span(target),
-            });
+        let event = self.event(id).ok_or(NoCounter)?;
+        if let Some(running) = event.running {
+            event.ran += now.since(running.since);
         }
+        // From the count as it will be read, so that rounding adds up.
+        let target = Count(rate.ticks(event.ran).0.saturating_add(left.0));
+        event.running = Some(Running {
+            since: now,
+            due: rate.span(target),
+        });
+        Ok(())
     }
 
     fn stop(&mut self, id: HostEventId) {
@@ -160,7 +160,7 @@ mod tests {
             user: true,
             kernel: true,
         };
-        pmu.add(
+        pmu.open(
             ID,
             &EventAttr {
                 event: ArchEvent::Cycles,
@@ -176,7 +176,7 @@ mod tests {
         let mut pmu = pmu(2_500_000);
         pmu.guest_ran(Nanos(1_000));
         assert_eq!(pmu.read(ID), Ok(Count(0)), "not before start");
-        pmu.start(ID, Count(1 << 40));
+        pmu.start(ID, Count(1 << 40)).unwrap();
         pmu.guest_ran(Nanos(1_000));
         assert_eq!(pmu.read(ID), Ok(Count(2_500)));
         pmu.stop(ID);
@@ -190,7 +190,7 @@ mod tests {
         for rate in [1, 333_333, 999_999, 1_000_000, 2_999_999] {
             let mut pmu = pmu(rate);
             pmu.guest_ran(Nanos(7));
-            pmu.start(ID, Count(1_000));
+            pmu.start(ID, Count(1_000)).unwrap();
             pmu.guest_ran(Nanos(3));
             let due = pmu.next_overflow().unwrap();
             pmu.guest_ran(Nanos(due.0 - 1));
@@ -198,7 +198,7 @@ mod tests {
             pmu.guest_ran(Nanos(1));
             assert!(pmu.read(ID).unwrap() >= Count(1_000), "{rate} kHz");
             assert_eq!(pmu.next_overflow(), Some(Nanos(0)));
-            pmu.start(ID, Count(500));
+            pmu.start(ID, Count(500)).unwrap();
             pmu.guest_ran(pmu.next_overflow().unwrap());
             assert!(pmu.read(ID).unwrap() >= Count(1_500), "{rate} kHz");
         }
@@ -213,7 +213,7 @@ mod tests {
         };
         for event in ArchEvent::ALL {
             let backed = pmu
-                .add(HostEventId(1), &EventAttr { event, privilege })
+                .open(HostEventId(1), &EventAttr { event, privilege })
                 .is_ok();
             assert_eq!(
                 backed,
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn the_longest_period_does_not_overflow() {
         let mut pmu = pmu(1);
-        pmu.start(ID, Count(u64::MAX));
+        pmu.start(ID, Count(u64::MAX)).unwrap();
         assert_eq!(pmu.next_overflow(), Some(Nanos(u64::MAX)));
     }
 }

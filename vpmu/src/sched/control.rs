@@ -267,9 +267,11 @@ impl<D: PmuDriver> Scheduler<D> {
         Ok(count)
     }
 
-    /// Whatever is behind the PMU took the event's counter away: its group goes
-    /// off and the leader to ERROR, as a pinned group that does not fit;
-    /// only enable tries again. Does nothing unless the leader wants to run.
+    /// Whatever is behind the PMU took the event's counter away, or has none for
+    /// it after all: its group goes off. A pinned leader goes to ERROR, as one
+    /// that does not fit, and only enable tries again; a flexible group
+    /// waits for the next rotation. Does nothing unless the leader wants
+    /// to run.
     ///
     /// # Errors
     /// [`EventError::NoEvent`] only.
@@ -281,14 +283,20 @@ impl<D: PmuDriver> Scheduler<D> {
         if !event.state.is_enabled() {
             return Ok(());
         }
-        let ctx = event.ctx;
+        let (ctx, slice, oncpu) = (event.ctx, event.slice, event.oncpu);
+        let pinned = event.attr.has(AttrFlags::PINNED);
         self.refresh_for(ctx, leader);
         self.unsettle(leader);
         self.take_group_off(leader);
-        if self.events[leader].list_seq.is_some() {
-            self.cgroup_event_disabled(leader);
+        if pinned {
+            if self.events[leader].list_seq.is_some() {
+                self.cgroup_event_disabled(leader);
+            }
+            self.set_state(leader, EventState::Error);
+        } else if let Some(vcpu) = oncpu {
+            self.contexts[ctx].slice_mut(slice).rotate_necessary = true;
+            self.arm_timer(vcpu, slice);
         }
-        self.set_state(leader, EventState::Error);
         self.commit();
         self.check_invariants();
         Ok(())

@@ -282,7 +282,7 @@ fn r019_an_event_that_needs_a_group_ends_with_it() {
 #[test]
 fn a_counter_that_the_host_takes_away_is_an_error() {
     let mut w = World::new(2);
-    let g = w.group(2, &task(&w));
+    let g = w.group(2, &task(&w).pinned());
     let f = w.open(task(&w));
     w.until(1);
     w.s.lose(w.now, g[1]).unwrap();
@@ -293,4 +293,17 @@ fn a_counter_that_the_host_takes_away_is_an_error() {
     assert!(w.is_eof(g[0]));
     w.enable(g[0]);
     assert_eq!(w.states(&[g[0], g[1], f]), "AAI");
+}
+
+/// what cannot be placed now waits for its turn.
+#[test]
+fn a_flexible_group_that_loses_its_counter_waits_for_the_next_rotation() {
+    let mut w = World::new(2);
+    let g = w.group(2, &task(&w));
+    w.until(1);
+    w.s.lose(w.now, g[1]).unwrap();
+    assert_eq!(w.states(&g), "II");
+    let due = w.s.next_timer().expect("something stayed out");
+    w.s.fire_timer(due.at, due.vcpu, due.pmu);
+    assert_eq!(w.states(&g), "AA");
 }

@@ -142,6 +142,17 @@ impl GuestPmu for ArchPerfmon {
         }
     }
 
+    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc> {
+        match self.register(msr) {
+            Ok(
+                Register::Counter(pmc)
+                | Register::FullWidthCounter(pmc)
+                | Register::FixedCounter(pmc),
+            ) => Some(pmc),
+            _ => None,
+        }
+    }
+
     fn read(&self, msr: MsrIndex) -> Result<u64, MsrError> {
         Ok(match self.register(msr)? {
             Register::Counter(pmc)

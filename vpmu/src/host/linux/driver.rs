@@ -4,7 +4,9 @@ use std::ffi::c_int;
 
 use perf_event_open_sys::bindings;
 
-use crate::host::{AddError, EventAttr, HostEventId, HostPmu, Privilege, ReadError};
+use crate::host::{
+    EventAttr, HostEventId, HostPmu, NoCounter, OpenError as HostError, Privilege, ReadError,
+};
 use crate::ids::Pmc;
 use crate::units::Count;
 use crate::x86::event::{ArchEvent, ArchEventSet};
@@ -88,7 +90,7 @@ impl LinuxPmu {
         }
     }
 
-    fn open(&self, attr: &EventAttr) -> Result<PerfEvent, OpenError> {
+    fn open_event(&self, attr: &EventAttr) -> Result<PerfEvent, OpenError> {
         let event = PerfEvent::open(&self.source.spec(attr))?;
         event.signal_this_thread(self.signal.0)?;
         Ok(event)
@@ -100,42 +102,37 @@ impl HostPmu for LinuxPmu {
         self.supported
     }
 
-    fn add(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), AddError> {
-        let event = self.open(attr).map_err(|e| match e.errno() {
-            libc::EBUSY | libc::EAGAIN => AddError::Busy,
-            _ if e.is_unsupported() => AddError::Unsupported,
-            errno => AddError::Host(errno),
+    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), HostError> {
+        let slot = self.events.get(id.0).ok_or(HostError::Unsupported)?;
+        debug_assert!(
+            slot.is_none(),
+            "an event is closed before its successor opens"
+        );
+        let event = self.open_event(attr).map_err(|e| {
+            if e.is_unsupported() {
+                HostError::Unsupported
+            } else {
+                HostError::Host(e.errno())
+            }
         })?;
-        *self.events.get_mut(id.0).ok_or(AddError::Busy)? = Some(event);
+        self.events[id.0] = Some(event);
         Ok(())
     }
 
-    fn del(&mut self, id: HostEventId) {
+    fn close(&mut self, id: HostEventId) {
         if let Some(slot) = self.events.get_mut(id.0) {
             *slot = None;
         }
     }
 
-    fn start(&mut self, id: HostEventId, left: Count) {
-        let Some(slot) = self.events.get_mut(id.0) else {
-            return;
-        };
-        // An event that cannot be started has no count to give: it goes, and
-        // the next read says that it is lost.
-        if slot
-            .as_ref()
-            .is_some_and(|event| event.start(left).is_err())
-        {
-            *slot = None;
-        }
+    fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
+        let event = self.events.get_mut(id.0).and_then(Option::as_mut);
+        event.ok_or(NoCounter)?.start(left)
     }
 
     fn stop(&mut self, id: HostEventId) {
-        let Some(slot) = self.events.get_mut(id.0) else {
-            return;
-        };
-        if slot.as_ref().is_some_and(|event| event.stop().is_err()) {
-            *slot = None;
+        if let Some(event) = self.events.get_mut(id.0).and_then(Option::as_mut) {
+            event.stop();
         }
     }
 
@@ -145,5 +142,9 @@ impl HostPmu for LinuxPmu {
             .and_then(Option::as_ref)
             .ok_or(ReadError::Lost)?
             .read()
+    }
+
+    fn can_lose(&self) -> bool {
+        true
     }
 }

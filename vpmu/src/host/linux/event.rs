@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use perf_event_open_sys::bindings::{self, perf_event_attr};
 
-use crate::host::{Privilege, ReadError};
+use crate::host::{NoCounter, Privilege, ReadError};
 use crate::units::Count;
 
 use super::sys;
@@ -40,6 +40,14 @@ impl OpenError {
     }
 }
 
+/// The kernel refuses 0 and periods with bit 63.
+const LONGEST_PERIOD: u64 = i64::MAX.unsigned_abs();
+
+/// Overflows as far as this are not asked of the host: minutes away, they are
+/// found by the looks that are taken at a running event anyway. It saves a
+/// system call a start to guests that only count.
+const FAR: u64 = 1 << 40;
+
 /// What to open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spec {
@@ -54,13 +62,17 @@ pub(super) struct Spec {
 
 /// A perf event of the thread that opened it.
 #[derive(Debug)]
-pub(super) struct PerfEvent(OwnedFd);
+pub(super) struct PerfEvent {
+    fd: OwnedFd,
+    /// The period that the kernel has.
+    period: u64,
+    running: bool,
+}
 
 impl PerfEvent {
     /// Opens a disabled, pinned, sampling event. Its period is as good as
     /// infinite until [`PerfEvent::start`].
     pub(super) fn open(spec: &Spec) -> Result<Self, OpenError> {
-        const LONGEST_PERIOD: u64 = i64::MAX.unsigned_abs();
         let mut attr = perf_event_attr {
             type_: spec.kind,
             config: spec.config,
@@ -75,35 +87,51 @@ impl PerfEvent {
         attr.set_exclude_host(u64::from(spec.guest_only));
         attr.set_exclude_user(u64::from(!spec.privilege.user));
         attr.set_exclude_kernel(u64::from(!spec.privilege.kernel));
-        Ok(Self(sys::open_on_this_thread(&mut attr)?))
+        Ok(Self {
+            fd: sys::open_on_this_thread(&mut attr)?,
+            period: LONGEST_PERIOD,
+            running: false,
+        })
     }
 
     /// Has `signal` sent to the calling thread at each overflow.
     pub(super) fn signal_this_thread(&self, signal: c_int) -> Result<(), OpenError> {
-        Ok(sys::signal_on_overflow(
-            self.0.as_fd(),
-            sys::this_thread(),
-            signal,
-        )?)
+        let thread = sys::this_thread();
+        Ok(sys::signal_on_overflow(self.fd.as_fd(), thread, signal)?)
     }
 
-    /// Counts, with the next overflow after `left` more events.
-    pub(super) fn start(&self, left: Count) -> io::Result<()> {
-        /// The kernel refuses 0 and periods with bit 63.
-        const PERIODS: std::ops::RangeInclusive<u64> = 1..=i64::MAX.unsigned_abs();
-        let period = left.0.clamp(*PERIODS.start(), *PERIODS.end());
-        sys::set_period(self.0.as_fd(), period)?;
-        sys::enable(self.0.as_fd())
+    /// Counts, with the next overflow after `left` more events. A pinned event
+    /// for which the host has no counter enters the error state in `enable`,
+    /// which only a read tells.
+    pub(super) fn start(&mut self, left: Count) -> Result<(), NoCounter> {
+        let period = if left.0 < FAR {
+            left.0.max(1)
+        } else {
+            LONGEST_PERIOD
+        };
+        // The kernel keeps what was left of an equal period, also over a stop.
+        if period != LONGEST_PERIOD || self.period != LONGEST_PERIOD {
+            sys::set_period(self.fd.as_fd(), period).map_err(|_refused| NoCounter)?;
+            self.period = period;
+        }
+        if !self.running {
+            sys::enable(self.fd.as_fd()).map_err(|_refused| NoCounter)?;
+            self.running = true;
+            self.read().map_err(|_none| NoCounter)?;
+        }
+        Ok(())
     }
 
-    /// Holds still.
-    pub(super) fn stop(&self) -> io::Result<()> {
-        sys::disable(self.0.as_fd())
+    /// Gives the counter back.
+    pub(super) fn stop(&mut self) {
+        self.running = false;
+        // It fails for what is no event only, which a descriptor of ours is not.
+        let _ = sys::disable(self.fd.as_fd());
     }
 
     /// The count since it was opened.
     pub(super) fn read(&self) -> Result<Count, ReadError> {
-        match sys::read_count(self.0.as_fd()) {
+        match sys::read_count(self.fd.as_fd()) {
             Ok(Some(count)) => Ok(Count(count)),
             Ok(None) => Err(ReadError::Lost),
             Err(e) => Err(ReadError::Host(e.raw_os_error().unwrap_or(libc::EIO))),
@@ -149,11 +177,13 @@ mod tests {
 
     #[test]
     fn start_and_stop_keep_the_count() {
-        let Some(event) = task_clock() else { return };
+        let Some(mut event) = task_clock() else {
+            return;
+        };
         assert_eq!(event.read(), Ok(Count(0)));
         event.start(Count(u64::MAX)).unwrap();
         spin();
-        event.stop().unwrap();
+        event.stop();
         let first = event.read().unwrap();
         assert!(first > Count(0));
         spin();
@@ -165,7 +195,9 @@ mod tests {
 
     #[test]
     fn the_next_overflow_signals_the_thread() {
-        let Some(event) = task_clock() else { return };
+        let Some(mut event) = task_clock() else {
+            return;
+        };
         let signal = libc::SIGRTMIN() + 5;
         let set = crate::host::linux::sys::tests::block(signal);
         event.signal_this_thread(signal).unwrap();
@@ -173,7 +205,7 @@ mod tests {
         while event.read().unwrap() < Count(2_000_000) {
             spin();
         }
-        event.stop().unwrap();
+        event.stop();
         assert!(crate::host::linux::sys::tests::pending(&set, signal));
     }
 

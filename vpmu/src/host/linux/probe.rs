@@ -52,7 +52,7 @@ pub fn pinned_counters(source: EventSource, most: usize) -> Result<usize, OpenEr
 
 fn at_the_same_time(spec: &Spec, most: usize) -> Result<usize, OpenError> {
     let mut events = vec![PerfEvent::open(spec)?];
-    while all_count(&events) {
+    while all_count(&mut events) {
         if events.len() >= most {
             return Ok(most);
         }
@@ -66,9 +66,9 @@ fn at_the_same_time(spec: &Spec, most: usize) -> Result<usize, OpenError> {
 
 /// Starts the last event; whether every one then moves. One that has lost its
 /// counter does not read, one that waits for another CPU reads the same.
-fn all_count(events: &[PerfEvent]) -> bool {
+fn all_count(events: &mut [PerfEvent]) -> bool {
     let started = events
-        .last()
+        .last_mut()
         .is_none_or(|event| event.start(Count(u64::MAX)).is_ok());
     let before: Vec<_> = events.iter().map(PerfEvent::read).collect();
     for turn in 0..10_000_u32 {

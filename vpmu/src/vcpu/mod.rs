@@ -1,0 +1,491 @@
+//! The PMU of one vCPU: a guest model whose counters are events of a scheduler.
+//!
+//! ```text
+//!  WRMSR ──▶ fold: what the host events counted enters the model
+//!        ──▶ model: the write takes effect, or #GP
+//!        ──▶ reconcile: events open, close, are enabled and disabled
+//!                 └▶ Backing: one task of a Scheduler ──▶ Placement ──▶ HostPmu
+//!  before KVM_RUN ──▶ take_pmi: at most one, its status already visible (G-404)
+//!  timer, signal  ──▶ poll: overflows, lost counters, rotation
+//! ```
+//!
+//! Owned by the vCPU's thread: no lock, no clock, and nothing is done for a
+//! counter that is not enabled. A guest that disables all its counters at once,
+//! as its PMI handler does, only pauses them (Linux: `perf_pmu_disable`): the
+//! schedule stands still until it enables one again.
+
+mod backing;
+mod placement;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+
+use crate::guest::{Demand, Encoding, GuestPmu, MsrError, Wrap};
+use crate::host::{EventAttr, HostPmu, OpenError};
+use crate::ids::{MsrIndex, Pmc, PmcSet};
+use crate::sched::EventState;
+use crate::units::{Count, Nanos};
+
+use backing::Backing;
+pub use backing::Times;
+use placement::Placement;
+
+/// How the guest's counters share the host's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// They take turns where the host has too few, and what the guest reads is
+    /// scaled by the time that each had.
+    #[default]
+    Flexible,
+    /// Each has its own or is in error; nothing is scaled.
+    Pinned,
+}
+
+/// What became of a counter's last demand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CounterState {
+    /// The guest does not want it to count.
+    #[default]
+    Off,
+    /// A host event counts for it.
+    Counting,
+    /// Others have the host's counters now; its turn will come.
+    Waiting,
+    /// Pinned, and the host has no counter for it. It does not count until the
+    /// guest enables it again.
+    Error,
+    /// The guest chose an encoding that no host event stands for. It does not
+    /// count.
+    NotBacked(Encoding),
+    /// The host gave no event. It does not count.
+    Refused(OpenError),
+}
+
+impl CounterState {
+    /// Whether the guest wants a count that it does not get.
+    #[must_use]
+    pub const fn is_trouble(self) -> bool {
+        matches!(self, Self::NotBacked(_) | Self::Refused(_) | Self::Error)
+    }
+}
+
+impl fmt::Display for CounterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Counting => f.write_str("counting"),
+            Self::Waiting => f.write_str("waiting for its turn"),
+            Self::Error => f.write_str("the host has no counter for it"),
+            Self::NotBacked(encoding) => write!(f, "no host event stands for {encoding}"),
+            Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+/// One counter as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CounterView {
+    /// Which.
+    pub pmc: Pmc,
+    /// What the guest wants counted; none if it wants nothing.
+    pub demand: Option<Demand>,
+    /// What became of that.
+    pub state: CounterState,
+    /// Its event's times.
+    pub times: Times,
+}
+
+/// Totals since the vCPU started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Counters that wrapped.
+    pub overflows: u64,
+    /// PMIs that reached the guest, by [`VcpuPmu::pmi_was_delivered`].
+    pub pmis: u64,
+    /// PMIs that met a masked LVTPC, or whose cause the guest had dealt with.
+    pub pmis_suppressed: u64,
+    /// Times a counter was wanted and could not be backed, was refused, or got
+    /// into the error state.
+    pub troubles: u64,
+    /// Guest reads that returned an estimate.
+    pub scaled_reads: u64,
+    /// Times a pinned counter got into the error state.
+    pub pinned_errors: u64,
+    /// Rotations of counters that take turns.
+    pub rotations: u64,
+    /// Times the host took a counter away.
+    pub revocations: u64,
+}
+
+impl core::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.overflows += other.overflows;
+        self.pmis += other.pmis;
+        self.pmis_suppressed += other.pmis_suppressed;
+        self.troubles += other.troubles;
+        self.scaled_reads += other.scaled_reads;
+        self.pinned_errors += other.pinned_errors;
+        self.rotations += other.rotations;
+        self.revocations += other.revocations;
+    }
+}
+
+/// The PMU of one vCPU.
+#[derive(Debug)]
+pub struct VcpuPmu<G, H> {
+    model: G,
+    backing: Backing<H>,
+    /// Counters that the guest wants to count and whose event is open.
+    wanted: PmcSet,
+    /// Counters whose event is enabled; all of `wanted` unless paused.
+    enabled: PmcSet,
+    /// The guest has none of its counters count.
+    paused: bool,
+    /// What keeps a counter from having an event, by [`Pmc::slot`].
+    unbacked: [CounterState; Pmc::SLOTS],
+    /// Stands for the LVTPC mask bit that hardware sets on delivery (G-401).
+    armed: bool,
+    pmi: bool,
+    totals: Totals,
+}
+
+impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
+    /// `model` after RESET, with no host event yet.
+    pub fn new(model: G, host: H, policy: Policy) -> Self {
+        Self {
+            model,
+            backing: Backing::new(host, policy),
+            wanted: PmcSet::EMPTY,
+            enabled: PmcSet::EMPTY,
+            paused: true,
+            unbacked: [CounterState::Off; Pmc::SLOTS],
+            armed: true,
+            pmi: false,
+            totals: Totals::default(),
+        }
+    }
+
+    /// RDMSR.
+    ///
+    /// # Errors
+    /// [`MsrError`] as the model says.
+    pub fn rdmsr(&mut self, msr: MsrIndex) -> Result<u64, MsrError> {
+        self.fold(self.model.touched_by(msr));
+        let value = self.model.read(msr)?;
+        if let Some(pmc) = self.model.counter_at(msr) {
+            self.note_read(pmc);
+        }
+        Ok(value)
+    }
+
+    /// WRMSR. A write that stops a counter first takes in all that it counted,
+    /// and a wrap among it raises its status and PMI now (G-404); from then on
+    /// the counter raises nothing.
+    ///
+    /// # Errors
+    /// [`MsrError`] as the model says; the registers are as before then.
+    pub fn wrmsr(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
+        let touched = self.model.touched_by(msr);
+        self.fold(touched);
+        let before = (!touched.is_empty()).then(|| self.values_of(touched));
+        self.model.write(msr, value)?;
+        if let Some(before) = before {
+            let mut rewritten = PmcSet::EMPTY;
+            for pmc in touched.iter() {
+                if before[pmc.slot()] != self.model.value(pmc) {
+                    rewritten.insert(pmc);
+                }
+            }
+            self.reconcile(touched, rewritten);
+        }
+        if self.model.arms(msr, value) {
+            self.armed = true;
+            if self.model.interrupt_due() {
+                self.raise_pmi(); // G-402
+            }
+        }
+        Ok(())
+    }
+
+    /// RDPMC with this ECX; `None` is #GP(0).
+    pub fn rdpmc(&mut self, ecx: u32) -> Option<u64> {
+        let pmc = self.model.rdpmc_counter(ecx)?;
+        self.fold(pmc.into());
+        self.note_read(pmc);
+        Some(self.model.value(pmc))
+    }
+
+    /// Takes in what the running counters counted, and rotates if it is time. To
+    /// be called when a host overflow or the deadline has stopped the guest;
+    /// harmless at any other time.
+    pub fn poll(&mut self) {
+        self.fold(self.enabled);
+        if self.paused {
+            return;
+        }
+        for pmc in self.enabled.iter() {
+            if self.backing.times(pmc.slot()).is_scaled() {
+                self.backing.aim(pmc.slot(), self.model.distance(pmc));
+            }
+        }
+        self.backing.looked();
+        if self.backing.rotation_is_due() {
+            self.backing.rotate();
+        }
+    }
+
+    /// Whether a PMI is to be injected before the guest runs on. Asking takes it.
+    #[must_use = "a PMI that was taken and not injected is lost"]
+    pub fn take_pmi(&mut self) -> bool {
+        core::mem::take(&mut self.pmi)
+    }
+
+    /// Whether the status still has what a PMI would tell of: one that waited
+    /// may have become pointless, and would be an unknown NMI (G-405).
+    #[must_use]
+    pub fn pmi_has_cause(&self) -> bool {
+        self.model.interrupt_due()
+    }
+
+    /// The PMI that was taken is on its way into the guest.
+    pub fn pmi_was_delivered(&mut self) {
+        self.totals.pmis += 1;
+    }
+
+    /// The PMI that was taken met a masked LVTPC, or has no cause any more: as
+    /// on hardware it is gone and a status that is set stays, and the next
+    /// overflow may interrupt again.
+    pub fn pmi_was_dropped(&mut self) {
+        self.armed = true;
+        self.totals.pmis_suppressed += 1;
+    }
+
+    /// Whether a counter is on that needs [`VcpuPmu::guest_ran`].
+    #[must_use]
+    pub const fn wants_guest_time(&self) -> bool {
+        !self.paused
+    }
+
+    /// The guest ran for `span`.
+    pub fn guest_ran(&mut self, span: Nanos) {
+        if !self.paused {
+            self.backing.ran(span);
+        }
+    }
+
+    /// Guest time to the next [`VcpuPmu::poll`] that the host does not signal
+    /// itself: an overflow, a rotation, or a look at whether the host took a
+    /// counter away.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        if self.paused {
+            None
+        } else {
+            self.backing.next_deadline()
+        }
+    }
+
+    /// Whether host events are open that no counter needs now.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.paused && !self.enabled.is_empty()
+    }
+
+    /// Closes the host events of a guest that has none of its counters count.
+    pub fn release(&mut self) {
+        if self.paused {
+            self.close_all();
+        }
+    }
+
+    /// RESET of the vCPU: registers as after power-up, no host event left.
+    pub fn reset(&mut self) {
+        self.model.reset();
+        self.close_all();
+        self.unbacked = [CounterState::Off; Pmc::SLOTS];
+        self.wanted = PmcSet::EMPTY;
+        self.paused = true;
+        self.armed = true;
+        self.pmi = false;
+    }
+
+    /// The guest's registers.
+    #[must_use]
+    pub const fn model(&self) -> &G {
+        &self.model
+    }
+
+    /// Each counter with what became of its last demand.
+    pub fn counters(&self) -> impl Iterator<Item = CounterView> {
+        self.model.counters().iter().map(|pmc| CounterView {
+            pmc,
+            demand: self.model.demand(pmc),
+            state: self.state_of(pmc),
+            times: self.backing.times_now(pmc.slot()),
+        })
+    }
+
+    /// Totals since the vCPU started.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let pinned_errors = self.backing.pinned_errors();
+        Totals {
+            troubles: self.totals.troubles + pinned_errors,
+            pinned_errors,
+            rotations: self.backing.rotations(),
+            revocations: self.backing.placement().map_or(0, Placement::revocations),
+            ..self.totals
+        }
+    }
+
+    fn state_of(&self, pmc: Pmc) -> CounterState {
+        let unbacked = self.unbacked[pmc.slot()];
+        if unbacked != CounterState::Off || !self.wanted.contains(pmc) {
+            return unbacked;
+        }
+        match self.backing.state(pmc.slot()) {
+            Some(EventState::Active) => CounterState::Counting,
+            Some(EventState::Inactive) => CounterState::Waiting,
+            Some(EventState::Error) => CounterState::Error,
+            _ => CounterState::Off,
+        }
+    }
+
+    fn values_of(&self, set: PmcSet) -> [u64; Pmc::SLOTS] {
+        let mut values = [0; Pmc::SLOTS];
+        for pmc in set.iter() {
+            values[pmc.slot()] = self.model.value(pmc);
+        }
+        values
+    }
+
+    fn note_read(&mut self, pmc: Pmc) {
+        let scaled = self.wanted.contains(pmc) && self.backing.times(pmc.slot()).is_scaled();
+        self.totals.scaled_reads += u64::from(scaled);
+    }
+
+    /// Moves what the running host events of `set` counted into the model.
+    fn fold(&mut self, set: PmcSet) {
+        if self.paused {
+            return;
+        }
+        for pmc in set.and(self.enabled).iter() {
+            let events = self.backing.progress(pmc.slot());
+            if events == Count(0) {
+                continue;
+            }
+            let wrap = self.model.advance(pmc, events);
+            if wrap != Wrap::No {
+                self.totals.overflows += 1;
+                self.backing.aim(pmc.slot(), self.model.distance(pmc));
+            }
+            if wrap == Wrap::Interrupt {
+                self.raise_pmi();
+            }
+        }
+        self.backing.settle();
+    }
+
+    /// Brings the events in line with what the model wants of them after a write
+    /// to the counters `touched`, of which the guest gave `rewritten` new values.
+    fn reconcile(&mut self, touched: PmcSet, rewritten: PmcSet) {
+        for pmc in touched.iter() {
+            match self.model.demand(pmc) {
+                None => {
+                    self.wanted.remove(pmc);
+                    self.unbacked[pmc.slot()] = CounterState::Off;
+                }
+                Some(Demand::NotBacked(encoding)) => {
+                    self.forsake(pmc, CounterState::NotBacked(encoding));
+                }
+                Some(Demand::Event(_)) => self.wanted.insert(pmc),
+            }
+        }
+        if self.wanted.is_empty() {
+            self.paused = true;
+            self.backing.pause();
+            return;
+        }
+        for pmc in self.enabled.iter() {
+            if !self.wanted.contains(pmc) {
+                self.backing.set_enabled(pmc.slot(), false);
+                self.enabled.remove(pmc);
+            }
+        }
+        let stale = if self.paused { self.wanted } else { touched };
+        for pmc in stale.and(self.wanted).iter() {
+            if let Some(Demand::Event(attr)) = self.model.demand(pmc) {
+                self.bring_on(pmc, attr, self.paused || rewritten.contains(pmc));
+            }
+        }
+        self.paused = self.wanted.is_empty();
+        if self.paused {
+            self.backing.pause();
+        } else {
+            self.backing.resume();
+        }
+    }
+
+    /// Has the event of `pmc` compete for a counter; `aim`: its distance to the
+    /// overflow has changed.
+    fn bring_on(&mut self, pmc: Pmc, attr: EventAttr, aim: bool) {
+        let slot = pmc.slot();
+        let kept = self.backing.has(slot, &attr);
+        if !kept {
+            self.enabled.remove(pmc);
+            if let Err(error) = self.backing.open(slot, attr) {
+                self.forsake(pmc, CounterState::Refused(error));
+                return;
+            }
+        }
+        self.unbacked[slot] = CounterState::Off;
+        let on = self.enabled.contains(pmc);
+        if aim || !on {
+            self.backing.aim(slot, self.model.distance(pmc));
+        }
+        // What is in error is only left by another enable.
+        let error = self.paused && self.backing.state(slot) == Some(EventState::Error);
+        if !on || error {
+            self.backing.set_enabled(slot, true);
+            self.enabled.insert(pmc);
+        }
+    }
+
+    /// The guest gets no count of `pmc`; counted once for each time that it begins.
+    fn forsake(&mut self, pmc: Pmc, state: CounterState) {
+        self.wanted.remove(pmc);
+        self.enabled.remove(pmc);
+        self.backing.close(pmc.slot());
+        let unbacked = &mut self.unbacked[pmc.slot()];
+        if *unbacked != state {
+            *unbacked = state;
+            self.totals.troubles += 1;
+        }
+    }
+
+    fn close_all(&mut self) {
+        for pmc in self.model.counters().iter() {
+            self.backing.close(pmc.slot());
+        }
+        self.enabled = PmcSet::EMPTY;
+    }
+
+    /// At most one PMI for each arming (G-401).
+    fn raise_pmi(&mut self) {
+        if core::mem::take(&mut self.armed) {
+            self.pmi = true;
+        }
+    }
+}
+
+#[cfg(test)]
+impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
+    /// The host PMU, to be scripted.
+    fn host_mut(&mut self) -> &mut H {
+        self.backing
+            .placement_mut()
+            .expect("a backing has a PMU")
+            .host_mut()
+    }
+}
