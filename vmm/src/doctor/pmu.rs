@@ -18,7 +18,7 @@ const MOST_COUNTERS: usize = 64;
 /// The name of the core PMU on a host that is not hybrid.
 const CORE_PMU: &str = "cpu";
 
-const CLOCK_NOTE: &str = "clock-derived counts come from the time that the vCPU spends in the guest; filters for user or kernel mode (:u, :k) are not applied to them";
+const CLOCK_NOTE: &str = "clock-derived counts come from the time that the vCPU spends in the guest; filters for user or kernel mode (:u, :k) are sampled, once a millisecond of guest time";
 
 /// What `--pmu type=auto` would choose, by its own rules.
 pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(of("cycles"), Some("clock-derived"));
         assert_eq!(of("ref-cycles"), Some("clock-derived"));
         assert_eq!(of("instructions"), Some("unavailable"));
-        assert!(report.note.unwrap().contains("not applied"));
+        assert!(report.note.unwrap().contains("sampled"));
         assert!(counters(&Sysfs::at(Path::new("/nonexistent"))).is_empty());
     }
 

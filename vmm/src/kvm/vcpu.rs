@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry};
 use kvm_ioctls::{Cap, SyncReg, VcpuFd};
+use vpmu::host::Level;
 use vpmu::host::software::Khz;
 use vpmu::ids::MsrIndex;
 
@@ -205,6 +206,21 @@ impl Vcpu {
         (sregs.efer & EFER_LMA != 0).then_some(Paging {
             cr3: sregs.cr3,
             levels: if sregs.cr4 & CR4_LA57 == 0 { 4 } else { 5 },
+        })
+    }
+
+    /// The privilege level at which the guest was left.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    ///
+    /// SDM vol. 3C, "Guest Register State": SS.DPL is the CPL; KVM keeps to it on
+    /// AMD too.
+    pub fn privilege_level(&self) -> Result<Level, KvmError> {
+        let sregs = self.fd.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
+        Ok(match sregs.ss.dpl {
+            0 => Level::Kernel,
+            _ => Level::User,
         })
     }
 

@@ -43,6 +43,8 @@ pub(super) struct PmuPort {
     timer: KickTimer,
     /// A PMI that the guest has not got yet.
     pmi_waits: bool,
+    /// A signal ended the last run.
+    interrupted: bool,
     /// A timer found all counters stopped: the next one closes their events.
     lingers: bool,
     /// Counter writes since the last counter read.
@@ -99,6 +101,7 @@ impl PmuPort {
             clock: GuestClock::new(parts.clock, parts.entry_cost),
             timer,
             pmi_waits: false,
+            interrupted: false,
             lingers: false,
             unread_writes: 0,
             refuses: false,
@@ -225,6 +228,9 @@ impl MsrPort for PmuPort {
     }
 
     fn before_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
+        if std::mem::take(&mut self.interrupted) {
+            self.look(vcpu)?;
+        }
         if self.pmu.take_pmi() || self.pmi_waits {
             self.inject(vcpu)?;
         }
@@ -253,23 +259,30 @@ impl MsrPort for PmuPort {
         if let Some(span) = self.clock.leave() {
             self.pmu.guest_ran(span);
         }
-        if !interrupted {
-            return;
-        }
+        self.interrupted = interrupted;
+    }
+}
+
+impl PmuPort {
+    /// A signal ended the last run: a timer, a host counter's overflow, or
+    /// somebody who wanted the thread.
+    fn look(&mut self, vcpu: &Vcpu) -> Result<(), PortError> {
         self.timer.interrupted();
         if self.pmu.is_idle() {
             if std::mem::replace(&mut self.lingers, true) {
                 self.pmu.release();
                 self.lingers = false;
             }
-        } else {
-            self.pmu.poll();
-            self.say_troubles();
+            return Ok(());
         }
+        if self.pmu.wants_level() {
+            self.pmu.guest_was_at(vcpu.privilege_level()?);
+        }
+        self.pmu.poll();
+        self.say_troubles();
+        Ok(())
     }
-}
 
-impl PmuPort {
     fn refused(&self, what: &str, index: MsrIndex, error: MsrError) -> Gp {
         static LIMIT: RateLimit = RateLimit::new();
         if log::log_enabled!(log::Level::Debug) && LIMIT.allow().is_some() {

@@ -243,7 +243,7 @@ impl std::fmt::Display for Backing {
             Self::Software(reason) => write!(
                 f,
                 "clock-derived ({reason}): cycles and ref-cycles from guest time, user and kernel \
-                 filters not applied"
+                 filters sampled"
             ),
         }
     }

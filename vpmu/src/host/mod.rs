@@ -3,6 +3,7 @@
 //! One trait with the verbs of a Linux PMU driver, and its drivers: `linux`
 //! (perf_event_open), [`software`] (a clock) and [`sim`] (scripted, for tests).
 
+mod level;
 mod pmu;
 pub mod sim;
 pub mod software;
@@ -10,4 +11,6 @@ pub mod software;
 #[cfg(feature = "host-linux")]
 pub mod linux;
 
-pub use pmu::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, Privilege, ReadError};
+pub use pmu::{
+    EventAttr, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality, ReadError,
+};

@@ -19,12 +19,32 @@ pub struct Privilege {
     pub kernel: bool,
 }
 
+/// The privilege level that a guest was found at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// 1 to 3.
+    User,
+    /// 0.
+    Kernel,
+}
+
+/// How good a count is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quality {
+    /// A hardware counter's.
+    Counted,
+    /// Derived from the time that the guest ran.
+    Clock,
+    /// The same, and shared out between privilege levels by samples.
+    SampledClock,
+}
+
 /// What to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventAttr {
     /// The event.
     pub event: ArchEvent,
-    /// Where it counts. A clock cannot see the level and counts in both.
+    /// Where it counts.
     pub privilege: Privilege,
 }
 
@@ -106,15 +126,26 @@ pub trait HostPmu: fmt::Debug {
         let _ = span;
     }
 
-    /// Whether a running event needs [`HostPmu::guest_ran`].
-    fn wants_guest_time(&self) -> bool {
+    /// Whether the next asynchronous exit should tell the guest's privilege level.
+    fn wants_level(&self) -> bool {
         false
     }
 
-    /// Guest time from now to the next overflow, for PMUs that have no
-    /// interrupt of their own; `None` if nothing is due.
-    fn next_overflow(&self) -> Option<Nanos> {
+    /// An asynchronous exit, which the guest did not cause, found it at `level`.
+    fn guest_was_at(&mut self, level: Level) {
+        let _ = level;
+    }
+
+    /// Guest time from now until the vCPU should leave the guest, for PMUs that
+    /// have no interrupt of their own; `None` if nothing is due.
+    fn next_exit(&self) -> Option<Nanos> {
         None
+    }
+
+    /// How good a count of `attr` is.
+    fn quality(&self, attr: &EventAttr) -> Quality {
+        let _ = attr;
+        Quality::Counted
     }
 }
 
@@ -143,10 +174,16 @@ impl<P: HostPmu + ?Sized> HostPmu for Box<P> {
     fn guest_ran(&mut self, span: Nanos) {
         (**self).guest_ran(span);
     }
-    fn wants_guest_time(&self) -> bool {
-        (**self).wants_guest_time()
+    fn wants_level(&self) -> bool {
+        (**self).wants_level()
     }
-    fn next_overflow(&self) -> Option<Nanos> {
-        (**self).next_overflow()
+    fn guest_was_at(&mut self, level: Level) {
+        (**self).guest_was_at(level);
+    }
+    fn next_exit(&self) -> Option<Nanos> {
+        (**self).next_exit()
+    }
+    fn quality(&self, attr: &EventAttr) -> Quality {
+        (**self).quality(attr)
     }
 }

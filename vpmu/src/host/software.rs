@@ -1,14 +1,18 @@
 //! A host PMU derived from a clock, for hosts without a PMU.
 //!
 //! Cycles and reference cycles are guest time at the TSC's frequency; no other
-//! event is supported. A clock cannot see the privilege level, so user and
-//! kernel filters are not applied: [`EventAttr::privilege`] is ignored.
+//! event is supported. An event that counts at one privilege level has the
+//! part of guest time that samples give to that level, which needs an exit a
+//! millisecond of guest time while one runs.
 
 use crate::ids::Pmc;
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
-use super::pmu::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
+use super::level::LevelClocks;
+use super::pmu::{
+    EventAttr, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality, ReadError,
+};
 
 /// A clock rate in kHz.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +35,29 @@ impl Khz {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// Whose time an event counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// All guest time: exact.
+    Guest,
+    /// The time at one level: sampled.
+    Level(Level),
+}
+
+impl Whose {
+    const fn of(privilege: Privilege) -> Self {
+        match (privilege.user, privilege.kernel) {
+            (true, false) => Self::Level(Level::User),
+            (false, true) => Self::Level(Level::Kernel),
+            _ => Self::Guest,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Event {
-    /// Guest time that this event has counted in earlier runs.
+    whose: Whose,
+    /// Time that this event has counted in earlier runs.
     ran: Nanos,
     running: Option<Running>,
 }
@@ -41,7 +65,7 @@ struct Event {
 #[derive(Clone, Copy, Debug)]
 struct Running {
     since: Nanos,
-    /// The guest time, in `ran`'s terms, at which the next overflow is due.
+    /// The time, in `ran`'s terms, at which the next overflow is due.
     due: Nanos,
 }
 
@@ -51,6 +75,9 @@ pub struct SoftwarePmu {
     rate: Khz,
     /// Guest time so far, as told by [`HostPmu::guest_ran`].
     now: Nanos,
+    levels: LevelClocks,
+    /// Running events that count at one level.
+    sampled: usize,
     events: [Option<Event>; Pmc::SLOTS],
 }
 
@@ -66,16 +93,37 @@ impl SoftwarePmu {
         Self {
             rate,
             now: Nanos(0),
+            levels: LevelClocks::new(),
+            sampled: 0,
             events: [None; Pmc::SLOTS],
         }
     }
 
-    fn event(&mut self, id: HostEventId) -> Option<&mut Event> {
-        self.events.get_mut(id.0)?.as_mut()
+    fn event(&self, id: HostEventId) -> Option<Event> {
+        self.events.get(id.0).copied().flatten()
+    }
+
+    const fn time_of(&self, whose: Whose) -> Nanos {
+        match whose {
+            Whose::Guest => self.now,
+            Whose::Level(level) => self.levels.time(level),
+        }
     }
 
     fn ran(&self, event: &Event) -> Nanos {
-        event.ran + event.running.map_or(Nanos(0), |r| self.now.since(r.since))
+        let since = |r: Running| self.time_of(event.whose).since(r.since);
+        event.ran + event.running.map_or(Nanos(0), since)
+    }
+
+    /// Stops the event's run and returns what it has counted in all.
+    fn end_run(&mut self, event: &mut Event) -> Nanos {
+        if event.running.is_some() && event.whose != Whose::Guest {
+            self.levels.settle();
+            self.sampled -= 1;
+        }
+        event.ran = self.ran(event);
+        event.running = None;
+        event.ran
     }
 }
 
@@ -89,61 +137,84 @@ impl HostPmu for SoftwarePmu {
             return Err(OpenError::Unsupported);
         }
         let slot = self.events.get_mut(id.0).ok_or(OpenError::Unsupported)?;
-        *slot = Some(Event::default());
+        *slot = Some(Event {
+            whose: Whose::of(attr.privilege),
+            ran: Nanos(0),
+            running: None,
+        });
         Ok(())
     }
 
     fn close(&mut self, id: HostEventId) {
+        self.stop(id);
         if let Some(slot) = self.events.get_mut(id.0) {
             *slot = None;
         }
     }
 
     fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
-        let (rate, now) = (self.rate, self.now);
-        let event = self.event(id).ok_or(NoCounter)?;
-        if let Some(running) = event.running {
-            event.ran += now.since(running.since);
+        let mut event = self.event(id).ok_or(NoCounter)?;
+        let ran = self.end_run(&mut event);
+        if event.whose != Whose::Guest {
+            // Only what comes from now on is this run's.
+            self.levels.settle();
+            self.sampled += 1;
         }
         // From the count as it will be read, so that rounding adds up.
-        let target = Count(rate.ticks(event.ran).0.saturating_add(left.0));
+        let target = Count(self.rate.ticks(ran).0.saturating_add(left.0));
         event.running = Some(Running {
-            since: now,
-            due: rate.span(target),
+            since: self.time_of(event.whose),
+            due: self.rate.span(target),
         });
+        self.events[id.0] = Some(event);
         Ok(())
     }
 
     fn stop(&mut self, id: HostEventId) {
-        let now = self.now;
-        if let Some(event) = self.event(id)
-            && let Some(running) = event.running.take()
-        {
-            event.ran += now.since(running.since);
+        if let Some(mut event) = self.event(id) {
+            self.end_run(&mut event);
+            self.events[id.0] = Some(event);
         }
     }
 
     fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
-        let event = self
-            .events
-            .get(id.0)
-            .copied()
-            .flatten()
-            .ok_or(ReadError::Lost)?;
+        let event = self.event(id).ok_or(ReadError::Lost)?;
+        if event.running.is_some() && event.whose != Whose::Guest {
+            self.levels.settle();
+        }
         Ok(self.rate.ticks(self.ran(&event)))
     }
 
     fn guest_ran(&mut self, span: Nanos) {
         self.now += span;
+        if self.sampled > 0 {
+            self.levels.ran(span);
+        }
     }
 
-    fn wants_guest_time(&self) -> bool {
-        self.events.iter().flatten().any(|e| e.running.is_some())
+    fn wants_level(&self) -> bool {
+        self.sampled > 0
     }
 
-    fn next_overflow(&self) -> Option<Nanos> {
+    fn guest_was_at(&mut self, level: Level) {
+        if self.sampled > 0 {
+            self.levels.sample(level);
+        }
+    }
+
+    fn next_exit(&self) -> Option<Nanos> {
+        // A level's clock is never faster than the guest's: an exit may be early.
         let left = |e: &Event| e.running.map(|r| r.due.since(self.ran(e)));
-        self.events.iter().flatten().filter_map(left).min()
+        let overflow = self.events.iter().flatten().filter_map(left).min();
+        let sample = (self.sampled > 0).then(|| self.levels.next());
+        overflow.into_iter().chain(sample).min()
+    }
+
+    fn quality(&self, attr: &EventAttr) -> Quality {
+        match Whose::of(attr.privilege) {
+            Whose::Guest => Quality::Clock,
+            Whose::Level(_) => Quality::SampledClock,
+        }
     }
 }
 
@@ -182,7 +253,7 @@ mod tests {
         pmu.stop(ID);
         pmu.guest_ran(Nanos(1_000));
         assert_eq!(pmu.read(ID), Ok(Count(2_500)), "stopped (G-103)");
-        assert!(!pmu.wants_guest_time());
+        assert_eq!(pmu.next_exit(), None);
     }
 
     #[test]
@@ -192,14 +263,14 @@ mod tests {
             pmu.guest_ran(Nanos(7));
             pmu.start(ID, Count(1_000)).unwrap();
             pmu.guest_ran(Nanos(3));
-            let due = pmu.next_overflow().unwrap();
+            let due = pmu.next_exit().unwrap();
             pmu.guest_ran(Nanos(due.0 - 1));
             assert!(pmu.read(ID).unwrap() < Count(1_000), "{rate} kHz");
             pmu.guest_ran(Nanos(1));
             assert!(pmu.read(ID).unwrap() >= Count(1_000), "{rate} kHz");
-            assert_eq!(pmu.next_overflow(), Some(Nanos(0)));
+            assert_eq!(pmu.next_exit(), Some(Nanos(0)));
             pmu.start(ID, Count(500)).unwrap();
-            pmu.guest_ran(pmu.next_overflow().unwrap());
+            pmu.guest_ran(pmu.next_exit().unwrap());
             assert!(pmu.read(ID).unwrap() >= Count(1_500), "{rate} kHz");
         }
     }
@@ -226,6 +297,42 @@ mod tests {
     fn the_longest_period_does_not_overflow() {
         let mut pmu = pmu(1);
         pmu.start(ID, Count(u64::MAX)).unwrap();
-        assert_eq!(pmu.next_overflow(), Some(Nanos(u64::MAX)));
+        assert_eq!(pmu.next_exit(), Some(Nanos(u64::MAX)));
+    }
+
+    #[test]
+    fn an_event_of_one_level_has_the_time_that_samples_give_it() {
+        let mut pmu = pmu(1_000_000);
+        let (user, kernel) = (HostEventId(1), HostEventId(2));
+        for (id, is_user) in [(user, true), (kernel, false)] {
+            let privilege = Privilege {
+                user: is_user,
+                kernel: !is_user,
+            };
+            let event = ArchEvent::Cycles;
+            pmu.open(id, &EventAttr { event, privilege }).unwrap();
+            assert!(!pmu.wants_level(), "no exits for an event that is stopped");
+        }
+        for id in [ID, user, kernel] {
+            pmu.start(id, Count(1 << 40)).unwrap();
+        }
+        for level in [Level::User, Level::User, Level::Kernel, Level::User] {
+            assert!(pmu.next_exit().unwrap() <= Nanos(1_600_000));
+            pmu.guest_ran(Nanos(1_000));
+            pmu.guest_was_at(level);
+        }
+        let read = |pmu: &mut SoftwarePmu, id| pmu.read(id).unwrap();
+        assert_eq!(read(&mut pmu, ID), Count(4_000));
+        assert_eq!(read(&mut pmu, user), Count(3_000));
+        assert_eq!(read(&mut pmu, kernel), Count(1_000));
+        pmu.guest_ran(Nanos(1_000));
+        let (u, k) = (read(&mut pmu, user), read(&mut pmu, kernel));
+        assert_eq!(u.0 + k.0, 5_000, "no time is lost between samples");
+        for id in [user, kernel] {
+            pmu.stop(id);
+        }
+        pmu.guest_ran(Nanos(1_000));
+        assert_eq!((read(&mut pmu, user), read(&mut pmu, kernel)), (u, k));
+        assert!(!pmu.wants_level());
     }
 }

@@ -278,7 +278,7 @@ impl<H: HostPmu> Backing<H> {
         let rotation = self.sched.next_timer().map(|t| t.at.since(self.now));
         let look = (placement.host().can_lose() && placement.is_counting())
             .then(|| self.next_look.since(self.now));
-        let overflow = placement.host().next_overflow();
+        let overflow = placement.host().next_exit();
         [rotation, look, overflow].into_iter().flatten().min()
     }
 

@@ -22,7 +22,7 @@ mod tests;
 use core::fmt;
 
 use crate::guest::{Demand, Encoding, GuestPmu, MsrError, Wrap};
-use crate::host::{EventAttr, HostPmu, OpenError};
+use crate::host::{EventAttr, HostPmu, Level, OpenError, Quality};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::units::{Count, Nanos};
@@ -90,6 +90,8 @@ pub struct CounterView {
     pub pmc: Pmc,
     /// What the guest wants counted; none if it wants nothing.
     pub demand: Option<Demand>,
+    /// How good its count is, if it has an event.
+    pub quality: Option<Quality>,
     /// What became of that.
     pub state: CounterState,
     /// Its event's times.
@@ -274,6 +276,20 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         }
     }
 
+    /// Whether an asynchronous exit should tell the guest's privilege level, by
+    /// [`VcpuPmu::guest_was_at`] and before [`VcpuPmu::poll`].
+    #[must_use]
+    pub fn wants_level(&self) -> bool {
+        !self.paused && self.host().is_some_and(HostPmu::wants_level)
+    }
+
+    /// An asynchronous exit, which the guest did not cause, found it at `level`.
+    pub fn guest_was_at(&mut self, level: Level) {
+        if let Some(placement) = self.backing.placement_mut() {
+            placement.host_mut().guest_was_at(level);
+        }
+    }
+
     /// Guest time to the next [`VcpuPmu::poll`] that the host does not signal
     /// itself: an overflow, a rotation, or a look at whether the host took a
     /// counter away.
@@ -318,11 +334,19 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
 
     /// Each counter with what became of its last demand.
     pub fn counters(&self) -> impl Iterator<Item = CounterView> {
-        self.model.counters().iter().map(|pmc| CounterView {
-            pmc,
-            demand: self.model.demand(pmc),
-            state: self.state_of(pmc),
-            times: self.backing.times_now(pmc.slot()),
+        self.model.counters().iter().map(|pmc| {
+            let demand = self.model.demand(pmc);
+            let quality = match demand {
+                Some(Demand::Event(attr)) => self.host().map(|h| h.quality(&attr)),
+                _ => None,
+            };
+            CounterView {
+                pmc,
+                demand,
+                quality,
+                state: self.state_of(pmc),
+                times: self.backing.times_now(pmc.slot()),
+            }
         })
     }
 
@@ -337,6 +361,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             revocations: self.backing.placement().map_or(0, Placement::revocations),
             ..self.totals
         }
+    }
+
+    fn host(&self) -> Option<&H> {
+        self.backing.placement().map(Placement::host)
     }
 
     fn state_of(&self, pmc: Pmc) -> CounterState {

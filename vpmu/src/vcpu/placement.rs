@@ -104,7 +104,6 @@ impl<H: HostPmu> Placement<H> {
         &self.host
     }
 
-    #[cfg(test)]
     pub(super) const fn host_mut(&mut self) -> &mut H {
         &mut self.host
     }

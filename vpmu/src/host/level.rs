@@ -1,0 +1,163 @@
+//! Guest time by privilege level, from samples.
+//!
+//! A clock sees when the guest runs and not at which level. Asynchronous exits
+//! do, as they come at any instruction alike: the time since the last look is
+//! given to the level that one finds. What a read finds unsampled is shared out
+//! by the recent samples.
+
+use super::pmu::Level;
+use crate::units::Nanos;
+
+/// Mean guest time between two samples.
+const INTERVAL: u64 = 1_000_000;
+/// A share of 1.
+const ONE: u64 = 1 << 16;
+/// How many samples the share remembers.
+const MEMORY: u64 = 8;
+
+/// The clocks of the two levels.
+#[derive(Debug)]
+pub(super) struct LevelClocks {
+    user: Nanos,
+    kernel: Nanos,
+    /// Guest time that belongs to neither yet.
+    pending: Nanos,
+    /// User mode's share of the recent samples, of [`ONE`]. None without one:
+    /// the time before the first read belongs to the kernel, which it exits from.
+    user_share: u64,
+    /// Guest time to the next sample that is asked for.
+    next: Nanos,
+    dice: u32,
+}
+
+impl LevelClocks {
+    pub(super) const fn new() -> Self {
+        Self {
+            user: Nanos(0),
+            kernel: Nanos(0),
+            pending: Nanos(0),
+            user_share: 0,
+            next: Nanos(INTERVAL),
+            dice: 1,
+        }
+    }
+
+    /// The guest ran for `span`.
+    pub(super) fn ran(&mut self, span: Nanos) {
+        self.pending += span;
+        self.next = self.next.since(span);
+    }
+
+    /// An asynchronous exit found the guest at `level`.
+    pub(super) fn sample(&mut self, level: Level) {
+        let pending = core::mem::take(&mut self.pending);
+        let of_sample = match level {
+            Level::User => {
+                self.user += pending;
+                ONE
+            }
+            Level::Kernel => {
+                self.kernel += pending;
+                0
+            }
+        };
+        self.user_share = (self.user_share * (MEMORY - 1) + of_sample).div_ceil(MEMORY);
+        self.next = self.interval();
+    }
+
+    /// Between half and one and a half of the mean, so that samples do not keep
+    /// step with the guest's own timer.
+    fn interval(&mut self) -> Nanos {
+        self.dice = self
+            .dice
+            .wrapping_mul(1_664_525)
+            .wrapping_add(1_013_904_223);
+        Nanos(INTERVAL / 2 + u64::from(self.dice >> 12))
+    }
+
+    /// Shares out what no sample has claimed.
+    pub(super) fn settle(&mut self) {
+        let pending = core::mem::take(&mut self.pending);
+        let user = u128::from(pending.0) * u128::from(self.user_share) / u128::from(ONE);
+        let user = Nanos(u64::try_from(user).unwrap_or(pending.0));
+        self.user += user;
+        self.kernel += pending.since(user);
+    }
+
+    /// How long the guest was at `level`, as far as it is settled.
+    pub(super) const fn time(&self, level: Level) -> Nanos {
+        match level {
+            Level::User => self.user,
+            Level::Kernel => self.kernel,
+        }
+    }
+
+    /// Guest time to the next sample.
+    pub(super) const fn next(&self) -> Nanos {
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guest that is in user mode for `user` of each 100 us.
+    fn share(user: u64) -> f64 {
+        let (mut clocks, mut now) = (LevelClocks::new(), 0);
+        for _ in 0..5_000 {
+            let next = clocks.next().0;
+            clocks.ran(Nanos(next));
+            now += next;
+            let level = if now % 100_000 < user * 1_000 {
+                Level::User
+            } else {
+                Level::Kernel
+            };
+            clocks.sample(level);
+        }
+        assert_eq!(
+            clocks.user.0 + clocks.kernel.0,
+            now,
+            "each ns has one level"
+        );
+        clocks.user.0 as f64 / now as f64
+    }
+
+    #[test]
+    fn each_level_has_the_time_that_the_guest_spent_there() {
+        assert!(share(100) > 0.999_999);
+        assert!(share(0) < 0.000_001);
+        for user in [10, 50, 90] {
+            let share = share(user) * 100.0;
+            assert!((share - user as f64).abs() < 3.0, "{user}: {share}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_between_samples_is_shared_as_the_samples_were() {
+        let mut clocks = LevelClocks::new();
+        clocks.ran(Nanos(1_000));
+        clocks.settle();
+        assert_eq!(clocks.time(Level::Kernel), Nanos(1_000), "no sample yet");
+        for _ in 0..100 {
+            clocks.ran(Nanos(1_000));
+            clocks.sample(Level::User);
+        }
+        clocks.ran(Nanos(1_000));
+        clocks.settle();
+        assert_eq!(clocks.time(Level::User), Nanos(101_000));
+    }
+
+    #[test]
+    fn samples_come_once_a_millisecond() {
+        let mut clocks = LevelClocks::new();
+        let sum: u64 = (0..1_000)
+            .map(|_| {
+                clocks.sample(Level::User);
+                clocks.next().0
+            })
+            .sum();
+        assert!(sum.abs_diff(1_000 * INTERVAL) < 50 * INTERVAL, "{sum}");
+    }
+}
