@@ -1,8 +1,5 @@
 //! Instructions that each scheduler operation costs, counted by valgrind:
 //! `cargo run --release -p vpmu --example sched_cost` prints a table.
-//!
-//! It runs itself under callgrind with k and with 2k operations; the
-//! difference over k is the cost of one.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,10 +7,9 @@
     reason = "a measurement that cannot go on fails"
 )]
 
+mod callgrind;
 #[path = "../benches/ops/mod.rs"]
 mod ops;
-
-use std::process::Command;
 
 use ops::{Bench, OPS};
 
@@ -26,38 +22,13 @@ fn worker(args: &[String]) {
     }
 }
 
-fn instructions(op: &str, n: usize, pmus: usize, times: usize) -> u64 {
-    let exe = std::env::current_exe().unwrap();
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(exe)
-        .args([
-            op.to_string(),
-            n.to_string(),
-            pmus.to_string(),
-            times.to_string(),
-        ])
-        .output()
-        .unwrap_or_else(|e| panic!("valgrind: {e}"));
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let line = text.lines().find_map(|l| l.split("Collected :").nth(1));
-    line.unwrap_or_else(|| panic!("{text}"))
-        .trim()
-        .parse()
-        .unwrap()
-}
-
 fn cost(op: &str, n: usize, pmus: usize) -> u64 {
     let times = if matches!(op, "migration" | "open_all") {
         2
     } else {
         64
     };
-    let (one, two) = (
-        instructions(op, n, pmus, times),
-        instructions(op, n, pmus, 2 * times),
-    );
-    two.saturating_sub(one) / times as u64
+    callgrind::cost(&[op.to_owned(), n.to_string(), pmus.to_string()], times)
 }
 
 fn main() {

@@ -45,6 +45,7 @@ pub(super) struct Placement<H> {
     backoff: u32,
     countdown: u32,
     paused: bool,
+    any_lost: bool,
     revocations: u64,
     /// Why the last [`PmuDriver::event_init`] failed.
     refusal: Option<OpenError>,
@@ -95,6 +96,7 @@ impl<H: HostPmu> Placement<H> {
             backoff: 1,
             countdown: 1,
             paused: false,
+            any_lost: false,
             revocations: 0,
             refusal: None,
         }
@@ -134,6 +136,10 @@ impl<H: HostPmu> Placement<H> {
     /// An event that was found without its counter, which the scheduler has to
     /// be told of; each is returned once.
     pub(super) fn take_lost(&mut self) -> Option<EventId> {
+        if !self.any_lost {
+            return None;
+        }
+        self.any_lost = self.slots.iter().filter(|s| s.lost).count() > 1;
         let slot = self.slots.iter_mut().find(|s| s.lost)?;
         slot.lost = false;
         let event = slot.event;
@@ -210,6 +216,7 @@ impl<H: HostPmu> Placement<H> {
         slot.fresh = false;
         slot.counting = self.host.start(HostEventId(i), slot.left).is_ok();
         slot.lost = !slot.counting;
+        self.any_lost |= slot.lost;
     }
 
     fn slot_of(&self, event: EventId) -> Option<usize> {
@@ -233,6 +240,7 @@ impl<H: HostPmu> Placement<H> {
                 // What it counted until then comes with the next good read.
                 slot.counting = false;
                 slot.lost = true;
+                self.any_lost = true;
                 self.revocations += 1;
                 Count(0)
             }
@@ -316,5 +324,10 @@ impl<H: HostPmu> PmuDriver for Placement<H> {
 
     fn forgets(&self) -> bool {
         true
+    }
+
+    /// As long as the host has honoured every reservation.
+    fn always_fits(&self) -> bool {
+        self.limit == usize::MAX
     }
 }

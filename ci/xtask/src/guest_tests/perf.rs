@@ -10,6 +10,7 @@ use crate::perf;
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = profiles();
     all.extend(KERNELS.map(accuracy));
+    all.extend(KERNELS.map(privilege));
     all.extend([watchdog(), memory()]);
     all.extend(KERNELS.map(doctor));
     all
@@ -105,6 +106,58 @@ fn accurate(seen: &Seen, _: &GuestTest) -> Result<()> {
         "the difference {difference} is {:.2} % off",
         off * 100.0
     );
+    Ok(())
+}
+
+/// User and kernel filters on a clock: a loop that hardly leaves user mode, and a
+/// program that lives in system calls.
+fn privilege(guest_kernel: &'static str) -> GuestTest {
+    GuestTest {
+        host_kernel: guest_kernel,
+        clock: Clock::InstructionsIfNested,
+        guest_kernel,
+        limit: 300,
+        ..GuestTest::new(
+            format!("privilege/kernel-{guest_kernel}"),
+            "for job in 'spin 1000000000' 'dd if=/dev/zero of=/dev/null bs=64k count=60000'; do \
+               perf stat -x, -e cycles:u,cycles:k,cycles -o /tmp/stat $job 2>/dev/null; \
+               cat /tmp/stat; done",
+            told_apart,
+        )
+    }
+}
+
+fn told_apart(seen: &Seen, _: &GuestTest) -> Result<()> {
+    /// The part of the cycles that the right level must have.
+    const MOST: f64 = 0.9;
+    seen.succeeded()?;
+    let count = |name: &str| -> Vec<f64> {
+        let lines = seen
+            .console
+            .lines()
+            .filter(|l| l.split(',').nth(2) == Some(name));
+        lines
+            .filter_map(|l| l.split(',').next()?.trim().parse().ok())
+            .collect()
+    };
+    let (user, kernel, all) = (count("cycles:u"), count("cycles:k"), count("cycles"));
+    let ([spin_u, dd_u], [spin_k, dd_k], [spin, dd]) = (&user[..], &kernel[..], &all[..]) else {
+        anyhow::bail!("two counts of each were due: {user:?} {kernel:?} {all:?}");
+    };
+    crate::say!(
+        "user part of a loop {:.3}, kernel part of a copy {:.3}",
+        spin_u / spin,
+        dd_k / dd
+    );
+    ensure!(
+        spin_u / spin > MOST,
+        "cycles:u of a loop: {spin_u} of {spin}"
+    );
+    ensure!(dd_k / dd > MOST, "cycles:k of a copy: {dd_k} of {dd}");
+    for (u, k, all) in [(spin_u, spin_k, spin), (dd_u, dd_k, dd)] {
+        let off = (u + k - all).abs() / all;
+        ensure!(off < 0.01, "{u} and {k} are not {all}");
+    }
     Ok(())
 }
 
