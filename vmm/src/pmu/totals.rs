@@ -28,12 +28,13 @@ impl fmt::Display for VmTotals {
         write!(
             f,
             "overflows={} pmis_injected={} pmis_suppressed={} not_counted={} scaled_reads={} \
-             pinned_errors={} rotations={} revocations={}",
+             starved={} pinned_errors={} rotations={} revocations={}",
             totals.overflows,
             totals.pmis,
             totals.pmis_suppressed,
             totals.troubles,
             totals.scaled_reads,
+            totals.starved,
             totals.pinned_errors,
             totals.rotations,
             totals.revocations

@@ -71,6 +71,8 @@ struct Tracked {
     times: Times,
     /// What of the whole was handed on; it never gets less.
     taken: u64,
+    /// It was noted that it was stopped without ever having had a counter.
+    starved: bool,
 }
 
 /// The scheduler of one vCPU and what its counters have in it.
@@ -150,6 +152,7 @@ impl<H: HostPmu> Backing<H> {
                     count: 0,
                     times: Times::default(),
                     taken: 0,
+                    starved: false,
                 });
                 Ok(())
             }
@@ -201,6 +204,16 @@ impl<H: HostPmu> Backing<H> {
             enabled,
             running,
         })
+    }
+
+    /// Whether the counter's event, which the guest stops, has been wanted and
+    /// never had a counter: the guest has no count and no estimate. Said once for
+    /// each event.
+    pub(super) fn is_newly_starved(&mut self, slot: usize) -> bool {
+        let times = self.times_now(slot);
+        let starved = times.running == Nanos(0) && times.enabled > Nanos(0);
+        let event = self.events[slot].as_mut().filter(|e| starved && !e.starved);
+        event.map(|e| e.starved = true).is_some()
     }
 
     /// The events since the last time: counted, or estimated where the event did

@@ -16,20 +16,21 @@
 
 mod backing;
 mod placement;
+mod status;
 #[cfg(test)]
 mod tests;
 
-use core::fmt;
-
-use crate::guest::{Demand, Encoding, GuestPmu, MsrError, Wrap};
-use crate::host::{EventAttr, HostPmu, Level, OpenError, Quality};
+use crate::guest::{Demand, GuestPmu, MsrError, Wrap};
+use crate::host::{EventAttr, HostPmu, Level};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::units::{Count, Nanos};
 
 use backing::Backing;
-pub use backing::Times;
 use placement::Placement;
+
+pub use backing::Times;
+pub use status::{CounterState, CounterView, Totals};
 
 /// How the guest's counters share the host's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,97 +41,6 @@ pub enum Policy {
     Flexible,
     /// Each has its own or is in error; nothing is scaled.
     Pinned,
-}
-
-/// What became of a counter's last demand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CounterState {
-    /// The guest does not want it to count.
-    #[default]
-    Off,
-    /// A host event counts for it.
-    Counting,
-    /// Others have the host's counters now; its turn will come.
-    Waiting,
-    /// Pinned, and the host has no counter for it. It does not count until the
-    /// guest enables it again.
-    Error,
-    /// The guest chose an encoding that no host event stands for. It does not
-    /// count.
-    NotBacked(Encoding),
-    /// The host gave no event. It does not count.
-    Refused(OpenError),
-}
-
-impl CounterState {
-    /// Whether the guest wants a count that it does not get.
-    #[must_use]
-    pub const fn is_trouble(self) -> bool {
-        matches!(self, Self::NotBacked(_) | Self::Refused(_) | Self::Error)
-    }
-}
-
-impl fmt::Display for CounterState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => f.write_str("off"),
-            Self::Counting => f.write_str("counting"),
-            Self::Waiting => f.write_str("waiting for its turn"),
-            Self::Error => f.write_str("the host has no counter for it"),
-            Self::NotBacked(encoding) => write!(f, "no host event stands for {encoding}"),
-            Self::Refused(error) => error.fmt(f),
-        }
-    }
-}
-
-/// One counter as an operator sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CounterView {
-    /// Which.
-    pub pmc: Pmc,
-    /// What the guest wants counted; none if it wants nothing.
-    pub demand: Option<Demand>,
-    /// How good its count is, if it has an event.
-    pub quality: Option<Quality>,
-    /// What became of that.
-    pub state: CounterState,
-    /// Its event's times.
-    pub times: Times,
-}
-
-/// Totals since the vCPU started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Counters that wrapped.
-    pub overflows: u64,
-    /// PMIs that reached the guest, by [`VcpuPmu::pmi_was_delivered`].
-    pub pmis: u64,
-    /// PMIs that met a masked LVTPC, or whose cause the guest had dealt with.
-    pub pmis_suppressed: u64,
-    /// Times a counter was wanted and could not be backed, was refused, or got
-    /// into the error state.
-    pub troubles: u64,
-    /// Guest reads that returned an estimate.
-    pub scaled_reads: u64,
-    /// Times a pinned counter got into the error state.
-    pub pinned_errors: u64,
-    /// Rotations of counters that take turns.
-    pub rotations: u64,
-    /// Times the host took a counter away.
-    pub revocations: u64,
-}
-
-impl core::ops::AddAssign for Totals {
-    fn add_assign(&mut self, other: Self) {
-        self.overflows += other.overflows;
-        self.pmis += other.pmis;
-        self.pmis_suppressed += other.pmis_suppressed;
-        self.troubles += other.troubles;
-        self.scaled_reads += other.scaled_reads;
-        self.pinned_errors += other.pinned_errors;
-        self.rotations += other.rotations;
-        self.revocations += other.revocations;
-    }
 }
 
 /// The PMU of one vCPU.
@@ -428,6 +338,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
                     self.forsake(pmc, CounterState::NotBacked(encoding));
                 }
                 Some(Demand::Event(_)) => self.wanted.insert(pmc),
+            }
+        }
+        for pmc in self.enabled.iter() {
+            if !self.wanted.contains(pmc) && self.backing.is_newly_starved(pmc.slot()) {
+                self.totals.starved += 1;
             }
         }
         if self.wanted.is_empty() {

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::*;
-use crate::guest::{ArchPerfmon, ArchPerfmonConfig};
+use crate::guest::{ArchPerfmon, ArchPerfmonConfig, Encoding};
 use crate::host::HostEventId;
 use crate::host::sim::{Call, SimPmu};
 use crate::x86::event::{ArchEvent, ArchEventSet};

@@ -239,6 +239,17 @@ fn sampling_under_multiplexing_loses_no_overflow() {
     assert_eq!(pmu.rdmsr(GLOBAL_STATUS), Ok(0), "none waits untold");
 }
 
+#[test]
+fn a_counter_that_never_had_its_turn_is_told_of() {
+    let mut pmu = pmu(Policy::Flexible, 2);
+    run_for(&mut pmu, MS, None);
+    write(&mut pmu, &[(GLOBAL_CTRL, 0)]);
+    assert_eq!(values(&mut pmu), [MS, MS, 0, 0], "no turn, no estimate");
+    assert_eq!(pmu.totals().starved, 2);
+    write(&mut pmu, &[(GLOBAL_CTRL, 0xf), (GLOBAL_CTRL, 0)]);
+    assert_eq!(pmu.totals().starved, 2, "once");
+}
+
 /// The limit is found anew when the host gives more.
 #[test]
 fn more_host_counters_are_found_within_a_few_rotations() {

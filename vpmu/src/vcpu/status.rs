@@ -1,0 +1,104 @@
+//! What an operator can see of a vCPU's PMU.
+
+use core::fmt;
+
+use crate::guest::{Demand, Encoding};
+use crate::host::{OpenError, Quality};
+use crate::ids::Pmc;
+
+use super::Times;
+
+/// What became of a counter's last demand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CounterState {
+    /// The guest does not want it to count.
+    #[default]
+    Off,
+    /// A host event counts for it.
+    Counting,
+    /// Others have the host's counters now; its turn will come.
+    Waiting,
+    /// Pinned, and the host has no counter for it. It does not count until the
+    /// guest enables it again.
+    Error,
+    /// The guest chose an encoding that no host event stands for. It does not
+    /// count.
+    NotBacked(Encoding),
+    /// The host gave no event. It does not count.
+    Refused(OpenError),
+}
+
+impl CounterState {
+    /// Whether the guest wants a count that it does not get.
+    #[must_use]
+    pub const fn is_trouble(self) -> bool {
+        matches!(self, Self::NotBacked(_) | Self::Refused(_) | Self::Error)
+    }
+}
+
+impl fmt::Display for CounterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Counting => f.write_str("counting"),
+            Self::Waiting => f.write_str("waiting for its turn"),
+            Self::Error => f.write_str("the host has no counter for it"),
+            Self::NotBacked(encoding) => write!(f, "no host event stands for {encoding}"),
+            Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+/// One counter as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CounterView {
+    /// Which.
+    pub pmc: Pmc,
+    /// What the guest wants counted; none if it wants nothing.
+    pub demand: Option<Demand>,
+    /// How good its count is, if it has an event.
+    pub quality: Option<Quality>,
+    /// What became of that.
+    pub state: CounterState,
+    /// Its event's times.
+    pub times: Times,
+}
+
+/// Totals since the vCPU started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Counters that wrapped.
+    pub overflows: u64,
+    /// PMIs that reached the guest, by [`VcpuPmu::pmi_was_delivered`].
+    pub pmis: u64,
+    /// PMIs that met a masked LVTPC, or whose cause the guest had dealt with.
+    pub pmis_suppressed: u64,
+    /// Times a counter was wanted and could not be backed, was refused, or got
+    /// into the error state.
+    pub troubles: u64,
+    /// Guest reads that returned an estimate.
+    pub scaled_reads: u64,
+    /// Times a pinned counter got into the error state.
+    pub pinned_errors: u64,
+    /// Flexible counters that the guest stopped before their first turn: it read
+    /// nothing of them.
+    pub starved: u64,
+    /// Rotations of counters that take turns.
+    pub rotations: u64,
+    /// Times the host took a counter away.
+    pub revocations: u64,
+}
+
+impl core::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.overflows += other.overflows;
+        self.pmis += other.pmis;
+        self.pmis_suppressed += other.pmis_suppressed;
+        self.troubles += other.troubles;
+        self.scaled_reads += other.scaled_reads;
+        self.pinned_errors += other.pinned_errors;
+        self.starved += other.starved;
+        self.rotations += other.rotations;
+        self.revocations += other.revocations;
+    }
+}
