@@ -315,7 +315,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             }
             let wrap = self.model.advance(pmc, events);
             if wrap != Wrap::No {
+                // A counter goes on from 0.
+                let skid = self.model.value(pmc);
                 self.totals.overflows += 1;
+                self.totals.skid = self.totals.skid.saturating_add(skid);
+                self.totals.longest_skid = self.totals.longest_skid.max(skid);
                 self.backing.aim(pmc.slot(), self.model.distance(pmc));
             }
             if wrap == Wrap::Interrupt {

@@ -69,6 +69,10 @@ pub struct CounterView {
 pub struct Totals {
     /// Counters that wrapped.
     pub overflows: u64,
+    /// Events that were counted past a wrap until it was seen, of all overflows.
+    pub skid: u64,
+    /// The most of them for one overflow.
+    pub longest_skid: u64,
     /// PMIs that reached the guest, by [`VcpuPmu::pmi_was_delivered`].
     pub pmis: u64,
     /// PMIs that met a masked LVTPC, or whose cause the guest had dealt with.
@@ -92,6 +96,8 @@ pub struct Totals {
 impl core::ops::AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.overflows += other.overflows;
+        self.skid += other.skid;
+        self.longest_skid = self.longest_skid.max(other.longest_skid);
         self.pmis += other.pmis;
         self.pmis_suppressed += other.pmis_suppressed;
         self.troubles += other.troubles;

@@ -124,6 +124,7 @@ fn an_overflow_raises_status_then_one_pmi() {
     assert!(pmu.take_pmi());
     assert!(!pmu.take_pmi(), "once");
     assert_eq!(pmu.rdpmc(0), Some(3), "skid is shown");
+    assert_eq!((pmu.totals().skid, pmu.totals().longest_skid), (3, 3));
 }
 
 /// G-401: a second overflow in the handler sets its status and no NMI.
