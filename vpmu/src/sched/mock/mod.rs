@@ -4,7 +4,9 @@
 //! event counts `rate` events a nanosecond of its running time, so that every
 //! count can be checked against the times.
 
-use alloc::collections::BTreeSet;
+mod matching;
+mod shape;
+
 use alloc::vec::Vec;
 
 use super::driver::{InitError, InitRequest, NoCounter, PmuDriver, TxnKind};
@@ -12,95 +14,9 @@ use super::error::Errno;
 use super::ids::{EventId, PmuType};
 use crate::ids::VcpuId;
 use crate::units::{Count, Nanos};
+use matching::{Matching, take};
 
-/// How counters are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// The first free allowed counter; events never move.
-    Greedy,
-    /// Whatever makes all fit; counters have no numbers.
-    Match,
-    /// There is always room.
-    Unlimited,
-}
-
-/// What a mock PMU counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Events with a rate; `uncore` ones only on CPUs and without sampling.
-    Counters {
-        /// Refuses tasks and sampling.
-        uncore: bool,
-        /// Also takes generic hardware and cache events.
-        generic: bool,
-    },
-    /// Software events; the two clocks are forwarded to PMUs of their own.
-    Software {
-        /// The type of the CPU clock's PMU.
-        cpu_clock: PmuType,
-        /// The type of the task clock's PMU.
-        task_clock: PmuType,
-    },
-    /// One of the two clocks: counts nanoseconds of running time.
-    Clock {
-        /// The software event it stands for.
-        config: u64,
-    },
-    /// Knows no event at all: a tracepoint or breakpoint PMU.
-    Refuse,
-}
-
-/// The shape of a mock PMU.
-#[derive(Clone, Debug)]
-pub struct MockConfig {
-    /// What it counts.
-    pub kind: Kind,
-    /// General purpose counters a CPU, up to 32.
-    pub counters: u32,
-    /// Fixed counters a CPU, up to 4.
-    pub fixed: u32,
-    /// How counters are chosen.
-    pub placement: Placement,
-    /// Has transactions; else the core's default.
-    pub txn: bool,
-    /// Its events are only valid as members of a group.
-    pub needs_group: bool,
-    /// The CPUs that have it; all if none are listed.
-    pub vcpus: Option<BTreeSet<VcpuId>>,
-}
-
-impl MockConfig {
-    /// A core PMU with `counters` interchangeable counters.
-    #[must_use]
-    pub const fn core(counters: u32) -> Self {
-        Self {
-            kind: Kind::Counters {
-                uncore: false,
-                generic: false,
-            },
-            counters,
-            fixed: 0,
-            placement: Placement::Greedy,
-            txn: true,
-            needs_group: false,
-            vcpus: None,
-        }
-    }
-
-    /// A PMU that always has room.
-    #[must_use]
-    pub const fn unlimited(kind: Kind) -> Self {
-        Self {
-            kind,
-            counters: 0,
-            fixed: 0,
-            placement: Placement::Unlimited,
-            txn: false,
-            needs_group: false,
-            vcpus: None,
-        }
-    }
-}
+pub use shape::{Kind, MockConfig, Placement};
 
 /// Fields of `config` of an event that is not generic.
 mod config {
@@ -313,55 +229,6 @@ impl MockPmu {
         if self.config.placement == Placement::Match {
             self.cpu(vcpu).matched.retain(|e| *e != event);
         }
-    }
-}
-
-/// The preferred free counter: fixed first, then general purpose ascending.
-fn take(allowed: u64, used: &mut u64) -> Option<u32> {
-    let free = allowed & !*used;
-    let fixed = free >> 32 << 32;
-    let choice = if fixed != 0 { fixed } else { free };
-    if choice == 0 {
-        return None;
-    }
-    let counter = choice.trailing_zeros();
-    *used |= 1 << counter;
-    Some(counter)
-}
-
-/// Whether sets of counters have distinct representatives (augmenting paths).
-#[derive(Debug, Default)]
-struct Matching {
-    sets: Vec<u64>,
-    owner: Vec<Option<usize>>,
-}
-
-impl Matching {
-    fn feasible(&mut self, sets: impl Iterator<Item = u64>) -> bool {
-        self.sets.clear();
-        self.sets.extend(sets);
-        self.owner.clear();
-        self.owner.resize(64, None);
-        (0..self.sets.len()).all(|i| self.augment(i, &mut 0))
-    }
-
-    fn augment(&mut self, i: usize, seen: &mut u64) -> bool {
-        for c in 0..64_usize {
-            let bit = 1_u64 << c;
-            if self.sets[i] & bit == 0 || *seen & bit != 0 {
-                continue;
-            }
-            *seen |= bit;
-            let free = match self.owner[c] {
-                None => true,
-                Some(other) => self.augment(other, seen),
-            };
-            if free {
-                self.owner[c] = Some(i);
-                return true;
-            }
-        }
-        false
     }
 }
 

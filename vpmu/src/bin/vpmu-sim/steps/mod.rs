@@ -1,0 +1,115 @@
+//! The steps of a scenario.
+
+mod cpus;
+mod events;
+mod open;
+mod tasks;
+
+use serde_json::Value;
+use vpmu::ids::VcpuId;
+use vpmu::sched::{Errno, EventState};
+
+use crate::machine::Machine;
+use crate::output::{Step, quote};
+use crate::scenario::{Scenario, millis, text_of, word};
+use crate::timeline::Recorder;
+
+type Outcome = Result<Result<(), Errno>, String>;
+
+impl Machine {
+    pub(crate) fn step(
+        &mut self,
+        i: usize,
+        v: &Value,
+        scenario: &Scenario,
+        recorder: &mut Recorder,
+    ) -> Result<Step, String> {
+        let op = text_of(v, "op").unwrap_or("?");
+        let event = text_of(v, "ev");
+        let mut out = Step::new(i, op, event);
+        let group = text_of(v, "group");
+        let missing = if op == "open" {
+            group.is_some() && self.event(group).is_none()
+        } else {
+            event.is_some() && self.event(event).is_none()
+        };
+        if missing {
+            out.text("ret", "skip");
+        } else {
+            match op {
+                "open" => self.open(v, scenario, &mut out)?,
+                "read" => self.read(v, &mut out)?,
+                "cpumask" => self.cpumask(v, &mut out),
+                _ => {
+                    let ret = self.plain(op, v, recorder)?;
+                    out.text("ret", ret.map_or_else(Errno::name, |()| "ok"));
+                }
+            }
+        }
+        self.epilogue(&mut out);
+        Ok(out)
+    }
+
+    /// Clock, states and timers after a step.
+    fn epilogue(&self, out: &mut Step) {
+        out.raw("t", self.now.0);
+        out.raw("trace", "{}");
+        let mut states = Vec::new();
+        for e in &self.events {
+            let Ok(view) = self.sched.view(e.id) else {
+                continue;
+            };
+            let state = match view.state {
+                EventState::Active => "active",
+                EventState::Inactive => "inactive",
+                EventState::Off => "off",
+                EventState::Error => "error",
+                EventState::Exit => "exit",
+                EventState::Dead => "dead",
+            };
+            let cpu = |c: Option<VcpuId>| c.map_or(-1, |c| i32::from(c.0));
+            let counter = self.counter(e.id, view.pmu, view.state == EventState::Active);
+            let mut text = format!(
+                "{}:[\"{state}\",{},{},{}",
+                quote(&e.name),
+                cpu(view.vcpu),
+                cpu(view.oncpu),
+                quote(&counter)
+            );
+            if view.leader != e.id {
+                let leader = self.sched.view(view.leader).map_or(0, |l| l.id);
+                text.push(',');
+                text.push_str(&quote(self.name_of(leader)));
+            }
+            text.push(']');
+            states.push(text);
+        }
+        out.raw("state", format!("{{{}}}", states.join(",")));
+        let mut timers = Vec::new();
+        for t in self.sched.armed_timers() {
+            if let Some(p) = self.pmus.iter().find(|p| p.id == t.pmu) {
+                timers.push(format!("\"{}@{}\":{}", p.name, t.vcpu.0, t.at.0));
+            }
+        }
+        out.raw("mux", format!("{{{}}}", timers.join(",")));
+    }
+
+    /// Steps whose only result is success or an errno.
+    fn plain(&mut self, op: &str, v: &Value, recorder: &mut Recorder) -> Outcome {
+        if let Some(at) = self.event(text_of(v, "ev")) {
+            return self.on_event(op, v, at);
+        }
+        match op {
+            "run" | "stop" | "switch" | "move" | "fork" | "exit" => self.on_task(op, v),
+            "sleep" => {
+                let span = millis(v, "ms", 0.0, 0.5).wrapping_add(word(v, "ns").unwrap_or(0));
+                self.advance(span, recorder);
+                Ok(Ok(()))
+            }
+            "rotate" | "rotations" | "set_mux" => self.on_timer(op, v, recorder),
+            "offline" | "online" | "perf_exit_cpu" | "perf_init_cpu" => self.on_cpu(op, v),
+            "state" => Ok(Ok(())),
+            _ => Err(format!("unknown op {op}")),
+        }
+    }
+}
