@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The mock host PMU: reads its parameter and registers the PMUs that it names.
+ */
+#include <linux/cpumask.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <asm/perf_event.h>
+
+#include "mock.h"
+
+static char *spec = "core";
+module_param(spec, charp, 0444);
+MODULE_PARM_DESC(spec, "core[:gp=N] | hybrid[:gp=N] | uncore:scope=S[:gp=N], with + between");
+
+/* CPUs of each PMU of a hybrid host. */
+#define HYBRID_CPUS 2
+
+/* One part of the parameter. */
+struct part {
+	const char	*kind;
+	const char	*scope;
+	unsigned int	gp;
+};
+
+static int parse_part(char *text, struct part *part)
+{
+	char *word, *value;
+
+	*part = (struct part) { .kind = strsep(&text, ":"), .gp = MOCK_GP };
+	while ((word = strsep(&text, ":"))) {
+		value = strchr(word, '=');
+		if (value)
+			*value++ = 0;
+		if (value && !strcmp(word, "scope")) {
+			part->scope = value;
+		} else if (!value || strcmp(word, "gp") ||
+			   kstrtouint(value, 10, &part->gp) ||
+			   part->gp < 1 || part->gp > MOCK_MAX_GP) {
+			pr_err("%s: want gp=1..%d or scope=S\n", word, MOCK_MAX_GP);
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
+static int add_hybrid(unsigned int gp)
+{
+	cpumask_var_t cpus;
+	int n, err;
+
+	if (nr_cpu_ids < 2 * HYBRID_CPUS) {
+		pr_err("hybrid: needs %d CPUs, there are %u\n", 2 * HYBRID_CPUS, nr_cpu_ids);
+		return -ENODEV;
+	}
+	if (!zalloc_cpumask_var(&cpus, GFP_KERNEL))
+		return -ENOMEM;
+	for (n = 0; n < HYBRID_CPUS; n++)
+		cpumask_set_cpu(n, cpus);
+	err = mock_core_add("cpu_core", PERF_TYPE_RAW, cpus, gp, true);
+	cpumask_clear(cpus);
+	for (; n < 2 * HYBRID_CPUS; n++)
+		cpumask_set_cpu(n, cpus);
+	if (!err)
+		err = mock_core_add("cpu_atom", -1, cpus, gp, true);
+	free_cpumask_var(cpus);
+	return err;
+}
+
+/* The type of raw events is taken where the CPU has a PMU that the kernel drives. */
+static bool cpu_has_pmu(void)
+{
+	struct x86_pmu_capability real;
+
+	perf_get_x86_pmu_capability(&real);
+	return real.num_counters_gp;
+}
+
+static int add(const struct part *part, bool *has_core)
+{
+	bool hybrid = !strcmp(part->kind, "hybrid");
+
+	if (!strcmp(part->kind, "uncore"))
+		return mock_uncore_add(part->scope ?: "package", part->gp);
+	if (!hybrid && strcmp(part->kind, "core")) {
+		pr_err("%s: want core, hybrid or uncore\n", part->kind);
+		return -EINVAL;
+	}
+	if (part->scope || *has_core) {
+		pr_err("%s: has no scope, and one of core and hybrid is the most\n", part->kind);
+		return -EINVAL;
+	}
+	if (cpu_has_pmu()) {
+		pr_err("%s: the CPU has a PMU of its own\n", part->kind);
+		return -EBUSY;
+	}
+	*has_core = true;
+	return hybrid ? add_hybrid(part->gp) :
+			mock_core_add("cpu", PERF_TYPE_RAW, cpu_possible_mask, part->gp, false);
+}
+
+static int add_all(char *text)
+{
+	bool has_core = false;
+	struct part part;
+	char *word;
+	int err = 0;
+
+	while (!err && (word = strsep(&text, "+"))) {
+		err = parse_part(word, &part);
+		if (!err)
+			err = add(&part, &has_core);
+	}
+	return err;
+}
+
+static void remove_all(void)
+{
+	mock_core_remove();
+	mock_uncore_remove();
+	mock_clock_stop();
+	mock_counters_exit();
+}
+
+static int __init mock_init(void)
+{
+	char *text = kstrdup(spec, GFP_KERNEL);
+	int err;
+
+	if (!text)
+		return -ENOMEM;
+	err = mock_counters_init();
+	if (!err)
+		err = mock_clock_start();
+	if (!err) {
+		err = add_all(text);
+		if (err)
+			remove_all();
+	}
+	kfree(text);
+	if (err)
+		pr_err("spec=%s: error %d\n", spec, err);
+	return err;
+}
+module_init(mock_init);
+
+static void __exit mock_exit(void)
+{
+	remove_all();
+}
+module_exit(mock_exit);
+
+MODULE_DESCRIPTION("Mock host PMU: counts TSC ticks in guest mode");
+MODULE_LICENSE("GPL");
