@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cpio::Cpio;
 use crate::kernels::Kernel;
-use crate::{cmd, paths, programs, say};
+use crate::{cmd, mock_pmu, paths, programs, say};
 
 /// Modules of the nested host: KVM, and the way out.
 const HOST_MODULES: [&str; 4] = ["irqbypass", "kvm-amd", "virtio-pci", "virtio-console"];
@@ -149,6 +149,19 @@ pub(crate) fn host(kernel: &Kernel) -> Result<PathBuf> {
             order.push_str(&format!("{name}.ko\n"));
         }
         cpio.file("modules/order", 0o644, order.as_bytes())
+    })
+}
+
+/// The mock PMU for the nested host's kernel, and its test.
+pub(crate) fn mock_pmu(kernel: &Kernel) -> Result<PathBuf> {
+    let mut stamp = Stamp::default().text("mock-pmu 1").text(&kernel.stamp);
+    for source in mock_pmu::sources()? {
+        stamp = stamp.file(&source)?;
+    }
+    cached(&format!("mock-pmu-{}.cpio", kernel.series), stamp, |cpio| {
+        let built = mock_pmu::build(kernel)?;
+        cpio.copy(mock_pmu::MODULE, 0o644, &built.module)?;
+        cpio.copy(mock_pmu::SELF_TEST, 0o755, &built.self_test)
     })
 }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `paths`, `cmd`, `cpio`, `artifacts` | places, other programs, archives, the table of packages |
 //! | `setup`, `kernels`, `bzimage`, `programs`, `images` | what the runners need, made once under `target/xtask` |
+//! | `headers`, `mock_pmu` | the kernel module that gives the nested host a PMU |
 //! | `nested` | the nested KVM host: a job, its output, its exit status |
 //! | `place`, `guest` | native or nested; a line in a Linux guest |
 //! | `check`, `payloads`, `guest_tests`, `report` | what `test` and `check` run, and count |
@@ -20,8 +21,10 @@ mod cpio;
 mod demo;
 mod guest;
 mod guest_tests;
+mod headers;
 mod images;
 mod kernels;
+mod mock_pmu;
 mod nested;
 mod paths;
 mod payloads;

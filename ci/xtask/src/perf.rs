@@ -78,6 +78,42 @@ pub(crate) fn cycles(console: &str) -> Result<()> {
     }
 }
 
+/// What `perf stat -x,` has counted of an event, each time.
+pub(crate) fn counts(console: &str, event: &str) -> Vec<f64> {
+    let of_event = format!(",,{event},");
+    console
+        .lines()
+        .filter(|line| line.contains(&of_event))
+        .filter_map(|line| line.split(',').next()?.trim().parse().ok())
+        .collect()
+}
+
+/// Three loops of 10^9 instructions and one of twice as many were counted as that.
+pub(crate) fn accurate(console: &str, event: &str) -> Result<()> {
+    /// Instructions of the shorter loop.
+    const LOOP: f64 = 1e9;
+    let counts = counts(console, event);
+    let [first, second, third, double] = counts[..] else {
+        bail!("four counts were due, {counts:?} came");
+    };
+    let runs = [first, second, third];
+    for count in runs {
+        let off = (count - LOOP).abs() / LOOP;
+        ensure!(off < 0.01, "{count} is {:.2} % off", off * 100.0);
+    }
+    let spread = runs.iter().copied().fold(f64::MIN, f64::max)
+        - runs.iter().copied().fold(f64::MAX, f64::min);
+    ensure!(spread / LOOP < 0.002, "{runs:?} are {spread} apart");
+    let difference = double - runs.iter().sum::<f64>() / 3.0;
+    let off = (difference - LOOP).abs() / LOOP;
+    ensure!(
+        off < 0.005,
+        "the difference {difference} is {:.2} % off",
+        off * 100.0
+    );
+    Ok(())
+}
+
 /// `perf stat` says that it cannot count instructions.
 pub(crate) fn unsupported(console: &str) -> Result<()> {
     let line = event(section(console, "perf stat")?, "instructions")?;
@@ -203,6 +239,19 @@ PMI:       2000        100   Performance monitoring interrupts
         unsupported(CONSOLE).unwrap();
         hot_symbol(CONSOLE, 1).unwrap();
         interrupts(CONSOLE, "perfvisor: pmu: a=1 pmis_injected=2100, x=3\n").unwrap();
+    }
+
+    #[test]
+    fn counts_are_held_against_the_loop() {
+        let lines = |counts: [u64; 4]| counts.map(|n| format!("{n},,cycles,9,100.00,,\n")).concat();
+        let good = [1_002_000_000, 1_001_000_000, 1_001_000_000, 2_003_000_000];
+        accurate(&lines(good), "cycles").unwrap();
+        assert!(accurate(&lines(good), "instructions").is_err());
+        for (n, bad) in [(0, 1_011_000_000), (1, 1_004_000_000), (3, 2_010_000_000)] {
+            let mut counts = good;
+            counts[n] = bad;
+            assert!(accurate(&lines(counts), "cycles").is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         timeout: LIMIT,
         profile: "release".into(),
         perfvisor: None,
+        mock_pmu: None,
     };
     let place = place::prepare(&host)?;
     let guest = GuestArgs {

@@ -7,6 +7,7 @@
 //! ```
 
 mod marks;
+mod mock;
 mod perf;
 mod table;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use crate::guest::{self, GuestArgs};
+use crate::mock_pmu::Spec;
 use crate::nested::stream::Stream;
 use crate::nested::{Ended, HostArgs, Job};
 use crate::place::{self, Place};
@@ -29,6 +31,8 @@ pub(crate) struct GuestTest {
     pub(crate) name: String,
     /// Kernel of the nested host; ignored on a machine that runs guests natively.
     pub(crate) host_kernel: &'static str,
+    /// The mock PMU of the nested host, which the test then needs; empty: none.
+    pub(crate) mock_pmu: &'static str,
     /// How time passes.
     pub(crate) clock: Clock,
     /// Where the line runs.
@@ -78,6 +82,7 @@ impl GuestTest {
         Self {
             name: name.into(),
             host_kernel: "6.12",
+            mock_pmu: "",
             clock: Clock::Wall,
             runs: Runs::InGuest,
             guest_kernel: "6.12",
@@ -92,18 +97,13 @@ impl GuestTest {
 
     /// What the host of this test is asked for; nothing is this machine.
     fn host(&self, native: bool) -> Option<NestedHost> {
-        let kernel = self.host_kernel;
-        match self.clock {
-            Clock::Instructions => Some(NestedHost {
-                kernel,
-                icount: true,
-            }),
-            _ if native => None,
-            clock => Some(NestedHost {
-                kernel,
-                icount: clock == Clock::InstructionsIfNested,
-            }),
-        }
+        let nested = NestedHost {
+            kernel: self.host_kernel,
+            mock_pmu: self.mock_pmu,
+            icount: self.clock != Clock::Wall,
+        };
+        let anywhere = self.clock != Clock::Instructions && self.mock_pmu.is_empty();
+        (!(native && anywhere)).then_some(nested)
     }
 }
 
@@ -111,6 +111,7 @@ impl GuestTest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct NestedHost {
     kernel: &'static str,
+    mock_pmu: &'static str,
     icount: bool,
 }
 
@@ -180,15 +181,18 @@ fn run_once<'a>(
 ) -> Result<Vec<Stuck<'a>>> {
     /// The longest that any test keeps still: eleven billion instructions.
     const LONGEST_SILENCE: Duration = Duration::from_secs(240);
+    let mock_pmu = nested.map(|host| host.mock_pmu).filter(|m| !m.is_empty());
+    let mock_pmu: Option<Spec> = mock_pmu.map(str::parse).transpose()?;
     let host = HostArgs {
         icount: nested.is_some_and(|host| host.icount),
         host_kernel: nested.map(|host| host.kernel.to_owned()),
         // With two, one patches the host's text while the other runs it.
-        cpus: nested.map(|_| 1),
+        cpus: nested.map(|_| mock_pmu.as_ref().map_or(1, Spec::least_cpus)),
         share: None,
         timeout: 60 + tests.iter().map(|t| t.limit).sum::<u64>(),
         profile: "testrelease".into(),
         perfvisor: None,
+        mock_pmu,
     };
     let place = place::prepare(&host)?;
     let mut job = job(&place, tests)?;
@@ -234,8 +238,13 @@ fn with_images(line: &str, place: &Place) -> Result<String> {
 fn name_of(nested: Option<NestedHost>) -> String {
     match nested {
         None => "native".into(),
-        Some(NestedHost { kernel, icount }) => {
-            format!("{kernel}{}", if icount { "-icount" } else { "" })
+        Some(NestedHost {
+            kernel,
+            mock_pmu,
+            icount,
+        }) => {
+            let time = if icount { "-icount" } else { "" };
+            format!("{kernel}{time}{mock_pmu}").replace([':', '=', '+'], "-")
         }
     }
 }

@@ -79,34 +79,8 @@ fn accuracy(guest_kernel: &'static str) -> GuestTest {
 }
 
 fn accurate(seen: &Seen, _: &GuestTest) -> Result<()> {
-    /// Instructions of the shorter loop.
-    const LOOP: f64 = 1e9;
     seen.succeeded()?;
-    let counts: Vec<f64> = seen
-        .console
-        .lines()
-        .filter(|line| line.contains(",cycles,"))
-        .filter_map(|line| line.split(',').next()?.trim().parse().ok())
-        .collect();
-    let [first, second, third, double] = counts[..] else {
-        anyhow::bail!("four counts were due, {counts:?} came");
-    };
-    let runs = [first, second, third];
-    for count in runs {
-        let off = (count - LOOP).abs() / LOOP;
-        ensure!(off < 0.01, "{count} is {:.2} % off", off * 100.0);
-    }
-    let spread = runs.iter().copied().fold(f64::MIN, f64::max)
-        - runs.iter().copied().fold(f64::MAX, f64::min);
-    ensure!(spread / LOOP < 0.002, "{runs:?} are {spread} apart");
-    let difference = double - runs.iter().sum::<f64>() / 3.0;
-    let off = (difference - LOOP).abs() / LOOP;
-    ensure!(
-        off < 0.005,
-        "the difference {difference} is {:.2} % off",
-        off * 100.0
-    );
-    Ok(())
+    perf::accurate(&seen.console, "cycles")
 }
 
 /// User and kernel filters on a clock: a loop that hardly leaves user mode, and a

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GuestTest, Seen, perf};
+use super::{GuestTest, Seen, mock, perf};
 
 /// The kernels of hosts and of guests.
 pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -13,6 +13,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     let mut all = boots();
     all.extend(endings());
     all.extend(perf::all());
+    all.extend(mock::all());
     all
 }
 

@@ -21,25 +21,29 @@ use anyhow::{Context, Result, bail};
 
 use crate::cpio::Cpio;
 use crate::kernels::{self, Kernel};
+use crate::mock_pmu::Spec;
 use crate::{images, paths, say, setup};
 use qemu::Machine;
 use stream::{Event, Stream};
 
 /// How often a host that died before the job started is started again.
 const RESTARTS: u32 = 2;
+/// CPUs of a host when nothing asks for more or fewer.
+const DEFAULT_CPUS: u32 = 2;
 /// How long a host may take to boot.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// Options of the nested host, for every command that uses it.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct HostArgs {
-    /// Count instructions: virtual time advances 1 ns per executed instruction, one CPU
+    /// Count instructions: virtual time advances 1 ns per executed instruction
     #[arg(long)]
     pub(crate) icount: bool,
     /// Kernel of the nested host [default: 6.12]
     #[arg(long, value_name = "6.1|6.12")]
     pub(crate) host_kernel: Option<String>,
-    /// CPUs of the nested host
+    /// CPUs of the nested host, emulated by one thread [default: 2, by a thread each;
+    /// 1 with --icount; 4 with a hybrid PMU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: Option<u32>,
     /// A folder that appears at /share
@@ -54,6 +58,10 @@ pub(crate) struct HostArgs {
     /// A static perfvisor to use instead of building it; `none` leaves it out
     #[arg(long, value_name = "FILE")]
     pub(crate) perfvisor: Option<PathBuf>,
+    /// Give the nested host a mock PMU: core[:gp=N], hybrid[:gp=N] or
+    /// uncore:scope=SCOPE[:gp=N], with `+` between several
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) mock_pmu: Option<Spec>,
 }
 
 /// What a job is: a shell line, and files that it finds.
@@ -95,6 +103,9 @@ pub(crate) struct Host {
     kernel: Kernel,
     archives: Vec<PathBuf>,
     cpus: u32,
+    /// One thread of QEMU for all CPUs.
+    one_thread: bool,
+    mock_pmu: Option<Spec>,
     icount: bool,
     timeout: Duration,
     share: Vec<u8>,
@@ -105,12 +116,7 @@ pub(crate) struct Host {
 /// # Errors
 /// Names the option, package or program at fault.
 pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
-    if args.icount && args.cpus.is_some_and(|n| n != 1) {
-        bail!(
-            "--cpus {}: --icount has one CPU",
-            args.cpus.unwrap_or_default()
-        );
-    }
+    let cpus = cpus(args)?;
     let share = images::share(args.share.as_deref())?;
     setup::tools()?;
     let lock = paths::cache("")?.join("lock");
@@ -125,18 +131,33 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     let mut archives = vec![images::host(&kernel)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
     archives.push(images::images(&kernels, &images::guest()?)?);
+    if args.mock_pmu.is_some() {
+        archives.push(images::mock_pmu(&kernel)?);
+    }
     Ok(Host {
         kernel,
         archives,
-        cpus: if args.icount {
-            1
-        } else {
-            args.cpus.unwrap_or(2)
-        },
+        cpus,
+        // With several threads, one patches the kernel's text while others run it.
+        one_thread: args.icount || args.cpus.is_some_and(|n| n > 1) || cpus > DEFAULT_CPUS,
+        mock_pmu: args.mock_pmu.clone(),
         icount: args.icount,
         timeout: Duration::from_secs(args.timeout),
         share,
     })
+}
+
+/// How many CPUs the host has.
+fn cpus(args: &HostArgs) -> Result<u32> {
+    let least = args.mock_pmu.as_ref().map_or(1, Spec::least_cpus);
+    let default = if args.icount { 1 } else { DEFAULT_CPUS };
+    match args.cpus {
+        Some(cpus) if cpus < least => {
+            bail!("--cpus {cpus}: the PMUs of --mock-pmu need {least}")
+        }
+        Some(cpus) => Ok(cpus),
+        None => Ok(default.max(least)),
+    }
 }
 
 /// The kernel that a flag names.
@@ -159,8 +180,10 @@ impl Host {
         } else {
             ""
         };
+        let pmu = self.mock_pmu.as_ref();
+        let pmu = pmu.map_or_else(String::new, |spec| format!(", mock PMU {}", spec.text()));
         format!(
-            "nested host, kernel {}, {} CPU(s){time}",
+            "nested host, kernel {}, {} CPU(s){time}{pmu}",
             self.kernel.series, self.cpus
         )
     }
@@ -173,13 +196,19 @@ impl Host {
         for attempt in 0..=RESTARTS {
             let (machine, events) = self.start(job)?;
             let began = Instant::now();
-            if let Err(reason) = wait_for_start(&events, BOOT_LIMIT) {
-                say!("the host died before the job started: {reason}");
-                say!("{}", machine.last_words());
-                if attempt < RESTARTS {
-                    say!("starting it again ({} of {RESTARTS})", attempt + 1);
+            match wait_for_start(&events, BOOT_LIMIT) {
+                Ok(()) => {}
+                Err(NoStart::Refused(reason)) => {
+                    bail!("the nested host cannot run the job: {reason}")
                 }
-                continue;
+                Err(NoStart::Died(reason)) => {
+                    say!("the host died before the job started: {reason}");
+                    say!("{}", machine.last_words());
+                    if attempt < RESTARTS {
+                        say!("starting it again ({} of {RESTARTS})", attempt + 1);
+                    }
+                    continue;
+                }
             }
             say!(
                 "{}: up in {:.1} s",
@@ -213,6 +242,9 @@ impl Host {
         cpio.file("job/line", 0o644, job.line.as_bytes())?;
         cpio.file("job/mark", 0o644, &mark)?;
         cpio.file("images/share.cpio", 0o644, &self.share)?;
+        if let Some(spec) = &self.mock_pmu {
+            cpio.file("job/mock-pmu", 0o644, spec.text().as_bytes())?;
+        }
         for (name, data) in &job.files {
             cpio.file(name, 0o755, data)?;
         }
@@ -222,17 +254,32 @@ impl Host {
     }
 }
 
-fn wait_for_start(events: &Receiver<Event>, limit: Duration) -> Result<(), String> {
+/// How the host begins the reason why it does not start the job.
+const REFUSED: &str = "refused ";
+
+/// Why a job did not start.
+#[derive(Debug)]
+enum NoStart {
+    /// The host is up and cannot do what the job needs.
+    Refused(String),
+    /// The host did not get that far.
+    Died(String),
+}
+
+fn wait_for_start(events: &Receiver<Event>, limit: Duration) -> Result<(), NoStart> {
     let deadline = Instant::now() + limit;
     loop {
         match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Control(line)) if line == "start" => return Ok(()),
+            Ok(Event::Control(line)) if line.starts_with(REFUSED) => {
+                return Err(NoStart::Refused(line[REFUSED.len()..].to_owned()));
+            }
             Ok(Event::Closed(Stream::Control)) | Err(RecvTimeoutError::Disconnected) => {
-                return Err("QEMU ended".into());
+                return Err(NoStart::Died("QEMU ended".into()));
             }
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => {
-                return Err(format!("no job after {} s", limit.as_secs()));
+                return Err(NoStart::Died(format!("no job after {} s", limit.as_secs())));
             }
         }
     }

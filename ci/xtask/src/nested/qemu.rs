@@ -107,7 +107,7 @@ impl Drop for Machine {
 }
 
 fn arguments(host: &Host, initrd: &Path, console: &Path) -> Vec<String> {
-    let accel = if host.icount {
+    let accel = if host.one_thread {
         "tcg,thread=single"
     } else {
         "tcg,thread=multi"

@@ -1,0 +1,137 @@
+//! Hosts with a mock PMU: that it is what a hardware PMU is, and that the guest's
+//! counters are backed by it.
+
+use anyhow::{Context, Result, ensure};
+
+use super::table::KERNELS;
+use super::{Clock, GuestTest, Runs, Seen};
+use crate::perf;
+
+/// Four counters on each CPU.
+const CORE: &str = "core:gp=4";
+/// Two kinds of CPUs, and a PMU beside them.
+const HYBRID: &str = "hybrid:gp=4+uncore:scope=package";
+
+/// Every test with a mock PMU.
+pub(super) fn all() -> Vec<GuestTest> {
+    let mut all = Vec::new();
+    for host_kernel in KERNELS {
+        all.extend([
+            on_host(host_kernel, "core", CORE, "mock-pmu-test core 4"),
+            on_host(
+                host_kernel,
+                "hybrid",
+                HYBRID,
+                "mock-pmu-test hybrid 4 && mock-pmu-test uncore && \
+                 cd /sys/devices/system/cpu && for n in 3 2 1; do \
+                 echo 0 >cpu$n/online && echo 1 >cpu$n/online || exit; done && \
+                 mock-pmu-test hybrid 4",
+            ),
+            accuracy(host_kernel),
+            levels(host_kernel),
+            sampling(host_kernel),
+        ]);
+    }
+    all
+}
+
+fn row(
+    host_kernel: &'static str,
+    name: &str,
+    line: impl Into<String>,
+    check: super::Check,
+) -> GuestTest {
+    GuestTest {
+        host_kernel,
+        guest_kernel: host_kernel,
+        mock_pmu: CORE,
+        clock: Clock::Instructions,
+        vmm: "--pmu type=auto",
+        ..GuestTest::new(format!("mock/host-{host_kernel}/{name}"), line, check)
+    }
+}
+
+/// The module's own test, then its removal; the host's kernel complains of neither.
+fn on_host(host_kernel: &'static str, name: &str, mock_pmu: &'static str, test: &str) -> GuestTest {
+    let line = format!(
+        "({test}); echo test=$?; rmmod mock_pmu; echo rmmod=$?; \
+         dmesg | grep -E 'WARNING|BUG|Oops|Call Trace|refcount|atomic'; echo end"
+    );
+    GuestTest {
+        mock_pmu,
+        runs: Runs::OnHost,
+        ..row(host_kernel, &format!("pmu-{name}"), line, well_behaved)
+    }
+}
+
+fn well_behaved(seen: &Seen, _: &GuestTest) -> Result<()> {
+    seen.shows("test=0\nrmmod=0\nend\n")
+}
+
+/// `instructions` of a loop of known length, four times, by the host's counters.
+fn accuracy(host_kernel: &'static str) -> GuestTest {
+    GuestTest {
+        limit: 300,
+        ..row(
+            host_kernel,
+            "accuracy",
+            "for n in 1 1 1 2; do perf stat -x, -e instructions spin ${n}000000000 2>&1; done",
+            |seen, _| {
+                backed_by_cpu(seen)?;
+                perf::accurate(&seen.console, "instructions")
+            },
+        )
+    }
+}
+
+/// A loop in user mode, and a program that lives in system calls.
+fn levels(host_kernel: &'static str) -> GuestTest {
+    row(
+        host_kernel,
+        "user-and-kernel",
+        "perf stat -x, -e cycles:u,cycles:k spin 200000000 2>&1; \
+         perf stat -x, -e cycles:u,cycles:k dd if=/dev/zero of=/dev/null bs=1 count=100000 2>&1",
+        split_by_level,
+    )
+}
+
+fn split_by_level(seen: &Seen, _: &GuestTest) -> Result<()> {
+    backed_by_cpu(seen)?;
+    let (user, kernel) = (
+        perf::counts(&seen.console, "cycles:u"),
+        perf::counts(&seen.console, "cycles:k"),
+    );
+    let ([in_loop, in_calls], [of_loop, of_calls]) = (&user[..], &kernel[..]) else {
+        anyhow::bail!("two counts each were due: {user:?}, {kernel:?}");
+    };
+    let share = in_loop / (in_loop + of_loop);
+    ensure!(share > 0.9, "the loop is {share:.2} user mode");
+    let share = of_calls / (in_calls + of_calls);
+    ensure!(share > 0.9, "the system calls are {share:.2} kernel mode");
+    Ok(())
+}
+
+/// Samples by the host's overflow signal. By the wall's clock: see
+/// [`perf::SLOW_HOST`].
+fn sampling(host_kernel: &'static str) -> GuestTest {
+    GuestTest {
+        clock: Clock::Wall,
+        limit: 150,
+        ..row(host_kernel, "sampling", perf::line(true), |seen, _| {
+            seen.succeeded()?;
+            backed_by_cpu(seen)?;
+            perf::cycles(&seen.console)?;
+            perf::hot_symbol(&seen.console, 3)?;
+            perf::interrupts(&seen.console, &seen.vmm)?;
+            perf::no_complaints(&seen.console)
+        })
+    }
+}
+
+fn backed_by_cpu(seen: &Seen) -> Result<()> {
+    seen.succeeded()?;
+    let line = seen.vmm.lines().rfind(|l| l.contains("backing="));
+    let line = line.context("perfvisor does not say what backs the counters")?;
+    ensure!(line.contains("backing=cpu "), "{line}");
+    Ok(())
+}
