@@ -116,18 +116,15 @@ pub(crate) struct Host {
 /// # Errors
 /// Names the option, package or program at fault.
 pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
-    let cpus = cpus(args)?;
+    let series = args.host_kernel.as_deref().unwrap_or("6.12");
+    let cpus = cpus(args, series)?;
     let share = images::share(args.share.as_deref())?;
     setup::tools()?;
     let lock = paths::cache("")?.join("lock");
     let lock = fs::File::create(lock).context("cannot write under target/")?;
     lock.lock().context("cannot lock target/xtask")?;
     let kernels = kernels::all()?;
-    let kernel = pick(
-        &kernels,
-        "--host-kernel",
-        args.host_kernel.as_deref().unwrap_or("6.12"),
-    )?;
+    let kernel = pick(&kernels, "--host-kernel", series)?;
     let mut archives = vec![images::host(&kernel)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
     archives.push(images::images(&kernels, &images::guest()?)?);
@@ -147,17 +144,21 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     })
 }
 
-/// How many CPUs the host has.
-fn cpus(args: &HostArgs) -> Result<u32> {
+/// How many CPUs the host has; `series` is its kernel's.
+fn cpus(args: &HostArgs, series: &str) -> Result<u32> {
     let least = args.mock_pmu.as_ref().map_or(1, Spec::least_cpus);
     let default = if args.icount { 1 } else { DEFAULT_CPUS };
-    match args.cpus {
-        Some(cpus) if cpus < least => {
-            bail!("--cpus {cpus}: the PMUs of --mock-pmu need {least}")
-        }
-        Some(cpus) => Ok(cpus),
-        None => Ok(default.max(least)),
+    let cpus = args.cpus.unwrap_or(default.max(least));
+    if cpus < least {
+        bail!("--cpus {cpus}: the PMUs of --mock-pmu need {least}");
     }
+    if args.icount && cpus > 1 && series == "6.1" {
+        bail!(
+            "--icount with {cpus} CPUs: a 6.1 host does not come up so under QEMU 7.2; use \
+             --host-kernel 6.12, or do without --icount"
+        );
+    }
+    Ok(cpus)
 }
 
 /// The kernel that a flag names.
