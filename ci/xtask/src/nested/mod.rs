@@ -42,8 +42,8 @@ pub(crate) struct HostArgs {
     /// Kernel of the nested host [default: 6.12]
     #[arg(long, value_name = "6.1|6.12")]
     pub(crate) host_kernel: Option<String>,
-    /// CPUs of the nested host, emulated by one thread [default: 2, by a thread each;
-    /// 1 with --icount; 4 with a hybrid PMU]
+    /// CPUs of the nested host, on one thread of QEMU [default: 2, on a thread each
+    /// unless there is a mock PMU; 1 with --icount; 4 with a hybrid PMU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: Option<u32>,
     /// A folder that appears at /share
@@ -136,7 +136,9 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
         archives,
         cpus,
         // With several threads, one patches the kernel's text while others run it.
-        one_thread: args.icount || args.cpus.is_some_and(|n| n > 1) || cpus > DEFAULT_CPUS,
+        one_thread: args.icount
+            || args.mock_pmu.is_some()
+            || args.cpus.is_some_and(|n| n > 1),
         mock_pmu: args.mock_pmu.clone(),
         icount: args.icount,
         timeout: Duration::from_secs(args.timeout),
