@@ -5,6 +5,7 @@
 //!   cli ──▶ config ──▶ machine (memory, boot, ACPI, CPUID) ──▶ vcpu threads ──▶ devices (bus)
 //!                          │                                       │
 //!                          └──────────────▶ kvm ◀──────────────────┘      event_loop: console, signals, stop
+//!                                                                         control: HTTP on a Unix socket
 //! ```
 //!
 //! Only [`kvm`] names KVM's own types; only [`kvm`], [`sys`] and nothing else
@@ -12,6 +13,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod devices;
 pub mod doctor;
 pub mod event_loop;

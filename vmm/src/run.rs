@@ -1,6 +1,7 @@
 //! From the command line to the exit status.
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,6 +10,7 @@ use vpmu::host::linux::sysfs::Sysfs;
 
 use crate::cli::{Cli, Command, RunArgs};
 use crate::config::{ConfigError, VmConfig};
+use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
 use crate::machine::{BuildError, Machine, PmuHooks};
 use crate::pmu::{PmuError, PmuPlan};
@@ -31,6 +33,12 @@ pub enum RunError {
     /// A file or the host.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The control API's socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The control API's thread.
+    #[error("cannot serve the control API")]
+    Api(#[source] io::Error),
 }
 
 impl RunError {
@@ -38,10 +46,10 @@ impl RunError {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Config(_) => USAGE,
+            Self::Config(_) | Self::Socket(_) => USAGE,
             Self::Pmu(error) if error.is_usage() => USAGE,
             Self::Build(error) if error.is_usage() => USAGE,
-            Self::Pmu(_) | Self::Build(_) => HOST,
+            Self::Pmu(_) | Self::Build(_) | Self::Api(_) => HOST,
         }
     }
 }
@@ -59,6 +67,7 @@ pub fn main() -> ExitCode {
     let args = match cli.command {
         Command::Run(args) => args,
         Command::Doctor(args) => return doctor::run(&args),
+        Command::Ctl(args) => return control::ctl(&args),
     };
     match run(&args) {
         Ok(status) => ExitCode::from(status),
@@ -75,6 +84,9 @@ pub fn main() -> ExitCode {
 /// If nothing was started.
 pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     let config = VmConfig::from_args(args)?;
+    if let Some(path) = &config.api_socket {
+        ApiSocket::check(path)?;
+    }
     let pmu = PmuPlan::new(&config.pmu, &Sysfs::default())?;
     let hooks = match &pmu {
         Some(pmu) => pmu.hooks()?,
@@ -84,7 +96,10 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     if let Some(pmu) = &pmu {
         pmu.announce();
     }
+    // Signals that end the VMM wait from here on, so the socket goes with it.
+    let api = serve_api(&config, &machine, pmu.as_ref())?;
     let reason = machine.run();
+    drop(api);
     if let Some(pmu) = &pmu {
         eprintln!("perfvisor: pmu: {}", pmu.summary());
     }
@@ -97,8 +112,28 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     Ok(status)
 }
 
+/// Serves the control API of a machine, if it is to have one.
+fn serve_api(
+    config: &VmConfig,
+    machine: &Machine,
+    pmu: Option<&PmuPlan>,
+) -> Result<Option<ControlServer>, RunError> {
+    let Some(path) = &config.api_socket else {
+        return Ok(None);
+    };
+    let facts = VmFacts {
+        vcpus: config.cpus.boot,
+        memory_bytes: config.memory.size,
+        kernel: config.kernel.clone(),
+        pmu_backing: pmu.map(PmuPlan::backing),
+    };
+    let socket = ApiSocket::bind(path)?;
+    let server = ControlServer::start(socket, VmControl::new(facts, machine.control()));
+    server.map(Some).map_err(RunError::Api)
+}
+
 /// One line with the whole chain of causes.
-fn report(error: &dyn Error) {
+pub(crate) fn report(error: &dyn Error) {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -124,10 +159,11 @@ fn report_usage(error: &clap::Error) -> ExitCode {
         .collect();
     let line = lines.join(" ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
-    let is_doctor = std::env::args_os()
-        .nth(1)
-        .is_some_and(|word| word == "doctor");
-    let command = if is_doctor { "doctor" } else { "run" };
+    let word = std::env::args_os().nth(1).unwrap_or_default();
+    let command = ["doctor", "ctl"]
+        .into_iter()
+        .find(|command| word == *command)
+        .unwrap_or("run");
     eprintln!("perfvisor: {line} (see perfvisor {command} --help)");
     ExitCode::from(USAGE)
 }

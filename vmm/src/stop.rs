@@ -22,6 +22,9 @@ pub enum StopReason {
     /// The user typed the quit key.
     #[error("quit from the console (Ctrl-A x)")]
     ConsoleQuit,
+    /// `perfvisor ctl shutdown --force`.
+    #[error("ended by the control API")]
+    ApiShutdown,
     /// A signal asked the VMM to end.
     #[error("ended by signal {0}")]
     HostSignal(u32),
@@ -90,12 +93,12 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// The exit status of the process: 0 if the guest or the console ended the
-    /// VM, 128 + n for signal n as shells do, 1 for a failure.
+    /// The exit status of the process: 0 if the guest, the console or the
+    /// control API ended the VM, 128 + n for signal n as shells do, 1 for a failure.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::PowerOff | Self::Reset | Self::ConsoleQuit => 0,
+            Self::PowerOff | Self::Reset | Self::ConsoleQuit | Self::ApiShutdown => 0,
             Self::HostSignal(signal) => 128 | u8::try_from(signal & 0x7f).unwrap_or(0),
             _ => 1,
         }
@@ -162,6 +165,7 @@ mod tests {
     #[test]
     fn statuses_are_what_shells_expect() {
         assert_eq!(StopReason::PowerOff.exit_status(), 0);
+        assert_eq!(StopReason::ApiShutdown.exit_status(), 0);
         assert_eq!(StopReason::HostSignal(15).exit_status(), 143);
         let fault = StopReason::TripleFault {
             vcpu: VcpuId(0),

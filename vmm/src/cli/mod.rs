@@ -33,6 +33,19 @@ Exit status:
   1  it cannot; the first line says why, the advice what to change
   2  a flag is not usable";
 
+const CTL_HELP: &str = "\
+Examples:
+  perfvisor run --kernel vmlinuz --initramfs guest.cpio --api-socket path=/run/vm1.sock
+  perfvisor ctl --api-socket /run/vm1.sock pmu
+  perfvisor ctl --api-socket /run/vm1.sock --json info
+
+The socket speaks HTTP/1.1 with JSON bodies; openapi.json in the source describes it.
+
+Exit status:
+  0  done
+  1  the VMM said no, or cannot be reached
+  2  a flag is not usable";
+
 /// A KVM virtual machine monitor whose guests have a working PMU on any host.
 #[derive(Debug, Parser)]
 #[command(name = "perfvisor", version, about, max_term_width = 100)]
@@ -52,6 +65,10 @@ pub enum Command {
     /// Say what this host can do for guests and their PMU, and what would make it more
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
+
+    /// Ask or tell a running virtual machine
+    #[command(after_help = CTL_HELP)]
+    Ctl(CtlArgs),
 }
 
 /// The flags of `perfvisor run`, as text.
@@ -97,6 +114,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "OPTIONS", default_value = "tty")]
     pub serial: String,
 
+    /// Control API: path=PATH of a Unix socket, which is created with mode 0600 and removed at
+    /// the end; perfvisor ctl talks to it
+    #[arg(long, value_name = "OPTIONS")]
+    pub api_socket: Option<String>,
+
     /// KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub kvm_device: PathBuf,
@@ -112,6 +134,45 @@ pub struct DoctorArgs {
     /// KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub kvm_device: PathBuf,
+}
+
+/// The flags of `perfvisor ctl`.
+#[derive(Debug, Args)]
+pub struct CtlArgs {
+    /// The socket that perfvisor run --api-socket path=PATH names
+    #[arg(long, value_name = "PATH")]
+    pub api_socket: PathBuf,
+
+    /// Print the answer as it comes, in JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// What to ask or tell.
+    #[command(subcommand)]
+    pub command: CtlCommand,
+}
+
+/// What to ask or tell a VM.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum CtlCommand {
+    /// What runs there: vCPUs, memory, kernel, the PMU's backing, totals so far
+    Info,
+    /// Stop the guest; done when every vCPU stands
+    Pause,
+    /// Let a paused guest run on
+    Resume,
+    /// Each guest counter: its event, the host event behind it, whether it counts and since when
+    Pmu,
+    /// Press the guest's ACPI power button, which it may ignore
+    Shutdown(ShutdownArgs),
+}
+
+/// The flags of `perfvisor ctl shutdown`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ShutdownArgs {
+    /// End the virtual machine now, as if its plug were pulled
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[cfg(test)]

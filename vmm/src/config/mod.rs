@@ -4,6 +4,7 @@
 //! every value is possible. What depends on files or on the host is checked by
 //! `machine`, still before anything starts.
 
+mod api_socket;
 mod cpus;
 mod error;
 mod memory;
@@ -42,6 +43,8 @@ pub struct VmConfig {
     pub pmu: PmuArg,
     /// The serial console.
     pub serial: SerialConfig,
+    /// The control API's socket.
+    pub api_socket: Option<PathBuf>,
     /// The KVM device.
     pub kvm_device: PathBuf,
 }
@@ -68,6 +71,11 @@ impl VmConfig {
             memory: MemoryConfig::parse(&args.memory)?,
             pmu: PmuArg::parse(&args.pmu)?,
             serial: SerialConfig::parse(&args.serial)?,
+            api_socket: args
+                .api_socket
+                .as_deref()
+                .map(api_socket::parse)
+                .transpose()?,
             kvm_device: args.kvm_device.clone(),
         })
     }

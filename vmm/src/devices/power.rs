@@ -2,10 +2,17 @@
 //! a hardware-reduced platform (ACPI 6.5, "Sleep Control and Status Registers",
 //! "Reset Register").
 //!
+//! The power button is a device of ACPI ("Control Method Power Button"), and
+//! pressing it an edge on an interrupt line that the DSDT's generic event device
+//! listens to.
+//!
 //! Bare-metal guests may rely on it: a byte written to port 0x600 powers off if
 //! it is 0x34 (sleep type 5 with the enable bit) and resets if it is 0x01.
 
+use std::io;
 use std::sync::Arc;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::BusDevice;
 use crate::stop::{StopReason, StopSignal};
@@ -24,6 +31,38 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 const SLEEP_ENABLE: u8 = 1 << 5;
 /// What powers off, written to [`CONTROL_PORT`].
 pub const POWER_OFF_VALUE: u8 = (SLEEP_TYPE_S5 << 2) | SLEEP_ENABLE;
+
+/// The interrupt line of the power button: none of the legacy ones.
+pub const BUTTON_IRQ: u32 = 16;
+
+/// The guest's power button.
+#[derive(Clone, Debug)]
+pub struct PowerButton(Arc<EventFd>);
+
+impl PowerButton {
+    /// A button whose [`PowerButton::irq`] is to be connected to
+    /// [`BUTTON_IRQ`].
+    ///
+    /// # Errors
+    /// If the host gives no eventfd.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(EventFd::new(EFD_NONBLOCK)?)))
+    }
+
+    /// Each write is an edge.
+    #[must_use]
+    pub fn irq(&self) -> &EventFd {
+        &self.0
+    }
+
+    /// Presses it. What follows is the guest's decision.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn press(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
 
 /// The registers.
 #[derive(Debug)]

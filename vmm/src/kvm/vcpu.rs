@@ -257,6 +257,15 @@ impl Vcpu {
         self.fd.nmi().map_err(ioctl("KVM_NMI"))
     }
 
+    /// Tells a guest that uses the KVM clock that it did not run for a while,
+    /// so that its watchdogs do not blame it for that (`KVM_KVMCLOCK_CTRL`).
+    pub fn guest_was_stopped(&self) {
+        if let Err(error) = self.fd.kvmclock_ctrl() {
+            // EINVAL: this guest does not use the KVM clock.
+            log::debug!("KVM_KVMCLOCK_CTRL: {error}");
+        }
+    }
+
     /// Where the signal handler finds `immediate_exit`.
     #[must_use]
     pub fn immediate_exit(&mut self) -> ImmediateExit {

@@ -2,7 +2,7 @@
 //! ACPI").
 //!
 //! ```text
-//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (COM1, _S5)
+//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (COM1, the power button and its event device, _S5)
 //!                 └▶ MADT (every possible vCPU, the I/O APIC, IRQ 4)
 //! ```
 //! A device that comes later, such as the one that announces CPU hot-plug, adds
@@ -115,6 +115,7 @@ fn dsdt() -> Sdt {
     let crs = aml::Name::new("_CRS".into(), &com1_resources);
     let com1 = aml::Device::new("COM1".into(), vec![&hid, &uid, &crs]);
     aml::Scope::new("_SB_".into(), vec![&com1]).to_aml_bytes(&mut dsdt);
+    power_button(&mut dsdt);
     let s5 = aml::Package::new(vec![
         &power::SLEEP_TYPE_S5,
         &aml::ZERO,
@@ -123,6 +124,26 @@ fn dsdt() -> Sdt {
     ]);
     aml::Name::new("_S5_".into(), &s5).to_aml_bytes(&mut dsdt);
     dsdt
+}
+
+/// The power button, and the event device that tells the guest of it (ACPI 6.5,
+/// "Control Method Power Button", "Generic Event Device").
+fn power_button(dsdt: &mut Sdt) {
+    /// "Power button pressed", for a button that is not asleep.
+    const PRESSED: u8 = 0x80;
+    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
+    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
+    let button = aml::Device::new("PWRB".into(), vec![&hid, &uid]);
+    let irq = aml::Interrupt::new(true, true, false, false, power::BUTTON_IRQ);
+    let resources = aml::ResourceTemplate::new(vec![&irq]);
+    let hid = aml::Name::new("_HID".into(), &"ACPI0013");
+    let crs = aml::Name::new("_CRS".into(), &resources);
+    let target = aml::Path::new("\\_SB_.PWRB");
+    let notify = aml::Notify::new(&target, &PRESSED);
+    // Its argument is the interrupt; there is only one.
+    let event = aml::Method::new("_EVT".into(), 1, true, vec![&notify]);
+    let events = aml::Device::new("GED_".into(), vec![&hid, &uid, &crs, &event]);
+    aml::Scope::new("_SB_".into(), vec![&button, &events]).to_aml_bytes(dsdt);
 }
 
 /// The interrupt controllers (ACPI 6.5, "Multiple APIC Description Table").

@@ -12,6 +12,7 @@ use super::boot::{BootError, ImageError, Initramfs, InitramfsError, KernelImage}
 use super::cpuid::PmuCpuid;
 use super::parts::{self, Blueprint, Files};
 use crate::config::{SerialConfig, VmConfig};
+use crate::devices::power::{self, PowerButton};
 use crate::devices::{BusError, serial};
 use crate::event_loop::EventLoop;
 use crate::kvm::{Hypervisor, Interrupter, KvmError, MsrFilter, Vm};
@@ -20,7 +21,7 @@ use crate::stop::{StopReason, StopSignal};
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
 use crate::sys::terminal::RawTerminal;
-use crate::vcpu::{NoPmu, PortBuilder, SpawnError, VcpuHandle, VcpuMessage};
+use crate::vcpu::{NoPmu, PortBuilder, SpawnError, VcpuSet};
 
 /// Why a VM could not be put together. Nothing is left behind.
 #[derive(Debug, Error)]
@@ -156,12 +157,22 @@ impl PmuHooks {
     }
 }
 
+/// What controls a machine, from any thread, also while it runs.
+#[derive(Clone, Debug)]
+pub struct MachineControl {
+    /// Its vCPUs.
+    pub vcpus: Arc<VcpuSet>,
+    /// Its end.
+    pub stop: Arc<StopSignal>,
+    /// Its power button.
+    pub power_button: PowerButton,
+}
+
 /// A VM that is ready to run.
 #[derive(Debug)]
 pub struct Machine {
-    vcpus: Vec<VcpuHandle>,
+    control: MachineControl,
     events: EventLoop,
-    stop: Arc<StopSignal>,
     /// Whether the console is this terminal.
     tty: bool,
     // Last: the vCPU threads use its memory until they are joined.
@@ -196,6 +207,8 @@ impl Machine {
         let stop = Arc::new(StopSignal::new().map_err(host("an eventfd"))?);
         let serial = parts::open_serial(&config.serial)?;
         vm.connect_irq(&serial.irq, serial::COM1_IRQ)?;
+        let power_button = PowerButton::new().map_err(host("the power button"))?;
+        vm.connect_irq(power_button.irq(), power::BUTTON_IRQ)?;
         let buses = Arc::new(parts::build_buses(&stop, &serial.port)?);
         let signals = EndSignals::block().map_err(host("signals"))?;
         let mut events =
@@ -208,12 +221,21 @@ impl Machine {
         kick::install_handlers().map_err(host("signal handlers"))?;
         let vcpus = blueprint.build_vcpus(&vm, boot_state, &buses, &stop)?;
         Ok(Self {
-            vcpus,
+            control: MachineControl {
+                vcpus: Arc::new(VcpuSet::new(vcpus)),
+                stop,
+                power_button,
+            },
             events,
-            stop,
             tty,
             _vm: vm,
         })
+    }
+
+    /// What controls it.
+    #[must_use]
+    pub fn control(&self) -> MachineControl {
+        self.control.clone()
     }
 
     /// Runs the guest to its end, and says why it ended. The terminal is the
@@ -221,17 +243,11 @@ impl Machine {
     #[must_use]
     pub fn run(mut self) -> Arc<StopReason> {
         let terminal = if self.tty { raw_terminal() } else { None };
-        for vcpu in &self.vcpus {
-            vcpu.send(VcpuMessage::Run);
-        }
+        self.control.vcpus.start();
         self.events.run();
-        for vcpu in &self.vcpus {
-            vcpu.send(VcpuMessage::Stop);
-        }
-        // Joins the threads.
-        self.vcpus.clear();
+        self.control.vcpus.end();
         drop(terminal);
-        match self.stop.reason() {
+        match self.control.stop.reason() {
             Some(reason) => Arc::clone(reason),
             // The loop ends for no other cause.
             None => Arc::new(StopReason::PowerOff),

@@ -8,5 +8,5 @@ pub mod layout;
 pub mod memory;
 mod parts;
 
-pub use builder::{BuildError, Machine, PmuHooks, PortContext};
+pub use builder::{BuildError, Machine, MachineControl, PmuHooks, PortContext};
 pub use cpuid::PmuCpuid;

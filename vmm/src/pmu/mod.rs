@@ -18,6 +18,7 @@ mod pmi;
 mod port;
 mod rdpmc;
 mod select;
+mod status;
 mod totals;
 
 use std::sync::{Arc, OnceLock};
@@ -41,6 +42,7 @@ use rdpmc::{Rewriter, Sites};
 
 pub use rdpmc::Paging;
 pub use select::{Backing, Reason, SelectError, probe, select};
+pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
 pub use totals::VmTotals;
 
 /// Counters where the command line names no number.

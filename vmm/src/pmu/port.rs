@@ -13,6 +13,7 @@ use vpmu::{Policy, VcpuPmu};
 use super::kick_timer::KickTimer;
 use super::pmi::{self, Lvtpc};
 use super::rdpmc::{Sites, Verdict};
+use super::status::{self, VcpuPmuStatus};
 use super::totals::VmTotals;
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
@@ -260,6 +261,10 @@ impl MsrPort for PmuPort {
             self.pmu.guest_ran(span);
         }
         self.interrupted = interrupted;
+    }
+
+    fn status(&self) -> Option<VcpuPmuStatus> {
+        Some(status::of(&self.pmu))
     }
 }
 

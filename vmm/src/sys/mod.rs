@@ -5,3 +5,4 @@ pub mod kick;
 pub mod signals;
 pub mod terminal;
 pub mod timer;
+pub mod umask;

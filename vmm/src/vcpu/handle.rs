@@ -10,20 +10,35 @@ use thiserror::Error;
 use vpmu::ids::VcpuId;
 
 use super::port::{PortBuilder, PortError};
-use super::thread::{Buses, VcpuThread};
+use super::thread::{Buses, VcpuState, VcpuThread};
 use crate::kvm::Vcpu;
+use crate::pmu::VcpuPmuStatus;
 use crate::stop::StopSignal;
 use crate::sys::kick::{self, Registration};
 
 /// What one can tell a vCPU thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum VcpuMessage {
     /// Enter the guest, for the first time or again.
     Run,
     /// Leave the guest and wait.
     Pause,
+    /// Say how it is, at the next exit boundary; a vCPU that waits says it at
+    /// once. Behind [`VcpuMessage::Pause`], the answer is that it stands.
+    Report(Sender<VcpuReport>),
     /// End.
     Stop,
+}
+
+/// What a vCPU thread says of itself, out of the guest.
+#[derive(Clone, Debug)]
+pub struct VcpuReport {
+    /// Which vCPU.
+    pub vcpu: VcpuId,
+    /// Where its thread is.
+    pub state: VcpuState,
+    /// Its PMU; `None` if it has none.
+    pub pmu: Option<VcpuPmuStatus>,
 }
 
 /// Why a vCPU thread did not come up.

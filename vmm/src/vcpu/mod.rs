@@ -15,8 +15,10 @@
 
 mod handle;
 mod port;
+mod set;
 mod thread;
 
-pub use handle::{SpawnError, VcpuHandle, VcpuMessage};
+pub use handle::{SpawnError, VcpuHandle, VcpuMessage, VcpuReport};
 pub use port::{MsrPort, NoPmu, PortBuilder, PortError};
+pub use set::{NoAnswer, VcpuSet};
 pub use thread::{Buses, VcpuState};

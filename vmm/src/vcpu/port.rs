@@ -6,6 +6,7 @@ use thiserror::Error;
 use vpmu::ids::{MsrIndex, VcpuId};
 
 use crate::kvm::{Gp, KvmError, Vcpu};
+use crate::pmu::VcpuPmuStatus;
 use crate::rate_limit::RateLimit;
 
 /// Why a port cannot serve on.
@@ -56,6 +57,12 @@ pub trait MsrPort {
     /// Called right after each exit, before it is handled. `interrupted` says
     /// that a signal ended the run: a host counter may have overflowed.
     fn after_run(&mut self, interrupted: bool);
+
+    /// What became of each counter, for `perfvisor ctl pmu`; `None` if there is
+    /// no PMU. Asked out of the guest, on the vCPU's thread.
+    fn status(&self) -> Option<VcpuPmuStatus> {
+        None
+    }
 }
 
 /// Builds the port of one vCPU, on that vCPU's thread.

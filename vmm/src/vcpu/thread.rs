@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 
 use vpmu::ids::VcpuId;
 
-use super::handle::VcpuMessage;
+use super::handle::{VcpuMessage, VcpuReport};
 use super::port::MsrPort;
 use crate::devices::Bus;
 use crate::kvm::{Exit, Vcpu};
@@ -67,6 +67,9 @@ impl VcpuThread {
             if next != state {
                 log::debug!("vCPU {}: {state:?} -> {next:?}", self.id);
             }
+            if (state, next) == (VcpuState::Paused, VcpuState::Running) {
+                self.vcpu.guest_was_stopped();
+            }
             state = next;
         }
     }
@@ -74,7 +77,7 @@ impl VcpuThread {
     /// Outside of the guest: sleeps until somebody says something.
     fn wait(&self, state: VcpuState) -> VcpuState {
         match self.mailbox.recv() {
-            Ok(message) => after(state, message),
+            Ok(message) => self.take(state, message),
             // Whoever held the other end is gone, and so is the VM.
             Err(_) => VcpuState::Finished,
         }
@@ -106,10 +109,28 @@ impl VcpuThread {
         let mut state = VcpuState::Running;
         loop {
             match self.mailbox.try_recv() {
-                Ok(message) => state = after(state, message),
+                Ok(message) => state = self.take(state, message),
                 Err(TryRecvError::Empty) => return state,
                 Err(TryRecvError::Disconnected) => return VcpuState::Finished,
             }
+        }
+    }
+
+    /// Does what a message says; returns the state that it leads to.
+    fn take(&self, state: VcpuState, message: VcpuMessage) -> VcpuState {
+        match message {
+            VcpuMessage::Report(to) => {
+                let pmu = self.port.status();
+                let vcpu = self.id;
+                // Whoever asked may have given up.
+                drop(to.send(VcpuReport { vcpu, state, pmu }));
+                state
+            }
+            // It stands because of the reason, and executes nothing beyond it.
+            VcpuMessage::Run if self.stop.reason().is_some() => state,
+            VcpuMessage::Run => after(state, Order::Run),
+            VcpuMessage::Pause => after(state, Order::Pause),
+            VcpuMessage::Stop => after(state, Order::Stop),
         }
     }
 
@@ -198,13 +219,21 @@ impl VcpuThread {
 /// `KVM_EXIT_HLT`.
 const EXIT_HLT: u32 = 5;
 
-/// The transitions that a message causes.
-fn after(state: VcpuState, message: VcpuMessage) -> VcpuState {
-    match (state, message) {
-        (_, VcpuMessage::Stop) | (VcpuState::Finished, _) => VcpuState::Finished,
-        (_, VcpuMessage::Run) => VcpuState::Running,
-        (VcpuState::Ready, VcpuMessage::Pause) => VcpuState::Ready,
-        (_, VcpuMessage::Pause) => VcpuState::Paused,
+/// A message that may change the state.
+#[derive(Clone, Copy)]
+enum Order {
+    Run,
+    Pause,
+    Stop,
+}
+
+/// The transitions that an order causes.
+fn after(state: VcpuState, order: Order) -> VcpuState {
+    match (state, order) {
+        (_, Order::Stop) | (VcpuState::Finished, _) => VcpuState::Finished,
+        (_, Order::Run) => VcpuState::Running,
+        (VcpuState::Ready, Order::Pause) => VcpuState::Ready,
+        (_, Order::Pause) => VcpuState::Paused,
     }
 }
 
@@ -216,11 +245,11 @@ mod tests {
     fn stop_ends_every_state_and_nothing_leaves_the_end() {
         use VcpuState::{Finished, Paused, Ready, Running};
         for state in [Ready, Running, Paused, Finished] {
-            assert_eq!(after(state, VcpuMessage::Stop), Finished);
+            assert_eq!(after(state, Order::Stop), Finished);
         }
-        assert_eq!(after(Finished, VcpuMessage::Run), Finished);
-        assert_eq!(after(Running, VcpuMessage::Pause), Paused);
-        assert_eq!(after(Paused, VcpuMessage::Run), Running);
-        assert_eq!(after(Ready, VcpuMessage::Pause), Ready);
+        assert_eq!(after(Finished, Order::Run), Finished);
+        assert_eq!(after(Running, Order::Pause), Paused);
+        assert_eq!(after(Paused, Order::Run), Running);
+        assert_eq!(after(Ready, Order::Pause), Ready);
     }
 }

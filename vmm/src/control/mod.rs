@@ -1,0 +1,34 @@
+//! The control API: HTTP/1.1 over a Unix socket that only its owner may open.
+//!
+//! ```text
+//!  perfvisor ctl ─▶ socket (0600) ─▶ server: one thread, non-blocking
+//!      client          │                │ connection: limits, deadlines
+//!                      │                ▼
+//!                      │              http: bytes ─▶ Request | Refusal
+//!                      │                ▼
+//!                      └─ removed     routes ─▶ vm: VmControl ─▶ vCPU mailboxes, stop, power button
+//!                         at the end
+//! ```
+//! The server never touches what a vCPU thread owns: it asks by mailbox and
+//! waits for an answer, for a bounded time. `openapi.json` beside this crate's
+//! manifest describes the routes; a test compares the two.
+
+mod client;
+mod connection;
+mod ctl;
+mod http;
+mod report;
+mod routes;
+mod server;
+mod socket;
+mod text;
+mod vm;
+
+pub use client::ClientError;
+pub use ctl::run as ctl;
+pub use report::{
+    Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuReport,
+};
+pub use server::ControlServer;
+pub use socket::{ApiSocket, SocketError};
+pub use vm::{VmControl, VmFacts};

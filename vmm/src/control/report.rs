@@ -1,0 +1,99 @@
+//! The bodies of the API, for the server and for `perfvisor ctl` alike.
+//! `openapi.json` describes them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pmu::{PmuTotals, VcpuPmuStatus};
+
+/// Whether the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerState {
+    /// It may run.
+    Running,
+    /// Every vCPU stands.
+    Paused,
+}
+
+/// `GET /info`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// `perfvisor`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The VMM's process.
+    pub pid: u32,
+    /// Time since the VM was built, ms.
+    pub uptime_ms: u64,
+    /// Whether the guest runs.
+    pub state: PowerState,
+    /// vCPUs.
+    pub vcpus: u16,
+    /// Guest memory, bytes.
+    pub memory_bytes: u64,
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// The PMU; `null` if the guest has none.
+    pub pmu: Option<PmuInfo>,
+}
+
+/// The PMU in [`Info`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PmuInfo {
+    /// What backs the counters, in the words that the VMM used at the start.
+    pub backing: String,
+    /// Sums over the vCPUs so far.
+    pub totals: PmuTotals,
+}
+
+/// `GET /pmu`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PmuReport {
+    /// What backs the counters; `null` if the guest has no PMU.
+    pub backing: Option<String>,
+    /// Each vCPU that has a PMU.
+    pub vcpus: Vec<VcpuReport>,
+}
+
+/// One vCPU in [`PmuReport`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuReport {
+    /// Its number.
+    pub vcpu: u16,
+    /// Its counters and totals.
+    #[serde(flatten)]
+    pub pmu: VcpuPmuStatus,
+}
+
+/// The answer to `PUT /pause`, `/resume` and `/shutdown`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateReport {
+    /// What the request led to.
+    pub state: NewState,
+}
+
+/// What a request led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewState {
+    /// The guest may run.
+    Running,
+    /// Every vCPU stands.
+    Paused,
+    /// The guest was asked to power off; it may take its time, or refuse.
+    ShutdownRequested,
+    /// The VM ends now.
+    Ending,
+}
+
+/// The body of `PUT /shutdown`; none at all is all defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownRequest {
+    /// End the VM now instead of asking the guest.
+    #[serde(default)]
+    pub force: bool,
+}

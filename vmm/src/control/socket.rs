@@ -1,0 +1,297 @@
+//! The socket file: never open to others, never anybody else's.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::sys::umask;
+
+/// How long another VMM that is starting may hold the directory.
+const LOCK_TIME: Duration = Duration::from_secs(2);
+/// How long a socket's owner may take to accept before it counts as alive.
+const LIVE_TIME: Duration = Duration::from_secs(1);
+/// The permission bits that the socket must not have.
+const NOT_FOR_OTHERS: u32 = 0o177;
+
+/// Why there is no socket.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Somebody answers there.
+    #[error(
+        "--api-socket: path={path} is in use by a running process; accepted: another path, or this one when that process has ended"
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is something else.
+    #[error(
+        "--api-socket: path={path} exists and is no socket; accepted: a path that is free, or a socket that nobody serves any more"
+    )]
+    NotASocket {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The host refused something.
+    #[error(
+        "--api-socket: path={path}: cannot {what}; accepted: a path of up to 107 bytes in a directory that one may write to"
+    )]
+    Host {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A listening socket and its file, which goes with it.
+#[derive(Debug)]
+pub struct ApiSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file that is ours.
+    identity: (u64, u64),
+}
+
+impl ApiSocket {
+    /// Looks whether [`ApiSocket::bind`] would work, as far as one can without
+    /// doing it.
+    ///
+    /// # Errors
+    /// As [`ApiSocket::bind`].
+    pub fn check(path: &Path) -> Result<(), SocketError> {
+        open_directory(path)?;
+        is_stale(path).map(drop)
+    }
+
+    /// Listens at `path` with mode 0600 from its first moment. Replaces the
+    /// socket of a process that has ended.
+    ///
+    /// The directory is locked meanwhile: two VMMs that start at once with the
+    /// same path would otherwise both find a dead socket, and one would remove
+    /// the other's.
+    ///
+    /// # Errors
+    /// If the path is somebody's, or the host refuses.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let directory = open_directory(path)?;
+        lock(&directory).map_err(host(path, "lock its directory"))?;
+        if is_stale(path)? {
+            log::info!("api: {} was left behind; replaced", path.display());
+            fs::remove_file(path).map_err(host(path, "remove the dead socket"))?;
+        }
+        let listener = umask::with(NOT_FOR_OTHERS, || UnixListener::bind(path))
+            .map_err(host(path, "create the socket"))?;
+        let file = fs::symlink_metadata(path).map_err(host(path, "look at the socket"))?;
+        listener
+            .set_nonblocking(true)
+            .map_err(host(path, "set up the socket"))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            identity: (file.dev(), file.ino()),
+        })
+    }
+
+    /// Where clients come in; it does not block.
+    #[must_use]
+    pub const fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+}
+
+impl Drop for ApiSocket {
+    fn drop(&mut self) {
+        let ours = |file: fs::Metadata| (file.dev(), file.ino()) == self.identity;
+        if fs::symlink_metadata(&self.path).is_ok_and(ours)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            log::warn!("api: cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn host(path: &Path, what: &'static str) -> impl Fn(io::Error) -> SocketError {
+    move |source| SocketError::Host {
+        path: path.to_owned(),
+        what,
+        source,
+    }
+}
+
+fn open_directory(path: &Path) -> Result<File, SocketError> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent).map_err(host(path, "open its directory"))
+}
+
+/// Locks until the file is closed.
+fn lock(directory: &File) -> io::Result<()> {
+    let deadline = Instant::now() + LOCK_TIME;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(ErrorKind::TimedOut.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Whether a socket lies there that nobody serves any more; `false` if nothing
+/// does.
+fn is_stale(path: &Path) -> Result<bool, SocketError> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(host(path, "look at what is there")(error)),
+    };
+    let path = path.to_owned();
+    if !file.file_type().is_socket() {
+        return Err(SocketError::NotASocket { path });
+    }
+    match connect(&path, LIVE_TIME) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
+        Ok(_) => Err(SocketError::InUse { path }),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(SocketError::InUse { path }),
+        Err(error) => Err(host(&path, "see whether the socket there is in use")(error)),
+    }
+}
+
+/// Connects within a time. A socket whose queue is full would block its
+/// clients, and std has no time-out for that.
+///
+/// # Errors
+/// `TimedOut`, or what `connect` says.
+pub(super) fn connect(path: &Path, within: Duration) -> io::Result<UnixStream> {
+    let (to, outcome) = mpsc::channel();
+    let path = path.to_owned();
+    thread::Builder::new()
+        .name("api-connect".to_owned())
+        .spawn(move || drop(to.send(UnixStream::connect(path))))?;
+    match outcome.recv_timeout(within) {
+        Ok(outcome) => outcome,
+        // The thread is left behind; the process ends soon.
+        Err(_) => Err(ErrorKind::TimedOut.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let dir = std::env::temp_dir()
+                .join(format!("perfvisor-socket-{name}-{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+
+    #[test]
+    fn the_file_is_0600_and_goes_with_the_socket() {
+        let scratch = Scratch::new("mode");
+        let path = scratch.0.join("api");
+        let socket = ApiSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_refused() {
+        let scratch = Scratch::new("stale");
+        let path = scratch.0.join("api");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        ApiSocket::check(&path).unwrap();
+        let socket = ApiSocket::bind(&path).unwrap();
+        for error in [
+            ApiSocket::check(&path).unwrap_err(),
+            ApiSocket::bind(&path).unwrap_err(),
+        ] {
+            assert!(matches!(error, SocketError::InUse { .. }), "{error}");
+        }
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_live_socket_whose_queue_is_full_is_refused_too() {
+        let scratch = Scratch::new("full");
+        let path = scratch.0.join("api");
+        let _listener = UnixListener::bind(&path).unwrap();
+        // Fills the queue until a client has to wait.
+        let mut waiting = Vec::new();
+        while let Ok(client) = connect(&path, Duration::from_millis(100)) {
+            waiting.push(client);
+        }
+        let error = ApiSocket::bind(&path).unwrap_err();
+        assert!(matches!(error, SocketError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn of_two_that_start_at_once_one_has_the_path() {
+        let scratch = Scratch::new("race");
+        let path = scratch.0.join("api");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let barrier = std::sync::Barrier::new(4);
+            let bind = || {
+                barrier.wait();
+                ApiSocket::bind(&path)
+            };
+            let outcomes: Vec<_> = thread::scope(|scope| {
+                let starting: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
+                starting.into_iter().map(|t| t.join().unwrap()).collect()
+            });
+            assert_eq!(outcomes.iter().filter(|o| o.is_ok()).count(), 1);
+            assert!(connect(&path, LIVE_TIME).is_ok());
+            drop(outcomes);
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let scratch = Scratch::new("file");
+        let path = scratch.0.join("api");
+        fs::write(&path, "precious").unwrap();
+        let error = ApiSocket::bind(&path).unwrap_err();
+        assert!(matches!(error, SocketError::NotASocket { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn the_file_of_a_successor_is_not_removed() {
+        let scratch = Scratch::new("successor");
+        let path = scratch.0.join("api");
+        let socket = ApiSocket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another's").unwrap();
+        drop(socket);
+        assert!(path.exists());
+    }
+}

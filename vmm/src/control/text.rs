@@ -1,0 +1,175 @@
+//! Answers for a reader.
+
+use super::report::{Info, NewState, PmuReport, PowerState, StateReport, VcpuReport};
+use crate::pmu::{CounterStatus, PmuTotals};
+
+/// Where the values of `info` start.
+const COLUMN: usize = 10;
+
+/// `perfvisor ctl info`.
+pub(super) fn info(info: &Info) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: &str| {
+        text.push_str(&format!("{label:COLUMN$}{value}\n"));
+    };
+    line(
+        "VMM",
+        &format!("{} {}, process {}", info.name, info.version, info.pid),
+    );
+    line(
+        "state",
+        match info.state {
+            PowerState::Running => "running",
+            PowerState::Paused => "paused",
+        },
+    );
+    line(
+        "uptime",
+        &format!("{}.{:03} s", info.uptime_ms / 1000, info.uptime_ms % 1000),
+    );
+    line("vCPUs", &info.vcpus.to_string());
+    line("memory", &format!("{} MiB", info.memory_bytes >> 20));
+    line("kernel", &info.kernel.display().to_string());
+    match &info.pmu {
+        None => line("PMU", "none"),
+        Some(pmu) => {
+            line("PMU", &pmu.backing);
+            line("so far", &totals(&pmu.totals));
+        }
+    }
+    text
+}
+
+/// `perfvisor ctl pmu`.
+pub(super) fn pmu(report: &PmuReport) -> String {
+    let Some(backing) = &report.backing else {
+        return "the guest has no PMU".to_owned();
+    };
+    let mut text = format!("PMU: {backing}\n");
+    for vcpu in &report.vcpus {
+        text.push_str(&one_vcpu(vcpu));
+    }
+    text
+}
+
+fn one_vcpu(vcpu: &VcpuReport) -> String {
+    let mut rows = vec![
+        [
+            "counter",
+            "state",
+            "event",
+            "host event",
+            "enabled",
+            "running",
+            "value",
+            "",
+        ]
+        .map(str::to_owned),
+    ];
+    rows.extend(vcpu.pmu.counters.iter().map(row));
+    let widths: Vec<usize> = (0..rows[0].len())
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
+    let mut text = format!("\nvCPU {}: {}\n", vcpu.vcpu, totals(&vcpu.pmu.totals));
+    for row in rows {
+        let mut line = String::from(" ");
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!(" {cell:width$} "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(counter: &CounterStatus) -> [String; 8] {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let time = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns} ns"));
+    let mut notes: Vec<&str> = Vec::new();
+    if counter.clock_derived {
+        notes.push("clock-derived");
+    }
+    if counter.scaled {
+        notes.push("scaled");
+    }
+    notes.extend(counter.why.as_deref());
+    [
+        counter.counter.clone(),
+        counter.state.name().replace('_', " "),
+        or_dash(&counter.event),
+        or_dash(&counter.host_event),
+        time(counter.enabled_ns),
+        time(counter.running_ns),
+        counter.value.to_string(),
+        notes.join("; "),
+    ]
+}
+
+fn totals(totals: &PmuTotals) -> String {
+    let figures: Vec<_> = totals
+        .known()
+        .map(|(name, figure)| format!("{figure} {name}"))
+        .collect();
+    figures.join(", ")
+}
+
+/// `perfvisor ctl pause`, `resume`, `shutdown`.
+pub(super) fn state(report: &StateReport) -> String {
+    match report.state {
+        NewState::Running => "running",
+        NewState::Paused => "paused",
+        NewState::ShutdownRequested => {
+            "the guest was asked to power off; it may take its time or not listen, and \
+             shutdown --force ends it"
+        }
+        NewState::Ending => "the VM ends",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pmu::{CountingState, VcpuPmuStatus};
+
+    #[test]
+    fn every_counter_is_one_aligned_line() {
+        let counters = vec![
+            CounterStatus {
+                counter: "gp0".to_owned(),
+                event: Some("cycles:u".to_owned()),
+                host_event: Some("guest time".to_owned()),
+                state: CountingState::Counting,
+                value: 12,
+                clock_derived: true,
+                ..CounterStatus::default()
+            },
+            CounterStatus {
+                counter: "fixed1".to_owned(),
+                event: Some("raw event select 0x1".to_owned()),
+                state: CountingState::NotBacked,
+                why: Some("because".to_owned()),
+                enabled_ns: Some(7),
+                ..CounterStatus::default()
+            },
+        ];
+        let text = pmu(&PmuReport {
+            backing: Some("clock".to_owned()),
+            vcpus: vec![VcpuReport {
+                vcpu: 3,
+                pmu: VcpuPmuStatus {
+                    counters,
+                    totals: PmuTotals::default(),
+                },
+            }],
+        });
+        assert_eq!(
+            text,
+            "PMU: clock\n\n\
+             vCPU 3: 0 overflows, 0 PMIs injected, 0 not counted\n\
+             \x20 counter  state       event                 host event  enabled  running  value\n\
+             \x20 gp0      counting    cycles:u              guest time  -        -        12     clock-derived\n\
+             \x20 fixed1   not backed  raw event select 0x1  -           7 ns     -        0      because\n"
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! The vCPUs of a VM together: start, pause, resume, ask, end.
+
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use vpmu::ids::VcpuId;
+
+use super::{VcpuHandle, VcpuMessage, VcpuReport, VcpuState};
+
+/// vCPUs that did not answer in time. One that is held up in the kernel, by a
+/// console that nobody reads for one, cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "vCPU {} did not leave the guest within {} ms (a full console pipe holds a vCPU, for one)",
+    list(.vcpus), .within.as_millis()
+)]
+pub struct NoAnswer {
+    /// Which.
+    pub vcpus: Vec<VcpuId>,
+    /// How long they had.
+    pub within: Duration,
+}
+
+fn list(vcpus: &[VcpuId]) -> String {
+    let names: Vec<_> = vcpus.iter().map(VcpuId::to_string).collect();
+    names.join(", ")
+}
+
+/// The vCPU threads of one VM, for whoever starts, pauses and ends them. The
+/// lock is held to send messages only, never to wait for an answer, and no vCPU
+/// thread takes it.
+#[derive(Debug)]
+pub struct VcpuSet {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    handles: Vec<VcpuHandle>,
+    paused: bool,
+}
+
+impl VcpuSet {
+    /// vCPUs that wait for [`VcpuSet::start`].
+    #[must_use]
+    pub fn new(handles: Vec<VcpuHandle>) -> Self {
+        let paused = false;
+        Self {
+            inner: Mutex::new(Inner { handles, paused }),
+        }
+    }
+
+    /// Lets the guest run, unless it has been paused before it began.
+    pub fn start(&self) {
+        let inner = self.lock();
+        if !inner.paused {
+            inner.tell(&VcpuMessage::Run);
+        }
+    }
+
+    /// Whether the guest is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.lock().paused
+    }
+
+    /// Stops every vCPU at an exit boundary and returns when all stand.
+    ///
+    /// # Errors
+    /// If one does not within `within`; the guest runs on as before then.
+    pub fn pause(&self, within: Duration) -> Result<(), NoAnswer> {
+        let before;
+        let asked = {
+            let mut inner = self.lock();
+            before = std::mem::replace(&mut inner.paused, true);
+            inner.tell(&VcpuMessage::Pause);
+            inner.ask()
+        };
+        let outcome = collect(&asked, within, |report| report.state != VcpuState::Running);
+        if outcome.is_err() && !before {
+            self.resume();
+        }
+        outcome.map(drop)
+    }
+
+    /// Lets a paused guest run on.
+    pub fn resume(&self) {
+        let mut inner = self.lock();
+        inner.paused = false;
+        inner.tell(&VcpuMessage::Run);
+    }
+
+    /// Asks every vCPU how it is.
+    ///
+    /// # Errors
+    /// If one does not answer within `within`.
+    pub fn reports(&self, within: Duration) -> Result<Vec<VcpuReport>, NoAnswer> {
+        let asked = self.lock().ask();
+        collect(&asked, within, |_| true)
+    }
+
+    /// Ends the threads and joins them.
+    pub fn end(&self) {
+        let handles = {
+            let mut inner = self.lock();
+            inner.tell(&VcpuMessage::Stop);
+            std::mem::take(&mut inner.handles)
+        };
+        drop(handles);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A vCPU, and where its answer comes.
+type Asked = (VcpuId, Receiver<VcpuReport>);
+
+impl Inner {
+    fn tell(&self, message: &VcpuMessage) {
+        for vcpu in &self.handles {
+            vcpu.send(message.clone());
+        }
+    }
+
+    fn ask(&self) -> Vec<Asked> {
+        let ask = |vcpu: &VcpuHandle| {
+            let (to, answer) = mpsc::channel();
+            vcpu.send(VcpuMessage::Report(to));
+            (vcpu.id(), answer)
+        };
+        self.handles.iter().map(ask).collect()
+    }
+}
+
+/// The answers, or who gave none that `fits` in time.
+fn collect(
+    asked: &[Asked],
+    within: Duration,
+    fits: impl Fn(&VcpuReport) -> bool,
+) -> Result<Vec<VcpuReport>, NoAnswer> {
+    let deadline = Instant::now() + within;
+    let (mut reports, mut vcpus) = (Vec::new(), Vec::new());
+    for (vcpu, answer) in asked {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match answer.recv_timeout(left) {
+            Ok(report) if fits(&report) => reports.push(report),
+            _ => vcpus.push(*vcpu),
+        }
+    }
+    if vcpus.is_empty() {
+        Ok(reports)
+    } else {
+        Err(NoAnswer { vcpus, within })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(vcpu: u16, state: VcpuState) -> VcpuReport {
+        VcpuReport {
+            vcpu: VcpuId(vcpu),
+            state,
+            pmu: None,
+        }
+    }
+
+    #[test]
+    fn who_does_not_answer_in_time_is_named() {
+        let (answers, silent) = (mpsc::channel(), mpsc::channel::<VcpuReport>());
+        let runs = mpsc::channel();
+        answers.0.send(report(0, VcpuState::Paused)).unwrap();
+        runs.0.send(report(2, VcpuState::Running)).unwrap();
+        let asked = [
+            (VcpuId(0), answers.1),
+            (VcpuId(1), silent.1),
+            (VcpuId(2), runs.1),
+        ];
+        let within = Duration::from_millis(20);
+        let error = collect(&asked, within, |r| r.state == VcpuState::Paused).unwrap_err();
+        assert_eq!(error.vcpus, [VcpuId(1), VcpuId(2)]);
+        let text = error.to_string();
+        assert!(
+            text.starts_with("vCPU 1, 2 did not leave the guest within 20 ms"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_set_without_vcpus_pauses_and_resumes() {
+        let set = VcpuSet::new(Vec::new());
+        assert!(!set.is_paused());
+        for _ in 0..2 {
+            assert_eq!(set.pause(Duration::ZERO), Ok(()));
+            assert!(set.is_paused());
+        }
+        set.resume();
+        assert!(!set.is_paused());
+        set.end();
+    }
+}
