@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(
             text,
             "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: application/json\r\n\
-             Content-Length: 27\r\nAllow: GET\r\nConnection: close\r\n\r\n\
+             Content-Length: 28\r\nAllow: GET\r\nConnection: close\r\n\r\n\
              {\"error\":\"not \\\"this\\\" one\"}"
         );
     }
