@@ -25,11 +25,11 @@ use serde_json::Value;
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A guest that prints a dot every few hundred microseconds.
+/// A guest that prints a dot now and then.
 fn ticking() -> Code {
     Code::default()
-        // again: mov ecx, 100000; loop: dec ecx; jnz loop
-        .raw(&[0xb9, 0xa0, 0x86, 0x01, 0x00, 0xff, 0xc9, 0x75, 0xfc])
+        // again: mov ecx, 1000; loop: dec ecx; jnz loop
+        .raw(&[0xb9, 0xe8, 0x03, 0x00, 0x00, 0xff, 0xc9, 0x75, 0xfc])
         // mov dx, 0x3f8; mov al, '.'; out dx, al; jmp again
         .raw(&[0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee, 0xeb, 0xee])
 }
@@ -514,9 +514,12 @@ fn the_socket_is_private_and_gone_at_every_end() {
             "{signal}: {text}"
         );
     }
-    // mov ecx, 100000000; loop: dec ecx; jnz loop
-    let later = Code::default().raw(&[0xb9, 0x00, 0xe1, 0xf5, 0x05, 0xff, 0xc9, 0x75, 0xfc]);
-    let mut vm = Vm::start("fault", &later.raw(&[0x0f, 0x0b]), "off", &[]).unwrap();
+    // mov dx, 0x3fd; wait: in al, dx; test al, 1; jz wait; ud2
+    let fault = Code::default().raw(&[
+        0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xfb, 0x0f, 0x0b,
+    ]);
+    let mut vm = Vm::start("fault", &fault, "off", &[]).unwrap();
+    vm.child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
     let (status, text) = vm.wait();
     assert_eq!(status, Some(1), "{text}");
     assert!(text.contains("triple-faulted"), "{text}");
