@@ -106,20 +106,11 @@ mod tests {
 
     #[test]
     fn the_document_has_exactly_these_fields() {
-        let totals = PmuTotals {
-            pmis_suppressed: Some(0),
-            scaled_reads: Some(0),
-            pinned_errors: Some(0),
-            rotations: Some(0),
-            host_revocations: Some(0),
-            ..PmuTotals::default()
-        };
+        let totals = PmuTotals::default();
         let counter = CounterStatus {
             event: Some(String::new()),
             host_event: Some(String::new()),
             why: Some(String::new()),
-            enabled_ns: Some(0),
-            running_ns: Some(0),
             ..CounterStatus::default()
         };
         let backing = "host PMU cpu".to_owned();

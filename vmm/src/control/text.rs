@@ -84,10 +84,12 @@ fn one_vcpu(vcpu: &VcpuReport) -> String {
 
 fn row(counter: &CounterStatus) -> [String; 8] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    let time = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns} ns"));
     let mut notes: Vec<&str> = Vec::new();
     if counter.clock_derived {
         notes.push("clock-derived");
+    }
+    if counter.sampled {
+        notes.push("levels sampled");
     }
     if counter.scaled {
         notes.push("scaled");
@@ -98,8 +100,8 @@ fn row(counter: &CounterStatus) -> [String; 8] {
         counter.state.name().replace('_', " "),
         or_dash(&counter.event),
         or_dash(&counter.host_event),
-        time(counter.enabled_ns),
-        time(counter.running_ns),
+        format!("{} ns", counter.enabled_ns),
+        format!("{} ns", counter.running_ns),
         counter.value.to_string(),
         notes.join("; "),
     ]
@@ -107,7 +109,8 @@ fn row(counter: &CounterStatus) -> [String; 8] {
 
 fn totals(totals: &PmuTotals) -> String {
     let figures: Vec<_> = totals
-        .known()
+        .named()
+        .into_iter()
         .map(|(name, figure)| format!("{figure} {name}"))
         .collect();
     figures.join(", ")
@@ -149,7 +152,7 @@ mod tests {
                 event: Some("raw event select 0x1".to_owned()),
                 state: CountingState::NotBacked,
                 why: Some("because".to_owned()),
-                enabled_ns: Some(7),
+                enabled_ns: 1_234_567,
                 ..CounterStatus::default()
             },
         ];
@@ -166,10 +169,11 @@ mod tests {
         assert_eq!(
             text,
             "PMU: clock\n\n\
-             vCPU 3: 0 overflows, 0 PMIs injected, 0 not counted\n\
-             \x20 counter  state       event                 host event  enabled  running  value\n\
-             \x20 gp0      counting    cycles:u              guest time  -        -        12     clock-derived\n\
-             \x20 fixed1   not backed  raw event select 0x1  -           7 ns     -        0      because\n"
+             vCPU 3: 0 overflows, 0 PMIs injected, 0 PMIs suppressed, 0 not counted, \
+             0 scaled reads, 0 pinned errors, 0 rotations, 0 host revocations\n\
+             \x20 counter  state       event                 host event  enabled     running  value\n\
+             \x20 gp0      counting    cycles:u              guest time  0 ns        0 ns     12     clock-derived\n\
+             \x20 fixed1   not backed  raw event select 0x1  -           1234567 ns  0 ns     0      because\n"
         );
     }
 }

@@ -263,7 +263,11 @@ impl MsrPort for PmuPort {
         self.interrupted = interrupted;
     }
 
-    fn status(&self) -> Option<VcpuPmuStatus> {
+    fn status(&mut self, vcpu: &Vcpu) -> Option<VcpuPmuStatus> {
+        // As before the next entry, which will say so if it fails.
+        if self.interrupted && self.look(vcpu).is_ok() {
+            self.interrupted = false;
+        }
         Some(status::of(&self.pmu))
     }
 }

@@ -1,14 +1,10 @@
 //! What `perfvisor ctl pmu` shows of one vCPU: plain data, filled on the vCPU's
 //! own thread at an exit boundary.
-//!
-//! A figure that nobody keeps is absent; it is never a zero that was not
-//! counted.
 
 use serde::{Deserialize, Serialize};
 use vpmu::guest::{Demand, GuestPmu};
-use vpmu::host::{EventAttr, HostPmu};
-use vpmu::ids::Pmc;
-use vpmu::{CounterState, VcpuPmu};
+use vpmu::host::{EventAttr, HostPmu, Quality};
+use vpmu::{CounterState, CounterView, Totals, VcpuPmu};
 
 use super::PmuPlan;
 
@@ -27,10 +23,8 @@ pub enum CountingState {
     Error,
     /// The guest chose an event that no host event stands for.
     NotBacked,
-    /// The host gave no counter.
+    /// The host gave no event.
     Refused,
-    /// The host took the counter away.
-    Lost,
 }
 
 impl CountingState {
@@ -44,7 +38,19 @@ impl CountingState {
             Self::Error => "error",
             Self::NotBacked => "not_backed",
             Self::Refused => "refused",
-            Self::Lost => "lost",
+        }
+    }
+}
+
+impl From<CounterState> for CountingState {
+    fn from(state: CounterState) -> Self {
+        match state {
+            CounterState::Off => Self::Off,
+            CounterState::Counting => Self::Counting,
+            CounterState::Waiting => Self::Waiting,
+            CounterState::Error => Self::Error,
+            CounterState::NotBacked(_) => Self::NotBacked,
+            CounterState::Refused(_) => Self::Refused,
         }
     }
 }
@@ -58,7 +64,7 @@ pub struct CounterStatus {
     /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
-    /// The host event behind it; absent if there is none.
+    /// What stands behind it on the host; absent if nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_event: Option<String>,
     /// Whether it counts.
@@ -68,16 +74,16 @@ pub struct CounterStatus {
     pub why: Option<String>,
     /// The register, as of the vCPU's last exit.
     pub value: u64,
-    /// How long the guest has had it enabled, ns.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub enabled_ns: Option<u64>,
-    /// How long of that it counted, ns.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running_ns: Option<u64>,
+    /// Guest time for which its event has been enabled, ns.
+    pub enabled_ns: u64,
+    /// Guest time of that for which it counted, ns.
+    pub running_ns: u64,
     /// What the guest reads is scaled by enabled / running.
     pub scaled: bool,
     /// What the guest reads is derived from a clock.
     pub clock_derived: bool,
+    /// Its share of the privilege levels is estimated from samples.
+    pub sampled: bool,
 }
 
 /// Totals of one vCPU since it started, or of several.
@@ -87,57 +93,64 @@ pub struct PmuTotals {
     pub overflows: u64,
     /// PMIs that reached the guest.
     pub pmis_injected: u64,
+    /// PMIs that met a masked LVTPC, or had lost their cause.
+    pub pmis_suppressed: u64,
     /// Times a counter was wanted and did not count.
     pub not_counted: u64,
-    /// PMIs that met a masked LVTPC, or had lost their cause.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pmis_suppressed: Option<u64>,
-    /// Reads whose value was scaled.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scaled_reads: Option<u64>,
-    /// Pinned counters that went to the error state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pinned_errors: Option<u64>,
-    /// Times the counters that wait took their turn.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rotations: Option<u64>,
-    /// Counters that the host took away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_revocations: Option<u64>,
+    /// Guest reads whose value was scaled.
+    pub scaled_reads: u64,
+    /// Times a pinned counter got into the error state.
+    pub pinned_errors: u64,
+    /// Rotations of counters that take turns.
+    pub rotations: u64,
+    /// Times the host took a counter away.
+    pub host_revocations: u64,
+}
+
+impl From<Totals> for PmuTotals {
+    fn from(totals: Totals) -> Self {
+        Self {
+            overflows: totals.overflows,
+            pmis_injected: totals.pmis,
+            pmis_suppressed: totals.pmis_suppressed,
+            not_counted: totals.troubles,
+            scaled_reads: totals.scaled_reads,
+            pinned_errors: totals.pinned_errors,
+            rotations: totals.rotations,
+            host_revocations: totals.revocations,
+        }
+    }
 }
 
 impl PmuTotals {
-    /// Adds another vCPU's. A figure that one of them does not keep is not
-    /// known of both.
+    /// Adds another vCPU's.
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        let both = |a: Option<u64>, b: Option<u64>| Some(a?.saturating_add(b?));
+    pub const fn plus(self, other: Self) -> Self {
         Self {
             overflows: self.overflows.saturating_add(other.overflows),
             pmis_injected: self.pmis_injected.saturating_add(other.pmis_injected),
+            pmis_suppressed: self.pmis_suppressed.saturating_add(other.pmis_suppressed),
             not_counted: self.not_counted.saturating_add(other.not_counted),
-            pmis_suppressed: both(self.pmis_suppressed, other.pmis_suppressed),
-            scaled_reads: both(self.scaled_reads, other.scaled_reads),
-            pinned_errors: both(self.pinned_errors, other.pinned_errors),
-            rotations: both(self.rotations, other.rotations),
-            host_revocations: both(self.host_revocations, other.host_revocations),
+            scaled_reads: self.scaled_reads.saturating_add(other.scaled_reads),
+            pinned_errors: self.pinned_errors.saturating_add(other.pinned_errors),
+            rotations: self.rotations.saturating_add(other.rotations),
+            host_revocations: self.host_revocations.saturating_add(other.host_revocations),
         }
     }
 
-    /// Every figure that is known, with its name.
-    pub fn known(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+    /// Every figure with its name.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, u64); 8] {
         [
-            ("overflows", Some(self.overflows)),
-            ("PMIs injected", Some(self.pmis_injected)),
+            ("overflows", self.overflows),
+            ("PMIs injected", self.pmis_injected),
             ("PMIs suppressed", self.pmis_suppressed),
-            ("not counted", Some(self.not_counted)),
+            ("not counted", self.not_counted),
             ("scaled reads", self.scaled_reads),
             ("pinned errors", self.pinned_errors),
             ("rotations", self.rotations),
             ("host revocations", self.host_revocations),
         ]
-        .into_iter()
-        .filter_map(|(name, figure)| Some((name, figure?)))
     }
 }
 
@@ -150,54 +163,42 @@ pub struct VcpuPmuStatus {
     pub totals: PmuTotals,
 }
 
-/// What can be told of a PMU without touching it.
+/// What can be told of a PMU.
 pub(super) fn of<G: GuestPmu, H: HostPmu>(pmu: &VcpuPmu<G, H>) -> VcpuPmuStatus {
-    let totals = pmu.totals();
+    let counter = |view: CounterView| counter(&view, pmu.model().value(view.pmc));
     VcpuPmuStatus {
-        counters: pmu
-            .states()
-            .map(|(pmc, state)| counter(pmu, pmc, state))
-            .collect(),
-        totals: PmuTotals {
-            overflows: totals.overflows,
-            pmis_injected: totals.pmis,
-            not_counted: totals.troubles,
-            ..PmuTotals::default()
-        },
+        counters: pmu.counters().map(counter).collect(),
+        totals: pmu.totals().into(),
     }
 }
 
-fn counter<G: GuestPmu, H: HostPmu>(
-    pmu: &VcpuPmu<G, H>,
-    pmc: Pmc,
-    state: CounterState,
-) -> CounterStatus {
-    let demand = pmu.model().demand(pmc);
-    let counting = state == CounterState::Counting;
-    let clock_derived = counting && pmu.wants_guest_time();
-    let host_event = match demand {
-        Some(Demand::Event(_)) if clock_derived => Some("guest time".to_owned()),
-        Some(Demand::Event(attr)) if counting => Some(format!("hardware {}", name(&attr))),
+fn counter(view: &CounterView, value: u64) -> CounterStatus {
+    let state = CountingState::from(view.state);
+    // One that is off or refused may have had an event; it stands for nothing now.
+    let quality = match state {
+        CountingState::Counting | CountingState::Waiting => view.quality,
         _ => None,
     };
+    let event = view.demand.map(|demand| match demand {
+        Demand::Event(attr) => name(&attr),
+        Demand::NotBacked(encoding) => encoding.to_string(),
+    });
     CounterStatus {
-        counter: pmc.to_string(),
-        event: demand.map(|demand| match demand {
-            Demand::Event(attr) => name(&attr),
-            Demand::NotBacked(encoding) => encoding.to_string(),
-        }),
-        host_event,
-        state: match state {
-            CounterState::Off => CountingState::Off,
-            CounterState::Counting => CountingState::Counting,
-            CounterState::NotBacked(_) => CountingState::NotBacked,
-            CounterState::Refused(_) => CountingState::Refused,
-            CounterState::Lost(_) => CountingState::Lost,
+        counter: view.pmc.to_string(),
+        host_event: match quality {
+            Some(Quality::Counted) => event.clone(),
+            Some(Quality::Clock | Quality::SampledClock) => Some("guest time".to_owned()),
+            None => None,
         },
-        why: state.is_trouble().then(|| state.to_string()),
-        value: pmu.model().value(pmc),
-        clock_derived,
-        ..CounterStatus::default()
+        event,
+        state,
+        why: view.state.is_trouble().then(|| view.state.to_string()),
+        value,
+        enabled_ns: view.times.enabled.0,
+        running_ns: view.times.running.0,
+        scaled: view.times.is_scaled(),
+        clock_derived: quality.is_some_and(|quality| quality != Quality::Counted),
+        sampled: quality == Some(Quality::SampledClock),
     }
 }
 
@@ -221,37 +222,67 @@ impl PmuPlan {
 
 #[cfg(test)]
 mod tests {
+    use vpmu::Times;
+    use vpmu::host::{OpenError, Privilege};
+    use vpmu::ids::Pmc;
+    use vpmu::x86::event::ArchEvent;
+
     use super::*;
 
     #[test]
-    fn a_sum_knows_only_what_all_of_it_know() {
-        let some = PmuTotals {
+    fn no_total_is_left_out() {
+        let totals = Totals {
             overflows: 1,
-            rotations: Some(2),
-            pinned_errors: Some(1),
-            ..PmuTotals::default()
+            pmis: 2,
+            pmis_suppressed: 3,
+            troubles: 4,
+            scaled_reads: 5,
+            pinned_errors: 6,
+            rotations: 7,
+            revocations: 8,
         };
-        let other = PmuTotals {
-            overflows: 4,
-            rotations: Some(3),
-            ..PmuTotals::default()
-        };
-        let sum = some.plus(other);
-        assert_eq!(sum.overflows, 5);
-        assert_eq!(sum.rotations, Some(5));
-        assert_eq!(sum.pinned_errors, None);
-        let names: Vec<_> = sum.known().map(|(name, _)| name).collect();
-        assert_eq!(
-            names,
-            ["overflows", "PMIs injected", "not counted", "rotations"]
-        );
+        let figures = PmuTotals::from(totals).plus(totals.into()).named();
+        let figures: Vec<_> = figures.into_iter().map(|(_, figure)| figure).collect();
+        assert_eq!(figures, [2, 4, 6, 8, 10, 12, 14, 16]);
     }
 
     #[test]
-    fn an_absent_figure_is_no_zero() {
-        let json = serde_json::to_string(&PmuTotals::default()).unwrap();
-        assert_eq!(json, r#"{"overflows":0,"pmis_injected":0,"not_counted":0}"#);
-        for state in [CountingState::NotBacked, CountingState::Waiting] {
+    fn a_sampled_and_a_refused_counter() {
+        let attr = EventAttr {
+            event: ArchEvent::Cycles,
+            privilege: Privilege {
+                user: true,
+                kernel: false,
+            },
+        };
+        let mut view = CounterView {
+            pmc: Pmc::fixed(1).unwrap(),
+            demand: Some(Demand::Event(attr)),
+            quality: Some(Quality::SampledClock),
+            state: CounterState::Counting,
+            times: Times::default(),
+        };
+        let status = counter(&view, 7);
+        assert_eq!(status.counter, "fixed1");
+        assert_eq!(status.event.as_deref(), Some("cycles:u"));
+        assert_eq!(status.host_event.as_deref(), Some("guest time"));
+        assert!(status.clock_derived && status.sampled && status.why.is_none());
+        assert_eq!(status.value, 7);
+        view.state = CounterState::Refused(OpenError::Unsupported);
+        let status = counter(&view, 7);
+        assert_eq!(status.state, CountingState::Refused);
+        assert_eq!(status.host_event, None);
+        assert_eq!(
+            status.why.as_deref(),
+            Some("the host PMU does not count this event")
+        );
+        assert!(!status.clock_derived && !status.sampled);
+    }
+
+    #[test]
+    fn the_words_are_those_of_the_api() {
+        use CountingState::{Counting, Error, NotBacked, Off, Refused, Waiting};
+        for state in [Off, Counting, Waiting, Error, NotBacked, Refused] {
             let json = serde_json::to_string(&state).unwrap();
             assert_eq!(json, format!("\"{}\"", state.name()));
         }

@@ -59,8 +59,8 @@ pub trait MsrPort {
     fn after_run(&mut self, interrupted: bool);
 
     /// What became of each counter, for `perfvisor ctl pmu`; `None` if there is
-    /// no PMU. Asked out of the guest, on the vCPU's thread.
-    fn status(&self) -> Option<VcpuPmuStatus> {
+    /// no PMU. Asked on the vCPU's thread, between `after_run` and `before_run`.
+    fn status(&mut self, _vcpu: &Vcpu) -> Option<VcpuPmuStatus> {
         None
     }
 }

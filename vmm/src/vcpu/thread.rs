@@ -75,7 +75,7 @@ impl VcpuThread {
     }
 
     /// Outside of the guest: sleeps until somebody says something.
-    fn wait(&self, state: VcpuState) -> VcpuState {
+    fn wait(&mut self, state: VcpuState) -> VcpuState {
         match self.mailbox.recv() {
             Ok(message) => self.take(state, message),
             // Whoever held the other end is gone, and so is the VM.
@@ -102,7 +102,7 @@ impl VcpuThread {
         }
     }
 
-    fn check_mailbox(&self) -> VcpuState {
+    fn check_mailbox(&mut self) -> VcpuState {
         // The mailbox itself says what is pending; the bits are for the port,
         // which looks at its counters after every interruption.
         let _pending = self.kicks.take_pending();
@@ -117,10 +117,10 @@ impl VcpuThread {
     }
 
     /// Does what a message says; returns the state that it leads to.
-    fn take(&self, state: VcpuState, message: VcpuMessage) -> VcpuState {
+    fn take(&mut self, state: VcpuState, message: VcpuMessage) -> VcpuState {
         match message {
             VcpuMessage::Report(to) => {
-                let pmu = self.port.status();
+                let pmu = self.port.status(&self.vcpu);
                 let vcpu = self.id;
                 // Whoever asked may have given up.
                 drop(to.send(VcpuReport { vcpu, state, pmu }));
