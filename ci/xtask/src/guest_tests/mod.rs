@@ -6,6 +6,7 @@
 //!       ─▶ output cut at the marks ─▶ each test's check
 //! ```
 
+mod control;
 mod marks;
 mod mock;
 mod perf;
