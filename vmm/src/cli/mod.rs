@@ -37,7 +37,7 @@ const CTL_HELP: &str = "\
 Examples:
   perfvisor run --kernel vmlinuz --initramfs guest.cpio --api-socket path=/run/vm1.sock
   perfvisor ctl --api-socket /run/vm1.sock pmu
-  perfvisor ctl --api-socket /run/vm1.sock --json info
+  perfvisor ctl --api-socket /run/vm1.sock info --json
 
 The socket speaks HTTP/1.1 with JSON bodies; openapi.json in the source describes it.
 
@@ -144,7 +144,7 @@ pub struct CtlArgs {
     pub api_socket: PathBuf,
 
     /// Print the answer as it comes, in JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
 
     /// What to ask or tell.
@@ -161,7 +161,7 @@ pub enum CtlCommand {
     Pause,
     /// Let a paused guest run on
     Resume,
-    /// Each guest counter: its event, the host event behind it, whether it counts and since when
+    /// Each guest counter: its event, the host event behind it, whether it counts and for how long
     Pmu,
     /// Press the guest's ACPI power button, which it may ignore
     Shutdown(ShutdownArgs),

@@ -45,8 +45,8 @@ pub struct Info {
 pub struct PmuInfo {
     /// What backs the counters, in the words that the VMM used at the start.
     pub backing: String,
-    /// Sums over the vCPUs so far.
-    pub totals: PmuTotals,
+    /// Sums over the vCPUs so far; `null` if one of them does not answer.
+    pub totals: Option<PmuTotals>,
 }
 
 /// `GET /pmu`.

@@ -114,7 +114,10 @@ mod tests {
             ..CounterStatus::default()
         };
         let backing = "host PMU cpu".to_owned();
-        let pmu = PmuInfo { backing, totals };
+        let pmu = PmuInfo {
+            backing,
+            totals: Some(totals),
+        };
         matches_schema("PmuTotals", &totals);
         matches_schema("Counter", &counter);
         matches_schema("PmuInfo", &pmu);

@@ -112,7 +112,8 @@ impl Server {
                 }
             }
             self.expire();
-            let rested = self.resting_until.is_none_or(|end| end <= Instant::now());
+            self.resting_until = self.resting_until.filter(|&end| end > Instant::now());
+            let rested = self.resting_until.is_none();
             if !self.accepting && rested && self.connections.len() < MAX_CONNECTIONS {
                 self.accept_again()?;
             }
@@ -171,7 +172,6 @@ impl Server {
         let listener = self.socket.listener();
         self.watch(ControlOperation::Add, listener, EventSet::IN, LISTENER)?;
         self.accepting = true;
-        self.resting_until = None;
         Ok(())
     }
 

@@ -34,7 +34,10 @@ pub(super) fn info(info: &Info) -> String {
         None => line("PMU", "none"),
         Some(pmu) => {
             line("PMU", &pmu.backing);
-            line("so far", &totals(&pmu.totals));
+            match &pmu.totals {
+                Some(figures) => line("so far", &totals(figures)),
+                None => line("so far", "not known: a vCPU does not answer"),
+            }
         }
     }
     text

@@ -64,16 +64,10 @@ impl VmControl {
     }
 
     pub(super) fn info(&mut self, _body: &[u8]) -> Response {
-        let pmu = match self.facts.pmu_backing.clone() {
-            None => None,
-            Some(backing) => match self.status() {
-                Ok(vcpus) => Some(PmuInfo {
-                    backing,
-                    totals: sum(vcpus),
-                }),
-                Err(error) => return no_answer(&error),
-            },
-        };
+        let pmu = self.facts.pmu_backing.clone().map(|backing| PmuInfo {
+            backing,
+            totals: self.status().ok().map(sum),
+        });
         let info = Info {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
