@@ -110,13 +110,19 @@ fn row(counter: &CounterStatus) -> [String; 8] {
     ]
 }
 
+/// The figures that are not zero; the others are in the JSON.
 fn totals(totals: &PmuTotals) -> String {
     let figures: Vec<_> = totals
         .named()
         .into_iter()
+        .filter(|&(_, figure)| figure > 0)
         .map(|(name, figure)| format!("{figure} {name}"))
         .collect();
-    figures.join(", ")
+    if figures.is_empty() {
+        "no overflow, and nothing lost".to_owned()
+    } else {
+        figures.join(", ")
+    }
 }
 
 /// `perfvisor ctl pause`, `resume`, `shutdown`.
@@ -165,15 +171,18 @@ mod tests {
                 vcpu: 3,
                 pmu: VcpuPmuStatus {
                     counters,
-                    totals: PmuTotals::default(),
+                    totals: PmuTotals {
+                        overflows: 5,
+                        rotations: 2,
+                        ..PmuTotals::default()
+                    },
                 },
             }],
         });
         assert_eq!(
             text,
             "PMU: clock\n\n\
-             vCPU 3: 0 overflows, 0 PMIs injected, 0 PMIs suppressed, 0 not counted, \
-             0 scaled reads, 0 pinned errors, 0 rotations, 0 host revocations\n\
+             vCPU 3: 5 overflows, 2 rotations\n\
              \x20 counter  state       event                 host event  enabled     running  value\n\
              \x20 gp0      counting    cycles:u              guest time  0 ns        0 ns     12     clock-derived\n\
              \x20 fixed1   not backed  raw event select 0x1  -           1234567 ns  0 ns     0      because\n"

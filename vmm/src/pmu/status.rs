@@ -91,12 +91,18 @@ pub struct CounterStatus {
 pub struct PmuTotals {
     /// Guest counters that wrapped.
     pub overflows: u64,
+    /// Events that were counted past a wrap until it was seen, of all overflows.
+    pub skid: u64,
+    /// The most of them for one overflow.
+    pub longest_skid: u64,
     /// PMIs that reached the guest.
     pub pmis_injected: u64,
     /// PMIs that met a masked LVTPC, or had lost their cause.
     pub pmis_suppressed: u64,
     /// Times a counter was wanted and did not count.
     pub not_counted: u64,
+    /// Counters that the guest stopped before their first turn.
+    pub starved: u64,
     /// Guest reads whose value was scaled.
     pub scaled_reads: u64,
     /// Times a pinned counter got into the error state.
@@ -109,15 +115,32 @@ pub struct PmuTotals {
 
 impl From<Totals> for PmuTotals {
     fn from(totals: Totals) -> Self {
+        // Whole, so that a new total is not forgotten.
+        let Totals {
+            overflows,
+            skid,
+            longest_skid,
+            pmis,
+            pmis_suppressed,
+            troubles,
+            scaled_reads,
+            pinned_errors,
+            starved,
+            rotations,
+            revocations,
+        } = totals;
         Self {
-            overflows: totals.overflows,
-            pmis_injected: totals.pmis,
-            pmis_suppressed: totals.pmis_suppressed,
-            not_counted: totals.troubles,
-            scaled_reads: totals.scaled_reads,
-            pinned_errors: totals.pinned_errors,
-            rotations: totals.rotations,
-            host_revocations: totals.revocations,
+            overflows,
+            skid,
+            longest_skid,
+            pmis_injected: pmis,
+            pmis_suppressed,
+            not_counted: troubles,
+            starved,
+            scaled_reads,
+            pinned_errors,
+            rotations,
+            host_revocations: revocations,
         }
     }
 }
@@ -125,12 +148,15 @@ impl From<Totals> for PmuTotals {
 impl PmuTotals {
     /// Adds another vCPU's.
     #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
+    pub fn plus(self, other: Self) -> Self {
         Self {
             overflows: self.overflows.saturating_add(other.overflows),
+            skid: self.skid.saturating_add(other.skid),
+            longest_skid: self.longest_skid.max(other.longest_skid),
             pmis_injected: self.pmis_injected.saturating_add(other.pmis_injected),
             pmis_suppressed: self.pmis_suppressed.saturating_add(other.pmis_suppressed),
             not_counted: self.not_counted.saturating_add(other.not_counted),
+            starved: self.starved.saturating_add(other.starved),
             scaled_reads: self.scaled_reads.saturating_add(other.scaled_reads),
             pinned_errors: self.pinned_errors.saturating_add(other.pinned_errors),
             rotations: self.rotations.saturating_add(other.rotations),
@@ -140,12 +166,15 @@ impl PmuTotals {
 
     /// Every figure with its name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, u64); 8] {
+    pub const fn named(&self) -> [(&'static str, u64); 11] {
         [
             ("overflows", self.overflows),
+            ("events of skid", self.skid),
+            ("of them at most for one overflow", self.longest_skid),
             ("PMIs injected", self.pmis_injected),
             ("PMIs suppressed", self.pmis_suppressed),
             ("not counted", self.not_counted),
+            ("starved", self.starved),
             ("scaled reads", self.scaled_reads),
             ("pinned errors", self.pinned_errors),
             ("rotations", self.rotations),
@@ -233,17 +262,21 @@ mod tests {
     fn no_total_is_left_out() {
         let totals = Totals {
             overflows: 1,
-            pmis: 2,
-            pmis_suppressed: 3,
-            troubles: 4,
-            scaled_reads: 5,
-            pinned_errors: 6,
-            rotations: 7,
-            revocations: 8,
+            skid: 2,
+            longest_skid: 3,
+            pmis: 4,
+            pmis_suppressed: 5,
+            troubles: 6,
+            starved: 7,
+            scaled_reads: 8,
+            pinned_errors: 9,
+            rotations: 10,
+            revocations: 11,
         };
         let figures = PmuTotals::from(totals).plus(totals.into()).named();
         let figures: Vec<_> = figures.into_iter().map(|(_, figure)| figure).collect();
-        assert_eq!(figures, [2, 4, 6, 8, 10, 12, 14, 16]);
+        // The longest is no sum.
+        assert_eq!(figures, [2, 4, 3, 8, 10, 12, 14, 16, 18, 20, 22]);
     }
 
     #[test]
