@@ -122,6 +122,14 @@ impl PmcSet {
         Self(((1 << gp) - 1) | (((1 << fixed) - 1) << Pmc::FIXED_BASE))
     }
 
+    /// The first `gp` general-purpose counters and the fixed counters whose
+    /// bits are set in `fixed`.
+    #[must_use]
+    pub const fn with_fixed_bitmap(gp: u8, fixed: u8) -> Self {
+        let known = Self::first(0, Pmc::MAX_FIXED).0;
+        Self(Self::first(gp, 0).0 | ((fixed as u64) << Pmc::FIXED_BASE) & known)
+    }
+
     /// The counters whose bits are set in both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
@@ -132,6 +140,17 @@ impl PmcSet {
     #[must_use]
     pub const fn contains(self, pmc: Pmc) -> bool {
         self.0 & (1 << pmc.0) != 0
+    }
+
+    /// How many counters the set has. Bits that are no counter of [`Pmc`] do
+    /// not count.
+    #[must_use]
+    pub const fn len(self) -> u8 {
+        let known = Self::first(Pmc::MAX_GP, Pmc::MAX_FIXED);
+        #[expect(clippy::cast_possible_truncation, reason = "64 at most")]
+        {
+            self.and(known).0.count_ones() as u8
+        }
     }
 
     /// Whether the set has no counter.

@@ -1,118 +1,101 @@
-//! What every model offers to the vCPU's PMU.
+//! Any model, for a vCPU whose model is chosen at run time.
 
-use core::fmt;
-
-use crate::host::EventAttr;
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
-use crate::x86::cpuid::Leaf0A;
-use crate::x86::event::ArchEvent;
-use crate::x86::regs::EventSel;
+use crate::x86::cpuid::PmuCpuid;
+use crate::x86::msr::{self, Register};
 
-/// Why an MSR access did not happen. The two are never confused: one asks the
-/// next emulator, the other is the guest's fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MsrError {
-    /// Not a register of this model.
-    #[error("not a register of this PMU")]
-    Unknown,
-    /// The register refuses the access: #GP(0).
-    #[error("the register refuses the access")]
-    InvalidAccess,
+use super::{AmdPmu, ArchPerfmon, Demand, Effect, GuestPmu, ModelConfig, MsrError, Wrap};
+
+/// The register file of one vCPU, of any model.
+///
+/// An enum and not a `Box<dyn GuestPmu>`: the set of models is closed, a
+/// register exit asks the model some ten times, and a branch that always goes
+/// the same way costs less there than as many indirect calls; the register
+/// file lies inside the vCPU's PMU, and can be cloned and saved as a value.
+#[derive(Clone, Debug)]
+pub enum Model {
+    /// Architectural performance monitoring.
+    Intel(ArchPerfmon),
+    /// AMD's core counters.
+    Amd(AmdPmu),
 }
 
-/// What a counter that runs is asked to count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// An event that means the same on every CPU.
-    Event(EventAttr),
-    /// Something that no host event stands for: not counted.
-    NotBacked(Encoding),
-}
-
-/// How a guest names an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    /// By an architectural code, or by the fixed counter.
-    Architectural(ArchEvent),
-    /// By another code, or with modifiers.
-    Raw(EventSel),
-}
-
-impl fmt::Display for Encoding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Architectural(event) => f.write_str(event.name()),
-            Self::Raw(sel) => write!(f, "raw event select {:#x}", sel.into_bits()),
+impl Model {
+    /// A PMU after RESET.
+    #[must_use]
+    pub const fn new(config: ModelConfig) -> Self {
+        match config {
+            ModelConfig::Intel(config) => Self::Intel(ArchPerfmon::new(config)),
+            ModelConfig::Amd(config) => Self::Amd(AmdPmu::new(config)),
         }
+    }
+
+    /// The registers that this PMU has, each address of each one.
+    pub fn registers(&self) -> impl Iterator<Item = (MsrIndex, Register)> {
+        msr::registers().filter(|(index, _)| self.has(*index))
     }
 }
 
-/// What counting did to a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wrap {
-    /// It did not wrap.
-    No,
-    /// It wrapped and its status bit is set; it asks for no interrupt.
-    Silent,
-    /// It wrapped, its status bit is set, and a PMI is due.
-    Interrupt,
+macro_rules! each {
+    ($self:ident, $pmu:ident => $call:expr) => {
+        match $self {
+            Self::Intel($pmu) => $call,
+            Self::Amd($pmu) => $call,
+        }
+    };
 }
 
-/// A guest PMU: its registers and their rules.
-///
-/// A count that a host event has collected enters by [`GuestPmu::advance`];
-/// only then does the register file, and what it reads, move.
-pub trait GuestPmu: fmt::Debug {
-    /// CPUID leaf 0AH; all zero if this PMU is not of that kind.
-    fn leaf_0a(&self) -> Leaf0A;
-
-    /// Every counter of this PMU.
-    fn counters(&self) -> PmcSet;
-
-    /// The counters whose current values an access to `msr` shows or changes,
-    /// so that they must be brought up to date first.
-    fn touched_by(&self, msr: MsrIndex) -> PmcSet;
-
-    /// RDMSR.
-    ///
-    /// # Errors
-    /// [`MsrError`]
-    fn read(&self, msr: MsrIndex) -> Result<u64, MsrError>;
-
-    /// WRMSR. A refused write changes nothing.
-    ///
-    /// # Errors
-    /// [`MsrError`]
-    fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError>;
-
-    /// The counter whose value `msr` is, by any of its addresses.
-    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc>;
-
-    /// The counter that RDPMC reads with this ECX; `None` is #GP(0).
-    fn rdpmc_counter(&self, ecx: u32) -> Option<Pmc>;
-
-    /// The current register value of `pmc`; 0 for one that is not there.
-    fn value(&self, pmc: Pmc) -> u64;
-
-    /// What `pmc` should be counting now; `None` while it is stopped or filters
-    /// every privilege level out.
-    fn demand(&self, pmc: Pmc) -> Option<Demand>;
-
-    /// Events from now to the wrap of `pmc`: at least 1.
-    fn distance(&self, pmc: Pmc) -> Count;
-
-    /// `pmc` has counted `events` more.
-    fn advance(&mut self, pmc: Pmc, events: Count) -> Wrap;
-
-    /// Whether an overflow is reported in the status of a counter that asks for
-    /// an interrupt.
-    fn interrupt_due(&self) -> bool;
-
-    /// Whether a write of `value` to `msr` makes the guest ready for another
-    /// PMI (rule G-401).
-    fn arms(&self, msr: MsrIndex, value: u64) -> bool;
-
-    /// RESET of the CPU.
-    fn reset(&mut self);
+impl GuestPmu for Model {
+    fn cpuid(&self) -> PmuCpuid {
+        each!(self, pmu => pmu.cpuid())
+    }
+    fn has(&self, msr: MsrIndex) -> bool {
+        each!(self, pmu => pmu.has(msr))
+    }
+    fn effect(&self, msr: MsrIndex, value: u64) -> Effect {
+        each!(self, pmu => pmu.effect(msr, value))
+    }
+    fn counters(&self) -> PmcSet {
+        each!(self, pmu => pmu.counters())
+    }
+    fn touched_by(&self, msr: MsrIndex) -> PmcSet {
+        each!(self, pmu => pmu.touched_by(msr))
+    }
+    fn read(&self, msr: MsrIndex) -> Result<u64, MsrError> {
+        each!(self, pmu => pmu.read(msr))
+    }
+    fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
+        each!(self, pmu => pmu.write(msr, value))
+    }
+    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc> {
+        each!(self, pmu => pmu.counter_at(msr))
+    }
+    fn rdpmc_counter(&self, ecx: u32) -> Option<Pmc> {
+        each!(self, pmu => pmu.rdpmc_counter(ecx))
+    }
+    fn rdpmc_other(&self, ecx: u32) -> Option<u64> {
+        each!(self, pmu => pmu.rdpmc_other(ecx))
+    }
+    fn value(&self, pmc: Pmc) -> u64 {
+        each!(self, pmu => pmu.value(pmc))
+    }
+    fn demand(&self, pmc: Pmc) -> Option<Demand> {
+        each!(self, pmu => pmu.demand(pmc))
+    }
+    fn distance(&self, pmc: Pmc) -> Count {
+        each!(self, pmu => pmu.distance(pmc))
+    }
+    fn advance(&mut self, pmc: Pmc, events: Count) -> Wrap {
+        each!(self, pmu => pmu.advance(pmc, events))
+    }
+    fn interrupt_due(&self) -> bool {
+        each!(self, pmu => pmu.interrupt_due())
+    }
+    fn arms(&self, msr: MsrIndex, value: u64) -> bool {
+        each!(self, pmu => pmu.arms(msr, value))
+    }
+    fn reset(&mut self) {
+        each!(self, pmu => pmu.reset());
+    }
 }

@@ -122,7 +122,9 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
 
     /// RDPMC with this ECX; `None` is #GP(0).
     pub fn rdpmc(&mut self, ecx: u32) -> Option<u64> {
-        let pmc = self.model.rdpmc_counter(ecx)?;
+        let Some(pmc) = self.model.rdpmc_counter(ecx) else {
+            return self.model.rdpmc_other(ecx);
+        };
         self.fold(pmc.into());
         self.note_read(pmc);
         Some(self.model.value(pmc))
@@ -303,11 +305,24 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         self.totals.scaled_reads += u64::from(scaled);
     }
 
-    /// Moves what the running host events of `set` counted into the model.
+    /// Moves what the running host events of `set` counted into the model. A
+    /// PMI among it may have frozen every counter: then the others are taken in
+    /// as well, and all are stopped.
     fn fold(&mut self, set: PmcSet) {
         if self.paused {
             return;
         }
+        let interrupts = self.fold_counters(set);
+        let stands = |pmc| self.model.demand(pmc).is_none();
+        if interrupts && self.wanted.iter().any(stands) {
+            self.fold_counters(self.enabled);
+            self.reconcile(self.model.counters(), PmcSet::EMPTY);
+        }
+    }
+
+    /// Says whether a counter of `set` wrapped that asks for an interrupt.
+    fn fold_counters(&mut self, set: PmcSet) -> bool {
+        let mut interrupts = false;
         for pmc in set.and(self.enabled).iter() {
             let events = self.backing.progress(pmc.slot());
             if events == Count(0) {
@@ -323,10 +338,12 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
                 self.backing.aim(pmc.slot(), self.model.distance(pmc));
             }
             if wrap == Wrap::Interrupt {
+                interrupts = true;
                 self.raise_pmi();
             }
         }
         self.backing.settle();
+        interrupts
     }
 
     /// Brings the events in line with what the model wants of them after a write

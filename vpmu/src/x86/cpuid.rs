@@ -1,4 +1,5 @@
-//! CPUID leaf 0AH, "Architectural Performance Monitoring".
+//! The CPUID leaves that describe a PMU: leaf 0AH, "Architectural Performance
+//! Monitoring", and AMD's extended features.
 
 use bitfield_struct::bitfield;
 
@@ -44,4 +45,83 @@ pub struct Leaf0A {
     pub ecx: u32,
     /// Fixed counters.
     pub edx: Leaf0AEdx,
+}
+
+impl Leaf0A {
+    /// EAX, EBX, ECX and EDX.
+    #[must_use]
+    pub const fn words(&self) -> [u32; 4] {
+        [
+            self.eax.into_bits(),
+            self.ebx,
+            self.ecx,
+            self.edx.into_bits(),
+        ]
+    }
+}
+
+/// CPUID.8000_0022H:EBX.
+///
+/// APM vol. 3, "Extended Performance Monitoring and Debug".
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct Leaf22Ebx {
+    /// Core counters.
+    #[bits(4)]
+    pub core_counters: u8,
+    /// Entries of the LBR stack.
+    #[bits(6)]
+    pub lbr_entries: u8,
+    /// Data-fabric counters.
+    #[bits(6)]
+    pub df_counters: u8,
+    /// Memory-controller counters.
+    #[bits(6)]
+    pub umc_counters: u8,
+    #[bits(10)]
+    __: u16,
+}
+
+/// Whose CPU a guest sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Vendor {
+    /// GenuineIntel.
+    Intel,
+    /// AuthenticAMD.
+    Amd,
+}
+
+/// What CPUID says of an AMD PMU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AmdLeaves {
+    /// Leaf 8000_0001H: ECX bit 23, six counters at C001_0200.
+    pub perfctr_core: bool,
+    /// Leaf 8000_0022H, if there is one: EAX bit 0 is PerfMonV2.
+    pub leaf_22: Option<Leaf22Ebx>,
+}
+
+/// What CPUID says of a PMU. Everything else that has to do with performance
+/// monitoring is to be absent (guest-contract §1.5, §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PmuCpuid {
+    /// An architectural PMU.
+    Intel {
+        /// Leaf 0AH.
+        leaf_0a: Leaf0A,
+        /// Leaf 01H: ECX bit 15, IA32_PERF_CAPABILITIES is there.
+        pdcm: bool,
+    },
+    /// An AMD PMU.
+    Amd(AmdLeaves),
+}
+
+impl PmuCpuid {
+    /// Whose CPU it is a part of.
+    #[must_use]
+    pub const fn vendor(&self) -> Vendor {
+        match self {
+            Self::Intel { .. } => Vendor::Intel,
+            Self::Amd(_) => Vendor::Amd,
+        }
+    }
 }

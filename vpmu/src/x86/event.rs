@@ -1,6 +1,6 @@
 //! The architectural events: the ones that mean the same on every CPU.
 
-use super::regs::EventSel;
+use super::regs::{AmdEventSel, EventSel};
 
 /// A pre-defined architectural event, or the reference clock that only fixed
 /// counter 2 counts.
@@ -61,6 +61,27 @@ impl ArchEvent {
         }
     }
 
+    /// The event that an AMD event select of a CPU of family 17h or later
+    /// chooses, by the codes of the driver's generic events (guest-contract
+    /// §3.1). `None` if it is another one, or has edge, invert or counter mask.
+    #[must_use]
+    pub const fn from_amd_event_sel(sel: AmdEventSel) -> Option<Self> {
+        if sel.edge() || sel.inv() || sel.cmask() != 0 {
+            return None;
+        }
+        match (sel.umask(), sel.event()) {
+            (0x00, 0x76) => Some(Self::Cycles),
+            (0x00, 0xc0) => Some(Self::Instructions),
+            (0xff, 0x60) => Some(Self::LlcReferences),
+            (0x09, 0x64) => Some(Self::LlcMisses),
+            (0x00, 0xc2) => Some(Self::Branches),
+            (0x00, 0xc3) => Some(Self::BranchMisses),
+            // Cycles not halted at the P0 frequency, which is the TSC's.
+            (0x01, 0x120) => Some(Self::RefTsc),
+            _ => None,
+        }
+    }
+
     /// The event of fixed counter `i`; `None` where this project has none.
     #[must_use]
     pub const fn of_fixed(i: u8) -> Option<Self> {
@@ -97,6 +118,15 @@ impl ArchEventSet {
     pub const EMPTY: Self = Self(0);
     /// All events of [`ArchEvent::ALL`].
     pub const ALL: Self = Self(0xff);
+    /// What an AMD guest takes for granted: CPUID has no way to say that one
+    /// of them is missing (guest-contract §3.1).
+    pub const AMD_GENERIC: Self = Self::EMPTY
+        .with(ArchEvent::Cycles)
+        .with(ArchEvent::Instructions)
+        .with(ArchEvent::LlcReferences)
+        .with(ArchEvent::LlcMisses)
+        .with(ArchEvent::Branches)
+        .with(ArchEvent::BranchMisses);
 
     /// The set with `event` in it.
     #[must_use]
@@ -108,6 +138,12 @@ impl ArchEventSet {
     #[must_use]
     pub const fn contains(self, event: ArchEvent) -> bool {
         self.0 & (1 << event as u8) != 0
+    }
+
+    /// The events of this set that `other` lacks.
+    pub fn without(self, other: Self) -> impl Iterator<Item = ArchEvent> {
+        let lacking = move |event: &ArchEvent| self.contains(*event) && !other.contains(*event);
+        ArchEvent::ALL.into_iter().filter(lacking)
     }
 
     /// CPUID.0AH:EBX: a bit for each pre-defined event that is *not* in the set.
@@ -157,5 +193,36 @@ mod tests {
             ArchEvent::from_event_sel(EventSel::from_bits(0x53_01d1)),
             None
         );
+    }
+
+    /// guest-contract §3.1: the driver's codes of the generic events, family
+    /// 17h and later.
+    #[test]
+    fn amd_event_selects_name_the_generic_events() {
+        for (code, event) in [
+            (0x76, ArchEvent::Cycles),
+            (0xc0, ArchEvent::Instructions),
+            (0xff60, ArchEvent::LlcReferences),
+            (0x0964, ArchEvent::LlcMisses),
+            (0xc2, ArchEvent::Branches),
+            (0xc3, ArchEvent::BranchMisses),
+            (0x1_0000_0120, ArchEvent::RefTsc),
+        ] {
+            let sel = AmdEventSel::from_bits(code | 0x53_0000);
+            assert_eq!(ArchEvent::from_amd_event_sel(sel), Some(event), "{code:#x}");
+            for other in [sel.with_cmask(1), sel.with_edge(true), sel.with_inv(true)] {
+                assert_eq!(ArchEvent::from_amd_event_sel(other), None, "{code:#x}");
+            }
+            assert_eq!(
+                ArchEvent::from_amd_event_sel(sel.with_event_high(0xf)),
+                None,
+                "{code:#x}: all twelve bits count"
+            );
+        }
+        // Family 10h's cache events, and Intel's cycles.
+        for code in [0x077d, 0x077e, 0x003c, 0x0120, 0x00d0] {
+            let sel = AmdEventSel::from_bits(code | 0x53_0000);
+            assert_eq!(ArchEvent::from_amd_event_sel(sel), None, "{code:#x}");
+        }
     }
 }

@@ -1,24 +1,35 @@
-//! Intel architectural performance monitoring, version 2: the `intel-generic`
-//! profile.
+//! Intel architectural performance monitoring, versions 1 to 5: the profile
+//! `intel-generic` (version 2), its neighbours, and the hybrid pair.
 //!
-//! SDM vol. 3B, "Architectural Performance Monitoring"; guest-contract §1.4
-//! and §8.
+//! SDM vol. 3B, "Architectural Performance Monitoring"; guest-contract §1.4,
+//! §2 and §8.
+//!
+//! ```text
+//!  V1  event selects and counters; a counter runs by EN alone
+//!  V2  + fixed counters, global control and status, full-width writes, freeze
+//!  V3  + AnyThread
+//!  V4  + status that can be set, registers in use; a freeze is a status bit
+//!  V5  + a bitmap of fixed counters; − AnyThread
+//! ```
 
 mod config;
+mod registers;
 #[cfg(test)]
 mod tests;
 
-pub use config::{ArchPerfmonConfig, ConfigError};
+pub use config::{ArchPerfmonConfig, ArchVersion, CoreType};
 
 use crate::host::{EventAttr, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
-use crate::x86::cpuid::Leaf0A;
+use crate::x86::cpuid::PmuCpuid;
 use crate::x86::event::ArchEvent;
 use crate::x86::msr::{self, Register};
-use crate::x86::regs::{EventSel, FixedCtrl, STATUS_COND_CHANGED, STATUS_DS_BUFFER};
+use crate::x86::regs::{
+    DEBUGCTL_FREEZE_PERFMON_ON_PMI, EventSel, FixedCtrl, STATUS_COUNTERS_FROZEN,
+};
 
-use super::model::{Demand, Encoding, GuestPmu, MsrError, Wrap};
+use super::{Demand, Effect, Encoding, GuestPmu, MsrError, Wrap};
 
 /// The register file of one vCPU.
 #[derive(Clone, Debug)]
@@ -28,8 +39,12 @@ pub struct ArchPerfmon {
     /// By [`Pmc::slot`].
     values: [u64; Pmc::SLOTS],
     fixed_ctrl: u64,
-    global_ctrl: PmcSet,
-    global_status: PmcSet,
+    /// All counters under version 1, which has no such register.
+    global_ctrl: u64,
+    /// Under version 1, wraps that a PMI tells of.
+    global_status: u64,
+    debug_ctl: u64,
+    metrics: u64,
 }
 
 impl ArchPerfmon {
@@ -43,8 +58,10 @@ impl ArchPerfmon {
             fixed_ctrl: 0,
             // SDM vol. 3A, "Processor State Following Power-up, Reset, or
             // INIT": all general-purpose counters, no fixed one.
-            global_ctrl: config.general_purpose(),
-            global_status: PmcSet::EMPTY,
+            global_ctrl: config.general_purpose().0,
+            global_status: 0,
+            debug_ctl: 0,
+            metrics: 0,
         }
     }
 
@@ -54,71 +71,72 @@ impl ArchPerfmon {
         &self.config
     }
 
-    /// The register at `msr`, if this shape has it.
-    fn register(&self, msr: MsrIndex) -> Result<Register, MsrError> {
-        let register = msr::decode(msr).ok_or(MsrError::Unknown)?;
-        match register {
-            Register::Counter(pmc)
-            | Register::FullWidthCounter(pmc)
-            | Register::EventSel(pmc)
-            | Register::FixedCounter(pmc)
-                if !self.config.counters().contains(pmc) =>
-            {
-                Err(MsrError::InvalidAccess)
-            }
-            Register::Absent => Err(MsrError::InvalidAccess),
-            present => Ok(present),
-        }
+    fn sel(&self, pmc: Pmc) -> EventSel {
+        self.event_sel.get(pmc.slot()).copied().unwrap_or_default()
     }
 
     fn fixed_ctrl_of(&self, i: u8) -> FixedCtrl {
         FixedCtrl::from_bits((self.fixed_ctrl >> (4 * u32::from(i)) & 0xf) as u8)
     }
 
-    /// OS, USR and PMI of each fixed counter; AnyThread is reserved.
-    fn fixed_ctrl_mask(&self) -> u64 {
-        let fields = self.config.fixed().iter().filter_map(Pmc::fixed_number);
-        fields.fold(0, |mask, i| mask | 0b1011 << (4 * u32::from(i)))
-    }
-
     fn asks_for_interrupt(&self, pmc: Pmc) -> bool {
         match pmc.fixed_number() {
             Some(i) => self.fixed_ctrl_of(i).pmi(),
-            None => self.event_sel[pmc.slot()].int(),
+            None => self.sel(pmc).int(),
         }
     }
 
-    fn write_counter(&mut self, pmc: Pmc, value: u64) -> Result<(), MsrError> {
-        self.values[pmc.slot()] = within(value, self.config.mask())?;
-        Ok(())
+    /// Whether the global registers let `pmc` run.
+    const fn is_let_run(&self, pmc: Pmc) -> bool {
+        PmcSet(self.global_ctrl).contains(pmc) && self.global_status & STATUS_COUNTERS_FROZEN == 0
     }
-}
 
-/// `value`, if it has no bit outside `mask`.
-const fn within(value: u64, mask: u64) -> Result<u64, MsrError> {
-    if value & !mask == 0 {
-        Ok(value)
-    } else {
-        Err(MsrError::InvalidAccess)
+    /// What a fixed counter counts, and where; `None` if its mode is 0.
+    fn fixed_demand(&self, i: u8) -> (Privilege, Encoding) {
+        let ctrl = self.fixed_ctrl_of(i);
+        let privilege = Privilege {
+            user: ctrl.usr(),
+            kernel: ctrl.os(),
+        };
+        let encoding = match ArchEvent::of_fixed(i) {
+            Some(event) if !ctrl.any_thread() => Encoding::Architectural(event),
+            _ => Encoding::Fixed(i, ctrl),
+        };
+        (privilege, encoding)
     }
-}
 
-/// The low 32 bits with their sign extended to 64.
-const fn sign_extended(value: u64) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_possible_wrap,
-        clippy::cast_sign_loss,
-        reason = "a legacy counter write takes the low half as a signed number"
-    )]
-    {
-        value as u32 as i32 as i64 as u64
+    /// A PMI stops every counter, if the guest has asked for that (SDM vol. 3B,
+    /// "Freezing LBR and Performance Counters on PMI").
+    fn freeze(&mut self) {
+        if self.debug_ctl & DEBUGCTL_FREEZE_PERFMON_ON_PMI == 0 {
+            return;
+        }
+        if self.config.has_status_set() {
+            self.global_status |= STATUS_COUNTERS_FROZEN;
+        } else {
+            self.global_ctrl = 0;
+        }
     }
 }
 
 impl GuestPmu for ArchPerfmon {
-    fn leaf_0a(&self) -> Leaf0A {
-        self.config.leaf_0a()
+    fn cpuid(&self) -> PmuCpuid {
+        self.config.cpuid()
+    }
+
+    fn has(&self, msr: MsrIndex) -> bool {
+        self.register(msr).is_ok()
+    }
+
+    fn effect(&self, msr: MsrIndex, value: u64) -> Effect {
+        match self.register(msr) {
+            Ok(
+                Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_),
+            ) => Effect::SetsCounter,
+            Ok(Register::EventSel(_)) if EventSel::from_bits(value).enable() => Effect::Enables,
+            Ok(Register::FixedCtrCtrl | Register::GlobalCtrl) if value != 0 => Effect::Enables,
+            _ => Effect::Other,
+        }
     }
 
     fn counters(&self) -> PmcSet {
@@ -135,10 +153,13 @@ impl GuestPmu for ArchPerfmon {
             ) => pmc.into(),
             Ok(Register::FixedCtrCtrl) => self.config.fixed(),
             // The status must show every wrap that has happened (G-404).
-            Ok(Register::GlobalCtrl | Register::GlobalStatus | Register::GlobalOvfCtrl) => {
-                self.config.counters()
-            }
-            Ok(Register::PerfCapabilities | Register::Absent) | Err(_) => PmcSet::EMPTY,
+            Ok(
+                Register::GlobalCtrl
+                | Register::GlobalStatus
+                | Register::GlobalOvfCtrl
+                | Register::GlobalStatusSet,
+            ) => self.config.counters(),
+            Ok(_) | Err(_) => PmcSet::EMPTY,
         }
     }
 
@@ -154,44 +175,15 @@ impl GuestPmu for ArchPerfmon {
     }
 
     fn read(&self, msr: MsrIndex) -> Result<u64, MsrError> {
-        Ok(match self.register(msr)? {
-            Register::Counter(pmc)
-            | Register::FullWidthCounter(pmc)
-            | Register::FixedCounter(pmc) => self.values[pmc.slot()],
-            Register::EventSel(pmc) => self.event_sel[pmc.slot()].into_bits(),
-            Register::FixedCtrCtrl => self.fixed_ctrl,
-            Register::PerfCapabilities => self.config.capabilities().into_bits(),
-            Register::GlobalStatus => self.global_status.0,
-            Register::GlobalCtrl => self.global_ctrl.0,
-            Register::GlobalOvfCtrl => 0,
-            Register::Absent => return Err(MsrError::InvalidAccess),
-        })
+        self.read_register(self.register(msr)?)
     }
 
     fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
-        let counters = self.config.counters().0;
-        match self.register(msr)? {
-            Register::Counter(pmc) => {
-                self.write_counter(pmc, sign_extended(value) & self.config.mask())?;
-            }
-            Register::FullWidthCounter(pmc) | Register::FixedCounter(pmc) => {
-                self.write_counter(pmc, value)?;
-            }
-            Register::EventSel(pmc) => {
-                let sel = within(value, !EventSel::RESERVED_V2)?;
-                self.event_sel[pmc.slot()] = EventSel::from_bits(sel);
-            }
-            Register::FixedCtrCtrl => self.fixed_ctrl = within(value, self.fixed_ctrl_mask())?,
-            Register::GlobalCtrl => self.global_ctrl = PmcSet(within(value, counters)?),
-            Register::GlobalOvfCtrl => {
-                let clear = within(value, counters | STATUS_DS_BUFFER | STATUS_COND_CHANGED)?;
-                self.global_status.0 &= !clear;
-            }
-            Register::PerfCapabilities | Register::GlobalStatus | Register::Absent => {
-                return Err(MsrError::InvalidAccess);
-            }
+        let register = self.register(msr)?;
+        if !self.config.has_globals() {
+            self.forget_stopped();
         }
-        Ok(())
+        self.write_register(register, value)
     }
 
     fn rdpmc_counter(&self, ecx: u32) -> Option<Pmc> {
@@ -203,25 +195,23 @@ impl GuestPmu for ArchPerfmon {
         self.config.counters().contains(pmc).then_some(pmc)
     }
 
+    fn rdpmc_other(&self, ecx: u32) -> Option<u64> {
+        const METRICS: u32 = 0x2000_0000;
+        (ecx == METRICS && self.config.has_metrics()).then_some(self.metrics)
+    }
+
     fn value(&self, pmc: Pmc) -> u64 {
         self.values[pmc.slot()]
     }
 
     fn demand(&self, pmc: Pmc) -> Option<Demand> {
-        if !self.global_ctrl.contains(pmc) {
+        if !self.is_let_run(pmc) {
             return None;
         }
         let (privilege, encoding) = match pmc.fixed_number() {
-            Some(i) => {
-                let ctrl = self.fixed_ctrl_of(i);
-                let privilege = Privilege {
-                    user: ctrl.usr(),
-                    kernel: ctrl.os(),
-                };
-                (privilege, Encoding::Architectural(ArchEvent::of_fixed(i)?))
-            }
+            Some(i) => self.fixed_demand(i),
             None => {
-                let sel = self.event_sel[pmc.slot()];
+                let sel = self.sel(pmc);
                 if !sel.enable() {
                     return None;
                 }
@@ -258,22 +248,32 @@ impl GuestPmu for ArchPerfmon {
         if !wrapped {
             return Wrap::No;
         }
-        self.global_status.insert(pmc);
-        if self.asks_for_interrupt(pmc) {
-            Wrap::Interrupt
-        } else {
-            Wrap::Silent
+        let asks = self.asks_for_interrupt(pmc);
+        if asks || self.config.has_globals() {
+            self.global_status |= PmcSet::from(pmc).0;
         }
+        if !asks {
+            return Wrap::Silent;
+        }
+        self.freeze();
+        Wrap::Interrupt
     }
 
     fn interrupt_due(&self) -> bool {
-        self.global_status
+        PmcSet(self.global_status)
             .iter()
             .any(|pmc| self.asks_for_interrupt(pmc))
     }
 
     fn arms(&self, msr: MsrIndex, value: u64) -> bool {
-        msr == msr::GLOBAL_CTRL && value != 0
+        if self.config.has_globals() {
+            msr == msr::GLOBAL_CTRL && value != 0
+        } else {
+            matches!(
+                self.register(msr),
+                Ok(Register::EventSel(_) | Register::Counter(_))
+            )
+        }
     }
 
     fn reset(&mut self) {

@@ -1,6 +1,8 @@
-//! Register rules of guest-contract §1.4 and §8, profile `intel-generic`.
+//! Register rules of guest-contract §1.4 and §8: the profile `intel-generic`,
+//! then what the other versions add and take away.
 
 use super::*;
+use crate::guest::{ModelConfig, ModelKind, Shape};
 use crate::x86::event::ArchEventSet;
 
 const GP: u32 = 4;
@@ -71,7 +73,7 @@ fn registers_that_are_absent_fault_both_ways() {
             "{index:#x}"
         );
     }
-    for index in [0x10, 0x1a0, 0x1d9, 0x3f1, 0x600, 0xc000_0080] {
+    for index in [0x10, 0x1a0, 0x3f1, 0x600, 0xc000_0080] {
         assert_eq!(
             pmu.read(MsrIndex(index)),
             Err(MsrError::Unknown),
@@ -271,18 +273,302 @@ fn leaf_0a() {
     assert_eq!(leaf.edx.into_bits(), 0x603);
 }
 
-/// G-002 and the limits of the register table.
+fn version(name: &str) -> ArchPerfmon {
+    let kind = ModelKind::from_name(name).unwrap();
+    let ModelConfig::Intel(config) =
+        ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL).unwrap()
+    else {
+        panic!("{name} is Intel's");
+    };
+    ArchPerfmon::new(config)
+}
+
+/// The bits of `index` that a write stores, on a PMU after RESET: all others
+/// must fault.
+fn stored_bits(pmu: &ArchPerfmon, index: u32) -> u64 {
+    (0..64).fold(0, |bits, bit| {
+        let mut pmu = pmu.clone();
+        match pmu.write(MsrIndex(index), 1 << bit) {
+            Ok(()) => bits | 1 << bit,
+            Err(MsrError::InvalidAccess) => bits,
+            Err(MsrError::Unknown) => panic!("{index:#x} is unknown"),
+        }
+    })
+}
+
+/// SDM vol. 3B, "Architectural Performance Monitoring Version 1" to "5":
+/// what each version takes, bit for bit.
 #[test]
-fn impossible_shapes_are_refused_by_name() {
-    let new = |gp, fixed, width| ArchPerfmonConfig::new(gp, fixed, width, ArchEventSet::ALL);
-    assert_eq!(new(1, 3, 48), Err(ConfigError::GeneralPurpose(1)));
-    assert_eq!(new(9, 3, 48), Err(ConfigError::GeneralPurpose(9)));
-    assert_eq!(new(4, 0, 48), Err(ConfigError::Fixed(0)));
-    assert_eq!(new(4, 4, 48), Err(ConfigError::Fixed(4)));
-    assert_eq!(new(4, 3, 31), Err(ConfigError::Width(31)));
-    assert_eq!(new(4, 3, 49), Err(ConfigError::Width(49)));
+fn what_each_version_stores() {
+    const V4: u64 = 1 << 55 | 0b1111 << 58;
+    const DS_AND_CHANGED: u64 = 0b11 << 62;
+    let no_any: u64 = 0xffdf_ffff;
+    let all: u64 = 0x7_0000_000f;
+    // EVTSEL, 0x38d, 0x38f, 0x390, 0x391, 0x1d9.
+    for (name, expected) in [
+        ("intel-v1", [no_any, 0, 0, 0, 0, 3]),
+        (
+            "intel-v2",
+            [no_any, 0xbbb, all, all | DS_AND_CHANGED, 0, 0x1003],
+        ),
+        (
+            "intel-v3",
+            [0xffff_ffff, 0xfff, all, all | DS_AND_CHANGED, 0, 0x1003],
+        ),
+        (
+            "intel-v4",
+            [
+                0xffff_ffff,
+                0xfff,
+                all,
+                all | DS_AND_CHANGED | V4,
+                all | 1 << 59,
+                0x1003,
+            ],
+        ),
+        (
+            "intel-v5",
+            [
+                no_any,
+                0xbbb,
+                all | 0xf0,
+                all | 0xf0 | DS_AND_CHANGED | V4,
+                all | 0xf0 | 1 << 59,
+                0x1003,
+            ],
+        ),
+    ] {
+        let pmu = version(name);
+        let stored = [0x186, 0x38d, 0x38f, 0x390, 0x391, 0x1d9].map(|i| stored_bits(&pmu, i));
+        assert_eq!(stored, expected, "{name}: {stored:x?}");
+        for read_only in [0x38e, 0x345, 0x392] {
+            assert_eq!(stored_bits(&pmu, read_only), 0, "{name}");
+        }
+    }
+}
+
+/// Version 1 has no fixed counter, no global register, no full-width write.
+#[test]
+fn version_1_has_event_selects_and_counters_alone() {
+    let mut pmu = version("intel-v1");
+    let present: alloc::vec::Vec<u32> = msr::registers()
+        .filter(|(index, _)| pmu.has(*index))
+        .map(|(index, _)| index.0)
+        .collect();
+    assert_eq!(present, [0x186, 0x187, 0xc1, 0xc2, 0x1d9]);
+    for index in [0x309, 0x38d, 0x38e, 0x38f, 0x390, 0x345, 0x4c1] {
+        assert_eq!(pmu.read(MsrIndex(index)), FAULT, "{index:#x}");
+    }
     assert_eq!(
-        alloc::format!("{}", ConfigError::GeneralPurpose(9)),
-        "9 general-purpose counters; 2 to 8 can be had"
+        store(&mut pmu, 0xc1, 0x8000_0000),
+        Ok(0xff_8000_0000),
+        "40 bits"
     );
+    assert_eq!(pmu.rdpmc_counter(0x4000_0000), None);
+    pmu.write(MsrIndex(0x186), 0x53_003c).unwrap();
+    assert!(pmu.demand(Pmc::gp(0).unwrap()).is_some(), "EN is enough");
+}
+
+/// G-401 for a PMU without global registers, and when its wraps end.
+#[test]
+fn version_1_tells_of_a_wrap_until_the_counter_is_written() {
+    let gp0 = Pmc::gp(0).unwrap();
+    let mut pmu = version("intel-v1");
+    let wrap = |pmu: &mut ArchPerfmon| {
+        pmu.write(MsrIndex(0x186), 0x53_003c).unwrap();
+        pmu.write(MsrIndex(0xc1), 0xffff_ffff).unwrap();
+        assert!(!pmu.interrupt_due());
+        assert_eq!(pmu.advance(gp0, Count(1)), Wrap::Interrupt);
+        assert!(pmu.interrupt_due());
+    };
+    wrap(&mut pmu);
+    pmu.write(MsrIndex(0xc1), 5).unwrap();
+    assert!(!pmu.interrupt_due(), "the handler has set a new period");
+    wrap(&mut pmu);
+    pmu.write(MsrIndex(0x186), 0x13_003c).unwrap();
+    assert!(
+        pmu.interrupt_due(),
+        "G-404: the write that stops it raises it"
+    );
+    pmu.write(MsrIndex(0x187), 0).unwrap();
+    assert!(!pmu.interrupt_due(), "nobody waits for it any more");
+    wrap(&mut pmu);
+    pmu.write(MsrIndex(0x187), 0).unwrap();
+    assert!(pmu.interrupt_due(), "it still runs");
+    for (index, arms) in [(0x186, true), (0xc1, true), (0x38f, false), (0x1d9, false)] {
+        assert_eq!(pmu.arms(MsrIndex(index), 1), arms, "{index:#x}");
+    }
+    pmu.write(MsrIndex(0x186), 0x43_003c).unwrap();
+    pmu.write(MsrIndex(0xc1), 0xffff_ffff).unwrap();
+    assert_eq!(pmu.advance(gp0, Count(1)), Wrap::Silent);
+    assert!(!pmu.interrupt_due());
+}
+
+/// AnyThread is stored where it exists, and never counted as something else.
+#[test]
+fn any_thread_has_no_backing() {
+    let gp0 = Pmc::gp(0).unwrap();
+    let fixed1 = Pmc::fixed(1).unwrap();
+    for name in ["intel-v3", "intel-v4"] {
+        let mut pmu = version(name);
+        pmu.write(MsrIndex(0x186), 0x73_003c).unwrap();
+        pmu.write(MsrIndex(0x38d), 0x70).unwrap();
+        pmu.write(MsrIndex(0x38f), 1 | 1 << 33).unwrap();
+        assert!(matches!(
+            pmu.demand(gp0),
+            Some(Demand::NotBacked(Encoding::Raw(sel))) if sel.any_thread()
+        ));
+        assert!(matches!(
+            pmu.demand(fixed1),
+            Some(Demand::NotBacked(Encoding::Fixed(1, ctrl))) if ctrl.any_thread()
+        ));
+    }
+}
+
+/// Edge, invert and counter mask change what is counted.
+#[test]
+fn modifiers_have_no_backing() {
+    let gp0 = Pmc::gp(0).unwrap();
+    for modifier in [1 << 18, 1 << 23, 1 << 24] {
+        let mut pmu = pmu();
+        pmu.write(MsrIndex(0x186), 0x53_003c | modifier).unwrap();
+        assert!(
+            matches!(pmu.demand(gp0), Some(Demand::NotBacked(Encoding::Raw(_)))),
+            "{modifier:#x}"
+        );
+    }
+    let mut pmu = pmu();
+    pmu.write(MsrIndex(0x186), 0x53_003c | 1 << 19).unwrap();
+    assert!(
+        matches!(pmu.demand(gp0), Some(Demand::Event(_))),
+        "pin control changes nothing"
+    );
+}
+
+/// SDM vol. 3B, "Freezing LBR and Performance Counters on PMI".
+#[test]
+fn a_pmi_freezes_the_counters_if_asked_to() {
+    let (gp0, fixed1) = (Pmc::gp(0).unwrap(), Pmc::fixed(1).unwrap());
+    for name in ["intel-v2", "intel-v3", "intel-v4", "intel-v5"] {
+        for (freeze, sel) in [(0x1000, 0x53_003c), (0, 0x53_003c), (0x1000, 0x43_003c)] {
+            let mut pmu = version(name);
+            let all = pmu.counters().0;
+            pmu.write(MsrIndex(0x1d9), freeze).unwrap();
+            pmu.write(MsrIndex(0x186), sel).unwrap();
+            pmu.write(MsrIndex(0x38d), 0x30).unwrap();
+            pmu.write(MsrIndex(0x38f), all).unwrap();
+            pmu.write(MsrIndex(0x4c1), MASK48).unwrap();
+            let interrupts = pmu.advance(gp0, Count(1)) == Wrap::Interrupt;
+            let freezes = freeze != 0 && interrupts;
+            assert_eq!(pmu.demand(fixed1).is_none(), freezes, "{name}");
+            let (ctrl, status) = (pmu.read(MsrIndex(0x38f)), pmu.read(MsrIndex(0x38e)));
+            if !freezes {
+                assert_eq!((ctrl, status), (Ok(all), Ok(1)), "{name}");
+                continue;
+            }
+            if matches!(name, "intel-v2" | "intel-v3") {
+                assert_eq!((ctrl, status), (Ok(0), Ok(1)), "{name}: legacy");
+                continue;
+            }
+            assert_eq!((ctrl, status), (Ok(all), Ok(1 | 1 << 59)), "{name}");
+            pmu.write(MsrIndex(0x390), 1).unwrap();
+            assert!(pmu.demand(fixed1).is_none(), "{name}: still frozen");
+            pmu.write(MsrIndex(0x390), 1 << 59).unwrap();
+            assert!(pmu.demand(fixed1).is_some(), "{name}");
+        }
+    }
+}
+
+/// Version 4: the status can be set by software, and the registers in use seen.
+#[test]
+fn status_set_and_in_use() {
+    for name in ["intel-v4", "intel-v5"] {
+        let mut pmu = version(name);
+        pmu.write(MsrIndex(0x391), 1 << 32 | 2).unwrap();
+        pmu.write(MsrIndex(0x391), 1).unwrap();
+        for index in [0x38e, 0x391] {
+            assert_eq!(
+                pmu.read(MsrIndex(index)),
+                Ok(1 << 32 | 3),
+                "{name}: it adds"
+            );
+        }
+        pmu.write(MsrIndex(0x390), 0xb << 60 | 1).unwrap();
+        assert_eq!(pmu.read(MsrIndex(0x38e)), Ok(1 << 32 | 2), "{name}");
+        assert_eq!(pmu.read(MsrIndex(0x392)), Ok(0), "{name}");
+        pmu.write(MsrIndex(0x187), 0x3c).unwrap();
+        pmu.write(MsrIndex(0x38d), 0x10).unwrap();
+        assert_eq!(pmu.read(MsrIndex(0x392)), Ok(1 << 33 | 2), "{name}");
+        for (index, value) in [(0x186, 1 << 20), (0x38d, 0x80)] {
+            let mut pmu = version(name);
+            pmu.write(MsrIndex(index), value).unwrap();
+            assert_eq!(pmu.read(MsrIndex(0x392)), Ok(1 << 63), "{name} {index:#x}");
+        }
+    }
+}
+
+/// G-201 to G-203: leaf 0AH is the same on both, and a core has more.
+#[test]
+fn the_hybrid_pair() {
+    let core = ArchPerfmonConfig::hybrid(CoreType::Core, ArchEventSet::ALL);
+    let atom = ArchPerfmonConfig::hybrid(CoreType::Atom, ArchEventSet::ALL);
+    assert_eq!(core.leaf_0a(), atom.leaf_0a(), "G-201");
+    assert_eq!(core.leaf_0a().words(), [0x0730_0605, 0, 7, 0x8603]);
+    let (mut core, mut atom) = (ArchPerfmon::new(core), ArchPerfmon::new(atom));
+    assert_eq!(stored_bits(&core, 0x38f), 0x1_000f_0000_00ff, "G-202");
+    assert_eq!(stored_bits(&atom, 0x38f), 0x7_0000_003f, "G-202");
+    assert_eq!(stored_bits(&core, 0x38d), 0xbbbb);
+    for index in [0x18d, 0xc8, 0x4c8, 0x30c, 0x329] {
+        assert_eq!(store(&mut core, index, 9), Ok(9), "G-202 {index:#x}");
+        assert_eq!(store(&mut atom, index, 9), FAULT, "{index:#x}");
+    }
+    assert_eq!(core.rdpmc_other(0x2000_0000), Some(9), "G-203");
+    assert_eq!(core.rdpmc_counter(0x4000_0003), Pmc::fixed(3), "G-203");
+    assert_eq!(atom.rdpmc_other(0x2000_0000), None);
+    assert_eq!(atom.rdpmc_counter(0x4000_0003), None);
+    core.write(MsrIndex(0x38d), 0xb000).unwrap();
+    core.write(MsrIndex(0x38f), 1 << 35 | 1 << 48).unwrap();
+    assert!(matches!(
+        core.demand(Pmc::fixed(3).unwrap()),
+        Some(Demand::NotBacked(Encoding::Fixed(3, _)))
+    ));
+}
+
+/// Leaf 0AH of each version (G-002), and the bitmap of version 5.
+#[test]
+fn leaf_0a_of_each_version() {
+    for (name, words) in [
+        ("intel-v1", [0x0728_0201, 0, 0, 0]),
+        ("intel-v2", [0x0730_0402, 0, 0, 0x603]),
+        ("intel-v3", [0x0730_0403, 0, 0, 0x603]),
+        ("intel-v4", [0x0730_0404, 0, 0, 0x603]),
+        ("intel-v5", [0x0730_0805, 0, 7, 0x8603]),
+    ] {
+        let config = *version(name).config();
+        assert_eq!(config.leaf_0a().words(), words, "{name}");
+        let PmuCpuid::Intel { pdcm, .. } = config.cpuid() else {
+            panic!("{name} is Intel's");
+        };
+        assert_eq!(pdcm, name != "intel-v1");
+    }
+    let holes = version("intel-v5").config().with_fixed_bitmap(0b1010);
+    assert_eq!(holes.leaf_0a().ecx, 0b1010);
+    assert_eq!(
+        holes.leaf_0a().edx.fixed_counters(),
+        0,
+        "none is contiguous"
+    );
+    let mut pmu = ArchPerfmon::new(holes);
+    assert_eq!(store(&mut pmu, 0x30a, 1), Ok(1));
+    assert_eq!(store(&mut pmu, 0x309, 1), FAULT);
+    assert_eq!(stored_bits(&pmu, 0x38d), 0xb0b0);
+    let v2 = *version("intel-v2").config();
+    assert_eq!(v2.with_fixed_bitmap(0b1), v2, "it could not say so");
+    let numbers = Shape::new(6, 4, 40);
+    let wide = ModelConfig::new(
+        ModelKind::Intel(ArchVersion::V5),
+        numbers,
+        ArchEventSet::ALL,
+    );
+    assert!(matches!(wide, Ok(ModelConfig::Intel(c)) if c.leaf_0a().ecx == 0xf));
 }

@@ -1,0 +1,74 @@
+//! The generations of AMD's core counters.
+
+use crate::ids::PmcSet;
+use crate::x86::cpuid::{AmdLeaves, Leaf22Ebx, PmuCpuid};
+use crate::x86::event::ArchEventSet;
+
+/// A generation of AMD's core counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AmdVersion {
+    /// Four counters at C001_0000, as K7 had them.
+    K7,
+    /// PERFCTR_CORE: six at C001_0200, the first four of them at the old
+    /// addresses as well.
+    Core,
+    /// PerfMonV2: those, and global control and status.
+    V2,
+}
+
+impl AmdVersion {
+    /// How many counters it has.
+    #[must_use]
+    pub const fn counters(self) -> u8 {
+        match self {
+            Self::K7 => 4,
+            Self::Core | Self::V2 => 6,
+        }
+    }
+}
+
+/// The generation and the events of an [`super::AmdPmu`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmdConfig {
+    version: AmdVersion,
+    events: ArchEventSet,
+}
+
+impl AmdConfig {
+    /// This generation, on a host that backs `events`.
+    #[must_use]
+    pub const fn new(version: AmdVersion, events: ArchEventSet) -> Self {
+        Self { version, events }
+    }
+
+    /// The generation.
+    #[must_use]
+    pub const fn version(&self) -> AmdVersion {
+        self.version
+    }
+
+    /// The events that the host backs.
+    #[must_use]
+    pub const fn events(&self) -> ArchEventSet {
+        self.events
+    }
+
+    /// Every counter.
+    #[must_use]
+    pub const fn counters(&self) -> PmcSet {
+        PmcSet::first(self.version.counters(), 0)
+    }
+
+    /// Guest-contract §3.1. No LBR, data-fabric or memory-controller counters.
+    #[must_use]
+    pub fn cpuid(&self) -> PmuCpuid {
+        let leaf_22 = match self.version {
+            AmdVersion::K7 | AmdVersion::Core => None,
+            AmdVersion::V2 => Some(Leaf22Ebx::new().with_core_counters(self.version.counters())),
+        };
+        PmuCpuid::Amd(AmdLeaves {
+            perfctr_core: self.version != AmdVersion::K7,
+            leaf_22,
+        })
+    }
+}

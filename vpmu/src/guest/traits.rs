@@ -1,0 +1,156 @@
+//! What every model offers to the vCPU's PMU.
+
+use core::fmt;
+
+use crate::host::EventAttr;
+use crate::ids::{MsrIndex, Pmc, PmcSet};
+use crate::units::Count;
+use crate::x86::cpuid::PmuCpuid;
+use crate::x86::event::ArchEvent;
+use crate::x86::regs::{AmdEventSel, EventSel, FixedCtrl};
+
+/// Why an MSR access did not happen. The two are never confused: one asks the
+/// next emulator, the other is the guest's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MsrError {
+    /// Not a register of this model.
+    #[error("not a register of this PMU")]
+    Unknown,
+    /// The register refuses the access: #GP(0).
+    #[error("the register refuses the access")]
+    InvalidAccess,
+}
+
+/// What a counter that runs is asked to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// An event that means the same on every CPU.
+    Event(EventAttr),
+    /// Something that no host event stands for: not counted.
+    NotBacked(Encoding),
+}
+
+/// How a guest names an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// By an architectural code, or by the fixed counter.
+    Architectural(ArchEvent),
+    /// By another code, or with modifiers.
+    Raw(EventSel),
+    /// By another code of AMD's, or with modifiers.
+    AmdRaw(AmdEventSel),
+    /// By a fixed counter that has no event here (3 counts slots), or with its
+    /// AnyThread bit.
+    Fixed(u8, FixedCtrl),
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Architectural(event) => f.write_str(event.name()),
+            Self::Raw(sel) => write!(f, "raw event select {:#x}", sel.into_bits()),
+            Self::AmdRaw(sel) => write!(f, "raw AMD event select {:#x}", sel.into_bits()),
+            Self::Fixed(i, ctrl) if ctrl.any_thread() => {
+                write!(f, "fixed counter {i} for all threads of the core")
+            }
+            Self::Fixed(i, _) => write!(f, "what fixed counter {i} counts"),
+        }
+    }
+}
+
+/// What counting did to a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrap {
+    /// It did not wrap.
+    No,
+    /// It wrapped and its status bit is set; it asks for no interrupt.
+    Silent,
+    /// It wrapped, its status bit is set, and a PMI is due.
+    Interrupt,
+}
+
+/// What a write does besides storing, for whoever has to act on it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It gives a counter a value.
+    SetsCounter,
+    /// It lets counters run, as far as this register goes.
+    Enables,
+    /// Neither, or the register is not there.
+    Other,
+}
+
+/// A guest PMU: its registers and their rules.
+///
+/// A count that a host event has collected enters by [`GuestPmu::advance`];
+/// only then does the register file, and what it reads, move.
+pub trait GuestPmu: fmt::Debug {
+    /// What CPUID says of this PMU.
+    fn cpuid(&self) -> PmuCpuid;
+
+    /// Whether this PMU has a register at `msr`; any access is #GP otherwise.
+    fn has(&self, msr: MsrIndex) -> bool;
+
+    /// What a write of `value` to `msr` would do.
+    fn effect(&self, msr: MsrIndex, value: u64) -> Effect;
+
+    /// Every counter of this PMU.
+    fn counters(&self) -> PmcSet;
+
+    /// The counters whose current values an access to `msr` shows or changes,
+    /// so that they must be brought up to date first.
+    fn touched_by(&self, msr: MsrIndex) -> PmcSet;
+
+    /// RDMSR.
+    ///
+    /// # Errors
+    /// [`MsrError`]
+    fn read(&self, msr: MsrIndex) -> Result<u64, MsrError>;
+
+    /// WRMSR. A refused write changes nothing.
+    ///
+    /// # Errors
+    /// [`MsrError`]
+    fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError>;
+
+    /// The counter whose value `msr` is, by any of its addresses.
+    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc>;
+
+    /// The counter that RDPMC reads with this ECX; `None` is #GP(0), unless
+    /// [`GuestPmu::rdpmc_other`] knows it.
+    fn rdpmc_counter(&self, ecx: u32) -> Option<Pmc>;
+
+    /// What RDPMC reads with an ECX that stands for no counter (PERF_METRICS);
+    /// `None` is #GP(0).
+    fn rdpmc_other(&self, ecx: u32) -> Option<u64> {
+        let _ = ecx;
+        None
+    }
+
+    /// The current register value of `pmc`; 0 for one that is not there.
+    fn value(&self, pmc: Pmc) -> u64;
+
+    /// What `pmc` should be counting now; `None` while it is stopped or filters
+    /// every privilege level out.
+    fn demand(&self, pmc: Pmc) -> Option<Demand>;
+
+    /// Events from now to the wrap of `pmc`: at least 1.
+    fn distance(&self, pmc: Pmc) -> Count;
+
+    /// `pmc` has counted `events` more. A wrap that interrupts may stop every
+    /// counter (freeze on PMI): their demands are to be asked for again.
+    fn advance(&mut self, pmc: Pmc, events: Count) -> Wrap;
+
+    /// Whether an overflow is reported in the status of a counter that asks for
+    /// an interrupt. A PMU without a status register reports the wrap of a
+    /// counter until the counter is written, or until the first write after
+    /// the one that stopped it.
+    fn interrupt_due(&self) -> bool;
+
+    /// Whether a write of `value` to `msr` makes the guest ready for another
+    /// PMI (rule G-401).
+    fn arms(&self, msr: MsrIndex, value: u64) -> bool;
+
+    /// RESET of the CPU.
+    fn reset(&mut self);
+}
