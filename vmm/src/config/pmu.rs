@@ -1,14 +1,15 @@
 //! `--pmu`.
 
 use vpmu::Policy;
+use vpmu::guest::{ModelKind, Shape};
 
 use super::ConfigError;
 use super::options::{Flag, Options};
 
 const FLAG: Flag = Flag {
     name: "--pmu",
-    keys: &["type", "gp", "fixed", "width", "policy", "rdpmc"],
-    accepted: "off, or type=auto|software|<sysfs name>|<type number>[,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,rdpmc=rewrite|off]",
+    keys: &["type", "model", "gp", "fixed", "width", "policy", "rdpmc"],
+    accepted: "off, or type=auto|software|<sysfs name>|<type number>[,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,rdpmc=rewrite|off]",
 };
 const TYPE: &str =
     "auto, software, the name of a PMU in /sys/bus/event_source/devices, or its type number";
@@ -41,11 +42,13 @@ pub enum RdpmcPolicy {
 pub struct PmuConfig {
     /// The backing.
     pub kind: PmuKind,
-    /// General-purpose counters, 2 to 8.
+    /// The guest's PMU.
+    pub model: Option<ModelKind>,
+    /// General-purpose counters; the model says how many it can have.
     pub gp: Option<u8>,
-    /// Fixed counters, 1 to 3.
+    /// Fixed counters, likewise.
     pub fixed: Option<u8>,
-    /// Counter width in bits, 32 to 48.
+    /// Counter width in bits, likewise.
     pub width: Option<u8>,
     /// How the guest's counters share the host's.
     pub policy: Policy,
@@ -63,7 +66,7 @@ pub enum PmuArg {
 }
 
 impl PmuArg {
-    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         if text == "off" {
             return Ok(Self::Off);
         }
@@ -85,14 +88,44 @@ impl PmuArg {
                 .number(key, range, accepted)
                 .map(|number| number.and_then(|number| u8::try_from(number).ok()))
         };
-        Ok(Self::On(PmuConfig {
+        let pmu = PmuConfig {
             kind,
+            model: parse_model(&options)?,
+            // What no model can have.
             gp: small("gp", 2..=8, "2 to 8")?,
-            fixed: small("fixed", 1..=3, "1 to 3")?,
+            fixed: small("fixed", 0..=4, "0 to 4, as the model allows")?,
             width: small("width", 32..=48, "32 to 48")?,
             policy,
             rdpmc,
-        }))
+        };
+        if let Some(model) = pmu.model {
+            // Without a name the host decides on the model, and the check waits for it.
+            model.check(pmu.shape(model))?;
+        }
+        Ok(Self::On(pmu))
+    }
+}
+
+impl PmuConfig {
+    /// The numbers that were asked for; the others as `model` has them.
+    #[must_use]
+    pub fn shape(&self, model: ModelKind) -> Shape {
+        let own = model.shape();
+        Shape {
+            gp: self.gp.unwrap_or(own.gp),
+            fixed: self.fixed.unwrap_or(own.fixed),
+            width: self.width.unwrap_or(own.width),
+        }
+    }
+}
+
+fn parse_model(options: &Options<'_>) -> Result<Option<ModelKind>, ConfigError> {
+    let Some(name) = options.get("model") else {
+        return Ok(None);
+    };
+    match ModelKind::from_name(name) {
+        Some(model) => Ok(Some(model)),
+        None => Err(options.bad("model", name, ModelKind::NAMES)),
     }
 }
 
@@ -140,6 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn a_model_brings_its_own_numbers() {
+        let PmuArg::On(pmu) = PmuArg::parse("type=auto,model=intel-v5,gp=6").unwrap() else {
+            panic!("it is on");
+        };
+        let model = pmu.model.unwrap();
+        assert_eq!(model.name(), "intel-v5");
+        let Shape { gp, fixed, width } = pmu.shape(model);
+        assert_eq!((gp, fixed, width), (6, 3, 48));
+    }
+
+    #[test]
     fn bad_values() {
         for (text, part) in [
             ("on", "not key=value"),
@@ -149,7 +193,18 @@ mod tests {
             ("type=99999999999", "type number"),
             ("type=auto,gp=1", "2 to 8"),
             ("type=auto,gp=9", "2 to 8"),
-            ("type=auto,fixed=0", "1 to 3"),
+            ("type=auto,fixed=5", "0 to 4"),
+            ("type=auto,model=intel-v6", "intel-v5, amd-k7"),
+            ("type=auto,model=", "intel-v5, amd-k7"),
+            (
+                "type=auto,model=intel-v2,fixed=0",
+                "fixed=0 is not possible with model=intel-v2; accepted: 1 to 3",
+            ),
+            (
+                "type=auto,model=amd-v2,gp=4",
+                "gp=4 is not possible with model=amd-v2; accepted: 6",
+            ),
+            ("type=auto,model=intel-v1,fixed=3", "accepted: 0"),
             ("type=auto,width=49", "32 to 48"),
             ("type=auto,width=x", "32 to 48"),
             ("type=auto,rdpmc=on", "rewrite or off"),

@@ -77,6 +77,17 @@ impl MsrFilter {
         Ok(Self { ranges })
     }
 
+    /// Whether RDMSR of this index leaves KVM.
+    #[cfg(test)]
+    pub(crate) fn denies_reading(&self, msr: vpmu::ids::MsrIndex) -> bool {
+        let bit = |range: &MsrRange| {
+            let offset = msr.0.checked_sub(range.first).filter(|o| *o < range.len)?;
+            let byte = range.allowed.get((offset / 8) as usize)?;
+            Some(byte >> (offset % 8) & 1 == 0)
+        };
+        self.ranges.iter().find_map(bit).unwrap_or(false)
+    }
+
     pub(super) fn apply(&self, fd: &VmFd) -> Result<(), KvmError> {
         let ranges: Vec<_> = self
             .ranges

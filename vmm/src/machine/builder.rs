@@ -7,9 +7,9 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vpmu::host::software::Khz;
 use vpmu::ids::VcpuId;
+use vpmu::x86::cpuid::PmuCpuid;
 
 use super::boot::{BootError, ImageError, Initramfs, InitramfsError, KernelImage};
-use super::cpuid::PmuCpuid;
 use super::parts::{self, Blueprint, Files};
 use crate::config::{SerialConfig, VmConfig};
 use crate::devices::power::{self, PowerButton};
@@ -108,7 +108,7 @@ impl BuildError {
 
 /// What a PMU adds to a machine.
 pub struct PmuHooks {
-    /// CPUID leaf 0AH; `None` leaves it empty.
+    /// What CPUID says of the PMU; `None` is none.
     pub cpuid: Option<PmuCpuid>,
     /// MSRs that KVM must hand over; `None` filters nothing.
     pub filter: Option<MsrFilter>,

@@ -1,10 +1,11 @@
 //! What CPUID answers in the guest.
 //!
 //! Start: what KVM supports on this host. Then the topology, which is per vCPU,
-//! and one of two profiles: the host's own CPU for a guest without a PMU, or
-//! `intel-generic` for one with (a GenuineIntel CPU of family 6, model 0x66,
-//! which no PMU driver of Linux lists, so that the architectural PMU is used as
-//! CPUID describes it).
+//! and one of three profiles: the host's own CPU for a guest without a PMU,
+//! `intel-generic` for one with an architectural PMU (a GenuineIntel CPU of
+//! family 6, model 0x66, which no PMU driver of Linux lists, so that the PMU is
+//! used as CPUID describes it), or an AuthenticAMD CPU of family 17h or later
+//! for one with an AMD PMU. The vendor follows the PMU, on any host.
 
 mod amd;
 mod intel;
@@ -12,23 +13,11 @@ mod table;
 mod topology;
 
 use vpmu::ids::VcpuId;
+use vpmu::x86::cpuid::{AmdLeaves, IntelLeaves, PmuCpuid};
 
 use crate::config::Topology;
 use crate::kvm::CpuidEntry;
 use table::Table;
-
-/// CPUID leaf 0AH, for a guest with a PMU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PmuCpuid {
-    /// Version, counters, their width, length of the EBX vector.
-    pub eax: u32,
-    /// Events that are not available.
-    pub ebx: u32,
-    /// Fixed counters, as a bitmap.
-    pub ecx: u32,
-    /// Fixed counters, as a number, and their width.
-    pub edx: u32,
-}
 
 /// Which CPU the guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +25,22 @@ pub enum Profile {
     /// The host's own, without its PMU.
     Host,
     /// `intel-generic`, with the PMU of leaf 0AH if there is one.
-    IntelGeneric(Option<PmuCpuid>),
+    IntelGeneric(Option<IntelLeaves>),
+    /// AMD's, with its PMU.
+    Amd(AmdLeaves),
 }
 
 impl Profile {
+    /// The CPU around this PMU.
+    #[must_use]
+    pub const fn around(pmu: Option<PmuCpuid>) -> Self {
+        match pmu {
+            None => Self::IntelGeneric(None),
+            Some(PmuCpuid::Intel(leaves)) => Self::IntelGeneric(Some(leaves)),
+            Some(PmuCpuid::Amd(leaves)) => Self::Amd(leaves),
+        }
+    }
+
     /// IA32_MISC_ENABLE at start (Intel SDM vol. 4, "Architectural MSRs"): fast
     /// strings; with a PMU also "performance monitoring available", and "BTS"
     /// and "PEBS unavailable".
@@ -48,7 +49,7 @@ impl Profile {
         match self {
             Self::IntelGeneric(Some(_)) => 0x1881,
             Self::IntelGeneric(None) => 0x1801,
-            Self::Host => 1,
+            Self::Host | Self::Amd(_) => 1,
         }
     }
 }
@@ -80,6 +81,7 @@ impl CpuidPlan<'_> {
         self.common(&mut table);
         match self.profile {
             Profile::IntelGeneric(pmu) => intel::apply(&mut table, &self.topology, pmu),
+            Profile::Amd(pmu) => amd::apply_pmu(&mut table, &self.topology, vcpu, pmu),
             Profile::Host if table.is_intel() => intel::drop_pmu(&mut table),
             Profile::Host => amd::apply(&mut table, &self.topology, vcpu),
         }

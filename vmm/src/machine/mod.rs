@@ -9,4 +9,3 @@ pub mod memory;
 mod parts;
 
 pub use builder::{BuildError, Machine, MachineControl, PmuHooks, PortContext};
-pub use cpuid::PmuCpuid;

@@ -95,7 +95,7 @@ impl Blueprint<'_> {
     ) -> Result<Vec<VcpuHandle>, BuildError> {
         let profile = match self.config.pmu {
             PmuArg::Off => Profile::Host,
-            PmuArg::On(_) => Profile::IntelGeneric(self.hooks.cpuid),
+            PmuArg::On(_) => Profile::around(self.hooks.cpuid),
         };
         let supported = self.hypervisor.supported_cpuid()?;
         let topology = self.config.cpus.topology;

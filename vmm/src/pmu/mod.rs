@@ -1,7 +1,8 @@
 //! The guest's PMU between KVM and [`vpmu`].
 //!
 //! ```text
-//!  select: --pmu type=… ─▶ Backing          filter: register table ─▶ KVM's MSR filter
+//!  select: --pmu type=…  ─▶ Backing         filter: register table ─▶ KVM's MSR filter
+//!  model:  --pmu model=… ─▶ Model           (or the host's vendor, and what it backs)
 //!                            │
 //!  RDMSR, WRMSR exits ─▶ port ─▶ vpmu::VcpuPmu ─▶ HostPmu (perf events or the guest's clock)
 //!                         │  ▲
@@ -14,6 +15,7 @@
 
 mod filter;
 mod kick_timer;
+mod model;
 mod pmi;
 mod port;
 mod rdpmc;
@@ -24,19 +26,20 @@ mod totals;
 use std::sync::{Arc, OnceLock};
 
 use vpmu::Policy;
-use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, ConfigError};
+use vpmu::guest::{ConfigError, Model};
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::units::Nanos;
 
-use crate::config::{PmuArg, PmuConfig, RdpmcPolicy};
+use crate::config::{PmuArg, RdpmcPolicy};
 use crate::kvm::{Hypervisor, KvmError};
-use crate::machine::{PmuCpuid, PmuHooks, PortContext};
+use crate::machine::{PmuHooks, PortContext};
 use crate::probe;
 use crate::sys::clock::{self, Clock};
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
 
+use model::Choice;
 use port::{PmuPort, PmuPortParts};
 use rdpmc::{Rewriter, Sites};
 
@@ -44,11 +47,6 @@ pub use rdpmc::Paging;
 pub use select::{Backing, Reason, SelectError, probe, select};
 pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
 pub use totals::VmTotals;
-
-/// Counters where the command line names no number.
-const DEFAULT_GP: u8 = 4;
-const DEFAULT_FIXED: u8 = 3;
-const DEFAULT_WIDTH: u8 = 48;
 
 /// Why a guest cannot have the PMU that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +78,7 @@ impl PmuError {
 #[derive(Debug)]
 pub struct PmuPlan {
     backing: Backing,
-    config: ArchPerfmonConfig,
+    model: Choice,
     policy: Policy,
     totals: Arc<VmTotals>,
 }
@@ -102,10 +100,10 @@ impl PmuPlan {
             return Ok(None);
         }
         let backing = select(&asked.kind, sysfs)?;
-        let config = shape(asked, &backing)?;
+        let model = Choice::new(asked, backing.events(), model::host_vendor())?;
         Ok(Some(Self {
             backing,
-            config,
+            model,
             policy: asked.policy,
             totals: Arc::default(),
         }))
@@ -116,14 +114,7 @@ impl PmuPlan {
     /// # Errors
     /// If the register table does not fit into KVM's filter.
     pub fn hooks(&self) -> Result<PmuHooks, PmuError> {
-        let leaf = self.config.leaf_0a();
-        let cpuid = PmuCpuid {
-            eax: leaf.eax.into_bits(),
-            ebx: leaf.ebx,
-            ecx: leaf.ecx,
-            edx: leaf.edx.into_bits(),
-        };
-        let (backing, config) = (self.backing.clone(), self.config);
+        let (backing, config) = (self.backing.clone(), self.model.config);
         let (policy, totals) = (self.policy, Arc::clone(&self.totals));
         let clock = match backing {
             // What the clock counts is what the guest reads.
@@ -142,7 +133,7 @@ impl PmuPlan {
             let parts = PmuPortParts {
                 vcpu: context.vcpu,
                 apic_id: context.apic_id,
-                model: ArchPerfmon::new(config),
+                model: Model::new(config),
                 host: backing.driver(context.tsc, OverflowSignal(kick::overflow_signal())),
                 sites: Sites::new(Arc::clone(rewriter)),
                 interrupter: context.interrupter.clone(),
@@ -155,8 +146,8 @@ impl PmuPlan {
             Box::new(build) as PortBuilder
         };
         Ok(PmuHooks {
-            cpuid: Some(cpuid),
-            filter: Some(filter::filter()?),
+            cpuid: Some(config.cpuid()),
+            filter: Some(filter::filter(config.cpuid().vendor())?),
             halts_sleep,
             port: Box::new(port),
         })
@@ -170,6 +161,10 @@ impl PmuPlan {
             _ => log::Level::Info,
         };
         log::log!(level, "pmu: {}", self.backing);
+        log::info!("pmu: {}", self.model);
+        if let Some(warning) = self.model.warning(self.backing.events()) {
+            log::warn!("pmu: {warning}");
+        }
     }
 
     /// What the vCPUs did, in one line; complete once they have ended.
@@ -179,7 +174,10 @@ impl PmuPlan {
             Backing::Hardware { name, .. } => name,
             Backing::Software(_) => "clock",
         };
-        format!("backing={backing} {}", self.totals)
+        format!(
+            "backing={backing} model={} {}",
+            self.model.kind, self.totals
+        )
     }
 }
 
@@ -202,13 +200,4 @@ fn measure_entry_cost(hypervisor: &Hypervisor) -> Nanos {
             Nanos(0)
         }
     }
-}
-
-fn shape(asked: &PmuConfig, backing: &Backing) -> Result<ArchPerfmonConfig, ConfigError> {
-    ArchPerfmonConfig::new(
-        asked.gp.unwrap_or(DEFAULT_GP),
-        asked.fixed.unwrap_or(DEFAULT_FIXED),
-        asked.width.unwrap_or(DEFAULT_WIDTH),
-        backing.events(),
-    )
 }

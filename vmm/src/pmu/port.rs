@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use vpmu::guest::{ArchPerfmon, MsrError};
+use vpmu::guest::{Effect, GuestPmu, Model, MsrError};
 use vpmu::host::HostPmu;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::units::Nanos;
-use vpmu::x86::msr::{self, Register};
-use vpmu::x86::regs::EventSel;
+use vpmu::x86::msr;
 use vpmu::{Policy, VcpuPmu};
 
 use super::kick_timer::KickTimer;
@@ -37,7 +36,7 @@ const LINGER: Nanos = Nanos(1_000_000_000);
 pub(super) struct PmuPort {
     vcpu: VcpuId,
     apic_id: u32,
-    pmu: VcpuPmu<ArchPerfmon, Box<dyn HostPmu + Send>>,
+    pmu: VcpuPmu<Model, Box<dyn HostPmu + Send>>,
     sites: Sites,
     interrupter: Interrupter,
     clock: GuestClock,
@@ -63,7 +62,7 @@ pub(super) struct PmuPortParts {
     /// Its local APIC.
     pub(super) apic_id: u32,
     /// The guest's registers.
-    pub(super) model: ArchPerfmon,
+    pub(super) model: Model,
     /// What backs its counters.
     pub(super) host: Box<dyn HostPmu + Send>,
     /// The guest's rewritten RDPMC instructions.
@@ -202,7 +201,7 @@ impl MsrPort for PmuPort {
                 machine_check_legacy(index)
             };
         }
-        if is_counter(index) {
+        if self.pmu.model().counter_at(index).is_some() {
             self.unread_writes = 0;
         }
         self.pmu
@@ -211,7 +210,7 @@ impl MsrPort for PmuPort {
     }
 
     fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp> {
-        match Effect::of(index, value) {
+        match self.pmu.model().effect(index, value) {
             Effect::SetsCounter => {
                 self.counter_was_written();
                 if !self.is_served(vcpu) {
@@ -316,34 +315,6 @@ const fn machine_check_legacy(index: MsrIndex) -> Result<u64, Gp> {
     match index.0 {
         0 | 1 => Ok(0),
         _ => Err(Gp),
-    }
-}
-
-/// Whether the register is a counter, by any of its addresses.
-fn is_counter(index: MsrIndex) -> bool {
-    matches!(
-        msr::decode(index),
-        Some(Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_))
-    )
-}
-
-/// What a write does that matters for RDPMC.
-enum Effect {
-    SetsCounter,
-    Enables,
-    Other,
-}
-
-impl Effect {
-    fn of(index: MsrIndex, value: u64) -> Self {
-        if is_counter(index) {
-            return Self::SetsCounter;
-        }
-        match msr::decode(index) {
-            Some(Register::EventSel(_)) if EventSel::from_bits(value).enable() => Self::Enables,
-            Some(Register::FixedCtrCtrl | Register::GlobalCtrl) if value != 0 => Self::Enables,
-            _ => Self::Other,
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::ops::RangeInclusive;
 
+use crate::ids::PmcSet;
 use crate::x86::cpuid::PmuCpuid;
 use crate::x86::event::ArchEventSet;
 
@@ -67,27 +68,22 @@ impl ModelConfig {
     /// # Errors
     /// [`ConfigError`] for the first number that the model cannot have.
     pub fn new(kind: ModelKind, shape: Shape, events: ArchEventSet) -> Result<Self, ConfigError> {
-        let limits = kind.limits();
-        for (number, asked, allowed) in [
-            ("gp", shape.gp, limits.gp),
-            ("fixed", shape.fixed, limits.fixed),
-            ("width", shape.width, limits.width),
-        ] {
-            if !allowed.contains(&asked) {
-                return Err(ConfigError {
-                    number,
-                    asked,
-                    model: kind,
-                    allowed,
-                });
-            }
-        }
+        kind.check(shape)?;
         Ok(match kind {
             ModelKind::Intel(version) => {
                 Self::Intel(ArchPerfmonConfig::of_version(version, shape, events))
             }
             ModelKind::Amd(version) => Self::Amd(AmdConfig::new(version, events)),
         })
+    }
+
+    /// Every counter.
+    #[must_use]
+    pub const fn counters(&self) -> PmcSet {
+        match self {
+            Self::Intel(config) => config.counters(),
+            Self::Amd(config) => config.counters(),
+        }
     }
 
     /// What CPUID says of it.

@@ -6,7 +6,7 @@ use core::ops::RangeInclusive;
 use crate::ids::Pmc;
 use crate::x86::cpuid::Vendor;
 
-use super::{AmdVersion, ArchVersion, Shape};
+use super::{AmdVersion, ArchVersion, ConfigError, Shape};
 
 /// A model that a user can name.
 ///
@@ -115,6 +115,31 @@ impl ModelKind {
             }
         };
         Limits { gp, fixed, width }
+    }
+}
+
+impl ModelKind {
+    /// Whether it can have these numbers.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first number that it cannot have.
+    pub fn check(self, shape: Shape) -> Result<(), ConfigError> {
+        let limits = self.limits();
+        for (number, asked, allowed) in [
+            ("gp", shape.gp, limits.gp),
+            ("fixed", shape.fixed, limits.fixed),
+            ("width", shape.width, limits.width),
+        ] {
+            if !allowed.contains(&asked) {
+                return Err(ConfigError {
+                    number,
+                    asked,
+                    model: self,
+                    allowed,
+                });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -91,6 +91,15 @@ pub enum Vendor {
     Amd,
 }
 
+/// What CPUID says of an architectural PMU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IntelLeaves {
+    /// Leaf 0AH.
+    pub leaf_0a: Leaf0A,
+    /// Leaf 01H: ECX bit 15, IA32_PERF_CAPABILITIES is there.
+    pub pdcm: bool,
+}
+
 /// What CPUID says of an AMD PMU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AmdLeaves {
@@ -105,12 +114,7 @@ pub struct AmdLeaves {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PmuCpuid {
     /// An architectural PMU.
-    Intel {
-        /// Leaf 0AH.
-        leaf_0a: Leaf0A,
-        /// Leaf 01H: ECX bit 15, IA32_PERF_CAPABILITIES is there.
-        pdcm: bool,
-    },
+    Intel(IntelLeaves),
     /// An AMD PMU.
     Amd(AmdLeaves),
 }
@@ -120,7 +124,7 @@ impl PmuCpuid {
     #[must_use]
     pub const fn vendor(&self) -> Vendor {
         match self {
-            Self::Intel { .. } => Vendor::Intel,
+            Self::Intel(_) => Vendor::Intel,
             Self::Amd(_) => Vendor::Amd,
         }
     }

@@ -1,6 +1,7 @@
 //! The `intel-generic` profile, on any host.
 
-use super::PmuCpuid;
+use vpmu::x86::cpuid::{IntelLeaves, Vendor};
+
 use super::table::Table;
 use crate::config::Topology;
 
@@ -35,9 +36,9 @@ const BY_HYPERCALL: u32 = 1 << 7 | 1 << 11 | 1 << 13 | 1 << 16;
 const BRAND: &[u8; 48] =
     b"Perfvisor virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: Option<PmuCpuid>) {
+pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: Option<IntelLeaves>) {
     let foreign = !table.is_intel();
-    table.set_intel();
+    table.set_vendor(Vendor::Intel);
     drop_pmu(table);
     let leaf1 = table.get(0x1, 0);
     leaf1.eax = SIGNATURE;
@@ -45,8 +46,10 @@ pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: Option<PmuCpuid
     leaf7.ebx &= !(HLE | RTM);
     leaf7.edx &= !(FORCE_ABORT | HYBRID);
     if let Some(pmu) = pmu {
-        table.set_plain(0xa, [pmu.eax, pmu.ebx, pmu.ecx, pmu.edx]);
-        table.get(0x1, 0).ecx |= super::PDCM;
+        table.set_plain(0xa, pmu.leaf_0a.words());
+        if pmu.pdcm {
+            table.get(0x1, 0).ecx |= super::PDCM;
+        }
     }
     if foreign {
         from_foreign(table);
@@ -94,11 +97,11 @@ fn from_foreign(table: &mut Table) {
     table.set_plain(0x8000_0008, [sizes.eax, sizes.ebx & WBNOINVD, 0, 0]);
 }
 
-/// Takes away what would make the guest execute VMCALL, its vendor's hypercall.
-/// On another vendor's CPU it is an invalid opcode; KVM then patches the
+/// Takes away what would make the guest execute its vendor's hypercall, VMCALL
+/// or VMMCALL. On another vendor's CPU it is an invalid opcode; KVM then patches the
 /// instruction in the guest's text, which is read-only, and the guest gets a
 /// page fault where it holds a lock.
-fn without_hypercalls(table: &mut Table) {
+pub(super) fn without_hypercalls(table: &mut Table) {
     if table.has(KVM_FEATURES) {
         table.get(KVM_FEATURES, 0).eax &= !BY_HYPERCALL;
     }

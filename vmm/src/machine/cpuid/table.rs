@@ -1,5 +1,7 @@
 //! A CPUID table that can be edited by leaf.
 
+use vpmu::x86::cpuid::Vendor;
+
 use crate::kvm::CpuidEntry;
 
 /// Text of leaf 0 in the order EBX, EDX, ECX.
@@ -7,6 +9,12 @@ const INTEL: [u32; 3] = [
     u32::from_le_bytes(*b"Genu"),
     u32::from_le_bytes(*b"ineI"),
     u32::from_le_bytes(*b"ntel"),
+];
+
+const AMD: [u32; 3] = [
+    u32::from_le_bytes(*b"Auth"),
+    u32::from_le_bytes(*b"enti"),
+    u32::from_le_bytes(*b"cAMD"),
 ];
 
 #[derive(Debug)]
@@ -86,9 +94,26 @@ impl Table {
         [leaf.ebx, leaf.edx, leaf.ecx] == INTEL
     }
 
-    pub(super) fn set_intel(&mut self) {
+    pub(super) fn is_amd(&mut self) -> bool {
         let leaf = self.get(0, 0);
-        [leaf.ebx, leaf.edx, leaf.ecx] = INTEL;
+        [leaf.ebx, leaf.edx, leaf.ecx] == AMD
+    }
+
+    pub(super) fn set_vendor(&mut self, vendor: Vendor) {
+        let leaf = self.get(0, 0);
+        [leaf.ebx, leaf.edx, leaf.ecx] = match vendor {
+            Vendor::Intel => INTEL,
+            Vendor::Amd => AMD,
+        };
+    }
+
+    /// Makes the extended range reach at least to `leaf`. AMD repeats the
+    /// vendor there.
+    pub(super) fn raise_max_extended_leaf(&mut self, leaf: u32) {
+        let vendor = *self.get(0, 0);
+        let max = self.get(0x8000_0000, 0);
+        max.eax = max.eax.max(leaf);
+        [max.ebx, max.ecx, max.edx] = [vendor.ebx, vendor.ecx, vendor.edx];
     }
 
     /// Makes the basic range reach at least to `leaf`.

@@ -1,4 +1,5 @@
 use super::*;
+use vpmu::x86::cpuid::{Leaf0A, Leaf0AEax, Leaf0AEdx, Leaf22Ebx};
 
 fn entry(leaf: u32, values: [u32; 4]) -> CpuidEntry {
     let [eax, ebx, ecx, edx] = values;
@@ -54,12 +55,90 @@ fn find(table: &[CpuidEntry], leaf: u32, subleaf: u32) -> CpuidEntry {
         .unwrap()
 }
 
-const PMU: PmuCpuid = PmuCpuid {
-    eax: 0x0730_0402,
-    ebx: 0,
-    ecx: 0,
-    edx: 0x603,
+const PMU: IntelLeaves = IntelLeaves {
+    leaf_0a: Leaf0A {
+        eax: Leaf0AEax::from_bits(0x0730_0402),
+        ebx: 0,
+        ecx: 0,
+        edx: Leaf0AEdx::from_bits(0x603),
+    },
+    pdcm: true,
 };
+
+const AMD_V2: AmdLeaves = AmdLeaves {
+    perfctr_core: true,
+    leaf_22: Some(Leaf22Ebx::from_bits(6)),
+};
+
+/// A host of Intel's, every feature bit set.
+fn intel_host() -> Vec<CpuidEntry> {
+    let text = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+    vec![
+        entry(0, [0x1f, text(b"Genu"), text(b"ntel"), text(b"ineI")]),
+        entry(1, [0x0008_06f8, 0x0510_0800, !0, !0]),
+        entry(4, [!0; 4]),
+        entry(6, [4, 0, 1, 0]),
+        entry(7, [0, !0, !0, !0]),
+        entry(0x4000_0000, [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d]),
+        entry(0x4000_0001, [!0, 0, 0, 0]),
+        entry(0x8000_0000, [0x8000_0008, 0, 0, 0]),
+        entry(0x8000_0001, [0, 0, 0x121, 0x2c10_0800]),
+        entry(0x8000_0008, [0x3034, 0x200, 0, 0]),
+    ]
+}
+
+/// Guest-contract §3.1, on hosts of either vendor.
+#[test]
+fn an_amd_guest_has_its_models_leaves_and_no_other() {
+    for (host, signature) in [(amd_host(), 0x00a2_0f10), (intel_host(), 0x0083_0f10)] {
+        for (pmu, core, leaf_22) in [
+            (AmdLeaves::default(), 0, [0, 0]),
+            (
+                AmdLeaves {
+                    leaf_22: None,
+                    ..AMD_V2
+                },
+                1 << 23,
+                [0, 0],
+            ),
+            (AMD_V2, 1 << 23, [1, 6]),
+        ] {
+            let table = plan(&host, Profile::Amd(pmu)).table(VcpuId(5));
+            let leaf0 = find(&table, 0, 0);
+            assert_eq!(leaf0.ebx, u32::from_le_bytes(*b"Auth"));
+            assert_eq!(find(&table, 1, 0).eax, signature);
+            assert_eq!(find(&table, 1, 0).ecx & (1 << 15), 0, "PDCM");
+            assert_eq!(find(&table, 0xa, 0).eax, 0);
+            let features = find(&table, 0x8000_0001, 0).ecx;
+            assert_eq!(features & (1 << 23 | 1 << 24 | 1 << 28), core);
+            assert_eq!(features & (1 << 2 | 1 << 10 | 1 << 27), 0, "SVM, IBS, PTSC");
+            let sizes = find(&table, 0x8000_0008, 0);
+            assert_eq!(sizes.ebx & (1 << 1 | 1 << 31), 0, "IRPERF, BRS");
+            let leaf = find(&table, 0x8000_0022, 0);
+            assert_eq!([leaf.eax, leaf.ebx], leaf_22);
+            let max = find(&table, 0x8000_0000, 0).eax;
+            assert!(max >= 0x8000_0022 || leaf_22 == [0, 0], "{max:#x}");
+            assert!(
+                !table
+                    .iter()
+                    .any(|e| matches!(e.leaf, 0x8000_000a | 0x8000_001b))
+            );
+        }
+    }
+    let foreign = plan(&intel_host(), Profile::Amd(AMD_V2)).table(VcpuId(0));
+    assert_eq!(find(&foreign, 0x4000_0001, 0).eax & (1 << 7), 0, "VMMCALL");
+    assert!(!foreign.iter().any(|e| matches!(e.leaf, 2 | 4 | 0x1f)));
+}
+
+/// The models know the events of family 17h and later.
+#[test]
+fn an_old_amd_host_shows_a_newer_family() {
+    let mut host = amd_host();
+    host[1].eax = 0x0006_0fb1;
+    let table = plan(&host, Profile::Amd(AMD_V2)).table(VcpuId(0));
+    assert_eq!(find(&table, 1, 0).eax, 0x0083_0f10);
+    assert_eq!(find(&table, 0x8000_0001, 0).eax, 0x0083_0f10);
+}
 
 #[test]
 fn an_amd_host_can_show_an_intel_cpu_with_a_pmu() {

@@ -1,7 +1,7 @@
 //! The shape of an architectural PMU: checked once, then fixed.
 
 use crate::ids::{Pmc, PmcSet};
-use crate::x86::cpuid::{Leaf0A, Leaf0AEax, Leaf0AEdx, PmuCpuid};
+use crate::x86::cpuid::{IntelLeaves, Leaf0A, Leaf0AEax, Leaf0AEdx, PmuCpuid};
 use crate::x86::event::ArchEventSet;
 use crate::x86::regs::{EventSel, PerfCapabilities};
 
@@ -235,9 +235,9 @@ impl ArchPerfmonConfig {
     /// What CPUID says of it.
     #[must_use]
     pub fn cpuid(&self) -> PmuCpuid {
-        PmuCpuid::Intel {
+        PmuCpuid::Intel(IntelLeaves {
             leaf_0a: self.leaf_0a(),
             pdcm: self.has_globals(),
-        }
+        })
     }
 }

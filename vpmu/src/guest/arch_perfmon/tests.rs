@@ -546,10 +546,10 @@ fn leaf_0a_of_each_version() {
     ] {
         let config = *version(name).config();
         assert_eq!(config.leaf_0a().words(), words, "{name}");
-        let PmuCpuid::Intel { pdcm, .. } = config.cpuid() else {
+        let PmuCpuid::Intel(leaves) = config.cpuid() else {
             panic!("{name} is Intel's");
         };
-        assert_eq!(pdcm, name != "intel-v1");
+        assert_eq!(leaves.pdcm, name != "intel-v1");
     }
     let holes = version("intel-v5").config().with_fixed_bitmap(0b1010);
     assert_eq!(holes.leaf_0a().ecx, 0b1010);

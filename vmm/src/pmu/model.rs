@@ -1,0 +1,179 @@
+//! Which model the guest's PMU is.
+
+use std::fmt;
+
+use vpmu::guest::{AmdVersion, ConfigError, ModelConfig, ModelKind};
+use vpmu::x86::cpuid::Vendor;
+use vpmu::x86::event::{ArchEvent, ArchEventSet};
+
+use crate::config::PmuConfig;
+
+/// The vendor of the CPU that this runs on; `None` if it is neither.
+pub(super) fn host_vendor() -> Option<Vendor> {
+    let leaf = core::arch::x86_64::__cpuid(0);
+    match [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes) {
+        [a, b, c] if [&a, &b, &c] == [b"Genu", b"ineI", b"ntel"] => Some(Vendor::Intel),
+        [a, b, c] if [&a, &b, &c] == [b"Auth", b"enti", b"cAMD"] => Some(Vendor::Amd),
+        _ => None,
+    }
+}
+
+/// A model, and why it is this one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    pub(super) kind: ModelKind,
+    pub(super) config: ModelConfig,
+    reason: ModelReason,
+}
+
+/// Why a model was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ModelReason {
+    Asked,
+    /// It is the host's vendor's.
+    HostVendor,
+    /// What the host backs is not what AMD guests take for granted.
+    NotAllOfAmd,
+    /// The host is neither vendor's.
+    OtherVendor,
+}
+
+impl Choice {
+    /// The model that was asked for, or the one for this host: the host
+    /// vendor's own, unless that is AMD's and one of the events is missing that
+    /// an AMD guest takes for granted (guest-contract §0).
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the model cannot have the numbers that were asked for.
+    pub(super) fn new(
+        asked: &PmuConfig,
+        events: ArchEventSet,
+        host: Option<Vendor>,
+    ) -> Result<Self, ConfigError> {
+        let is_whole = missing(events).next().is_none();
+        let (kind, reason) = match (asked.model, host) {
+            (Some(kind), _) => (kind, ModelReason::Asked),
+            (None, Some(Vendor::Amd)) if is_whole => {
+                (ModelKind::Amd(AmdVersion::V2), ModelReason::HostVendor)
+            }
+            (None, Some(Vendor::Amd)) => (ModelKind::INTEL_GENERIC, ModelReason::NotAllOfAmd),
+            (None, Some(Vendor::Intel)) => (ModelKind::INTEL_GENERIC, ModelReason::HostVendor),
+            (None, None) => (ModelKind::INTEL_GENERIC, ModelReason::OtherVendor),
+        };
+        let config = ModelConfig::new(kind, asked.shape(kind), events)?;
+        Ok(Self {
+            kind,
+            config,
+            reason,
+        })
+    }
+
+    /// What the guest takes for granted and will not get: named, so that no 0
+    /// goes unexplained. Only AMD's PMU cannot tell the guest.
+    pub(super) fn warning(&self, events: ArchEventSet) -> Option<String> {
+        let names = list(missing(events));
+        (self.kind.vendor() == Vendor::Amd && !names.is_empty()).then(|| {
+            format!(
+                "model={}: an AMD CPU cannot say that an event is missing, and nothing counts {names} \
+                 here: the guest reads 0 for them; model=intel-v2 would show <not supported>",
+                self.kind
+            )
+        })
+    }
+}
+
+/// The events of an AMD guest that are not in `events`.
+fn missing(events: ArchEventSet) -> impl Iterator<Item = ArchEvent> {
+    ArchEventSet::AMD_GENERIC.without(events)
+}
+
+fn list(events: impl Iterator<Item = ArchEvent>) -> String {
+    let names: Vec<_> = events.map(ArchEvent::name).collect();
+    names.join(", ")
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.reason {
+            ModelReason::Asked => "asked for",
+            ModelReason::HostVendor => "the host's vendor's",
+            ModelReason::NotAllOfAmd => {
+                "the host is AMD's and does not back all events that an AMD guest takes for granted"
+            }
+            ModelReason::OtherVendor => "the host is neither Intel's nor AMD's",
+        };
+        write!(f, "model {} ({why})", self.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PmuArg;
+
+    fn asked(text: &str) -> PmuConfig {
+        match PmuArg::parse(text) {
+            Ok(PmuArg::On(config)) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Guest-contract §0: who gets which by default.
+    #[test]
+    fn the_default_is_the_hosts_vendors_where_it_can_be_honest() {
+        let clock = [ArchEvent::Cycles, ArchEvent::RefTsc].into_iter().collect();
+        let (amd, intel) = (Some(Vendor::Amd), Some(Vendor::Intel));
+        for (events, host, model, why) in [
+            (ArchEventSet::ALL, intel, "intel-v2", "vendor's"),
+            (ArchEventSet::ALL, amd, "amd-v2", "vendor's"),
+            (ArchEventSet::AMD_GENERIC, amd, "amd-v2", "vendor's"),
+            (clock, amd, "intel-v2", "does not back all"),
+            (clock, intel, "intel-v2", "vendor's"),
+            (ArchEventSet::ALL, None, "intel-v2", "neither"),
+        ] {
+            let choice = Choice::new(&asked("type=auto"), events, host).unwrap();
+            assert_eq!(choice.kind.name(), model, "{host:?}");
+            assert!(choice.to_string().contains(why), "{choice}");
+            assert_eq!(choice.warning(events), None);
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_given_on_any_host() {
+        let clock = [ArchEvent::Cycles].into_iter().collect();
+        for host in [Some(Vendor::Amd), Some(Vendor::Intel), None] {
+            let choice = Choice::new(&asked("type=software,model=amd-k7"), clock, host).unwrap();
+            assert_eq!(choice.kind.name(), "amd-k7");
+            let warning = choice.warning(clock).unwrap();
+            for word in ["amd-k7", "instructions", "branch-misses", "intel-v2"] {
+                assert!(warning.contains(word), "{warning}");
+            }
+            assert!(!warning.contains("ref-cycles"), "not generic on AMD");
+        }
+    }
+
+    /// Without a name the host decides, and its model's limits hold.
+    #[test]
+    fn numbers_that_the_default_cannot_have_are_refused() {
+        let error = Choice::new(
+            &asked("type=auto,fixed=3"),
+            ArchEventSet::ALL,
+            Some(Vendor::Amd),
+        );
+        let text = error.unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "fixed=3 is not possible with model=amd-v2; accepted: 0"
+        );
+        let error = Choice::new(
+            &asked("type=auto,fixed=0"),
+            ArchEventSet::ALL,
+            Some(Vendor::Intel),
+        );
+        let text = error.unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "fixed=0 is not possible with model=intel-v2; accepted: 1 to 3"
+        );
+    }
+}
