@@ -173,6 +173,7 @@ impl PmuPort {
         }
         match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
             Lvtpc::Nmi if vcpu.nmi_is_blocked()? => {
+                self.pmu.pmi_was_postponed();
                 self.pmi_waits = true;
                 return Ok(());
             }

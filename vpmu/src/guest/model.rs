@@ -92,6 +92,9 @@ impl GuestPmu for Model {
     fn interrupt_due(&self) -> bool {
         each!(self, pmu => pmu.interrupt_due())
     }
+    fn interrupt_postponed(&mut self) {
+        each!(self, pmu => pmu.interrupt_postponed());
+    }
     fn arms(&self, msr: MsrIndex, value: u64) -> bool {
         each!(self, pmu => pmu.arms(msr, value))
     }

@@ -147,6 +147,11 @@ pub trait GuestPmu: fmt::Debug {
     /// the one that stopped it.
     fn interrupt_due(&self) -> bool;
 
+    /// The PMI of [`GuestPmu::interrupt_due`] must wait for the end of the
+    /// guest's NMI handler. Without a status register nobody will then claim
+    /// the wrap of a counter that the handler has stopped: it is forgotten.
+    fn interrupt_postponed(&mut self) {}
+
     /// Whether a write of `value` to `msr` makes the guest ready for another
     /// PMI (rule G-401).
     fn arms(&self, msr: MsrIndex, value: u64) -> bool;

@@ -167,6 +167,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         self.totals.pmis += 1;
     }
 
+    /// The PMI that was taken waits for the end of the guest's NMI handler.
+    pub fn pmi_was_postponed(&mut self) {
+        self.model.interrupt_postponed();
+    }
+
     /// The PMI that was taken met a masked LVTPC, or has no cause any more: as
     /// on hardware it is gone and a status that is set stays, and the next
     /// overflow may interrupt again.

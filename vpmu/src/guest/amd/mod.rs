@@ -89,6 +89,9 @@ impl AmdPmu {
     /// Without a status register a wrap stays told of until its counter is
     /// written, or until the first write after the one that stopped it.
     fn forget_stopped(&mut self) {
+        if self.has_globals() {
+            return;
+        }
         for pmc in self.overflowed.iter() {
             if !self.sel(pmc).enable() {
                 self.overflowed.remove(pmc);
@@ -159,9 +162,7 @@ impl GuestPmu for AmdPmu {
 
     fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
         let register = self.register(msr)?;
-        if !self.has_globals() {
-            self.forget_stopped();
-        }
+        self.forget_stopped();
         let counters = value & self.config.counters().0;
         match register {
             Register::AmdEventSel(_, pmc) => {
@@ -237,6 +238,10 @@ impl GuestPmu for AmdPmu {
 
     fn interrupt_due(&self) -> bool {
         self.overflowed.iter().any(|pmc| self.sel(pmc).int())
+    }
+
+    fn interrupt_postponed(&mut self) {
+        self.forget_stopped();
     }
 
     /// LVTPC is never masked by AMD's hardware, and the PerfMonV2 handler does

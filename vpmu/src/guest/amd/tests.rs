@@ -224,6 +224,13 @@ fn without_globals_a_wrap_ends_with_the_counters_write() {
         assert!(pmu.interrupt_due(), "G-404");
         pmu.write(MsrIndex(0xc001_0001), 0).unwrap();
         assert!(!pmu.interrupt_due());
+        wrap(&mut pmu);
+        pmu.interrupt_postponed();
+        assert!(pmu.interrupt_due(), "it still runs");
+        pmu.write(MsrIndex(0xc001_0000), CYCLES & !(1 << 22))
+            .unwrap();
+        pmu.interrupt_postponed();
+        assert!(!pmu.interrupt_due(), "the handler itself has stopped it");
     }
 }
 

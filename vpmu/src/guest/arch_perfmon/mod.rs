@@ -180,9 +180,7 @@ impl GuestPmu for ArchPerfmon {
 
     fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
         let register = self.register(msr)?;
-        if !self.config.has_globals() {
-            self.forget_stopped();
-        }
+        self.forget_stopped();
         self.write_register(register, value)
     }
 
@@ -263,6 +261,10 @@ impl GuestPmu for ArchPerfmon {
         PmcSet(self.global_status)
             .iter()
             .any(|pmc| self.asks_for_interrupt(pmc))
+    }
+
+    fn interrupt_postponed(&mut self) {
+        self.forget_stopped();
     }
 
     fn arms(&self, msr: MsrIndex, value: u64) -> bool {

@@ -156,6 +156,9 @@ impl ArchPerfmon {
     /// Without a status register a wrap stays told of until its counter is
     /// written, or until the first write after the one that stopped it.
     pub(super) fn forget_stopped(&mut self) {
+        if self.config.has_globals() {
+            return;
+        }
         for pmc in PmcSet(self.global_status).iter() {
             if !self.sel(pmc).enable() {
                 self.global_status &= !PmcSet::from(pmc).0;

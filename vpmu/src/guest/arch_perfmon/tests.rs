@@ -394,7 +394,11 @@ fn version_1_tells_of_a_wrap_until_the_counter_is_written() {
     assert!(!pmu.interrupt_due(), "nobody waits for it any more");
     wrap(&mut pmu);
     pmu.write(MsrIndex(0x187), 0).unwrap();
+    pmu.interrupt_postponed();
     assert!(pmu.interrupt_due(), "it still runs");
+    pmu.write(MsrIndex(0x186), 0x13_003c).unwrap();
+    pmu.interrupt_postponed();
+    assert!(!pmu.interrupt_due(), "the handler itself has stopped it");
     for (index, arms) in [(0x186, true), (0xc1, true), (0x38f, false), (0x1d9, false)] {
         assert_eq!(pmu.arms(MsrIndex(index), 1), arms, "{index:#x}");
     }
