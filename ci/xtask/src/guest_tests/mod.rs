@@ -9,6 +9,7 @@
 mod control;
 mod marks;
 mod mock;
+mod models;
 mod perf;
 mod table;
 

@@ -3,7 +3,8 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GuestTest, Seen, control, mock, perf};
+use super::{GuestTest, Seen, control, mock, models, perf};
+
 
 /// The kernels of hosts and of guests.
 pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -15,6 +16,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(perf::all());
     all.extend(mock::all());
     all.extend(control::all());
+    all.extend(models::all());
     all
 }
 

@@ -1,0 +1,187 @@
+//! Every guest PMU model with a stock kernel: its driver binds, says the right
+//! numbers, counts and samples, and complains of nothing.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{GuestTest, Seen};
+use crate::perf;
+
+/// One cell of the matrix of models and guest kernels.
+struct Row {
+    flags: &'static str,
+    guest_kernel: &'static str,
+    /// What the kernel calls its driver.
+    driver: &'static str,
+    /// Bits of a counter.
+    width: u32,
+    /// A bit for each counter that the driver uses.
+    mask: u64,
+}
+
+const fn row(
+    flags: &'static str,
+    guest_kernel: &'static str,
+    driver: &'static str,
+    mask: u64,
+) -> Row {
+    Row {
+        flags,
+        guest_kernel,
+        driver,
+        width: 48,
+        mask,
+    }
+}
+
+const INTEL: &str = "generic architected perfmon, full-width counters, Intel PMU driver.";
+const INTEL_V5: &str =
+    "generic architected perfmon, AnyThread deprecated, full-width counters, Intel PMU driver.";
+const AMD: &str = "AMD PMU driver.";
+const AMD_CORE: &str = "Fam17h+ core perfctr, AMD PMU driver.";
+
+/// Half of the models on each kernel, and each driver on one at least: a row costs
+/// about fifteen seconds.
+const ROWS: [Row; 7] = [
+    Row {
+        width: 40,
+        ..row(
+            "--pmu type=software,model=intel-v1",
+            "6.12",
+            "generic architected perfmon v1, core PMU driver.",
+            0x3,
+        )
+    },
+    row(
+        "--pmu type=software,model=intel-v2",
+        "6.12",
+        INTEL,
+        0x7_0000_000f,
+    ),
+    row(
+        "--pmu type=software,model=intel-v4,gp=6",
+        "6.1",
+        INTEL,
+        0x7_0000_003f,
+    ),
+    row(
+        "--pmu type=software,model=intel-v5",
+        "6.12",
+        INTEL_V5,
+        0x7_0000_00ff,
+    ),
+    row("--pmu type=software,model=amd-k7", "6.1", AMD, 0xf),
+    row("--pmu type=software,model=amd-core", "6.12", AMD_CORE, 0x3f),
+    row("--pmu type=software,model=amd-v2", "6.1", AMD_CORE, 0x3f),
+];
+
+/// Samples at a rate that a nested host can bear.
+const LINE: &str = "\
+echo '=== driver'
+dmesg | grep -E 'Performance Events|bit width|event mask'
+echo '=== perf stat'
+perf stat -e cycles spin 50000000 2>&1 || exit
+echo '=== perf record'
+dd=\"dd if=/dev/zero of=/dev/null bs=1M count=1000\"
+perf record -e cycles -F 200 -o /tmp/perf.data $dd 2>&1 || exit
+echo '=== perf report'
+perf report -i /tmp/perf.data --stdio --stdio-color never --percent-limit 0.5 2>&1 || exit
+echo '=== interrupts'
+grep -E 'CPU0|NMI|PMI' /proc/interrupts
+echo '=== complaints'
+dmesg | grep -E 'Uhhuh|unknown reason|irq loop stuck|unchecked MSR|WARNING|perf: [^i]'
+dmesg | grep -E 'roken|overflows for inactive'
+echo '=== end'";
+
+/// One test for each row.
+pub(super) fn all() -> Vec<GuestTest> {
+    let test = |row: &Row| {
+        let model = row.flags.rsplit("model=").next().unwrap_or_default();
+        let model = model.split(',').next().unwrap_or_default();
+        GuestTest {
+            guest_kernel: row.guest_kernel,
+            vmm: row.flags,
+            ..GuestTest::new(
+                format!("model/{model}/guest-{}", row.guest_kernel),
+                LINE,
+                works,
+            )
+        }
+    };
+    ROWS.iter().map(test).collect()
+}
+
+fn works(seen: &Seen, test: &GuestTest) -> Result<()> {
+    /// A slow host's samples are few, and some lie where the guest was left.
+    const AMONG_THE_FIRST: usize = 3;
+    let row = ROWS.iter().find(|row| row.flags == test.vmm);
+    let row = row.context("the test is in no row")?;
+    seen.succeeded()?;
+    driver(&seen.console, row)?;
+    perf::cycles(&seen.console)?;
+    perf::hot_symbol(&seen.console, AMONG_THE_FIRST)?;
+    perf::interrupts(&seen.console, &seen.vmm)?;
+    perf::no_complaints(&seen.console)
+}
+
+/// The kernel's own words of what it found.
+fn driver(console: &str, row: &Row) -> Result<()> {
+    let text = perf::section(console, "driver")?;
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.contains(name));
+        line.and_then(|line| line.rsplit(' ').next())
+            .with_context(|| format!("the kernel does not say its `{name}`"))
+    };
+    let said = text
+        .lines()
+        .find_map(|line| line.split("Performance Events: ").nth(1));
+    let said = said.context("the kernel says nothing of a PMU")?.trim();
+    ensure!(
+        said == row.driver,
+        "the driver is `{said}`, not `{}`",
+        row.driver
+    );
+    let width: u32 = value("bit width:")?.trim().parse()?;
+    ensure!(
+        width == row.width,
+        "counters of {width} bits, not {}",
+        row.width
+    );
+    let mask = u64::from_str_radix(value("event mask:")?.trim(), 16)?;
+    ensure!(
+        mask == row.mask,
+        "the counters are {mask:x}, not {:x}",
+        row.mask
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DMESG: &str = "\
+=== driver
+[    0.58] Performance Events: Fam17h+ core perfctr, AMD PMU driver.
+[    0.59] ... bit width:              48
+[    0.60] ... event mask:             000000000000003f
+=== perf stat
+";
+
+    #[test]
+    fn the_kernels_words_are_compared_with_the_row() {
+        let row = &ROWS[5];
+        driver(DMESG, row).unwrap();
+        for (what, instead) in [
+            ("Fam17h+ core perfctr, ", ""),
+            ("48", "40"),
+            ("3f", "0f"),
+            ("... bit width", "..."),
+            ("Performance Events", "Software Events"),
+        ] {
+            assert!(
+                driver(&DMESG.replace(what, instead), row).is_err(),
+                "{what}"
+            );
+        }
+    }
+}
