@@ -18,6 +18,12 @@ pub const GLOBAL_STATUS: u32 = 0x38e;
 pub const GLOBAL_CONTROL: u32 = 0x38f;
 /// IA32_PERF_GLOBAL_OVF_CTRL.
 pub const GLOBAL_OVERFLOW: u32 = 0x390;
+/// IA32_PERF_GLOBAL_STATUS_SET.
+pub const GLOBAL_STATUS_SET: u32 = 0x391;
+/// IA32_PERF_GLOBAL_INUSE.
+pub const GLOBAL_INUSE: u32 = 0x392;
+/// IA32_DEBUGCTL.
+pub const DEBUG_CONTROL: u32 = 0x1d9;
 /// IA32_A_PMC0: full-width access to GP counter 0.
 pub const FULL_PMC: u32 = 0x4c1;
 /// RDPMC index of fixed counter 0.

@@ -80,7 +80,7 @@ struct Spec {
 
 impl Spec {
     fn counters(&self) -> u64 {
-        (1 << self.gp) - 1 | ((1 << self.fixed) - 1) << 32
+        ((1 << self.gp) - 1) | (((1 << self.fixed) - 1) << 32)
     }
 
     fn has_status(&self) -> bool {

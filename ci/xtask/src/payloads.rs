@@ -1,7 +1,7 @@
 //! The bare-metal payloads of guest-tests, on this machine's own `/dev/kvm`: they are
 //! small enough for a KVM that emulates each instruction.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +12,35 @@ use crate::{cmd, guest, programs};
 /// Seconds that a payload may take.
 const LIMIT: &str = "60";
 
+/// Models that a payload runs with, besides the default.
+fn models(payload: &str) -> &'static [&'static str] {
+    match payload {
+        "pmu_registers" => &["intel-v3", "intel-v4", "intel-v5"],
+        "pmu_count" | "pmu_overflow" => &["intel-v4", "intel-v5"],
+        _ => &[],
+    }
+}
+
+/// One run of a payload.
+struct Run {
+    name: String,
+    payload: PathBuf,
+    model: Option<&'static str>,
+}
+
+fn runs(name: &str, payload: &Path) -> Vec<Run> {
+    let run = |model: Option<&'static str>| Run {
+        name: format!(
+            "payload/{name}{}",
+            model.map(|m| format!("/{m}")).unwrap_or_default()
+        ),
+        payload: payload.to_owned(),
+        model,
+    };
+    let named = models(name).iter().copied().map(Some);
+    [None].into_iter().chain(named).map(run).collect()
+}
+
 /// Runs every payload that the report wants.
 pub(crate) fn run(report: &mut Report) {
     let all = match programs::payloads() {
@@ -20,8 +49,8 @@ pub(crate) fn run(report: &mut Report) {
     };
     let wanted: Vec<_> = all
         .into_iter()
-        .map(|(name, path)| (format!("payload/{name}"), path))
-        .filter(|(name, _)| report.wants(name))
+        .flat_map(|(name, path)| runs(&name, &path))
+        .filter(|run| report.wants(&run.name))
         .collect();
     if wanted.is_empty() {
         return;
@@ -31,8 +60,8 @@ pub(crate) fn run(report: &mut Report) {
         .write(true)
         .open("/dev/kvm")
     {
-        for (name, _) in &wanted {
-            report.skip(name, &format!("/dev/kvm: {error}"));
+        for run in &wanted {
+            report.skip(&run.name, &format!("/dev/kvm: {error}"));
         }
         return;
     }
@@ -40,17 +69,22 @@ pub(crate) fn run(report: &mut Report) {
         Ok(perfvisor) => perfvisor,
         Err(error) => return report.fail("payloads", &format!("{error:#}")),
     };
-    for (name, path) in &wanted {
-        report.step(name, || run_one(&perfvisor, path, name));
+    for run in &wanted {
+        report.step(&run.name, || run_one(&perfvisor, run));
     }
 }
 
-fn run_one(perfvisor: &Path, payload: &Path, name: &str) -> Result<()> {
-    let done = Command::new("timeout")
+fn run_one(perfvisor: &Path, run: &Run) -> Result<()> {
+    let mut command = Command::new("timeout");
+    command
         .arg(LIMIT)
         .arg(perfvisor)
         .args(["run", "--serial", "tty", "--kernel"])
-        .arg(payload)
+        .arg(&run.payload);
+    if let Some(model) = run.model {
+        command.arg("--pmu").arg(format!("type=auto,model={model}"));
+    }
+    let done = command
         .stdin(Stdio::null())
         .output()
         .context("cannot start perfvisor")?;
@@ -69,7 +103,7 @@ fn run_one(perfvisor: &Path, payload: &Path, name: &str) -> Result<()> {
         words()
     );
     let exit = guest::exit_status(&console);
-    match name.trim_start_matches("payload/") {
+    match run.name.trim_start_matches("payload/") {
         "triple_fault" => {
             ensure!(
                 !done.status.success(),

@@ -1,6 +1,6 @@
-//! The registers of the profile `intel-generic` with leaf 0AH version 2, without
-//! counting: reset values, what is stored, reserved bits, read-only and absent
-//! registers. guest-contract §8, §1.4, §1.5; rules G-001, G-003, G-105.
+//! The registers of an architectural PMU of versions 2 to 5, without counting:
+//! reset values, what is stored, reserved bits, read-only and absent registers.
+//! guest-contract §8, §1.4, §1.5; rules G-001, G-003, G-105.
 #![no_std]
 #![no_main]
 
@@ -12,12 +12,11 @@ use guest_tests::{check, payload};
 payload!(main);
 
 /// Runs of MSRs, first and last, that the profile does not have: any access is #GP.
-const ABSENT: [(u32, u32); 30] = [
+const ABSENT: [(u32, u32); 29] = [
     (0x10f, 0x10f),             // TSX_FORCE_ABORT
     (0x1a6, 0x1a7),             // OFFCORE_RSP
     (0x1c8, 0x1c9),             // LBR select, top of stack
     (0x329, 0x329),             // PERF_METRICS
-    (0x391, 0x392),             // STATUS_SET, INUSE: version 4
     (0x3f1, 0x3f2),             // PEBS
     (0x3f6, 0x3f7),             // load latency, front end
     (0x3f8, 0x3f8),             // C-state residency
@@ -53,9 +52,10 @@ fn main(report: &mut Report) {
     if !check!(
         report,
         "s0",
-        leaf.version,
-        2,
-        "leaf 0AH version: no PMU to test otherwise"
+        (2..=5).contains(&leaf.version),
+        true,
+        "leaf 0AH version {}: no PMU to test otherwise",
+        leaf.version
     ) {
         return;
     }
@@ -67,6 +67,8 @@ fn main(report: &mut Report) {
     fixed_counters(report, leaf);
     fixed_control(report, leaf);
     global_registers(report, leaf);
+    status_registers(report, leaf);
+    debug_control(report);
     absent(report, leaf);
 }
 
@@ -212,9 +214,13 @@ fn event_selects(report: &mut Report, leaf: Leaf0A) {
         0xffdf_ffff,
         0,
     ];
-    let bad = [1 << 21, 1 << 32, 1 << 34, 1 << 36, 1 << 40, 1 << 63];
+    let bad = [1 << 32, 1 << 34, 1 << 36, 1 << 40, 1 << 63];
+    let any_thread = [1 << 21];
     for i in 0..leaf.gp {
-        stores(report, "s1.4 EVTSEL", pmu::EVENT_SELECT + i, &good, &bad);
+        let msr = pmu::EVENT_SELECT + i;
+        stores(report, "s1.4 EVTSEL", msr, &good, &bad);
+        let (good, bad) = by_version(has_any_thread(leaf), &any_thread);
+        stores(report, "s1.4 EVTSEL AnyThread", msr, good, bad);
     }
 }
 
@@ -290,16 +296,17 @@ fn fixed_control(report: &mut Report, leaf: Leaf0A) {
     let every = (0..leaf.fixed).fold(0, |all, i| all | 0xb << (4 * i));
     let good = [every, 0xb0, 0x1, 0x2, 0];
     let end = 4 * leaf.fixed;
-    let bad = [
-        1 << 2,
-        1 << 6,
-        1 << end,
-        1 << (end + 3),
-        1 << 32,
-        1 << 36,
-        1 << 63,
-    ];
+    let bad = [1 << end, 1 << (end + 3), 1 << 32, 1 << 36, 1 << 63];
     stores(report, "s1.4 0x38d", pmu::FIXED_CONTROL, &good, &bad);
+    let any_thread = [1 << 2, 1 << 6];
+    let (good, bad) = by_version(has_any_thread(leaf), &any_thread);
+    stores(
+        report,
+        "s1.4 0x38d AnyThread",
+        pmu::FIXED_CONTROL,
+        good,
+        bad,
+    );
 }
 
 fn global_registers(report: &mut Report, leaf: Leaf0A) {
@@ -338,10 +345,7 @@ fn global_registers(report: &mut Report, leaf: Leaf0A) {
             "RDMSR 0x390 after {value:#x}"
         );
     }
-    for value in beyond
-        .into_iter()
-        .chain([1 << 55, 1 << 58, 1 << 59, 1 << 60, 1 << 61])
-    {
+    for value in beyond {
         check!(
             report,
             "s1.4 0x390",
@@ -350,6 +354,71 @@ fn global_registers(report: &mut Report, leaf: Leaf0A) {
             "WRMSR 0x390 <- {value:#x}"
         );
     }
+    let of_version_4 = if leaf.version >= 4 { Ok(()) } else { Err(Gp) };
+    for value in [1 << 55, 1 << 58, 1 << 59, 1 << 60, 1 << 61] {
+        check!(
+            report,
+            "s1.4 0x390 v4",
+            wrmsr_checked(overflow, value),
+            of_version_4,
+            "WRMSR 0x390 <- {value:#x}"
+        );
+    }
+}
+
+/// STATUS_SET and INUSE: version 4 and later.
+fn status_registers(report: &mut Report, leaf: Leaf0A) {
+    if leaf.version < 4 {
+        faults(report, pmu::GLOBAL_STATUS_SET);
+        faults(report, pmu::GLOBAL_INUSE);
+        return;
+    }
+    let rule = "s1.4 0x391";
+    let all = leaf.gp_mask() | leaf.fixed_mask();
+    let set = pmu::GLOBAL_STATUS_SET;
+    for (value, status) in [(1, 1), (1 << 32, 1 | 1 << 32), (all, all)] {
+        let wrote = wrmsr_checked(set, value);
+        check!(report, rule, wrote, Ok(()), "WRMSR 0x391 <- {value:#x}");
+        let now = rdmsr_checked(pmu::GLOBAL_STATUS);
+        check!(report, rule, now, Ok(status), "0x38e after {value:#x}");
+    }
+    for value in [1 << leaf.gp, 1 << 55, 1 << 58, 1 << 60, 1 << 62, 1 << 63] {
+        let wrote = wrmsr_checked(set, value);
+        check!(report, "G-105", wrote, Err(Gp), "WRMSR 0x391 <- {value:#x}");
+    }
+    wrmsr(pmu::GLOBAL_OVERFLOW, all);
+    read_only(report, "s1.4 0x392", pmu::GLOBAL_INUSE, 0);
+    wrmsr(pmu::EVENT_SELECT, pmu::CYCLES | pmu::INT);
+    let used = rdmsr_checked(pmu::GLOBAL_INUSE);
+    check!(
+        report,
+        "s1.4 0x392",
+        used,
+        Ok(1 | 1 << 63),
+        "a select in use, with INT"
+    );
+    wrmsr(pmu::EVENT_SELECT, 0);
+}
+
+/// Freezing on a PMI is offered; branch tracing and freezing in SMM are not.
+fn debug_control(report: &mut Report) {
+    let bad = [1 << 6, 1 << 7, 1 << 8, 1 << 11, 1 << 14, 1 << 63];
+    stores(
+        report,
+        "s1.4 0x1d9",
+        pmu::DEBUG_CONTROL,
+        &[1 << 12, 0],
+        &bad,
+    );
+}
+
+const fn has_any_thread(leaf: Leaf0A) -> bool {
+    matches!(leaf.version, 3 | 4)
+}
+
+/// `values` as good ones if this version has them, else as bad ones.
+const fn by_version(has: bool, values: &[u64]) -> (&[u64], &[u64]) {
+    if has { (values, &[]) } else { (&[], values) }
 }
 
 fn absent(report: &mut Report, leaf: Leaf0A) {

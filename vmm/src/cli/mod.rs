@@ -104,9 +104,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "OPTIONS", default_value = "size=512M")]
     pub memory: String,
 
-    /// PMU: 'off', or type=auto|software|<sysfs name>|<type number>, then optionally gp=N
-    /// (2 to 8 general-purpose counters), fixed=N (1 to 3 fixed counters), width=N (32 to 48
-    /// bits), rdpmc=rewrite|off
+    /// PMU: 'off', or type=auto|software|<sysfs name>|<type number>, then optionally
+    /// model=NAME (the guest's PMU: intel-v1 to intel-v5, amd-k7, amd-core, amd-v2; by default
+    /// intel-v2, or amd-v2 on an AMD host that counts all events such a guest takes for granted),
+    /// gp=N (2 to 8 general-purpose counters), fixed=N (1 to 3 fixed counters, intel-v5 to 4),
+    /// width=N (32 to 48 bits; the numbers of AMD models are fixed), policy=flexible|pinned,
+    /// rdpmc=rewrite|off
     #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]
     pub pmu: String,
 

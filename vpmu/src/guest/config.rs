@@ -99,93 +99,31 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use alloc::string::ToString;
 
     /// G-002 and the limits of the register table.
     #[test]
     fn impossible_numbers_are_refused_by_name() {
-        for (name, gp, fixed, width, text) in [
-            (
-                "intel-v2",
-                1,
-                3,
-                48,
-                "gp=1 is not possible with model=intel-v2; accepted: 2 to 8",
-            ),
-            (
-                "intel-v4",
-                9,
-                3,
-                48,
-                "gp=9 is not possible with model=intel-v4; accepted: 2 to 8",
-            ),
-            (
-                "intel-v2",
-                4,
-                0,
-                48,
-                "fixed=0 is not possible with model=intel-v2; accepted: 1 to 3",
-            ),
-            (
-                "intel-v1",
-                2,
-                3,
-                48,
-                "fixed=3 is not possible with model=intel-v1; accepted: 0",
-            ),
-            (
-                "intel-v5",
-                8,
-                5,
-                48,
-                "fixed=5 is not possible with model=intel-v5; accepted: 1 to 4",
-            ),
-            (
-                "intel-v3",
-                4,
-                4,
-                48,
-                "fixed=4 is not possible with model=intel-v3; accepted: 1 to 3",
-            ),
-            (
-                "intel-v2",
-                4,
-                3,
-                31,
-                "width=31 is not possible with model=intel-v2; accepted: 32 to 48",
-            ),
-            (
-                "intel-v2",
-                4,
-                3,
-                49,
-                "width=49 is not possible with model=intel-v2; accepted: 32 to 48",
-            ),
-            (
-                "amd-k7",
-                6,
-                0,
-                48,
-                "gp=6 is not possible with model=amd-k7; accepted: 4",
-            ),
-            (
-                "amd-v2",
-                6,
-                3,
-                48,
-                "fixed=3 is not possible with model=amd-v2; accepted: 0",
-            ),
-            (
-                "amd-core",
-                6,
-                0,
-                40,
-                "width=40 is not possible with model=amd-core; accepted: 48",
-            ),
+        for (name, [gp, fixed, width], asked, accepted) in [
+            ("intel-v2", [1, 3, 48], "gp=1", "2 to 8"),
+            ("intel-v4", [9, 3, 48], "gp=9", "2 to 8"),
+            ("intel-v2", [4, 0, 48], "fixed=0", "1 to 3"),
+            ("intel-v3", [4, 4, 48], "fixed=4", "1 to 3"),
+            ("intel-v1", [2, 3, 48], "fixed=3", "0"),
+            ("intel-v5", [8, 5, 48], "fixed=5", "1 to 4"),
+            ("intel-v2", [4, 3, 31], "width=31", "32 to 48"),
+            ("intel-v2", [4, 3, 49], "width=49", "32 to 48"),
+            ("amd-k7", [6, 0, 48], "gp=6", "4"),
+            ("amd-v2", [6, 3, 48], "fixed=3", "0"),
+            ("amd-core", [6, 0, 40], "width=40", "48"),
         ] {
             let kind = ModelKind::from_name(name).unwrap();
             let error = ModelConfig::new(kind, Shape::new(gp, fixed, width), ArchEventSet::ALL);
-            assert_eq!(error.unwrap_err().to_string(), text);
+            let text = error.unwrap_err().to_string();
+            let expected =
+                format!("{asked} is not possible with model={name}; accepted: {accepted}");
+            assert_eq!(text, expected);
         }
         for kind in ModelKind::ALL {
             assert!(ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL).is_ok());

@@ -26,7 +26,7 @@ fn a_freeze_stops_every_counter_at_the_pmi() {
         ] {
             pmu.wrmsr(msr, value).unwrap();
         }
-        let mut run = |pmu: &mut VcpuPmu<Model, SimPmu>, n| {
+        let run = |pmu: &mut VcpuPmu<Model, SimPmu>, n| {
             pmu.host_mut().occur(ArchEvent::Cycles, n);
             pmu.guest_ran(Nanos(n));
             if pmu.host_mut().take_interrupt() {
