@@ -5,7 +5,6 @@ use anyhow::{Result, bail, ensure};
 
 use super::{GuestTest, Seen, control, mock, models, perf};
 
-
 /// The kernels of hosts and of guests.
 pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
 

@@ -136,9 +136,7 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
         archives,
         cpus,
         // With several threads, one patches the kernel's text while others run it.
-        one_thread: args.icount
-            || args.mock_pmu.is_some()
-            || args.cpus.is_some_and(|n| n > 1),
+        one_thread: args.icount || args.mock_pmu.is_some() || args.cpus.is_some_and(|n| n > 1),
         mock_pmu: args.mock_pmu.clone(),
         icount: args.icount,
         timeout: Duration::from_secs(args.timeout),
