@@ -17,4 +17,6 @@ pub mod units;
 mod vcpu;
 pub mod x86;
 
-pub use vcpu::{CounterState, CounterView, Policy, Times, Totals, VcpuPmu};
+pub use vcpu::{
+    CounterState, CounterView, EventFilter, FilterLists, Policy, Rules, Times, Totals, VcpuPmu,
+};

@@ -88,6 +88,16 @@ pub(crate) fn counts(console: &str, event: &str) -> Vec<f64> {
         .collect()
 }
 
+/// The same of `perf stat -x, -I`, whose lines begin with the time.
+pub(crate) fn interval_counts(console: &str, event: &str) -> Vec<f64> {
+    let of_event = format!(",,{event},");
+    console
+        .lines()
+        .filter(|line| line.contains(&of_event))
+        .filter_map(|line| line.split(',').nth(1)?.trim().parse().ok())
+        .collect()
+}
+
 /// Three loops of 10^9 instructions and one of twice as many were counted as that.
 pub(crate) fn accurate(console: &str, event: &str) -> Result<()> {
     /// Instructions of the shorter loop.

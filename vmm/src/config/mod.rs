@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub use cpus::{CpusConfig, MAX_VCPUS, Topology};
 pub use error::ConfigError;
 pub use memory::{MIN_MEMORY, MemoryConfig};
-pub use pmu::{PmuArg, PmuConfig, PmuKind, RdpmcPolicy};
+pub use pmu::{FilterArg, PmuArg, PmuConfig, PmuKind, RdpmcPolicy};
 pub use serial::SerialConfig;
 
 use crate::cli::RunArgs;

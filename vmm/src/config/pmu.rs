@@ -1,5 +1,7 @@
 //! `--pmu`.
 
+use std::path::PathBuf;
+
 use vpmu::Policy;
 use vpmu::guest::{ModelKind, Shape};
 
@@ -8,8 +10,10 @@ use super::options::{Flag, Options};
 
 const FLAG: Flag = Flag {
     name: "--pmu",
-    keys: &["type", "model", "gp", "fixed", "width", "policy", "rdpmc"],
-    accepted: "off, or type=auto|software|<sysfs name>|<type number>[,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,rdpmc=rewrite|off]",
+    keys: &[
+        "type", "model", "gp", "fixed", "width", "policy", "filter", "rdpmc",
+    ],
+    accepted: "off, or type=auto|software|<sysfs name>|<type number>[,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,filter=architectural|all|@FILE][,rdpmc=rewrite|off]",
 };
 const TYPE: &str =
     "auto, software, the name of a PMU in /sys/bus/event_source/devices, or its type number";
@@ -37,6 +41,18 @@ pub enum RdpmcPolicy {
     Off,
 }
 
+/// Which events the guest may count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FilterArg {
+    /// Those that mean the same on every CPU.
+    #[default]
+    Architectural,
+    /// Any code that the host counts.
+    All,
+    /// As the lists in this file say.
+    File(PathBuf),
+}
+
 /// A PMU, as asked for. A `None` leaves the choice to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PmuConfig {
@@ -52,6 +68,8 @@ pub struct PmuConfig {
     pub width: Option<u8>,
     /// How the guest's counters share the host's.
     pub policy: Policy,
+    /// Which events the guest may count.
+    pub filter: FilterArg,
     /// RDPMC.
     pub rdpmc: RdpmcPolicy,
 }
@@ -96,6 +114,7 @@ impl PmuArg {
             fixed: small("fixed", 0..=4, "0 to 4, as the model allows")?,
             width: small("width", 32..=48, "32 to 48")?,
             policy,
+            filter: parse_filter(&options)?,
             rdpmc,
         };
         if let Some(model) = pmu.model {
@@ -116,6 +135,21 @@ impl PmuConfig {
             fixed: self.fixed.unwrap_or(own.fixed),
             width: self.width.unwrap_or(own.width),
         }
+    }
+}
+
+fn parse_filter(options: &Options<'_>) -> Result<FilterArg, ConfigError> {
+    match options.get("filter") {
+        None | Some("architectural") => Ok(FilterArg::Architectural),
+        Some("all") => Ok(FilterArg::All),
+        Some(other) => match other.strip_prefix('@') {
+            Some(path) if !path.is_empty() => Ok(FilterArg::File(path.into())),
+            _ => Err(options.bad(
+                "filter",
+                other,
+                "architectural, all, or @ and the path of a file",
+            )),
+        },
     }
 }
 
@@ -170,6 +204,19 @@ mod tests {
             panic!("it is on");
         };
         assert_eq!(pmu.policy, Policy::Pinned);
+        for (text, filter) in [
+            ("type=auto,filter=architectural", FilterArg::Architectural),
+            ("type=auto,filter=all", FilterArg::All),
+            (
+                "type=auto,filter=@/etc/f.json",
+                FilterArg::File("/etc/f.json".into()),
+            ),
+        ] {
+            let PmuArg::On(pmu) = PmuArg::parse(text).unwrap() else {
+                panic!("it is on");
+            };
+            assert_eq!(pmu.filter, filter);
+        }
     }
 
     #[test]
@@ -209,6 +256,8 @@ mod tests {
             ("type=auto,width=x", "32 to 48"),
             ("type=auto,rdpmc=on", "rewrite or off"),
             ("type=auto,policy=fair", "flexible or pinned"),
+            ("type=auto,filter=some", "architectural, all, or @"),
+            ("type=auto,filter=@", "architectural, all, or @"),
             ("type=auto,events=3", "unknown key 'events'"),
         ] {
             let message = PmuArg::parse(text).unwrap_err().to_string();

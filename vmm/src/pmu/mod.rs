@@ -13,6 +13,7 @@
 //! Everything of one vCPU belongs to its thread; what vCPUs share are the
 //! rewritten instructions, read without a lock, and the totals at the end.
 
+mod event_filter;
 mod filter;
 mod kick_timer;
 mod model;
@@ -25,11 +26,11 @@ mod totals;
 
 use std::sync::{Arc, OnceLock};
 
-use vpmu::Policy;
 use vpmu::guest::{ConfigError, Model};
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::units::Nanos;
+use vpmu::{EventFilter, Rules};
 
 use crate::config::{PmuArg, RdpmcPolicy};
 use crate::kvm::{Hypervisor, KvmError};
@@ -57,6 +58,9 @@ pub enum PmuError {
     /// The counters.
     #[error("--pmu: {0}")]
     Config(#[from] ConfigError),
+    /// The events that the guest may count.
+    #[error(transparent)]
+    Filter(#[from] event_filter::FilterError),
     /// KVM's filter.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -68,7 +72,7 @@ impl PmuError {
     pub const fn is_usage(&self) -> bool {
         match self {
             Self::Select(error) => error.is_usage(),
-            Self::Config(_) => true,
+            Self::Config(_) | Self::Filter(_) => true,
             Self::Kvm(_) => false,
         }
     }
@@ -79,7 +83,7 @@ impl PmuError {
 pub struct PmuPlan {
     backing: Backing,
     model: Choice,
-    policy: Policy,
+    rules: Rules,
     totals: Arc<VmTotals>,
 }
 
@@ -100,11 +104,26 @@ impl PmuPlan {
             return Ok(None);
         }
         let backing = select(&asked.kind, sysfs)?;
-        let model = Choice::new(asked, backing.events(), model::host_vendor())?;
+        let filter = event_filter::read(&asked.filter)?;
+        let host = model::host_vendor();
+        let model = Choice::new(asked, filter.admitted(backing.events()), host)?;
+        let is_hardware = matches!(backing, Backing::Hardware { .. });
+        let codes_match = is_hardware && host == Some(model.kind.vendor());
+        if filter != EventFilter::Architectural && !codes_match {
+            log::warn!(
+                "--pmu filter=: the codes of a guest of model {} mean nothing here: only architectural \
+                 events are counted",
+                model.kind
+            );
+        }
         Ok(Some(Self {
             backing,
             model,
-            policy: asked.policy,
+            rules: Rules {
+                policy: asked.policy,
+                filter,
+                codes_match,
+            },
             totals: Arc::default(),
         }))
     }
@@ -115,7 +134,7 @@ impl PmuPlan {
     /// If the register table does not fit into KVM's filter.
     pub fn hooks(&self) -> Result<PmuHooks, PmuError> {
         let (backing, config) = (self.backing.clone(), self.model.config);
-        let (policy, totals) = (self.policy, Arc::clone(&self.totals));
+        let (rules, totals) = (self.rules.clone(), Arc::clone(&self.totals));
         let clock = match backing {
             // What the clock counts is what the guest reads.
             Backing::Software(_) => clock::thread_cpu_time,
@@ -137,7 +156,7 @@ impl PmuPlan {
                 host: backing.driver(context.tsc, OverflowSignal(kick::overflow_signal())),
                 sites: Sites::new(Arc::clone(rewriter)),
                 interrupter: context.interrupter.clone(),
-                policy,
+                rules: rules.clone(),
                 clock,
                 entry_cost,
                 totals: Arc::clone(&totals),

@@ -7,7 +7,7 @@ use vpmu::host::HostPmu;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::units::Nanos;
 use vpmu::x86::msr;
-use vpmu::{Policy, VcpuPmu};
+use vpmu::{Rules, VcpuPmu};
 
 use super::kick_timer::KickTimer;
 use super::pmi::{self, Lvtpc};
@@ -69,8 +69,8 @@ pub(super) struct PmuPortParts {
     pub(super) sites: Sites,
     /// For PMIs that are no NMIs.
     pub(super) interrupter: Interrupter,
-    /// How the counters share the host's.
-    pub(super) policy: Policy,
+    /// What the operator lets its counters do.
+    pub(super) rules: Rules,
     /// What guest time is measured with.
     pub(super) clock: Clock,
     /// Time of that clock that an entry and exit take without the guest running.
@@ -95,7 +95,7 @@ impl PmuPort {
         Ok(Self {
             vcpu: parts.vcpu,
             apic_id: parts.apic_id,
-            pmu: VcpuPmu::new(parts.model, parts.host, parts.policy),
+            pmu: VcpuPmu::new(parts.model, parts.host, parts.rules),
             sites: parts.sites,
             interrupter: parts.interrupter,
             clock: GuestClock::new(parts.clock, parts.entry_cost),

@@ -23,6 +23,8 @@ pub enum CountingState {
     Error,
     /// The guest chose an event that no host event stands for.
     NotBacked,
+    /// The filter does not let the guest count it.
+    Denied,
     /// The host gave no event.
     Refused,
 }
@@ -37,6 +39,7 @@ impl CountingState {
             Self::Waiting => "waiting",
             Self::Error => "error",
             Self::NotBacked => "not_backed",
+            Self::Denied => "denied",
             Self::Refused => "refused",
         }
     }
@@ -50,6 +53,7 @@ impl From<CounterState> for CountingState {
             CounterState::Waiting => Self::Waiting,
             CounterState::Error => Self::Error,
             CounterState::NotBacked(_) => Self::NotBacked,
+            CounterState::Denied(_) => Self::Denied,
             CounterState::Refused(_) => Self::Refused,
         }
     }
@@ -210,7 +214,7 @@ fn counter(view: &CounterView, value: u64) -> CounterStatus {
     };
     let event = view.demand.map(|demand| match demand {
         Demand::Event(attr) => name(&attr),
-        Demand::NotBacked(encoding) => encoding.to_string(),
+        Demand::NotBacked(encoding) | Demand::Denied(encoding) => encoding.to_string(),
     });
     CounterStatus {
         counter: view.pmc.to_string(),
@@ -238,7 +242,7 @@ fn name(attr: &EventAttr) -> String {
         (false, true) => ":k",
         _ => "",
     };
-    format!("{}{levels}", attr.event.name())
+    format!("{}{levels}", attr.event)
 }
 
 impl PmuPlan {
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn a_sampled_and_a_refused_counter() {
         let attr = EventAttr {
-            event: ArchEvent::Cycles,
+            event: ArchEvent::Cycles.into(),
             privilege: Privilege {
                 user: true,
                 kernel: false,

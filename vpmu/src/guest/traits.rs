@@ -2,11 +2,11 @@
 
 use core::fmt;
 
-use crate::host::EventAttr;
+use crate::host::{EventAttr, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::PmuCpuid;
-use crate::x86::event::ArchEvent;
+use crate::x86::event::{ArchEvent, RawEvent};
 use crate::x86::regs::{AmdEventSel, EventSel, FixedCtrl};
 
 /// Why an MSR access did not happen. The two are never confused: one asks the
@@ -28,6 +28,8 @@ pub enum Demand {
     Event(EventAttr),
     /// Something that no host event stands for: not counted.
     NotBacked(Encoding),
+    /// Something that the operator does not let a guest count.
+    Denied(Encoding),
 }
 
 /// How a guest names an event.
@@ -42,6 +44,19 @@ pub enum Encoding {
     /// By a fixed counter that has no event here (3 counts slots), or with its
     /// AnyThread bit.
     Fixed(u8, FixedCtrl),
+}
+
+impl Encoding {
+    /// The event by its code and where it counts, if a code says all of it.
+    #[must_use]
+    pub fn raw(&self) -> Option<(RawEvent, Privilege)> {
+        let (bits, user, kernel) = match self {
+            Self::Raw(sel) if !sel.any_thread() => (sel.into_bits(), sel.usr(), sel.os()),
+            Self::AmdRaw(sel) => (sel.into_bits(), sel.usr(), sel.os()),
+            _ => return None,
+        };
+        Some((RawEvent::of_event_sel(bits), Privilege { user, kernel }))
+    }
 }
 
 impl fmt::Display for Encoding {

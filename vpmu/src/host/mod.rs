@@ -12,5 +12,6 @@ pub mod software;
 pub mod linux;
 
 pub use pmu::{
-    EventAttr, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality, ReadError,
+    EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality,
+    ReadError,
 };

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use core::fmt;
 
 use crate::units::{Count, Nanos};
-use crate::x86::event::{ArchEvent, ArchEventSet};
+use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 
 /// A host event of one vCPU. The caller numbers them: small, dense, reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,11 +39,35 @@ pub enum Quality {
     SampledClock,
 }
 
+/// Which event a host counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostEvent {
+    /// One that means the same on every CPU.
+    Architectural(ArchEvent),
+    /// One that means something on CPUs of one vendor, or one family, only.
+    Raw(RawEvent),
+}
+
+impl From<ArchEvent> for HostEvent {
+    fn from(event: ArchEvent) -> Self {
+        Self::Architectural(event)
+    }
+}
+
+impl fmt::Display for HostEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Architectural(event) => f.write_str(event.name()),
+            Self::Raw(event) => event.fmt(f),
+        }
+    }
+}
+
 /// What to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventAttr {
     /// The event.
-    pub event: ArchEvent,
+    pub event: HostEvent,
     /// Where it counts.
     pub privilege: Privilege,
 }
@@ -83,7 +107,7 @@ pub enum ReadError {
 /// has a counter is only known by trying, so `start` may fail. Counts are of
 /// guest execution alone.
 pub trait HostPmu: fmt::Debug {
-    /// The events that this PMU counts.
+    /// The architectural events that this PMU counts.
     fn supported(&self) -> ArchEventSet;
 
     /// Makes an event for `attr`, stopped, with a count of 0. `id` must be free.

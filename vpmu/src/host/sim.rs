@@ -5,9 +5,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::units::Count;
-use crate::x86::event::{ArchEvent, ArchEventSet};
+use crate::x86::event::ArchEventSet;
 
-use super::pmu::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
+use super::pmu::{EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
 
 #[derive(Debug)]
 struct Event {
@@ -77,7 +77,8 @@ impl SimPmu {
     }
 
     /// The guest ran and `n` events of this kind occurred.
-    pub fn occur(&mut self, kind: ArchEvent, n: u64) {
+    pub fn occur(&mut self, kind: impl Into<HostEvent>, n: u64) {
+        let kind = kind.into();
         for (id, event) in &mut self.events {
             let Some(left) = event.left.as_mut().filter(|_| event.attr.event == kind) else {
                 continue;
@@ -139,8 +140,11 @@ impl HostPmu for SimPmu {
     }
 
     fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
-        if !self.supported.contains(attr.event) {
-            return Err(OpenError::Unsupported);
+        match attr.event {
+            HostEvent::Architectural(event) if !self.supported.contains(event) => {
+                return Err(OpenError::Unsupported);
+            }
+            _ => {}
         }
         let event = Event {
             attr: *attr,

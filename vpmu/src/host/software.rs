@@ -11,7 +11,8 @@ use crate::x86::event::{ArchEvent, ArchEventSet};
 
 use super::level::LevelClocks;
 use super::pmu::{
-    EventAttr, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality, ReadError,
+    EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality,
+    ReadError,
 };
 
 /// A clock rate in kHz.
@@ -133,8 +134,9 @@ impl HostPmu for SoftwarePmu {
     }
 
     fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
-        if !Self::SUPPORTED.contains(attr.event) {
-            return Err(OpenError::Unsupported);
+        match attr.event {
+            HostEvent::Architectural(event) if Self::SUPPORTED.contains(event) => {}
+            _ => return Err(OpenError::Unsupported),
         }
         let slot = self.events.get_mut(id.0).ok_or(OpenError::Unsupported)?;
         *slot = Some(Event {
@@ -234,7 +236,7 @@ mod tests {
         pmu.open(
             ID,
             &EventAttr {
-                event: ArchEvent::Cycles,
+                event: ArchEvent::Cycles.into(),
                 privilege,
             },
         )
@@ -284,7 +286,13 @@ mod tests {
         };
         for event in ArchEvent::ALL {
             let backed = pmu
-                .open(HostEventId(1), &EventAttr { event, privilege })
+                .open(
+                    HostEventId(1),
+                    &EventAttr {
+                        event: event.into(),
+                        privilege,
+                    },
+                )
                 .is_ok();
             assert_eq!(
                 backed,
@@ -309,7 +317,7 @@ mod tests {
                 user: is_user,
                 kernel: !is_user,
             };
-            let event = ArchEvent::Cycles;
+            let event = ArchEvent::Cycles.into();
             pmu.open(id, &EventAttr { event, privilege }).unwrap();
             assert!(!pmu.wants_level(), "no exits for an event that is stopped");
         }

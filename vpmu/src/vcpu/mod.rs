@@ -16,6 +16,7 @@
 
 mod backing;
 mod placement;
+mod rules;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -30,23 +31,14 @@ use backing::Backing;
 use placement::Placement;
 
 pub use backing::Times;
+pub use rules::{EventFilter, FilterLists, Policy, Rules};
 pub use status::{CounterState, CounterView, Totals};
-
-/// How the guest's counters share the host's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// They take turns where the host has too few, and what the guest reads is
-    /// scaled by the time that each had.
-    #[default]
-    Flexible,
-    /// Each has its own or is in error; nothing is scaled.
-    Pinned,
-}
 
 /// The PMU of one vCPU.
 #[derive(Debug)]
 pub struct VcpuPmu<G, H> {
     model: G,
+    rules: Rules,
     backing: Backing<H>,
     /// Counters that the guest wants to count and whose event is open.
     wanted: PmcSet,
@@ -64,10 +56,12 @@ pub struct VcpuPmu<G, H> {
 
 impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// `model` after RESET, with no host event yet.
-    pub fn new(model: G, host: H, policy: Policy) -> Self {
+    pub fn new(model: G, host: H, rules: impl Into<Rules>) -> Self {
+        let rules = rules.into();
         Self {
             model,
-            backing: Backing::new(host, policy),
+            backing: Backing::new(host, rules.policy),
+            rules,
             wanted: PmcSet::EMPTY,
             enabled: PmcSet::EMPTY,
             paused: true,
@@ -252,7 +246,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Each counter with what became of its last demand.
     pub fn counters(&self) -> impl Iterator<Item = CounterView> {
         self.model.counters().iter().map(|pmc| {
-            let demand = self.model.demand(pmc);
+            let demand = self.demand(pmc);
             let quality = match demand {
                 Some(Demand::Event(attr)) => self.host().map(|h| h.quality(&attr)),
                 _ => None,
@@ -284,6 +278,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         self.backing.placement().map(Placement::host)
     }
 
+    /// What `pmc` should be counting now, as far as it may.
+    fn demand(&self, pmc: Pmc) -> Option<Demand> {
+        Some(self.rules.judge(self.model.demand(pmc)?))
+    }
+
     fn state_of(&self, pmc: Pmc) -> CounterState {
         let unbacked = self.unbacked[pmc.slot()];
         if unbacked != CounterState::Off || !self.wanted.contains(pmc) {
@@ -306,7 +305,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     }
 
     fn note_read(&mut self, pmc: Pmc) {
-        let scaled = self.wanted.contains(pmc) && self.backing.times(pmc.slot()).is_scaled();
+        // Also of a counter that stands still: Linux reads it when it has stopped it.
+        let scaled = self.backing.times(pmc.slot()).is_scaled();
         self.totals.scaled_reads += u64::from(scaled);
     }
 
@@ -355,13 +355,16 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// to the counters `touched`, of which the guest gave `rewritten` new values.
     fn reconcile(&mut self, touched: PmcSet, rewritten: PmcSet) {
         for pmc in touched.iter() {
-            match self.model.demand(pmc) {
+            match self.demand(pmc) {
                 None => {
                     self.wanted.remove(pmc);
                     self.unbacked[pmc.slot()] = CounterState::Off;
                 }
                 Some(Demand::NotBacked(encoding)) => {
                     self.forsake(pmc, CounterState::NotBacked(encoding));
+                }
+                Some(Demand::Denied(encoding)) => {
+                    self.forsake(pmc, CounterState::Denied(encoding));
                 }
                 Some(Demand::Event(_)) => self.wanted.insert(pmc),
             }
@@ -384,7 +387,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         }
         let stale = if self.paused { self.wanted } else { touched };
         for pmc in stale.and(self.wanted).iter() {
-            if let Some(Demand::Event(attr)) = self.model.demand(pmc) {
+            if let Some(Demand::Event(attr)) = self.demand(pmc) {
                 self.bring_on(pmc, attr, self.paused || rewritten.contains(pmc));
             }
         }

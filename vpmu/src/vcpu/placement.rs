@@ -6,12 +6,12 @@
 //! the believed limit shrinks to what runs; each so many rotations it is tried
 //! again with one more.
 
-use crate::host::{EventAttr as HostAttr, HostEventId, HostPmu, OpenError, Privilege};
+use crate::host::{EventAttr as HostAttr, HostEvent, HostEventId, HostPmu, OpenError, Privilege};
 use crate::ids::{Pmc, VcpuId};
 use crate::sched::driver::{InitError, InitRequest, NoCounter};
 use crate::sched::{AttrFlags, Errno, EventAttr, EventId, PmuDriver, PmuType};
 use crate::units::{Count, Nanos};
-use crate::x86::event::ArchEvent;
+use crate::x86::event::{ArchEvent, RawEvent};
 
 /// The most rotations between two tries with one counter more.
 const LONGEST_BACKOFF: u32 = 32;
@@ -56,23 +56,25 @@ pub(super) fn encode(slot: usize, attr: &HostAttr) -> EventAttr {
     let mut flags = AttrFlags::EXCLUDE_HOST | AttrFlags::DISABLED;
     flags.set(AttrFlags::EXCLUDE_USER, !attr.privilege.user);
     flags.set(AttrFlags::EXCLUDE_KERNEL, !attr.privilege.kernel);
-    let config = ArchEvent::ALL.iter().position(|e| *e == attr.event);
-    let mut encoded = EventAttr::new(PmuType::HARDWARE, config.unwrap_or(usize::MAX) as u64);
+    let mut encoded = match attr.event {
+        HostEvent::Architectural(event) => EventAttr::new(PmuType::HARDWARE, event as u64),
+        HostEvent::Raw(event) => EventAttr::new(PmuType::RAW, event.config()),
+    };
     encoded.config1 = slot as u64;
     encoded.with(flags)
 }
 
 fn decode(attr: &EventAttr) -> Option<(usize, HostAttr)> {
     let slot = usize::try_from(attr.config1).ok()?;
-    let event = ArchEvent::ALL.get(usize::try_from(attr.config).ok()?)?;
+    let event = match attr.pmu_type {
+        PmuType::RAW => HostEvent::Raw(RawEvent::of_event_sel(attr.config)),
+        _ => HostEvent::Architectural(*ArchEvent::ALL.get(usize::try_from(attr.config).ok()?)?),
+    };
     let privilege = Privilege {
         user: !attr.has(AttrFlags::EXCLUDE_USER),
         kernel: !attr.has(AttrFlags::EXCLUDE_KERNEL),
     };
-    let attr = HostAttr {
-        event: *event,
-        privilege,
-    };
+    let attr = HostAttr { event, privilege };
     (slot < Pmc::SLOTS).then_some((slot, attr))
 }
 

@@ -24,6 +24,8 @@ pub enum CounterState {
     /// The guest chose an encoding that no host event stands for. It does not
     /// count.
     NotBacked(Encoding),
+    /// The operator does not let a guest count it.
+    Denied(Encoding),
     /// The host gave no event. It does not count.
     Refused(OpenError),
 }
@@ -32,7 +34,10 @@ impl CounterState {
     /// Whether the guest wants a count that it does not get.
     #[must_use]
     pub const fn is_trouble(self) -> bool {
-        matches!(self, Self::NotBacked(_) | Self::Refused(_) | Self::Error)
+        matches!(
+            self,
+            Self::NotBacked(_) | Self::Denied(_) | Self::Refused(_) | Self::Error
+        )
     }
 }
 
@@ -44,6 +49,7 @@ impl fmt::Display for CounterState {
             Self::Waiting => f.write_str("waiting for its turn"),
             Self::Error => f.write_str("the host has no counter for it"),
             Self::NotBacked(encoding) => write!(f, "no host event stands for {encoding}"),
+            Self::Denied(encoding) => write!(f, "the filter does not admit {encoding}"),
             Self::Refused(error) => error.fmt(f),
         }
     }

@@ -109,6 +109,48 @@ impl ArchEvent {
     }
 }
 
+/// An event by its code: an event select without what says where, whether and
+/// with which interrupt to count. Both vendors have the fields at the same
+/// places, and so does the `config` of a raw host event.
+///
+/// SDM vol. 3B, "Architectural Performance Monitoring Version 1"; APM vol. 2,
+/// "Core Performance Event-Select Registers".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RawEvent(u64);
+
+impl RawEvent {
+    /// Event select, unit mask, edge, invert, counter mask, AMD's high bits of
+    /// the event select.
+    const FIELDS: u64 = 0xf_ff84_ffff;
+    /// Event select and unit mask.
+    const CODE: u64 = 0xf_0000_ffff;
+
+    /// The event of an event select register, of either vendor.
+    #[must_use]
+    pub const fn of_event_sel(bits: u64) -> Self {
+        Self(bits & Self::FIELDS)
+    }
+
+    /// The `config` of a raw host event.
+    #[must_use]
+    pub const fn config(self) -> u64 {
+        self.0
+    }
+
+    /// The same event without edge, invert and counter mask.
+    #[must_use]
+    pub const fn code(self) -> Self {
+        Self(self.0 & Self::CODE)
+    }
+}
+
+/// As `perf` writes it: `r1d1`.
+impl core::fmt::Display for RawEvent {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "r{:x}", self.0)
+    }
+}
+
 /// A set of architectural events, such as those that a host can back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ArchEventSet(u8);

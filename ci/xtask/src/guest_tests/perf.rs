@@ -105,15 +105,7 @@ fn told_apart(seen: &Seen, _: &GuestTest) -> Result<()> {
     /// The part of the cycles that the right level must have.
     const MOST: f64 = 0.9;
     seen.succeeded()?;
-    let count = |name: &str| -> Vec<f64> {
-        let lines = seen
-            .console
-            .lines()
-            .filter(|l| l.split(',').nth(2) == Some(name));
-        lines
-            .filter_map(|l| l.split(',').next()?.trim().parse().ok())
-            .collect()
-    };
+    let count = |name| perf::counts(&seen.console, name);
     let (user, kernel, all) = (count("cycles:u"), count("cycles:k"), count("cycles"));
     let ([spin_u, dd_u], [spin_k, dd_k], [spin, dd]) = (&user[..], &kernel[..], &all[..]) else {
         anyhow::bail!("two counts of each were due: {user:?} {kernel:?} {all:?}");

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GuestTest, Seen, control, mock, models, perf};
+use super::{GuestTest, Seen, contention, control, mock, models, perf};
 
 /// The kernels of hosts and of guests.
 pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -14,6 +14,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(endings());
     all.extend(perf::all());
     all.extend(mock::all());
+    all.extend(contention::all());
     all.extend(control::all());
     all.extend(models::all());
     all

@@ -209,9 +209,10 @@ impl GuestPmu for AmdPmu {
             return None;
         }
         Some(match ArchEvent::from_amd_event_sel(sel) {
-            Some(event) if self.config.events().contains(event) => {
-                Demand::Event(EventAttr { event, privilege })
-            }
+            Some(event) if self.config.events().contains(event) => Demand::Event(EventAttr {
+                event: event.into(),
+                privilege,
+            }),
             Some(event) => Demand::NotBacked(Encoding::Architectural(event)),
             None => Demand::NotBacked(Encoding::AmdRaw(sel)),
         })

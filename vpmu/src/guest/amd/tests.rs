@@ -142,8 +142,9 @@ fn a_counter_runs_by_its_own_enable_and_the_global_one_if_there_is_one() {
 
 #[test]
 fn demands() {
-    let event = |event, user, kernel| {
+    let event = |event: ArchEvent, user, kernel| {
         let privilege = Privilege { user, kernel };
+        let event = event.into();
         Some(Demand::Event(EventAttr { event, privilege }))
     };
     let raw = |sel| {

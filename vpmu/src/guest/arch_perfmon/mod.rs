@@ -229,7 +229,10 @@ impl GuestPmu for ArchPerfmon {
         }
         Some(match encoding {
             Encoding::Architectural(event) if self.config.events().contains(event) => {
-                Demand::Event(EventAttr { event, privilege })
+                Demand::Event(EventAttr {
+                    event: event.into(),
+                    privilege,
+                })
             }
             encoding => Demand::NotBacked(encoding),
         })

@@ -208,7 +208,7 @@ fn a_counter_is_in_demand_when_both_enables_and_a_level_are_set() {
     };
     let cycles = |privilege| {
         Some(Demand::Event(EventAttr {
-            event: ArchEvent::Cycles,
+            event: ArchEvent::Cycles.into(),
             privilege,
         }))
     };

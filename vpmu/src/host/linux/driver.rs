@@ -5,7 +5,8 @@ use std::ffi::c_int;
 use perf_event_open_sys::bindings;
 
 use crate::host::{
-    EventAttr, HostEventId, HostPmu, NoCounter, OpenError as HostError, Privilege, ReadError,
+    EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenError as HostError, Privilege,
+    ReadError,
 };
 use crate::ids::Pmc;
 use crate::units::Count;
@@ -32,8 +33,30 @@ pub enum EventSource {
 
 impl EventSource {
     pub(super) fn spec(self, attr: &EventAttr) -> Spec {
+        let (kind, config) = match attr.event {
+            HostEvent::Architectural(event) => {
+                (bindings::PERF_TYPE_HARDWARE, self.generic_config(event))
+            }
+            HostEvent::Raw(event) => (self.raw_type(), event.config()),
+        };
+        Spec {
+            kind,
+            config,
+            privilege: attr.privilege,
+            guest_only: true,
+        }
+    }
+
+    const fn raw_type(self) -> u32 {
+        match self {
+            Self::Hardware => bindings::PERF_TYPE_RAW,
+            Self::Pmu(PmuType(number)) => number,
+        }
+    }
+
+    fn generic_config(self, event: ArchEvent) -> u64 {
         const PMU_TYPE_SHIFT: u32 = 32;
-        let generic = match attr.event {
+        let generic = match event {
             ArchEvent::Cycles => bindings::PERF_COUNT_HW_CPU_CYCLES,
             ArchEvent::Instructions => bindings::PERF_COUNT_HW_INSTRUCTIONS,
             ArchEvent::BusCycles => bindings::PERF_COUNT_HW_BUS_CYCLES,
@@ -47,12 +70,7 @@ impl EventSource {
             Self::Hardware => 0,
             Self::Pmu(PmuType(number)) => u64::from(number) << PMU_TYPE_SHIFT,
         };
-        Spec {
-            kind: bindings::PERF_TYPE_HARDWARE,
-            config: extended | u64::from(generic),
-            privilege: attr.privilege,
-            guest_only: true,
-        }
+        extended | u64::from(generic)
     }
 
     /// Tries to open `event` for the calling thread, and closes it again.
@@ -64,6 +82,7 @@ impl EventSource {
             user: true,
             kernel: true,
         };
+        let event = event.into();
         PerfEvent::open(&self.spec(&EventAttr { event, privilege })).map(drop)
     }
 }

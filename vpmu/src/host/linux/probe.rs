@@ -43,7 +43,7 @@ pub fn software_event() -> Result<(), OpenError> {
 /// not permit it.
 pub fn pinned_counters(source: EventSource, most: usize) -> Result<usize, OpenError> {
     let mut spec = source.spec(&EventAttr {
-        event: ArchEvent::Cycles,
+        event: ArchEvent::Cycles.into(),
         privilege: USER,
     });
     spec.guest_only = false;

@@ -135,8 +135,10 @@ fn a_stopped_counter_stands_still_although_its_turn_had_not_come() {
     assert_eq!(values(&mut pmu), stopped, "G-103");
     write(&mut pmu, &[(GLOBAL_CTRL, 0xf)]);
     assert_eq!(values(&mut pmu), stopped, "times stood still as well");
+    let before = pmu.totals().scaled_reads;
     write(&mut pmu, &[(SELS[3], CYCLES & !(1 << 22))]);
     let last = values(&mut pmu)[3];
+    assert_eq!(pmu.totals().scaled_reads, before + 4, "stopped or not");
     run_for(&mut pmu, 30 * MS, None);
     assert_eq!(values(&mut pmu)[3], last);
 }

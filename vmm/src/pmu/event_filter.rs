@@ -1,0 +1,178 @@
+//! `--pmu filter=@FILE`: a JSON file of what a guest may count.
+//!
+//! ```json
+//! { "allow": ["cycles", "instructions", "r1d1"], "deny": ["r2c0"] }
+//! ```
+//!
+//! Architectural events stand by their names, others by their code as `perf`
+//! writes it: `r`, then unit mask and event select in hexadecimal. A code stands
+//! for the event with any edge, invert and counter mask.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use vpmu::host::HostEvent;
+use vpmu::x86::event::{ArchEvent, RawEvent};
+use vpmu::{EventFilter, FilterLists};
+
+use crate::config::FilterArg;
+
+/// The most that a file may hold, in bytes.
+const LONGEST: u64 = 1 << 16;
+
+/// Why a file is no filter.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// It cannot be read.
+    #[error("--pmu filter=@{path}: it cannot be read; accepted: a readable JSON file")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is too long.
+    #[error("--pmu filter=@{path}: it is longer than {LONGEST} bytes")]
+    Long {
+        /// Which.
+        path: PathBuf,
+    },
+    /// It is something else.
+    #[error(
+        r#"--pmu filter=@{path}: it is no filter; accepted: {{"allow": ["cycles", "r1d1"], "deny": ["r2c0"]}}, both optional"#
+    )]
+    Format {
+        /// Which.
+        path: PathBuf,
+        /// Where it ends to be one.
+        source: serde_json::Error,
+    },
+    /// It names no event.
+    #[error(
+        "--pmu filter=@{path}: '{word}' is no event; accepted: {}, or r and a code such as r1d1",
+        names()
+    )]
+    Event {
+        /// Which.
+        path: PathBuf,
+        /// What is there.
+        word: String,
+    },
+}
+
+fn names() -> String {
+    ArchEvent::ALL.map(ArchEvent::name).join(", ")
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Lists {
+    allow: Vec<String>,
+    deny: Vec<String>,
+}
+
+/// The filter of `--pmu filter=`.
+///
+/// # Errors
+/// [`FilterError`]
+pub(super) fn read(arg: &FilterArg) -> Result<EventFilter, FilterError> {
+    match arg {
+        FilterArg::Architectural => Ok(EventFilter::Architectural),
+        FilterArg::All => Ok(EventFilter::All),
+        FilterArg::File(path) => Ok(EventFilter::Lists(read_file(path)?)),
+    }
+}
+
+fn read_file(path: &Path) -> Result<FilterLists, FilterError> {
+    let unreadable = |source| FilterError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(unreadable)?;
+    let mut file = file.take(LONGEST + 1);
+    file.read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > LONGEST {
+        return Err(FilterError::Long {
+            path: path.to_owned(),
+        });
+    }
+    let lists: Lists = serde_json::from_str(&text).map_err(|source| FilterError::Format {
+        path: path.to_owned(),
+        source,
+    })?;
+    let events = |words: &[String]| -> Result<Vec<HostEvent>, FilterError> {
+        let bad = |word: &String| FilterError::Event {
+            path: path.to_owned(),
+            word: word.clone(),
+        };
+        let each = words
+            .iter()
+            .map(|word| event(word).ok_or_else(|| bad(word)));
+        each.collect()
+    };
+    Ok(FilterLists::new(
+        events(&lists.allow)?,
+        events(&lists.deny)?,
+    ))
+}
+
+fn event(word: &str) -> Option<HostEvent> {
+    if let Some(named) = ArchEvent::ALL.into_iter().find(|e| e.name() == word) {
+        return Some(named.into());
+    }
+    let bits = u64::from_str_radix(word.strip_prefix('r')?, 16).ok()?;
+    let raw = RawEvent::of_event_sel(bits);
+    (raw.config() == bits).then_some(HostEvent::Raw(raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(name: &str, text: &str) -> Result<EventFilter, FilterError> {
+        let path = std::env::temp_dir().join(format!("filter-{name}-{}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        let filter = read(&FilterArg::File(path.clone()));
+        std::fs::remove_file(path).unwrap();
+        filter
+    }
+
+    #[test]
+    fn a_file_lists_names_and_codes() {
+        let filter = filter(
+            "good",
+            r#"{"allow": ["cycles", "r1d1", "r1000000c0"], "deny": ["r1d1"]}"#,
+        )
+        .unwrap();
+        let raw = |code| HostEvent::Raw(RawEvent::of_event_sel(code));
+        assert!(filter.admits(ArchEvent::Cycles.into()));
+        assert!(!filter.admits(ArchEvent::Branches.into()));
+        assert!(!filter.admits(raw(0x1d1)));
+        assert!(filter.admits(raw(0x1_0000_00c0)), "AMD's long codes");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said() {
+        for (name, text, part) in [
+            ("json", "allow: cycles", "it is no filter"),
+            ("key", r#"{"permit": []}"#, "it is no filter"),
+            ("word", r#"{"allow": ["cycle"]}"#, "'cycle' is no event"),
+            (
+                "code",
+                r#"{"deny": ["r1f53003c"]}"#,
+                "'r1f53003c' is no event",
+            ),
+            ("minus", r#"{"deny": ["r-1"]}"#, "'r-1' is no event"),
+            ("long", &" ".repeat(70_000), "longer than 65536"),
+        ] {
+            let message = filter(name, text).unwrap_err().to_string();
+            assert!(message.contains("--pmu filter=@"), "{message}");
+            assert!(message.contains(part), "{name}: {message}");
+        }
+        let error = read(&FilterArg::File("/does/not/exist".into())).unwrap_err();
+        assert!(error.to_string().contains("cannot be read"), "{error}");
+    }
+}
