@@ -3,14 +3,19 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Stat, record, report, and the interrupts behind them. Every event that the tool
-/// calls "hardware" is in the list, so that those without a backing show up as such.
-const LINE: &str = "\
+/// Stat. Every event that the tool calls "hardware" is in the list, so that those
+/// without a backing show up as such.
+const STAT: &str = "\
 dd=\"dd if=/dev/zero of=/dev/null bs=1M count=${count:-1000}\"
 echo '=== perf stat'
 perf stat -e cycles,ref-cycles,instructions,branches,branch-misses \\
     -e cache-references,cache-misses,bus-cycles,task-clock,page-faults,context-switches \\
     $dd 2>&1 || exit
+";
+
+/// Record, report, and the interrupts behind them.
+const RECORD: &str = "\
+dd=\"dd if=/dev/zero of=/dev/null bs=1M count=${count:-1000}\"
 echo '=== perf record'
 perf record -e cycles $rate -o /tmp/perf.data $dd 2>&1 || exit
 echo '=== perf report'
@@ -34,7 +39,12 @@ pub(crate) const SLOW_HOST: &str = "rate='-F 200' count=4000\n";
 
 /// The line for a nested host or for a machine of our own.
 pub(crate) fn line(nested: bool) -> String {
-    format!("{}{LINE}", if nested { SLOW_HOST } else { "" })
+    format!("{}{STAT}{RECORD}", if nested { SLOW_HOST } else { "" })
+}
+
+/// The part of the line that samples, for a nested host.
+pub(crate) fn sampling_line() -> String {
+    format!("{SLOW_HOST}{RECORD}")
 }
 
 /// The key of the number of PMIs in perfvisor's last line.
