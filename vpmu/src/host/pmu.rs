@@ -104,7 +104,7 @@ pub enum ReadError {
 /// An event is opened once and then started and stopped at will: it holds a
 /// counter only while it runs, and keeps its count in between. Which events may
 /// run at once is the scheduler's decision ([`crate::sched`]); whether the host
-/// has a counter is only known by trying, so `start` may fail. Counts are of
+/// has counters for them is only known by trying. Counts are of
 /// guest execution alone.
 pub trait HostPmu: fmt::Debug {
     /// The architectural events that this PMU counts.
@@ -121,6 +121,9 @@ pub trait HostPmu: fmt::Debug {
 
     /// Lets the event count, and has the vCPU leave the guest soon after `left`
     /// more events. On a running event: sets the distance anew.
+    ///
+    /// Success does not mean that the host has a counter: [`HostPmu::read`]
+    /// tells. Where it has too few, any running event may be the one without.
     ///
     /// # Errors
     /// [`NoCounter`]: it does not count, and should be stopped.
@@ -139,7 +142,7 @@ pub trait HostPmu: fmt::Debug {
     /// [`ReadError`] if the host has no count to give: never a made-up one.
     fn read(&mut self, id: HostEventId) -> Result<Count, ReadError>;
 
-    /// Whether the host may take a running event's counter away.
+    /// Whether a running event may be without a counter.
     fn can_lose(&self) -> bool {
         false
     }

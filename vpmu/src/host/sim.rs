@@ -12,6 +12,8 @@ use super::pmu::{EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenErro
 #[derive(Debug)]
 struct Event {
     attr: EventAttr,
+    /// Its place among the events in the order of opening.
+    opened: u64,
     count: Count,
     /// Distance to the overflow while it runs.
     left: Option<Count>,
@@ -41,6 +43,7 @@ pub struct SimPmu {
     supported: ArchEventSet,
     events: BTreeMap<HostEventId, Event>,
     overflowed: BTreeSet<HostEventId>,
+    opens: u64,
     /// None if nobody will look.
     calls: Option<Vec<Call>>,
 }
@@ -54,6 +57,7 @@ impl SimPmu {
             supported,
             events: BTreeMap::new(),
             overflowed: BTreeSet::new(),
+            opens: 0,
             calls: Some(Vec::new()),
         }
     }
@@ -66,6 +70,7 @@ impl SimPmu {
             supported,
             events: BTreeMap::new(),
             overflowed: BTreeSet::new(),
+            opens: 0,
             calls: None,
         }
     }
@@ -104,15 +109,20 @@ impl SimPmu {
     }
 
     /// Other users of the host leave so many counters from now on; the events
-    /// with the highest numbers lose theirs first.
+    /// that were opened last lose theirs first.
     pub fn leave(&mut self, counters: usize) {
         self.counters = counters;
-        while self.in_use() > counters {
-            let last = self.events.iter().rev().find(|(_, e)| e.left.is_some());
-            let Some(id) = last.map(|(id, _)| *id) else {
+        self.evict();
+    }
+
+    /// Linux: a reschedule puts pinned events on in the order of opening.
+    fn evict(&mut self) {
+        while self.in_use() > self.counters {
+            let running = self.events.iter().filter(|(_, e)| e.left.is_some());
+            let Some(last) = running.max_by_key(|(_, e)| e.opened).map(|(id, _)| *id) else {
                 break;
             };
-            self.lose(id);
+            self.lose(last);
         }
     }
 
@@ -146,8 +156,10 @@ impl HostPmu for SimPmu {
             }
             _ => {}
         }
+        self.opens += 1;
         let event = Event {
             attr: *attr,
+            opened: self.opens,
             count: Count(0),
             left: None,
             lost: false,
@@ -166,13 +178,11 @@ impl HostPmu for SimPmu {
 
     fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
         self.note(Call::Start(id, left));
-        let room = self.in_use() < self.counters;
         let event = self.events.get_mut(&id).ok_or(NoCounter)?;
-        if event.lost || !(room || event.left.is_some()) {
-            event.lost = true;
-            return Err(NoCounter);
+        if !event.lost {
+            event.left = Some(left);
         }
-        event.left = Some(left);
+        self.evict();
         Ok(())
     }
 

@@ -264,9 +264,10 @@ impl<H: HostPmu> Backing<H> {
         self.settle();
     }
 
-    /// Tells the scheduler of the events that were found without a counter.
+    /// Looks whether the events that run have counters, and tells the scheduler
+    /// of those that do not.
     pub(super) fn settle(&mut self) {
-        while let Some(event) = self.placement_mut().and_then(Placement::take_lost) {
+        while let Some(event) = self.next_lost() {
             let _ = self.sched.lose(self.now, event);
             if self.policy == Policy::Pinned {
                 self.pinned_errors += 1;
@@ -275,6 +276,12 @@ impl<H: HostPmu> Backing<H> {
                 }
             }
         }
+    }
+
+    fn next_lost(&mut self) -> Option<EventId> {
+        let placement = self.placement_mut()?;
+        placement.verify();
+        placement.take_lost()
     }
 
     /// The guest ran for `span` with its PMU enabled.
@@ -308,14 +315,19 @@ impl<H: HostPmu> Backing<H> {
 
     /// Rotates.
     pub(super) fn rotate(&mut self) {
-        let hoped = self.placement_mut().is_some_and(Placement::hope);
+        let hoped = self.placement_mut().and_then(Placement::hope);
         self.sched.fire_timer(self.now, CPU, self.pmu);
         self.settle();
         if self.sched.next_timer().is_some() {
             self.rotations += 1;
         }
-        if hoped && let Some(placement) = self.placement_mut() {
-            placement.was_right_to_hope();
+        if let Some(counters) = hoped
+            && !self.placement_mut().is_some_and(|p| p.came_true(counters))
+        {
+            // The host took the counter from the event that was opened last: the
+            // one that was tried in vain gives it back.
+            self.sched.resched_pmu(self.now, CPU, self.pmu);
+            self.settle();
         }
     }
 }

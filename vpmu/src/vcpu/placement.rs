@@ -1,10 +1,10 @@
 //! The host PMU as the scheduler's driver.
 //!
 //! The scheduler moves *reservations*; the host knows only events that count or
-//! do not. How many counters there are is not asked but found: a reservation
-//! that the host then does not honour is noted in [`Placement::take_lost`], and
-//! the believed limit shrinks to what runs; each so many rotations it is tried
-//! again with one more.
+//! do not. How many counters there are is not asked but found: each set of events
+//! that runs for the first time is looked at, and one that has no counter is
+//! handed out by [`Placement::take_lost`]. The believed limit then shrinks to what
+//! runs; each so many rotations it is tried again with one more.
 
 use crate::host::{EventAttr as HostAttr, HostEvent, HostEventId, HostPmu, OpenError, Privilege};
 use crate::ids::{Pmc, VcpuId};
@@ -46,6 +46,9 @@ pub(super) struct Placement<H> {
     countdown: u32,
     paused: bool,
     any_lost: bool,
+    /// Slots that were seen to count together, as bits: they and fewer of them
+    /// have counters, until one is lost.
+    proven: u32,
     revocations: u64,
     /// Why the last [`PmuDriver::event_init`] failed.
     refusal: Option<OpenError>,
@@ -99,6 +102,7 @@ impl<H: HostPmu> Placement<H> {
             countdown: 1,
             paused: false,
             any_lost: false,
+            proven: 0,
             revocations: 0,
             refusal: None,
         }
@@ -135,6 +139,34 @@ impl<H: HostPmu> Placement<H> {
         self.host.guest_ran(span);
     }
 
+    /// Looks at the events that run together for the first time: the host may
+    /// have a counter too few, and says so of any of them when it is read.
+    pub(super) fn verify(&mut self) {
+        let running = self.running();
+        if running & !self.proven == 0 || !self.host.can_lose() {
+            return;
+        }
+        for (i, slot) in self
+            .slots
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, s)| s.counting)
+        {
+            if self.host.read(HostEventId(i)).is_err() {
+                slot.counting = false;
+                slot.lost = true;
+                self.any_lost = true;
+            }
+        }
+        self.proven = if self.any_lost { 0 } else { running };
+    }
+
+    /// The slots that count, as bits.
+    fn running(&self) -> u32 {
+        let bits = self.slots.iter().enumerate().filter(|(_, s)| s.counting);
+        bits.fold(0, |set, (i, _)| set | 1 << i)
+    }
+
     /// An event that was found without its counter, which the scheduler has to
     /// be told of; each is returned once.
     pub(super) fn take_lost(&mut self) -> Option<EventId> {
@@ -149,28 +181,31 @@ impl<H: HostPmu> Placement<H> {
         event
     }
 
-    /// Before a rotation: now and then one counter more is believed in. Whether
-    /// it was.
-    pub(super) fn hope(&mut self) -> bool {
+    /// Before a rotation: now and then one counter more is believed in. How many
+    /// there are then, if so.
+    pub(super) fn hope(&mut self) -> Option<usize> {
         if self.limit == usize::MAX {
-            return false;
+            return None;
         }
         self.countdown -= 1;
         if self.countdown > 0 {
-            return false;
+            return None;
         }
         self.limit += 1;
         self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
         self.countdown = self.backoff;
-        true
+        Some(self.limit)
     }
 
-    /// After a rotation with a hope that came true, the next one comes soon.
-    pub(super) fn was_right_to_hope(&mut self) {
-        if self.slots.iter().filter(|s| s.counting).count() >= self.limit {
+    /// After a rotation with the hope for `counters`: whether it came true. Then
+    /// the next one comes soon.
+    pub(super) fn came_true(&mut self, counters: usize) -> bool {
+        let kept = self.limit >= counters;
+        if kept {
             self.backoff = 1;
             self.countdown = 1;
         }
+        kept
     }
 
     /// Forgets what it believes of the number of counters.
@@ -243,6 +278,7 @@ impl<H: HostPmu> Placement<H> {
                 slot.counting = false;
                 slot.lost = true;
                 self.any_lost = true;
+                self.proven = 0;
                 self.revocations += 1;
                 Count(0)
             }
@@ -275,6 +311,7 @@ impl<H: HostPmu> PmuDriver for Placement<H> {
         if let Some(i) = self.slot_of(event) {
             self.host.close(HostEventId(i));
             self.slots[i] = Slot::default();
+            self.proven &= !(1 << i);
         }
     }
 

@@ -100,9 +100,9 @@ impl PerfEvent {
         Ok(sys::signal_on_overflow(self.fd.as_fd(), thread, signal)?)
     }
 
-    /// Counts, with the next overflow after `left` more events. A pinned event
-    /// for which the host has no counter enters the error state in `enable`,
-    /// which only a read tells.
+    /// Counts, with the next overflow after `left` more events. Where the host
+    /// has a counter too few, the pinned event that was opened last enters the
+    /// error state, this or another, which only a read tells.
     pub(super) fn start(&mut self, left: Count) -> Result<(), NoCounter> {
         let period = if left.0 < FAR {
             left.0.max(1)
@@ -117,7 +117,6 @@ impl PerfEvent {
         if !self.running {
             sys::enable(self.fd.as_fd()).map_err(|_refused| NoCounter)?;
             self.running = true;
-            self.read().map_err(|_none| NoCounter)?;
         }
         Ok(())
     }
