@@ -1,8 +1,9 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 8] = [
+const PAYLOADS: [&str; 9] = [
     "hello",
+    "pmu_amd",
     "pmu_cpuid",
     "pmu_count",
     "pmu_overflow",

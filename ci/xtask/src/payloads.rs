@@ -1,6 +1,7 @@
 //! The bare-metal payloads of guest-tests, on this machine's own `/dev/kvm`: they are
 //! small enough for a KVM that emulates each instruction.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,12 +13,19 @@ use crate::{cmd, guest, programs};
 /// Seconds that a payload may take.
 const LIMIT: &str = "60";
 
-/// Models that a payload runs with, besides the default.
-fn models(payload: &str) -> &'static [&'static str] {
+/// Models that a payload runs with; `None` is the default of `--pmu`.
+fn models(payload: &str) -> &'static [Option<&'static str>] {
     match payload {
-        "pmu_registers" => &["intel-v3", "intel-v4", "intel-v5"],
-        "pmu_count" | "pmu_overflow" => &["intel-v4", "intel-v5"],
-        _ => &[],
+        "pmu_registers" => &[
+            Some("intel-v2"),
+            Some("intel-v3"),
+            Some("intel-v4"),
+            Some("intel-v5"),
+        ],
+        "pmu_count" | "pmu_overflow" => &[Some("intel-v2"), Some("intel-v4"), Some("intel-v5")],
+        "pmu_cpuid" | "rdpmc_rewrite" => &[Some("intel-v2")],
+        "pmu_amd" => &[Some("amd-k7"), Some("amd-core"), Some("amd-v2")],
+        _ => &[None],
     }
 }
 
@@ -37,8 +45,7 @@ fn runs(name: &str, payload: &Path) -> Vec<Run> {
         payload: payload.to_owned(),
         model,
     };
-    let named = models(name).iter().copied().map(Some);
-    [None].into_iter().chain(named).map(run).collect()
+    models(name).iter().copied().map(run).collect()
 }
 
 /// Runs every payload that the report wants.
@@ -103,7 +110,12 @@ fn run_one(perfvisor: &Path, run: &Run) -> Result<()> {
         words()
     );
     let exit = guest::exit_status(&console);
-    match run.name.trim_start_matches("payload/") {
+    match run
+        .payload
+        .file_name()
+        .and_then(OsStr::to_str)
+        .unwrap_or_default()
+    {
         "triple_fault" => {
             ensure!(
                 !done.status.success(),
