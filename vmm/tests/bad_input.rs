@@ -89,6 +89,8 @@ fn refuses(args: &[&str], status: i32, parts: &[&str]) {
     assert!(output.stdout.is_empty(), "{args:?}");
     assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
     assert!(text.starts_with("perfvisor: "), "{text}");
+    let advice = text.matches("accepted").count();
+    assert!(advice <= 1, "{args:?} is told off twice: {text}");
     for part in parts {
         assert!(text.contains(part), "{args:?}: no '{part}' in: {text}");
     }
@@ -181,6 +183,17 @@ fn flag_values() {
         ("--pmu", "type=no/such", "type number"),
         ("--pmu", "type=auto,gp=99", "2 to 8"),
         ("--pmu", "type=auto,colour=red", "gp=N"),
+        ("--pmu", "type=auto,model=p6", "intel-v5, amd-k7"),
+        (
+            "--pmu",
+            "type=auto,model=amd-v2,gp=4",
+            "model=amd-v2; accepted: 6",
+        ),
+        (
+            "--pmu",
+            "type=software,model=intel-v2,fixed=0",
+            "accepted: 1 to 3",
+        ),
         ("--pmu", "on", "type=auto"),
         ("--serial", "pty", "tty, null or file=PATH"),
     ] {

@@ -60,7 +60,7 @@ pub enum ConfigError {
     },
     /// The PMU model cannot have this many.
     #[error("--pmu: {0}")]
-    Model(#[from] vpmu::guest::ConfigError),
+    Model(vpmu::guest::ConfigError),
     /// More possible vCPUs than boot with.
     #[error(
         "--cpus: max={max} with boot={boot} is not possible; accepted: max equal to boot (vCPUs cannot be added to a running VM yet)"

@@ -119,7 +119,7 @@ impl PmuArg {
         };
         if let Some(model) = pmu.model {
             // Without a name the host decides on the model, and the check waits for it.
-            model.check(pmu.shape(model))?;
+            model.check(pmu.shape(model)).map_err(ConfigError::Model)?;
         }
         Ok(Self::On(pmu))
     }

@@ -57,7 +57,7 @@ pub enum PmuError {
     Select(#[from] SelectError),
     /// The counters.
     #[error("--pmu: {0}")]
-    Config(#[from] ConfigError),
+    Config(ConfigError),
     /// The events that the guest may count.
     #[error(transparent)]
     Filter(#[from] event_filter::FilterError),
@@ -106,7 +106,8 @@ impl PmuPlan {
         let backing = select(&asked.kind, sysfs)?;
         let filter = event_filter::read(&asked.filter)?;
         let host = model::host_vendor();
-        let model = Choice::new(asked, filter.admitted(backing.events()), host)?;
+        let model = Choice::new(asked, filter.admitted(backing.events()), host)
+            .map_err(PmuError::Config)?;
         let is_hardware = matches!(backing, Backing::Hardware { .. });
         let codes_match = is_hardware && host == Some(model.kind.vendor());
         if filter != EventFilter::Architectural && !codes_match {
