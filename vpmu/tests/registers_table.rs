@@ -178,7 +178,7 @@ fn document() -> String {
     let mut table: Vec<_> = TABLE.iter().collect();
     table.sort_by_key(|range| range.first);
     for range in table {
-        let guests = match [Vendor::Intel, Vendor::Amd].map(|v| range.leaves_kvm(v)) {
+        let guests = match [Vendor::Intel, Vendor::Amd].map(|v| range.is_emulated_for(v)) {
             [true, true] => "all",
             [true, false] => "Intel",
             [false, true] => "AMD",

@@ -16,7 +16,9 @@ const GAP: u32 = MAX_RANGE_LEN / 8;
 /// # Errors
 /// If the table has grown out of what one filter holds.
 pub(super) fn filter(vendor: Vendor) -> Result<MsrFilter, KvmError> {
-    let leaving = msr::TABLE.iter().filter(|range| range.leaves_kvm(vendor));
+    let leaving = msr::TABLE
+        .iter()
+        .filter(|range| range.is_emulated_for(vendor));
     let mut runs: Vec<_> = leaving
         .map(|range| (range.first.0, range.count, range.access))
         .collect();
@@ -57,7 +59,7 @@ mod tests {
             let filter = filter(vendor).unwrap();
             let is_listed = |index: u32| {
                 msr::TABLE.iter().any(|range| {
-                    range.leaves_kvm(vendor)
+                    range.is_emulated_for(vendor)
                         && (range.first.0..range.first.0 + range.count).contains(&index)
                 })
             };

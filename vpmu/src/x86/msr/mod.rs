@@ -171,7 +171,7 @@ impl MsrRange {
     /// Whether accesses of a guest of `vendor` leave KVM; else the register is
     /// KVM's there.
     #[must_use]
-    pub fn leaves_kvm(&self, vendor: Vendor) -> bool {
+    pub fn is_emulated_for(&self, vendor: Vendor) -> bool {
         self.only.is_none_or(|only| only == vendor)
     }
 
@@ -332,10 +332,10 @@ mod tests {
 
     /// An AMD guest has KVM's DEBUGCTL; everything else leaves for both.
     #[test]
-    fn one_register_is_kvms_for_one_vendor() {
+    fn one_register_is_emulated_for_one_vendor_alone() {
         for range in TABLE {
-            assert!(range.leaves_kvm(Vendor::Intel), "{}", range.name);
-            assert_eq!(range.leaves_kvm(Vendor::Amd), range.first != DEBUGCTL);
+            assert!(range.is_emulated_for(Vendor::Intel), "{}", range.name);
+            assert_eq!(range.is_emulated_for(Vendor::Amd), range.first != DEBUGCTL);
         }
     }
 }
