@@ -14,6 +14,7 @@ mod mem;
 pub mod paging;
 pub mod pmi;
 pub mod pmu;
+pub mod registers;
 pub mod serial;
 pub mod start;
 pub mod trap;

@@ -6,8 +6,9 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use guest_tests::check::Report;
-use guest_tests::cpu::{Gp, cpuid, rdmsr, rdmsr_checked, wrmsr, wrmsr_checked};
+use guest_tests::cpu::{cpuid, rdmsr, rdmsr_checked, wrmsr, wrmsr_checked};
 use guest_tests::pmu::{EN, INT, low_bits, spin_for, spin_until};
+use guest_tests::registers::faults;
 use guest_tests::{apic, check, payload, println, trap};
 
 payload!(main);
@@ -215,23 +216,6 @@ fn absent(report: &mut Report, found: Found) {
             faults(report, msr);
         }
     }
-}
-
-fn faults(report: &mut Report, msr: u32) {
-    check!(
-        report,
-        "G-007",
-        rdmsr_checked(msr),
-        Err(Gp),
-        "RDMSR {msr:#x}"
-    );
-    check!(
-        report,
-        "G-007",
-        wrmsr_checked(msr, 0),
-        Err(Gp),
-        "WRMSR {msr:#x} <- 0"
-    );
 }
 
 fn counting(report: &mut Report, found: Found) {

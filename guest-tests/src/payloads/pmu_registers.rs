@@ -7,6 +7,7 @@
 use guest_tests::check::Report;
 use guest_tests::cpu::{Gp, rdmsr_checked, wrmsr, wrmsr_checked};
 use guest_tests::pmu::{self, Leaf0A};
+use guest_tests::registers::{faults, read_only, stores};
 use guest_tests::{check, payload};
 
 payload!(main);
@@ -70,71 +71,6 @@ fn main(report: &mut Report) {
     status_registers(report, leaf);
     debug_control(report);
     absent(report, leaf);
-}
-
-/// A register that stores `good` values and refuses `bad` ones, keeping what it had.
-fn stores(report: &mut Report, rule: &str, msr: u32, good: &[u64], bad: &[u64]) {
-    for &value in good {
-        check!(
-            report,
-            rule,
-            wrmsr_checked(msr, value),
-            Ok(()),
-            "WRMSR {msr:#x} <- {value:#x}"
-        );
-        check!(
-            report,
-            rule,
-            rdmsr_checked(msr),
-            Ok(value),
-            "RDMSR {msr:#x} after {value:#x}"
-        );
-    }
-    let kept = rdmsr_checked(msr);
-    for &value in bad {
-        check!(
-            report,
-            rule,
-            wrmsr_checked(msr, value),
-            Err(Gp),
-            "WRMSR {msr:#x} <- {value:#x}"
-        );
-        check!(
-            report,
-            rule,
-            rdmsr_checked(msr),
-            kept,
-            "RDMSR {msr:#x} after refused {value:#x}"
-        );
-    }
-    wrmsr(msr, 0);
-}
-
-/// A register that can be read and refuses every write.
-fn read_only(report: &mut Report, rule: &str, msr: u32, value: u64) {
-    check!(
-        report,
-        rule,
-        rdmsr_checked(msr),
-        Ok(value),
-        "RDMSR {msr:#x}"
-    );
-    for write in [0, value, 1] {
-        check!(
-            report,
-            rule,
-            wrmsr_checked(msr, write),
-            Err(Gp),
-            "WRMSR {msr:#x} <- {write:#x}"
-        );
-    }
-    check!(
-        report,
-        rule,
-        rdmsr_checked(msr),
-        Ok(value),
-        "RDMSR {msr:#x} after refused writes"
-    );
 }
 
 fn reset_values(report: &mut Report, leaf: Leaf0A) {
@@ -433,21 +369,4 @@ fn absent(report: &mut Report, leaf: Leaf0A) {
             faults(report, msr);
         }
     }
-}
-
-fn faults(report: &mut Report, msr: u32) {
-    check!(
-        report,
-        "s8 absent",
-        rdmsr_checked(msr),
-        Err(Gp),
-        "RDMSR {msr:#x}"
-    );
-    check!(
-        report,
-        "s8 absent",
-        wrmsr_checked(msr, 0),
-        Err(Gp),
-        "WRMSR {msr:#x} <- 0"
-    );
 }
