@@ -181,8 +181,13 @@ impl PmuPlan {
             _ => log::Level::Info,
         };
         log::log!(level, "pmu: {}", self.backing);
-        log::info!("pmu: {}", self.model);
-        if let Some(warning) = self.model.warning(self.backing.events()) {
+        // Where a clock backs the counters, that has been said.
+        let level = match self.backing {
+            Backing::Hardware { .. } if self.model.is_second_best() => log::Level::Warn,
+            _ => log::Level::Info,
+        };
+        log::log!(level, "pmu: {}", self.model);
+        if let Some(warning) = self.model.warning() {
             log::warn!("pmu: {warning}");
         }
     }

@@ -23,6 +23,7 @@ pub(super) fn host_vendor() -> Option<Vendor> {
 pub(super) struct Choice {
     pub(super) kind: ModelKind,
     pub(super) config: ModelConfig,
+    events: ArchEventSet,
     reason: ModelReason,
 }
 
@@ -64,14 +65,15 @@ impl Choice {
         Ok(Self {
             kind,
             config,
+            events,
             reason,
         })
     }
 
     /// What the guest takes for granted and will not get: named, so that no 0
     /// goes unexplained. Only AMD's PMU cannot tell the guest.
-    pub(super) fn warning(&self, events: ArchEventSet) -> Option<String> {
-        let names = list(missing(events));
+    pub(super) fn warning(&self) -> Option<String> {
+        let names = list(missing(self.events));
         (self.kind.vendor() == Vendor::Amd && !names.is_empty()).then(|| {
             format!(
                 "model={}: an AMD CPU cannot say that an event is missing, and nothing counts {names} \
@@ -79,6 +81,13 @@ impl Choice {
                 self.kind
             )
         })
+    }
+}
+
+impl Choice {
+    /// Whether the host's vendor's own model was passed over.
+    pub(super) fn is_second_best(&self) -> bool {
+        self.reason == ModelReason::NotAllOfAmd
     }
 }
 
@@ -98,7 +107,12 @@ impl fmt::Display for Choice {
             ModelReason::Asked => "asked for",
             ModelReason::HostVendor => "the host's vendor's",
             ModelReason::NotAllOfAmd => {
-                "the host is AMD's and does not back all events that an AMD guest takes for granted"
+                let names = list(missing(self.events));
+                return write!(
+                    f,
+                    "model {} (an AMD guest takes {names} for granted, and nothing counts them here)",
+                    self.kind
+                );
             }
             ModelReason::OtherVendor => "the host is neither Intel's nor AMD's",
         };
@@ -127,14 +141,16 @@ mod tests {
             (ArchEventSet::ALL, intel, "intel-v2", "vendor's"),
             (ArchEventSet::ALL, amd, "amd-v2", "vendor's"),
             (ArchEventSet::AMD_GENERIC, amd, "amd-v2", "vendor's"),
-            (clock, amd, "intel-v2", "does not back all"),
+            (clock, amd, "intel-v2", "instructions, cache-references"),
             (clock, intel, "intel-v2", "vendor's"),
             (ArchEventSet::ALL, None, "intel-v2", "neither"),
         ] {
             let choice = Choice::new(&asked("type=auto"), events, host).unwrap();
             assert_eq!(choice.kind.name(), model, "{host:?}");
             assert!(choice.to_string().contains(why), "{choice}");
-            assert_eq!(choice.warning(events), None);
+            assert_eq!(choice.warning(), None);
+            let passed_over = host == amd && model != "amd-v2";
+            assert_eq!(choice.is_second_best(), passed_over, "{host:?}");
         }
     }
 
@@ -144,7 +160,7 @@ mod tests {
         for host in [Some(Vendor::Amd), Some(Vendor::Intel), None] {
             let choice = Choice::new(&asked("type=software,model=amd-k7"), clock, host).unwrap();
             assert_eq!(choice.kind.name(), "amd-k7");
-            let warning = choice.warning(clock).unwrap();
+            let warning = choice.warning().unwrap();
             for word in ["amd-k7", "instructions", "branch-misses", "intel-v2"] {
                 assert!(warning.contains(word), "{warning}");
             }
