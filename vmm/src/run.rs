@@ -13,7 +13,7 @@ use crate::config::{ConfigError, VmConfig};
 use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
 use crate::machine::{BuildError, Machine, PmuHooks};
-use crate::pmu::{PmuError, PmuPlan};
+use crate::pmu::{HostCpus, PmuError, PmuPlan, place};
 use crate::sys::terminal;
 
 /// A flag or a file is not usable.
@@ -87,11 +87,16 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     if let Some(path) = &config.api_socket {
         ApiSocket::check(path)?;
     }
-    let pmu = PmuPlan::new(&config.pmu, &Sysfs::default())?;
-    let hooks = match &pmu {
+    let sysfs = Sysfs::default();
+    let pmu = PmuPlan::new(&config.pmu, &config.cpus, &sysfs)?;
+    let backing = pmu.as_ref().map(PmuPlan::host);
+    let placement =
+        place(&config.cpus, backing, &HostCpus::read(&sysfs)).map_err(PmuError::from)?;
+    let mut hooks = match &pmu {
         Some(pmu) => pmu.hooks()?,
         None => PmuHooks::none(),
     };
+    hooks.placement = placement;
     let machine = Machine::build(&config, &hooks)?;
     if let Some(pmu) = &pmu {
         pmu.announce();

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
 use crate::kvm::KvmError;
@@ -86,6 +87,20 @@ pub enum StopReason {
         vcpu: VcpuId,
         /// What it said.
         source: PortError,
+    },
+    /// A vCPU may run, or runs, where its PMU does not count.
+    #[error(
+        "vCPU {vcpu} was moved to host CPUs {found}, but host PMU {pmu}, which counts for it, is on host CPUs {counts} only; leave its thread there, or use --pmu type=auto"
+    )]
+    ForeignCpu {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// Where it may run now, or was found.
+        found: CpuSet,
+        /// Its PMU.
+        pmu: String,
+        /// Where that counts.
+        counts: CpuSet,
     },
     /// The event loop failed.
     #[error("the event loop failed")]

@@ -111,3 +111,38 @@ fn input_reaches_the_guest_and_a_signal_ends_it() {
     let output = child.wait_with_output().unwrap();
     check(&output, 143, "", "ended by signal 15");
 }
+
+/// The host CPUs that a thread of `child` may run on, in the kernel's words.
+fn allowed(child: &Child, thread: &str) -> Option<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    for task in tasks.flatten() {
+        let file = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        if file("comm").trim() == thread {
+            let status = file("status");
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            return line.map(|list| list.trim().to_owned());
+        }
+    }
+    None
+}
+
+#[test]
+fn a_vcpu_runs_where_it_is_told_and_the_others_where_the_vmm_may() {
+    let Some(guest) = Guest::new("affinity", &echo()) else {
+        return;
+    };
+    let mut child = guest.start(&["--cpus", "boot=2,affinity=[1@[0]]"]);
+    assert_eq!(read(&mut child, 1), b"R");
+    assert_eq!(allowed(&child, "vcpu1").as_deref(), Some("0"));
+    assert_eq!(allowed(&child, "vcpu0"), allowed(&child, "perfvisor"));
+    let kill = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(kill.unwrap().success());
+    check(
+        &child.wait_with_output().unwrap(),
+        143,
+        "",
+        "ended by signal 15",
+    );
+}

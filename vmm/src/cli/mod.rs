@@ -94,9 +94,11 @@ pub struct RunArgs {
     )]
     pub cmdline: String,
 
-    /// Virtual CPUs: boot=N, then optionally max=N (equal to boot) and
-    /// topology=threads:cores:dies:packages. N is 1 to 254; the product of the topology is N;
-    /// without one, all are cores of one package
+    /// Virtual CPUs: boot=N, then optionally max=N (equal to boot),
+    /// topology=threads:cores:dies:packages, affinity=[VCPU@[HOST CPUS],...] and
+    /// core-types=[core=[VCPUS],atom=[VCPUS]]. N is 1 to 254; the product of the topology is N;
+    /// without one, all are cores of one package. Affinity binds vCPU threads, for example
+    /// [0@[2,3],1@[4-7]]; core-types goes with --pmu type=hybrid and names each vCPU once
     #[arg(long, value_name = "OPTIONS", default_value = "boot=1")]
     pub cpus: String,
 
@@ -104,12 +106,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "OPTIONS", default_value = "size=512M")]
     pub memory: String,
 
-    /// PMU: 'off', or type=auto|software|<sysfs name>|<type number>, then optionally
-    /// model=NAME (the guest's PMU: intel-v1 to intel-v5, amd-k7, amd-core, amd-v2; by default
-    /// intel-v2, or amd-v2 on an AMD host that counts all events such a guest takes for granted),
-    /// gp=N (2 to 8 general-purpose counters), fixed=N (1 to 3 fixed counters, intel-v5 to 4),
-    /// width=N (32 to 48 bits; the numbers of AMD models are fixed), policy=flexible|pinned,
-    /// rdpmc=rewrite|off
+    /// PMU: 'off', or type=auto|core|atom|hybrid|software|<sysfs name>|<type number>, then
+    /// optionally model=NAME (the guest's PMU: intel-v1 to intel-v5, amd-k7, amd-core, amd-v2; by
+    /// default intel-v2, or amd-v2 on an AMD host that counts all events such a guest takes for
+    /// granted), gp=N (2 to 8 general-purpose counters), fixed=N (1 to 3 fixed counters, intel-v5
+    /// to 4), width=N (32 to 48 bits; the numbers of AMD models are fixed),
+    /// policy=flexible|pinned, rdpmc=rewrite|off. On a hybrid host, auto adds up what both kinds
+    /// of CPUs count; core and atom bind the vCPUs to one kind, and end the VM if a vCPU is moved
+    /// elsewhere; hybrid shows the guest both kinds
     #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]
     pub pmu: String,
 

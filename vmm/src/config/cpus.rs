@@ -6,14 +6,15 @@ use vpmu::ids::VcpuId;
 
 use super::ConfigError;
 use super::options::{Flag, Options};
+use super::placement::{AFFINITY, Affinity, CORE_TYPES, CoreTypes};
 
 /// The most vCPUs: APIC ids below 255 name them all without interrupt remapping.
 pub const MAX_VCPUS: u16 = 254;
 
 const FLAG: Flag = Flag {
     name: "--cpus",
-    keys: &["boot", "max", "topology"],
-    accepted: "boot=N[,max=N][,topology=threads:cores:dies:packages]",
+    keys: &["boot", "max", "topology", "affinity", "core-types"],
+    accepted: "boot=N[,max=N][,topology=threads:cores:dies:packages][,affinity=[VCPU@[CPUS],…]][,core-types=[core=[VCPUS],atom=[VCPUS]]]",
 };
 const COUNT: &str = "1 to 254";
 const TOPOLOGY: &str = "threads:cores:dies:packages, each 1 to 254, such as 2:4:1:1";
@@ -109,7 +110,7 @@ fn log2_up(count: u16) -> u32 {
 }
 
 /// The vCPUs of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpusConfig {
     /// How many run from the start.
     pub boot: u16,
@@ -117,6 +118,10 @@ pub struct CpusConfig {
     pub max: u16,
     /// How they are arranged.
     pub topology: Topology,
+    /// The host CPUs that vCPUs may run on, where that was asked for.
+    pub affinity: Affinity,
+    /// Which vCPUs are of which type, in a hybrid guest.
+    pub core_types: Option<CoreTypes>,
 }
 
 impl CpusConfig {
@@ -141,11 +146,42 @@ impl CpusConfig {
         if apic_id >= 255 {
             return Err(ConfigError::ApicIds { topology, apic_id });
         }
+        let affinity = options
+            .get("affinity")
+            .map_or(Ok(Affinity::default()), |text| {
+                Affinity::parse(text, max).ok_or_else(|| options.bad("affinity", text, AFFINITY))
+            })?;
+        let core_types = options.get("core-types").map(|text| {
+            CoreTypes::parse(text, max).ok_or_else(|| options.bad("core-types", text, CORE_TYPES))
+        });
         Ok(Self {
             boot,
             max,
             topology,
+            affinity,
+            core_types: core_types.transpose()?,
         })
+    }
+
+    /// So many vCPUs, nothing else asked for.
+    #[must_use]
+    pub fn flat(cpus: u16) -> Self {
+        Self {
+            boot: cpus,
+            max: cpus,
+            topology: Topology::flat(cpus),
+            affinity: Affinity::default(),
+            core_types: None,
+        }
+    }
+
+    /// As [`CpusConfig::flat`], of these types.
+    #[cfg(test)]
+    pub(crate) fn with_types(cpus: u16, types: &str) -> Self {
+        Self {
+            core_types: CoreTypes::parse(types, cpus),
+            ..Self::flat(cpus)
+        }
     }
 
     /// Every possible vCPU, the boot CPU first.
@@ -214,6 +250,9 @@ mod tests {
             ("boot=4,topology=2:2:1:1:1", "threads:cores:dies:packages"),
             ("boot=4,topology=0:4:1:1", "threads:cores:dies:packages"),
             ("boot=240,topology=1:3:5:16", "below 255"),
+            ("boot=2,affinity=[2@[0]]", "not possible for 'affinity'"),
+            ("boot=2,affinity=[0@[1,2]", "0@[2,3]"),
+            ("boot=2,core-types=[core=[0]]", "each vCPU exactly once"),
         ] {
             let message = CpusConfig::parse(text).unwrap_err().to_string();
             assert!(message.starts_with("--cpus"), "{message}");

@@ -91,6 +91,19 @@ pub enum ConfigError {
         /// The largest id.
         apic_id: u32,
     },
+    /// A hybrid guest whose vCPUs have no types.
+    #[error(
+        "--pmu type=hybrid: --cpus core-types= is missing; accepted: core-types=[core=[VCPUS],atom=[VCPUS]] with each vCPU exactly once"
+    )]
+    HybridWithoutTypes,
+    /// A model or numbers for a hybrid guest.
+    #[error(
+        "--pmu type=hybrid: model=, gp=, fixed= and width= are not possible with it, as Linux expects the counters of one hybrid CPU; accepted: policy= and rdpmc="
+    )]
+    HybridHasItsNumbers,
+    /// Types of vCPUs in a guest that is not hybrid.
+    #[error("--cpus: core-types= goes with --pmu type=hybrid; accepted: both, or neither")]
+    TypesWithoutHybrid,
     /// The command line is too long for the kernel.
     #[error("--cmdline: {len} bytes are too long; accepted: up to {MAX_CMDLINE} bytes")]
     LongCmdline {

@@ -9,6 +9,7 @@ mod cpus;
 mod error;
 mod memory;
 mod options;
+mod placement;
 mod pmu;
 mod serial;
 
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 pub use cpus::{CpusConfig, MAX_VCPUS, Topology};
 pub use error::ConfigError;
 pub use memory::{MIN_MEMORY, MemoryConfig};
+pub use placement::{Affinity, CoreTypes};
 pub use pmu::{FilterArg, PmuArg, PmuConfig, PmuKind, RdpmcPolicy};
 pub use serial::SerialConfig;
 
@@ -63,13 +65,15 @@ impl VmConfig {
         if args.cmdline.contains('\0') {
             return Err(ConfigError::NulInCmdline);
         }
+        let (cpus, pmu) = (CpusConfig::parse(&args.cpus)?, PmuArg::parse(&args.pmu)?);
+        types_go_with_hybrid(&cpus, &pmu)?;
         Ok(Self {
             kernel: args.kernel.clone(),
             initramfs: args.initramfs.clone(),
             cmdline: args.cmdline.clone(),
-            cpus: CpusConfig::parse(&args.cpus)?,
+            cpus,
             memory: MemoryConfig::parse(&args.memory)?,
-            pmu: PmuArg::parse(&args.pmu)?,
+            pmu,
             serial: SerialConfig::parse(&args.serial)?,
             api_socket: args
                 .api_socket
@@ -78,5 +82,25 @@ impl VmConfig {
                 .transpose()?,
             kvm_device: args.kvm_device.clone(),
         })
+    }
+}
+
+/// A hybrid guest needs to know which vCPU is what, and no other guest has use
+/// for it.
+fn types_go_with_hybrid(cpus: &CpusConfig, pmu: &PmuArg) -> Result<(), ConfigError> {
+    let hybrid = matches!(pmu, PmuArg::On(pmu) if pmu.kind == PmuKind::Hybrid);
+    if let PmuArg::On(asked) = pmu
+        && hybrid
+        && (asked.model.is_some()
+            || [asked.gp, asked.fixed, asked.width]
+                .iter()
+                .any(Option::is_some))
+    {
+        return Err(ConfigError::HybridHasItsNumbers);
+    }
+    match (hybrid, &cpus.core_types) {
+        (true, None) => Err(ConfigError::HybridWithoutTypes),
+        (false, Some(_)) => Err(ConfigError::TypesWithoutHybrid),
+        (true, Some(_)) | (false, None) => Ok(()),
     }
 }

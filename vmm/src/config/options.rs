@@ -18,10 +18,11 @@ pub(super) struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Splits `text` at commas and each part at its first `=`.
+    /// Splits `text` at the commas that stand outside of brackets, and each part
+    /// at its first `=`.
     pub(super) fn parse(flag: Flag, text: &'a str) -> Result<Self, ConfigError> {
         let mut pairs: Vec<(&str, &str)> = Vec::new();
-        for item in text.split(',') {
+        for item in split_outside_brackets(text) {
             let Some((key, value)) = item.split_once('=') else {
                 return Err(ConfigError::NotKeyValue {
                     flag: flag.name,
@@ -93,5 +94,37 @@ impl<'a> Options<'a> {
             value: value.to_owned(),
             accepted,
         }
+    }
+}
+
+/// The inside of `[…]`.
+pub(super) fn unbracket(text: &str) -> Option<&str> {
+    text.strip_prefix('[')?.strip_suffix(']')
+}
+
+/// The parts of `text` between commas; one inside of brackets separates
+/// nothing here.
+pub(super) fn split_outside_brackets(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_i32;
+    text.split(move |c| {
+        match c {
+            '[' => depth += 1,
+            ']' => depth -= 1,
+            _ => {}
+        }
+        c == ',' && depth == 0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_brackets_belong_to_the_value() {
+        let parts: Vec<_> = split_outside_brackets("a=1,b=[0@[2,3],1@[4]],c").collect();
+        assert_eq!(parts, ["a=1", "b=[0@[2,3],1@[4]]", "c"]);
+        assert_eq!(unbracket("[0,1]"), Some("0,1"));
+        assert_eq!(unbracket("[0,1"), None);
     }
 }

@@ -13,16 +13,21 @@ const FLAG: Flag = Flag {
     keys: &[
         "type", "model", "gp", "fixed", "width", "policy", "filter", "rdpmc",
     ],
-    accepted: "off, or type=auto|software|<sysfs name>|<type number>[,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,filter=architectural|all|@FILE][,rdpmc=rewrite|off]",
+    accepted: "off, or type=auto|core|atom|hybrid|software|<sysfs name>|<type number>[,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,filter=architectural|all|@FILE][,rdpmc=rewrite|off]",
 };
-const TYPE: &str =
-    "auto, software, the name of a PMU in /sys/bus/event_source/devices, or its type number";
+const TYPE: &str = "auto, core, atom, hybrid, software, the name of a PMU in /sys/bus/event_source/devices, or its type number";
 
 /// Which host PMU backs the guest's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PmuKind {
     /// The best that the host has; the software backing where it has none.
     Auto,
+    /// The host PMU `cpu_core`.
+    Core,
+    /// The host PMU `cpu_atom`.
+    Atom,
+    /// Both, for a guest that is hybrid itself.
+    Hybrid,
     /// Clocks only: cycles and reference cycles from the vCPU's guest time.
     Software,
     /// A host PMU by its name in `/sys/bus/event_source/devices`.
@@ -167,6 +172,9 @@ fn parse_kind(text: &str) -> Option<PmuKind> {
     match text {
         "" => None,
         "auto" => Some(PmuKind::Auto),
+        "core" => Some(PmuKind::Core),
+        "atom" => Some(PmuKind::Atom),
+        "hybrid" => Some(PmuKind::Hybrid),
         "software" => Some(PmuKind::Software),
         _ if text.bytes().all(|byte| byte.is_ascii_digit()) => {
             text.parse().ok().map(PmuKind::Number)
@@ -216,6 +224,16 @@ mod tests {
                 panic!("it is on");
             };
             assert_eq!(pmu.filter, filter);
+        }
+        for (text, kind) in [
+            ("type=core", PmuKind::Core),
+            ("type=atom", PmuKind::Atom),
+            ("type=hybrid", PmuKind::Hybrid),
+        ] {
+            let PmuArg::On(pmu) = PmuArg::parse(text).unwrap() else {
+                panic!("it is on");
+            };
+            assert_eq!(pmu.kind, kind);
         }
     }
 

@@ -65,10 +65,10 @@ fn backing(report: &Report, list: &mut Vec<String>) {
     let Some(pmus) = report.pmus.value() else {
         return;
     };
-    let has = |name: &str| pmus.iter().any(|pmu| pmu.name == name);
-    if has("cpu_core") || has("cpu_atom") {
-        list.push("this host is hybrid: one PMU for each kind of its CPUs, and vCPUs roam over all; hardware counting needs vCPUs that are bound to one kind, which Perfvisor does not do yet, so type=auto uses the clock".to_owned());
-    } else if !has("cpu") && report.linux_guest_with_pmu.possible {
+    let cores: Vec<_> = pmus.iter().filter(|pmu| pmu.core).collect();
+    if cores.len() > 1 {
+        list.push("this host is hybrid: one PMU for each kind of its CPUs; type=auto counts on both kinds at the price of twice the host events; type=core or type=atom bind the vCPUs to one kind; type=hybrid with --cpus core-types= shows the guest both".to_owned());
+    } else if cores.is_empty() && report.linux_guest_with_pmu.possible {
         list.push("for hardware counts (instructions, branches, caches), use a host with a core PMU: bare metal, or a virtual machine whose hypervisor gives it a vPMU (QEMU: -cpu host,pmu=on)".to_owned());
     }
     for counters in &report.counters {
@@ -137,8 +137,16 @@ mod tests {
         bad.pmus = Found::Value(vec![PmuReport {
             name: "cpu_core".to_owned(),
             r#type: 4,
+            core: true,
             cpus: Some(vec![0]),
+            cpumask: None,
+            scope: None,
         }]);
+        if let Found::Value(pmus) = &mut bad.pmus {
+            let mut atom = pmus[0].clone();
+            atom.name = "cpu_atom".to_owned();
+            pmus.push(atom);
+        }
         assert!(has(&advice(&bad), "hybrid"));
 
         let mut bad = report();

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 
 use vpmu::host::linux::probe::software_event;
-use vpmu::host::linux::sysfs::Sysfs;
+use vpmu::host::linux::sysfs::{Coverage, CpuSet, PmuScope, Sysfs};
 
 use super::report::{CpuReport, Found, PermissionReport, PmuReport, Verdict};
 
@@ -48,14 +48,32 @@ pub(super) fn pmus(sysfs: &Sysfs) -> Found<Vec<PmuReport>> {
     Found::from(sysfs.pmus().map(|pmus| {
         pmus.into_iter()
             .map(|pmu| PmuReport {
-                name: pmu.name,
                 r#type: pmu.kind.0,
-                cpus: pmu
-                    .cpus
-                    .map(|cpus| cpus.into_iter().map(|cpu| cpu.0).collect()),
+                core: pmu.is_core(),
+                cpus: pmu.cpus().map(numbers),
+                cpumask: match &pmu.coverage {
+                    Coverage::Designated(cpus) => Some(numbers(cpus)),
+                    Coverage::EveryCpu | Coverage::Cpus(_) => None,
+                },
+                scope: sysfs.scope(&pmu).ok().flatten().map(scope),
+                name: pmu.name,
             })
             .collect()
     }))
+}
+
+fn numbers(cpus: &CpuSet) -> Vec<u32> {
+    cpus.iter().map(|cpu| cpu.0).collect()
+}
+
+const fn scope(scope: PmuScope) -> &'static str {
+    match scope {
+        PmuScope::Core => "core",
+        PmuScope::Cluster => "cluster",
+        PmuScope::Die => "die",
+        PmuScope::Package => "package",
+        PmuScope::System => "system",
+    }
 }
 
 pub(super) fn permission() -> PermissionReport {

@@ -1,28 +1,24 @@
 //! What would count the guest's events.
 
 use vpmu::host::linux::EventSource;
-use vpmu::host::linux::probe::pinned_counters;
-use vpmu::host::linux::sysfs::Sysfs;
+use vpmu::host::linux::probe::extended_type;
+use vpmu::host::linux::sysfs::{CpuSet, PmuDevice, PmuRegistry, Sysfs};
 use vpmu::x86::event::ArchEvent;
 
 use super::report::{
-    BackingReport, CountersReport, EventReport, Found, KvmReport, RdpmcReport, Verdict,
+    BackingReport, CountersReport, EventCounters, EventReport, Found, KvmReport, RdpmcReport,
+    Verdict,
 };
-use crate::config::PmuKind;
+use crate::config::{CpusConfig, PmuKind};
 use crate::kvm::Hypervisor;
-use crate::pmu::{Backing, select};
+use crate::pmu::{Backing, HostCpus, free_counters, select, source_of};
 use crate::probe::{self, INDICES, ProbeError, Rdpmc, RdpmcClass};
-
-/// More than any core PMU has.
-const MOST_COUNTERS: usize = 64;
-/// The name of the core PMU on a host that is not hybrid.
-const CORE_PMU: &str = "cpu";
 
 const CLOCK_NOTE: &str = "clock-derived counts come from the time that the vCPU spends in the guest; filters for user or kernel mode (:u, :k) are sampled, once a millisecond of guest time";
 
 /// What `--pmu type=auto` would choose, by its own rules.
 pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
-    let chosen = select(&PmuKind::Auto, sysfs);
+    let chosen = select(&PmuKind::Auto, &CpusConfig::flat(1), sysfs);
     let events = ArchEvent::ALL.map(|event| match &chosen {
         Ok(backing) if backing.events().contains(event) => backed(event, backing),
         _ => EventReport {
@@ -41,8 +37,10 @@ pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
 
 fn backed(event: ArchEvent, backing: &Backing) -> EventReport {
     let (word, pmu) = match backing {
-        Backing::Hardware { name, .. } => ("hardware", Some(name.clone())),
         Backing::Software(_) => ("clock-derived", None),
+        Backing::Hardware(_) | Backing::Sum(_) | Backing::Hybrid { .. } => {
+            ("hardware", Some(backing.name()))
+        }
     };
     EventReport {
         event: event.name(),
@@ -54,22 +52,36 @@ fn backed(event: ArchEvent, backing: &Backing) -> EventReport {
 /// The free counters of each core PMU; empty on a host without one.
 pub(super) fn counters(sysfs: &Sysfs) -> Vec<CountersReport> {
     // That the list cannot be had is said where the list is.
-    let pmus = sysfs.pmus().unwrap_or_default();
-    pmus.into_iter()
-        .filter_map(|pmu| {
-            let free = match pmu.name.as_str() {
-                CORE_PMU => Found::from(pinned_counters(EventSource::Hardware, MOST_COUNTERS)),
-                "cpu_core" | "cpu_atom" => Found::unknown(
-                    "not tried: it takes a thread that is bound to the CPUs of this PMU",
-                ),
-                _ => return None,
-            };
-            Some(CountersReport {
-                pmu: pmu.name,
-                free,
-            })
+    let pmus = PmuRegistry::read(sysfs).unwrap_or_default();
+    let host = HostCpus::read(sysfs);
+    pmus.cores()
+        .map(|pmu| {
+            let cpus = pmu.cpus().unwrap_or(&host.online);
+            let cpus = cpus.intersection(&host.allowed);
+            counters_of(pmu, source_of(pmu, &pmus), &cpus)
         })
         .collect()
+}
+
+fn counters_of(pmu: &PmuDevice, source: EventSource, cpus: &CpuSet) -> CountersReport {
+    let first = cpus.iter().take(1).collect();
+    let counted = |event: ArchEvent| {
+        let free = free_counters(source, event, &first).ok()?;
+        Some(EventCounters {
+            event: event.name(),
+            free,
+        })
+    };
+    let others = ArchEvent::ALL.into_iter();
+    CountersReport {
+        pmu: pmu.name.clone(),
+        free: Found::from(free_counters(source, ArchEvent::Instructions, cpus)),
+        events: others
+            .filter(|event| *event != ArchEvent::Instructions)
+            .filter_map(counted)
+            .collect(),
+        extended_type: Found::from(extended_type(pmu.kind)),
+    }
 }
 
 pub(super) fn rdpmc(hypervisor: Option<&Hypervisor>) -> Found<RdpmcReport> {
@@ -135,6 +147,7 @@ pub(super) fn verdict(kvm: &KvmReport, backing: &BackingReport) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pmu::HostSource;
     use std::path::Path;
     use vpmu::x86::event::ArchEventSet;
 
@@ -154,11 +167,12 @@ mod tests {
 
     #[test]
     fn a_hardware_event_names_its_pmu() {
-        let hardware = Backing::Hardware {
+        let hardware = Backing::Hardware(HostSource {
             name: "cpu".to_owned(),
             source: EventSource::Hardware,
             events: ArchEventSet::ALL,
-        };
+            cpus: None,
+        });
         let event = backed(ArchEvent::Branches, &hardware);
         assert_eq!(event.backing, "hardware");
         assert_eq!(event.pmu.as_deref(), Some("cpu"));

@@ -152,8 +152,15 @@ pub struct PmuReport {
     pub name: String,
     /// Its `perf_event_attr.type`.
     pub r#type: u32,
+    /// Whether it counts what CPUs execute.
+    pub core: bool,
     /// The host CPUs that it counts on; `None`: all.
     pub cpus: Option<Vec<u32>>,
+    /// The host CPUs that stand for groups with one instance each; `None`: it
+    /// has no groups.
+    pub cpumask: Option<Vec<u32>>,
+    /// What those groups are, where the mask tells.
+    pub scope: Option<&'static str>,
 }
 
 /// Counters of one core PMU.
@@ -161,8 +168,22 @@ pub struct PmuReport {
 pub struct CountersReport {
     /// The PMU.
     pub pmu: String,
-    /// Pinned `cycles` events that count at the same time on one thread.
+    /// Pinned guest-mode `instructions` events that get a counter at the same
+    /// time, on each CPU of the PMU that this process may use.
     pub free: Found<usize>,
+    /// The same for other events, on the first of these CPUs.
+    pub events: Vec<EventCounters>,
+    /// Whether events can name the PMU by its type.
+    pub extended_type: Found<bool>,
+}
+
+/// Counters for one event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EventCounters {
+    /// Linux's generic name.
+    pub event: &'static str,
+    /// How many.
+    pub free: usize,
 }
 
 /// What this user may do.

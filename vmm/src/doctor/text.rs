@@ -1,7 +1,11 @@
 //! The report for a reader.
 
+use vpmu::host::linux::sysfs::CpuSet;
+use vpmu::ids::HostCpu;
+
 use super::report::{
-    BackingReport, FeaturesReport, Found, Kind, KvmReport, PermissionReport, PmuReport, Report,
+    BackingReport, CountersReport, FeaturesReport, Found, Kind, KvmReport, PermissionReport,
+    PmuReport, Report,
 };
 
 /// Where values start.
@@ -166,9 +170,7 @@ fn pmus(page: &mut Page, report: &Report) {
         Found::Unknown { unknown } => page.line("PMUs", &not_known(unknown)),
     }
     for counters in &report.counters {
-        let free = say(&counters.free, |free| {
-            format!("{free} pinned cycles events at the same time")
-        });
+        let free = say(&counters.free, |free| counters_words(*free, counters));
         page.line(&format!("counters of {}", counters.pmu), &free);
     }
     if report.counters.is_empty() {
@@ -177,31 +179,33 @@ fn pmus(page: &mut Page, report: &Report) {
 }
 
 fn pmu_words(pmu: &PmuReport) -> String {
-    let cpus = match &pmu.cpus {
-        None => "all CPUs".to_owned(),
-        Some(cpus) => format!("CPUs {}", ranges(cpus)),
+    let cpus = match (&pmu.cpus, &pmu.cpumask) {
+        (Some(cpus), _) => format!("CPUs {}", set(cpus)),
+        (None, Some(cpus)) => match pmu.scope {
+            Some(scope) => format!("one for each {scope}, read on CPUs {}", set(cpus)),
+            None => format!("shared, read on CPUs {}", set(cpus)),
+        },
+        (None, None) => "all CPUs".to_owned(),
     };
     format!("{} (type {}, {cpus})", pmu.name, pmu.r#type)
 }
 
-/// The kernel's list format: `0-3,8`.
-fn ranges(cpus: &[u32]) -> String {
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for &cpu in cpus {
-        match runs.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(cpu) => *last = cpu,
-            _ => runs.push((cpu, cpu)),
+fn counters_words(free: usize, counters: &CountersReport) -> String {
+    let mut words = format!("{free} for instructions");
+    if !counters.events.is_empty() && counters.events.iter().all(|other| other.free == free) {
+        words = format!("{free} for any event");
+    } else {
+        for other in &counters.events {
+            words.push_str(&format!(", {} for {}", other.free, other.event));
         }
     }
-    let run = |&(first, last): &(u32, u32)| {
-        if first == last {
-            first.to_string()
-        } else {
-            format!("{first}-{last}")
-        }
-    };
-    let runs: Vec<_> = runs.iter().map(run).collect();
-    runs.join(",")
+    words.push_str(" (pinned guest events at the same time); addressed by type: ");
+    words.push_str(&say(&counters.extended_type, |is| yes(*is).to_owned()));
+    words
+}
+
+fn set(cpus: &[u32]) -> CpuSet {
+    cpus.iter().copied().map(HostCpu).collect()
 }
 
 fn permission(page: &mut Page, permission: &PermissionReport) {
@@ -264,7 +268,7 @@ fn events(page: &mut Page, backing: &BackingReport) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::report::{
-        CountersReport, CpuReport, EventReport, MemoryReport, RdpmcReport, Verdict,
+        CpuReport, EventCounters, EventReport, MemoryReport, RdpmcReport, Verdict,
     };
     use super::*;
 
@@ -310,11 +314,19 @@ pub(super) mod tests {
             pmus: Found::Value(vec![PmuReport {
                 name: "cpu".to_owned(),
                 r#type: 4,
+                core: true,
                 cpus: None,
+                cpumask: None,
+                scope: None,
             }]),
             counters: vec![CountersReport {
                 pmu: "cpu".to_owned(),
                 free: Found::Value(5),
+                events: vec![EventCounters {
+                    event: "cycles",
+                    free: 4,
+                }],
+                extended_type: Found::Value(true),
             }],
             permission: PermissionReport {
                 perf_event_paranoid: Found::Value(4),
@@ -358,7 +370,7 @@ pub(super) mod tests {
             "  entry and exit        1200 ns of thread time",
             "  KVM's own vPMU        enable_pmu=Y (kvm): on, except for VMs that switch it off",
             "  PMUs                  cpu (type 4, all CPUs)",
-            "  counters of cpu       5 pinned cycles events at the same time",
+            "  counters of cpu       5 for instructions, 4 for cycles (pinned guest events at the same time); addressed by type: yes",
             "  perf_event_paranoid   4",
             "  CAP_SYS_ADMIN         not known: no /proc",
             "    cycles              hardware (PMU cpu)",
@@ -369,9 +381,25 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn cpu_lists_are_the_kernels() {
-        assert_eq!(ranges(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
-        assert_eq!(ranges(&[]), "");
+    fn counters_that_count_anything_are_one_number() {
+        let mut counters = report().counters[0].clone();
+        counters.events[0].free = 5;
+        let words = counters_words(5, &counters);
+        assert!(words.starts_with("5 for any event (pinned"), "{words}");
+    }
+
+    #[test]
+    fn a_pmu_says_where_it_counts() {
+        let mut pmu = report().pmus.value().unwrap()[0].clone();
+        pmu.cpus = Some(vec![0, 1, 2, 3, 8]);
+        assert_eq!(pmu_words(&pmu), "cpu (type 4, CPUs 0-3,8)");
+        (pmu.cpus, pmu.cpumask) = (None, Some(vec![0]));
+        assert_eq!(pmu_words(&pmu), "cpu (type 4, shared, read on CPUs 0)");
+        pmu.scope = Some("die");
+        assert_eq!(
+            pmu_words(&pmu),
+            "cpu (type 4, one for each die, read on CPUs 0)"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The main thread: console input, signals, and the end of the VM.
 
 mod console;
+mod placement;
 
 use std::fmt;
 use std::os::fd::AsRawFd;
@@ -11,6 +12,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use console::Console;
+pub use placement::PlacementWatch;
 
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::signals::EndSignals;

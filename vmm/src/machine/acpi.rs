@@ -182,14 +182,10 @@ fn local_apic(cpus: &CpusConfig, vcpu: VcpuId) -> [u8; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{MAX_VCPUS, Topology};
+    use crate::config::MAX_VCPUS;
 
     fn cpus(count: u16) -> CpusConfig {
-        CpusConfig {
-            boot: count,
-            max: count,
-            topology: Topology::flat(count),
-        }
+        CpusConfig::flat(count)
     }
 
     /// The table with this signature, its checksum verified.

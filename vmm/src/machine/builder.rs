@@ -1,7 +1,7 @@
 //! Putting a VM together, and running it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
@@ -11,17 +11,18 @@ use vpmu::x86::cpuid::PmuCpuid;
 
 use super::boot::{BootError, ImageError, Initramfs, InitramfsError, KernelImage};
 use super::parts::{self, Blueprint, Files};
-use crate::config::{SerialConfig, VmConfig};
+use crate::config::{CoreTypes, SerialConfig, VmConfig};
 use crate::devices::power::{self, PowerButton};
 use crate::devices::{BusError, serial};
-use crate::event_loop::EventLoop;
+use crate::event_loop::{EventLoop, PlacementWatch};
 use crate::kvm::{Hypervisor, Interrupter, KvmError, MsrFilter, Vm};
 use crate::probe::{self, LinuxNeedsHardware};
 use crate::stop::{StopReason, StopSignal};
+use crate::sys::affinity::Tid;
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
 use crate::sys::terminal::RawTerminal;
-use crate::vcpu::{NoPmu, PortBuilder, SpawnError, VcpuSet};
+use crate::vcpu::{Home, NoPmu, PortBuilder, SpawnError, VcpuHandle, VcpuPlacement, VcpuSet};
 
 /// Why a VM could not be put together. Nothing is left behind.
 #[derive(Debug, Error)]
@@ -114,6 +115,10 @@ pub struct PmuHooks {
     pub filter: Option<MsrFilter>,
     /// A halted vCPU must not use its thread's time: KVM is not to poll.
     pub halts_sleep: bool,
+    /// Where each vCPU runs; one that is not listed runs anywhere.
+    pub placement: Vec<VcpuPlacement>,
+    /// The types of vCPUs, in a hybrid guest.
+    pub core_types: Option<CoreTypes>,
     /// Builds the port of a vCPU. Called once for each, before any runs.
     pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder>,
 }
@@ -152,6 +157,8 @@ impl PmuHooks {
             cpuid: None,
             filter: None,
             halts_sleep: false,
+            placement: Vec::new(),
+            core_types: None,
             port: Box::new(|context| NoPmu::builder(context.vcpu)),
         }
     }
@@ -220,6 +227,11 @@ impl Machine {
         }
         kick::install_handlers().map_err(host("signal handlers"))?;
         let vcpus = blueprint.build_vcpus(&vm, boot_state, &buses, &stop)?;
+        let at_home: Vec<_> = vcpus.iter().filter_map(guarded).collect();
+        if !at_home.is_empty() {
+            let watch = PlacementWatch::new(at_home, Arc::clone(&stop)).map_err(host("a timer"))?;
+            events.add(Arc::new(Mutex::new(watch)));
+        }
         Ok(Self {
             control: MachineControl {
                 vcpus: Arc::new(VcpuSet::new(vcpus)),
@@ -253,6 +265,12 @@ impl Machine {
             None => Arc::new(StopReason::PowerOff),
         }
     }
+}
+
+/// A vCPU thread that must stay where it is.
+fn guarded(vcpu: &VcpuHandle) -> Option<(VcpuId, Tid, Home)> {
+    let (thread, home) = vcpu.home()?;
+    Some((vcpu.id(), *thread, home.clone()))
 }
 
 fn raw_terminal() -> Option<RawTerminal> {

@@ -5,9 +5,11 @@
 //! `intel-generic` for one with an architectural PMU (a GenuineIntel CPU of
 //! family 6, model 0x66, which no PMU driver of Linux lists, so that the PMU is
 //! used as CPUID describes it), or an AuthenticAMD CPU of family 17h or later
-//! for one with an AMD PMU. The vendor follows the PMU, on any host.
+//! for one with an AMD PMU. The vendor follows the PMU, on any host. A
+//! hybrid guest is the second with another model number and a type for each vCPU.
 
 mod amd;
+mod hybrid;
 mod intel;
 mod table;
 mod topology;
@@ -15,7 +17,7 @@ mod topology;
 use vpmu::ids::VcpuId;
 use vpmu::x86::cpuid::{AmdLeaves, IntelLeaves, PmuCpuid};
 
-use crate::config::Topology;
+use crate::config::{CoreTypes, Topology};
 use crate::kvm::CpuidEntry;
 use table::Table;
 
@@ -65,6 +67,8 @@ pub struct CpuidPlan<'a> {
     pub topology: Topology,
     /// Which CPU.
     pub profile: Profile,
+    /// The types of vCPUs; `None`: the guest is not hybrid.
+    pub core_types: Option<&'a CoreTypes>,
 }
 
 /// Leaf 01H:ECX.
@@ -80,7 +84,12 @@ impl CpuidPlan<'_> {
         let mut table = Table::new(self.supported);
         self.common(&mut table);
         match self.profile {
-            Profile::IntelGeneric(pmu) => intel::apply(&mut table, &self.topology, pmu),
+            Profile::IntelGeneric(pmu) => {
+                intel::apply(&mut table, &self.topology, pmu);
+                if let Some(types) = self.core_types {
+                    hybrid::apply(&mut table, types.of(vcpu));
+                }
+            }
             Profile::Amd(pmu) => amd::apply_pmu(&mut table, &self.topology, vcpu, pmu),
             Profile::Host if table.is_intel() => intel::drop_pmu(&mut table),
             Profile::Host => amd::apply(&mut table, &self.topology, vcpu),

@@ -21,7 +21,7 @@ use crate::event_loop::Console;
 use crate::kvm::{BootState, Hypervisor, KvmError, Vcpu, Vm};
 use crate::stop::StopSignal;
 use crate::sys::terminal;
-use crate::vcpu::{Buses, VcpuHandle};
+use crate::vcpu::{Buses, VcpuHandle, VcpuParts};
 
 /// IA32_MISC_ENABLE and IA32_MTRR_DEF_TYPE (Intel SDM vol. 4).
 const MISC_ENABLE: MsrIndex = MsrIndex(0x1a0);
@@ -104,6 +104,7 @@ impl Blueprint<'_> {
             tsc_deadline: self.hypervisor.has_tsc_deadline_timer(),
             topology,
             profile,
+            core_types: self.hooks.core_types.as_ref(),
         };
         let interrupter = vm.interrupter();
         let mut handles = Vec::new();
@@ -122,8 +123,15 @@ impl Blueprint<'_> {
                 interrupter: &interrupter,
                 hypervisor: self.hypervisor,
             });
-            let handle = VcpuHandle::spawn(id, vcpu, port, Arc::clone(buses), Arc::clone(stop))?;
-            handles.push(handle);
+            let placement = self.hooks.placement.get(usize::from(id.0));
+            let parts = VcpuParts {
+                id,
+                vcpu,
+                placement: placement.cloned().unwrap_or_default(),
+                buses: Arc::clone(buses),
+                stop: Arc::clone(stop),
+            };
+            handles.push(VcpuHandle::spawn(parts, port)?);
         }
         Ok(handles)
     }

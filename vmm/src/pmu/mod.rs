@@ -32,7 +32,7 @@ use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::units::Nanos;
 use vpmu::{EventFilter, Rules};
 
-use crate::config::{PmuArg, RdpmcPolicy};
+use crate::config::{CpusConfig, PmuArg, RdpmcPolicy};
 use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{PmuHooks, PortContext};
 use crate::probe;
@@ -45,7 +45,10 @@ use port::{PmuPort, PmuPortParts};
 use rdpmc::{Rewriter, Sites};
 
 pub use rdpmc::Paging;
-pub use select::{Backing, Reason, SelectError, probe, select};
+pub use select::{
+    Backing, CountersError, HostCpus, HostSource, Reason, SelectError, free_counters, place, probe,
+    select, source_of,
+};
 pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
 pub use totals::VmTotals;
 
@@ -92,7 +95,7 @@ impl PmuPlan {
     ///
     /// # Errors
     /// [`PmuError`]; nothing is started then.
-    pub fn new(arg: &PmuArg, sysfs: &Sysfs) -> Result<Option<Self>, PmuError> {
+    pub fn new(arg: &PmuArg, cpus: &CpusConfig, sysfs: &Sysfs) -> Result<Option<Self>, PmuError> {
         let PmuArg::On(asked) = arg else {
             return Ok(None);
         };
@@ -103,12 +106,17 @@ impl PmuPlan {
             );
             return Ok(None);
         }
-        let backing = select(&asked.kind, sysfs)?;
+        let backing = select(&asked.kind, cpus, sysfs)?;
         let filter = event_filter::read(&asked.filter)?;
         let host = model::host_vendor();
-        let model = Choice::new(asked, filter.admitted(backing.events()), host)
-            .map_err(PmuError::Config)?;
-        let is_hardware = matches!(backing, Backing::Hardware { .. });
+        let events = filter.admitted(backing.events());
+        let model = if backing.core_types().is_some() {
+            Choice::hybrid(events)
+        } else {
+            Choice::new(asked, events, host).map_err(PmuError::Config)?
+        };
+        // Of a sum, each part has codes of its own.
+        let is_hardware = matches!(backing, Backing::Hardware(_) | Backing::Hybrid { .. });
         let codes_match = is_hardware && host == Some(model.kind.vendor());
         if filter != EventFilter::Architectural && !codes_match {
             log::warn!(
@@ -129,18 +137,28 @@ impl PmuPlan {
         }))
     }
 
+    /// What counts.
+    #[must_use]
+    pub const fn host(&self) -> &Backing {
+        &self.backing
+    }
+
     /// What the machine needs to know of it.
     ///
     /// # Errors
     /// If the register table does not fit into KVM's filter.
     pub fn hooks(&self) -> Result<PmuHooks, PmuError> {
-        let (backing, config) = (self.backing.clone(), self.model.config);
+        let (backing, model) = (self.backing.clone(), self.model);
+        let cpuid = model.config.cpuid();
         let (rules, totals) = (self.rules.clone(), Arc::clone(&self.totals));
         let clock = match backing {
             // What the clock counts is what the guest reads.
             Backing::Software(_) => clock::thread_cpu_time,
-            Backing::Hardware { .. } => clock::monotonic as Clock,
+            Backing::Hardware(_) | Backing::Sum(_) | Backing::Hybrid { .. } => {
+                clock::monotonic as Clock
+            }
         };
+        let core_types = backing.core_types().cloned();
         let halts_sleep = matches!(backing, Backing::Software(_));
         let (rewriter, entry_cost) = (OnceLock::new(), OnceLock::new());
         let port = move |context: &PortContext<'_>| {
@@ -148,13 +166,17 @@ impl PmuPlan {
             let rewriter = rewriter.get_or_init(|| Arc::new(Rewriter::new(memory.clone())));
             let entry_cost = *entry_cost.get_or_init(|| match backing {
                 Backing::Software(_) => measure_entry_cost(context.hypervisor),
-                Backing::Hardware { .. } => Nanos(0),
+                Backing::Hardware(_) | Backing::Sum(_) | Backing::Hybrid { .. } => Nanos(0),
             });
             let parts = PmuPortParts {
                 vcpu: context.vcpu,
                 apic_id: context.apic_id,
-                model: Model::new(config),
-                host: backing.driver(context.tsc, OverflowSignal(kick::overflow_signal())),
+                model: Model::new(model.config_of(backing.core_type(context.vcpu))),
+                host: backing.driver(
+                    context.vcpu,
+                    context.tsc,
+                    OverflowSignal(kick::overflow_signal()),
+                ),
                 sites: Sites::new(Arc::clone(rewriter)),
                 interrupter: context.interrupter.clone(),
                 rules: rules.clone(),
@@ -166,9 +188,11 @@ impl PmuPlan {
             Box::new(build) as PortBuilder
         };
         Ok(PmuHooks {
-            cpuid: Some(config.cpuid()),
-            filter: Some(filter::filter(config.cpuid().vendor())?),
+            cpuid: Some(cpuid),
+            filter: Some(filter::filter(cpuid.vendor())?),
             halts_sleep,
+            placement: Vec::new(),
+            core_types,
             port: Box::new(port),
         })
     }
@@ -195,13 +219,11 @@ impl PmuPlan {
     /// What the vCPUs did, in one line; complete once they have ended.
     #[must_use]
     pub fn summary(&self) -> String {
-        let backing = match &self.backing {
-            Backing::Hardware { name, .. } => name,
-            Backing::Software(_) => "clock",
-        };
         format!(
-            "backing={backing} model={} {}",
-            self.model.kind, self.totals
+            "backing={} model={} {}",
+            self.backing.name(),
+            self.model.kind,
+            self.totals
         )
     }
 }

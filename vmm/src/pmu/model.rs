@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use vpmu::guest::{AmdVersion, ConfigError, ModelConfig, ModelKind};
+use vpmu::guest::{
+    AmdVersion, ArchPerfmonConfig, ArchVersion, ConfigError, CoreType, ModelConfig, ModelKind,
+};
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
@@ -37,6 +39,8 @@ enum ModelReason {
     NotAllOfAmd,
     /// The host is neither vendor's.
     OtherVendor,
+    /// The pair of a hybrid guest: more counters than the version has by itself.
+    Hybrid,
 }
 
 impl Choice {
@@ -68,6 +72,27 @@ impl Choice {
             events,
             reason,
         })
+    }
+
+    /// The pair of a hybrid guest (rules G-201 to G-203). Its numbers are those
+    /// that Linux makes of the model number, whatever the host has.
+    pub(super) const fn hybrid(events: ArchEventSet) -> Self {
+        Self {
+            kind: ModelKind::Intel(ArchVersion::V5),
+            // What CPUID shows is the same on both.
+            config: ModelConfig::Intel(ArchPerfmonConfig::hybrid(CoreType::Core, events)),
+            reason: ModelReason::Hybrid,
+        }
+    }
+
+    /// The registers of one vCPU, whose type is `core_type` in a hybrid guest.
+    pub(super) const fn config_of(&self, core_type: Option<CoreType>) -> ModelConfig {
+        match (core_type, self.config) {
+            (Some(core_type), ModelConfig::Intel(config)) => {
+                ModelConfig::Intel(ArchPerfmonConfig::hybrid(core_type, config.events()))
+            }
+            (_, config) => config,
+        }
     }
 
     /// What the guest takes for granted and will not get: named, so that no 0
@@ -114,6 +139,7 @@ impl fmt::Display for Choice {
                     self.kind
                 );
             }
+            ModelReason::Hybrid => "a hybrid guest: 8 + 4 counters on core vCPUs, 6 + 3 on atom",
             ModelReason::OtherVendor => "the host is neither Intel's nor AMD's",
         };
         write!(f, "model {} ({why})", self.kind)
@@ -166,6 +192,18 @@ mod tests {
             }
             assert!(!warning.contains("ref-cycles"), "not generic on AMD");
         }
+    }
+
+    /// G-201 and G-202: one leaf, two sets of registers.
+    #[test]
+    fn a_hybrid_guest_has_registers_by_the_type_of_its_vcpu() {
+        let choice = Choice::hybrid(ArchEventSet::ALL);
+        let [core, atom] = [CoreType::Core, CoreType::Atom].map(|t| choice.config_of(Some(t)));
+        assert_eq!(core.cpuid(), atom.cpuid());
+        assert_eq!((core.counters().len(), atom.counters().len()), (12, 9));
+        assert!(choice.to_string().contains("hybrid"), "{choice}");
+        let plain = Choice::new(&asked("type=auto"), ArchEventSet::ALL, None).unwrap();
+        assert_eq!(plain.config_of(None), plain.config);
     }
 
     /// Without a name the host decides, and its model's limits hold.

@@ -1,5 +1,6 @@
-//! System calls that std has no safe form of: signals and the terminal.
+//! System calls that std has no safe form of: signals, timers, affinity, the terminal.
 
+pub mod affinity;
 pub mod clock;
 pub mod kick;
 pub mod signals;

@@ -7,13 +7,16 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use thiserror::Error;
+use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
-use super::port::{PortBuilder, PortError};
+use super::placement::{Home, HomeGuard, VcpuPlacement};
+use super::port::{MsrPort, PortBuilder, PortError};
 use super::thread::{Buses, VcpuState, VcpuThread};
 use crate::kvm::Vcpu;
 use crate::pmu::VcpuPmuStatus;
 use crate::stop::StopSignal;
+use crate::sys::affinity::{self, Tid};
 use crate::sys::kick::{self, Registration};
 
 /// What one can tell a vCPU thread.
@@ -60,6 +63,16 @@ pub enum SpawnError {
         /// Why.
         source: PortError,
     },
+    /// The host does not let it run where it should.
+    #[error("cannot bind the thread of vCPU {vcpu} to host CPUs {cpus}")]
+    Bind {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// Where it should run.
+        cpus: CpuSet,
+        /// Why not.
+        source: io::Error,
+    },
     /// It ended before it was ready.
     #[error("the thread of vCPU {vcpu} died")]
     Died {
@@ -73,6 +86,7 @@ pub struct VcpuHandle {
     id: VcpuId,
     mailbox: Sender<VcpuMessage>,
     thread: Option<JoinHandle<()>>,
+    home: Option<(Tid, Home)>,
 }
 
 impl fmt::Debug for VcpuHandle {
@@ -83,43 +97,66 @@ impl fmt::Debug for VcpuHandle {
     }
 }
 
+/// What a vCPU thread is made of.
+#[derive(Debug)]
+pub struct VcpuParts {
+    /// Which vCPU it is.
+    pub id: VcpuId,
+    /// KVM's.
+    pub vcpu: Vcpu,
+    /// Where it runs.
+    pub placement: VcpuPlacement,
+    /// Its devices.
+    pub buses: Arc<Buses>,
+    /// The end of the VM.
+    pub stop: Arc<StopSignal>,
+}
+
 impl VcpuHandle {
     /// Starts the thread of a vCPU, which then waits for
-    /// [`VcpuMessage::Run`]. Returns when its port is built.
+    /// [`VcpuMessage::Run`]. Returns when it is where it should run and its
+    /// port is built.
     ///
     /// # Errors
     /// If the thread or the port does not come up.
-    pub fn spawn(
-        id: VcpuId,
-        vcpu: Vcpu,
-        port: PortBuilder,
-        buses: Arc<Buses>,
-        stop: Arc<StopSignal>,
-    ) -> Result<Self, SpawnError> {
+    pub fn spawn(parts: VcpuParts, port: PortBuilder) -> Result<Self, SpawnError> {
         let (mailbox, inbox) = mpsc::channel();
         let (ready, started) = mpsc::channel();
+        let id = parts.id;
+        let home = parts.placement.home.clone();
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || {
-                let port = match port() {
+                // Bound first: what the port opens and allocates belongs there.
+                let port = match bind(id, &parts.placement).and_then(|()| build(id, port)) {
                     Ok(port) => port,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 // The other end waits for exactly this.
-                drop(ready.send(Ok(())));
-                run_thread(id, vcpu, port, buses, inbox, stop);
+                drop(ready.send(Ok(Tid::current())));
+                run_thread(parts, port, inbox);
             })
             .map_err(|source| SpawnError::Thread { vcpu: id, source })?;
-        let handle = Self {
+        let mut handle = Self {
             id,
             mailbox,
             thread: Some(thread),
+            home: None,
         };
         match started.recv() {
-            Ok(Ok(())) => Ok(handle),
-            Ok(Err(source)) => Err(SpawnError::Port { vcpu: id, source }),
+            Ok(Ok(tid)) => {
+                handle.home = home.map(|home| (tid, home));
+                Ok(handle)
+            }
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(SpawnError::Died { vcpu: id }),
         }
+    }
+
+    /// The thread and where it must stay; `None` if it may roam.
+    #[must_use]
+    pub const fn home(&self) -> Option<&(Tid, Home)> {
+        self.home.as_ref()
     }
 
     /// Which vCPU it is.
@@ -151,22 +188,31 @@ impl Drop for VcpuHandle {
     }
 }
 
-fn run_thread(
-    id: VcpuId,
-    mut vcpu: Vcpu,
-    port: Box<dyn super::MsrPort>,
-    buses: Arc<Buses>,
-    mailbox: Receiver<VcpuMessage>,
-    stop: Arc<StopSignal>,
-) {
-    VcpuThread {
-        id,
-        port,
-        kicks: Registration::new(vcpu.immediate_exit()),
+fn bind(vcpu: VcpuId, placement: &VcpuPlacement) -> Result<(), SpawnError> {
+    let Some(cpus) = &placement.bind else {
+        return Ok(());
+    };
+    affinity::bind_this_thread(cpus).map_err(|source| SpawnError::Bind {
         vcpu,
-        buses,
+        cpus: cpus.clone(),
+        source,
+    })
+}
+
+fn build(vcpu: VcpuId, port: PortBuilder) -> Result<Box<dyn MsrPort>, SpawnError> {
+    port().map_err(|source| SpawnError::Port { vcpu, source })
+}
+
+fn run_thread(mut parts: VcpuParts, port: Box<dyn MsrPort>, mailbox: Receiver<VcpuMessage>) {
+    VcpuThread {
+        id: parts.id,
+        port,
+        kicks: Registration::new(parts.vcpu.immediate_exit()),
+        vcpu: parts.vcpu,
+        guard: HomeGuard::new(parts.placement.home),
+        buses: parts.buses,
         mailbox,
-        stop,
+        stop: parts.stop,
     }
     .run();
 }

@@ -14,11 +14,13 @@
 //! SIPI inside `KVM_RUN`.
 
 mod handle;
+mod placement;
 mod port;
 mod set;
 mod thread;
 
-pub use handle::{SpawnError, VcpuHandle, VcpuMessage, VcpuReport};
+pub use handle::{SpawnError, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport};
+pub use placement::{CHECK_PERIOD, Home, VcpuPlacement};
 pub use port::{MsrPort, NoPmu, PortBuilder, PortError};
 pub use set::{NoAnswer, VcpuSet};
 pub use thread::{Buses, VcpuState};

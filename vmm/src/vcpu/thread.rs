@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use vpmu::ids::VcpuId;
 
 use super::handle::{VcpuMessage, VcpuReport};
+use super::placement::HomeGuard;
 use super::port::MsrPort;
 use crate::devices::Bus;
 use crate::kvm::{Exit, Vcpu};
@@ -41,6 +42,7 @@ pub(super) struct VcpuThread {
     /// Before `vcpu`: it is dropped first, as it points into it.
     pub(super) kicks: Registration,
     pub(super) vcpu: Vcpu,
+    pub(super) guard: HomeGuard,
     pub(super) buses: Arc<Buses>,
     pub(super) mailbox: Receiver<VcpuMessage>,
     pub(super) stop: Arc<StopSignal>,
@@ -143,6 +145,9 @@ impl VcpuThread {
         let exit = self.vcpu.run();
         let interrupted = matches!(exit, Ok(Exit::Interrupted));
         self.port.after_run(interrupted);
+        if let Some(reason) = self.guard.check(self.id) {
+            return Next::Stop(reason);
+        }
         match exit {
             Ok(Exit::PioIn { port, data }) => self.buses.pio.read(port.into(), data),
             Ok(Exit::PioOut { port, data }) => {

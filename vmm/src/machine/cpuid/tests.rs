@@ -45,6 +45,7 @@ fn plan(supported: &[CpuidEntry], profile: Profile) -> CpuidPlan<'_> {
             packages: 1,
         },
         profile,
+        core_types: None,
     }
 }
 
@@ -216,6 +217,24 @@ fn every_vcpu_has_its_own_ids_and_the_same_shifts() {
         assert_eq!(levels, [(1, 2, 1), (3, 6, 2), (4, 12, 5), (0, 0, 0)]);
         assert_eq!(find(&table, 0xb, 1).eax, 4);
         assert_eq!(find(&table, 4, 3).eax >> 14 & 0xfff, 7);
+    }
+}
+
+/// Rules of section 2.1, and G-201: the types differ and leaf 0AH does not.
+#[test]
+fn a_hybrid_guest_has_a_type_for_each_vcpu() {
+    let host = amd_host();
+    let cpus = crate::config::CpusConfig::with_types(12, "[core=[0-3],atom=[4-11]]");
+    let mut plan = plan(&host, Profile::IntelGeneric(Some(PMU)));
+    plan.core_types = cpus.core_types.as_ref();
+    for (vcpu, native_model) in [(0, 0x4000_0000), (3, 0x4000_0000), (11, 0x2000_0000)] {
+        let table = plan.table(VcpuId(vcpu));
+        assert!(find(&table, 0, 0).eax >= 0x1a);
+        let signature = find(&table, 1, 0).eax;
+        assert_eq!(signature >> 4 & 0xf | signature >> 12 & 0xf0, 0x97);
+        assert_ne!(find(&table, 7, 0).edx & 1 << 15, 0);
+        assert_eq!(find(&table, 0x1a, 0).eax, native_model);
+        assert_eq!(find(&table, 0xa, 0).eax, PMU.leaf_0a.eax.into_bits());
     }
 }
 

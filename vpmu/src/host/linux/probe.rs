@@ -8,6 +8,7 @@ use crate::x86::event::ArchEvent;
 
 use super::driver::EventSource;
 use super::event::{OpenError, PerfEvent, Spec};
+use super::sysfs::PmuType;
 
 /// User mode alone, which `perf_event_paranoid` = 2 still allows.
 const USER: Privilege = Privilege {
@@ -32,29 +33,60 @@ pub fn software_event() -> Result<(), OpenError> {
     PerfEvent::open(&TASK_CLOCK).map(drop)
 }
 
-/// How many pinned `cycles` events of `source` count on the calling thread at
-/// the same time, `most` at the most: one is added after the other until one
-/// stands still. A fixed counter for cycles is among them, and so is nothing
-/// that others (a watchdog, other pinned events) hold. On a hybrid host the
-/// thread has to stay on the CPUs of `source`, or the answer is 0.
+/// Whether the host takes the type of this core PMU in the upper half of
+/// `config`, found by a trial: sysfs does not say it. A host with several core
+/// PMUs has the capability on each as a rule, and it is not needed elsewhere.
+///
+/// Linux: `PERF_PMU_CAP_EXTENDED_HW_TYPE`.
+///
+/// # Errors
+/// [`OpenError`] if the host refuses for another reason: a permission.
+pub fn extended_type(kind: PmuType) -> Result<bool, OpenError> {
+    let source = EventSource::Pmu(kind);
+    // One event is enough; a PMU need not count each.
+    for event in ArchEvent::ALL {
+        match source.probe(event) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.is_unsupported() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// The most events that [`pinned_counters`] opens: more than any PMU has
+/// counters.
+pub const MOST_COUNTERS: usize = 32;
+
+/// How many counters `source` really gives the calling thread now for guest
+/// counts of `event`, up to [`MOST_COUNTERS`]: pinned events of guest mode are
+/// opened one after the other until one gets no counter, and all are closed
+/// again. A fixed counter for the event is among them; what others hold (a
+/// watchdog, other pinned events) is not.
+///
+/// The thread must be bound to a CPU on which `source` counts: elsewhere no
+/// event needs a counter, and none is ever refused.
 ///
 /// # Errors
 /// [`OpenError`] if the host opens not even one: it has no such PMU, or does
 /// not permit it.
-pub fn pinned_counters(source: EventSource, most: usize) -> Result<usize, OpenError> {
-    let mut spec = source.spec(&EventAttr {
-        event: ArchEvent::Cycles.into(),
-        privilege: USER,
+pub fn pinned_counters(source: EventSource, event: ArchEvent) -> Result<usize, OpenError> {
+    const BOTH: Privilege = Privilege {
+        user: true,
+        kernel: true,
+    };
+    let spec = source.spec(&EventAttr {
+        event: event.into(),
+        privilege: BOTH,
     });
-    spec.guest_only = false;
-    at_the_same_time(&spec, most)
+    at_the_same_time(&spec)
 }
 
-fn at_the_same_time(spec: &Spec, most: usize) -> Result<usize, OpenError> {
+fn at_the_same_time(spec: &Spec) -> Result<usize, OpenError> {
     let mut events = vec![PerfEvent::open(spec)?];
-    while all_count(&mut events) {
-        if events.len() >= most {
-            return Ok(most);
+    while events.last_mut().is_some_and(has_counter) {
+        if events.len() >= MOST_COUNTERS {
+            return Ok(MOST_COUNTERS);
         }
         match PerfEvent::open(spec) {
             Ok(event) => events.push(event),
@@ -64,27 +96,17 @@ fn at_the_same_time(spec: &Spec, most: usize) -> Result<usize, OpenError> {
     Ok(events.len().saturating_sub(1))
 }
 
-/// Starts the last event; whether every one then moves. One that has lost its
-/// counter does not read, one that waits for another CPU reads the same.
-fn all_count(events: &mut [PerfEvent]) -> bool {
-    let started = events
-        .last_mut()
-        .is_none_or(|event| event.start(Count(u64::MAX)).is_ok());
-    let before: Vec<_> = events.iter().map(PerfEvent::read).collect();
-    for turn in 0..10_000_u32 {
-        core::hint::black_box(turn);
-    }
-    let moved = |(event, before): (&PerfEvent, &Result<Count, _>)| match (before, event.read()) {
-        (Ok(before), Ok(after)) => after > *before,
-        _ => false,
-    };
-    started && events.iter().zip(&before).all(moved)
+/// Starts the event that this thread opened last. It is scheduled before the call
+/// returns: if there is a counter too few, it is the one in the error state,
+/// which a read tells.
+fn has_counter(event: &mut PerfEvent) -> bool {
+    event.start(Count(u64::MAX)).is_ok() && event.read().is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::linux::sysfs::{PmuType, Sysfs};
+    use crate::host::linux::sysfs::{PmuDevice, Sysfs};
 
     #[test]
     fn every_host_has_software_events() {
@@ -98,27 +120,32 @@ mod tests {
     /// The clock has no counters to run out of.
     #[test]
     fn the_search_ends_at_the_most() {
-        match at_the_same_time(&TASK_CLOCK, 5) {
-            Ok(found) => assert_eq!(found, 5),
+        match at_the_same_time(&TASK_CLOCK) {
+            Ok(found) => assert_eq!(found, MOST_COUNTERS),
             Err(e) => eprintln!("SKIP: not permitted here: {}", e.errno()),
         }
     }
 
     #[test]
     fn a_pmu_that_is_not_there_has_no_counters() {
-        let error = pinned_counters(EventSource::Pmu(PmuType(0xfff0)), 16).unwrap_err();
+        let absent = PmuType(0xfff0);
+        let error = pinned_counters(EventSource::Pmu(absent), ArchEvent::Cycles).unwrap_err();
         assert!(
             error.is_unsupported() || error.is_permission(),
             "{}",
             error.errno()
         );
+        match extended_type(absent) {
+            Ok(is) => assert!(!is),
+            Err(error) => assert!(error.is_permission(), "{}", error.errno()),
+        }
     }
 
     #[test]
     fn a_host_without_a_core_pmu_opens_none() {
         let pmus = Sysfs::default().pmus().unwrap();
-        let counters = pinned_counters(EventSource::Hardware, 16);
-        if pmus.iter().any(|pmu| pmu.name.starts_with("cpu")) {
+        let counters = pinned_counters(EventSource::Hardware, ArchEvent::Instructions);
+        if pmus.iter().any(PmuDevice::is_core) {
             eprintln!("this host has a core PMU: {counters:?}");
         } else {
             assert!(counters.is_err(), "{counters:?}");

@@ -1,0 +1,212 @@
+//! `--pmu type=…` → what backs the guest's counters, and where vCPUs run.
+//!
+//! ```text
+//!  sysfs ─▶ PmuRegistry ─┐
+//!  --pmu type=           ├─▶ select ─▶ Backing ─▶ driver, one for each vCPU
+//!  --cpus                │                │
+//!  HostCpus ─────────────┴────────────────┴─▶ place ─▶ VcpuPlacement: bind, home
+//! ```
+
+mod backing;
+mod counters;
+mod error;
+mod placement;
+#[cfg(test)]
+mod tests;
+
+use vpmu::host::linux::sysfs::{CpuSet, PmuDevice, PmuRegistry, PmuType, Sysfs};
+use vpmu::host::linux::{EventSource, OpenError};
+use vpmu::x86::event::{ArchEvent, ArchEventSet};
+
+use crate::config::{CpusConfig, PmuKind};
+
+pub use backing::{Backing, HostSource, Reason};
+pub use counters::{CountersError, free_counters};
+pub use error::SelectError;
+pub use placement::{HostCpus, place};
+
+/// The core PMUs of a hybrid host.
+const CPU_CORE: &str = "cpu_core";
+const CPU_ATOM: &str = "cpu_atom";
+
+/// The events that a source counts, or what it said to cycles if none.
+///
+/// # Errors
+/// What the host says to cycles, if it counts nothing at all.
+pub fn probe(source: EventSource) -> Result<ArchEventSet, OpenError> {
+    let cycles = source.probe(ArchEvent::Cycles);
+    let counted = |event: &ArchEvent| match event {
+        ArchEvent::Cycles => cycles.is_ok(),
+        event => source.probe(*event).is_ok(),
+    };
+    let events: ArchEventSet = ArchEvent::ALL.into_iter().filter(counted).collect();
+    match cycles {
+        Err(error) if events == ArchEventSet::EMPTY => Err(error),
+        _ => Ok(events),
+    }
+}
+
+/// Chooses the backing on the host whose sysfs this is.
+///
+/// # Errors
+/// [`SelectError`]; nothing is open then.
+pub fn select(kind: &PmuKind, cpus: &CpusConfig, sysfs: &Sysfs) -> Result<Backing, SelectError> {
+    if *kind == PmuKind::Software {
+        return Ok(Backing::Software(Reason::Asked));
+    }
+    Selector {
+        pmus: &PmuRegistry::read(sysfs)?,
+        host: &HostCpus::read(sysfs),
+        cpus,
+        probe: &probe,
+    }
+    .select(kind)
+}
+
+/// How events of a core PMU are opened: without a type where there is no other.
+pub fn source_of(pmu: &PmuDevice, pmus: &PmuRegistry) -> EventSource {
+    if pmu.is_core() && pmus.cores().count() == 1 {
+        EventSource::Hardware
+    } else {
+        EventSource::Pmu(pmu.kind)
+    }
+}
+
+/// What a choice depends on.
+struct Selector<'a> {
+    pmus: &'a PmuRegistry,
+    host: &'a HostCpus,
+    cpus: &'a CpusConfig,
+    /// What the host says to a source.
+    probe: &'a dyn Fn(EventSource) -> Result<ArchEventSet, OpenError>,
+}
+
+impl Selector<'_> {
+    fn select(&self, kind: &PmuKind) -> Result<Backing, SelectError> {
+        match kind {
+            PmuKind::Software => Ok(Backing::Software(Reason::Asked)),
+            PmuKind::Auto => self.auto(),
+            PmuKind::Core => self.one_kind("core", CPU_CORE).map(Backing::Hardware),
+            PmuKind::Atom => self.one_kind("atom", CPU_ATOM).map(Backing::Hardware),
+            PmuKind::Hybrid => self.hybrid(),
+            PmuKind::Named(name) => self.found(self.pmus.by_name(name), name),
+            PmuKind::Number(number) => {
+                let pmu = self.pmus.by_type(PmuType(*number));
+                self.found(pmu, &number.to_string())
+            }
+        }
+    }
+
+    fn found(&self, pmu: Option<&PmuDevice>, asked: &str) -> Result<Backing, SelectError> {
+        match pmu {
+            Some(pmu) => self.source(pmu).map(Backing::Hardware),
+            None => Err(SelectError::Unknown {
+                asked: asked.to_owned(),
+                present: names(self.pmus.iter()),
+            }),
+        }
+    }
+
+    fn one_kind(&self, asked: &'static str, name: &'static str) -> Result<HostSource, SelectError> {
+        match self.pmus.by_name(name) {
+            Some(pmu) => self.source(pmu),
+            None => Err(self.not_hybrid(asked, name)),
+        }
+    }
+
+    /// Both kinds, whatever the guest's vCPUs are: a clock-derived hybrid guest
+    /// would show two kinds of CPUs that count alike, so there is none.
+    fn hybrid(&self) -> Result<Backing, SelectError> {
+        let both = |name| {
+            let pmu = self.pmus.by_name(name);
+            pmu.ok_or_else(|| self.not_hybrid("hybrid", "cpu_core and cpu_atom"))
+        };
+        let (core, atom) = (both(CPU_CORE)?, both(CPU_ATOM)?);
+        Ok(Backing::Hybrid {
+            core: self.source(core)?,
+            atom: self.source(atom)?,
+            // The configuration has them whenever the kind is hybrid.
+            types: self.cpus.core_types.clone().unwrap_or_default(),
+        })
+    }
+
+    fn not_hybrid(&self, asked: &'static str, needed: &'static str) -> SelectError {
+        SelectError::NotHybrid {
+            asked,
+            needed,
+            cores: names(self.pmus.cores()),
+        }
+    }
+
+    /// All core PMUs if they count wherever a vCPU may run, else a clock: `auto`
+    /// binds no vCPU and contradicts no affinity.
+    fn auto(&self) -> Result<Backing, SelectError> {
+        let mut sources = Vec::new();
+        for pmu in self.pmus.cores() {
+            match self.source(pmu) {
+                Ok(source) => sources.push(source),
+                Err(SelectError::CountsNothing { .. }) => {}
+                Err(SelectError::NotPermitted { source, .. }) => {
+                    let asked = "auto".to_owned();
+                    return Err(SelectError::NotPermitted { asked, source });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(match (sources.pop(), sources.is_empty()) {
+            (None, _) if self.pmus.cores().next().is_none() => Backing::Software(Reason::NoHostPmu),
+            (None, _) => Backing::Software(Reason::CountsNothing),
+            (Some(only), true) => self.unless_partial(Backing::Hardware(only)),
+            (Some(last), false) => {
+                sources.push(last);
+                self.unless_partial(Backing::Sum(sources))
+            }
+        })
+    }
+
+    fn unless_partial(&self, backing: Backing) -> Backing {
+        let counts_for = |vcpu| {
+            let reach = self.cpus.affinity.of(vcpu).unwrap_or(&self.host.allowed);
+            let home = backing.home(vcpu, &self.host.online);
+            home.is_none_or(|home| reach.is_subset(&home.cpus))
+        };
+        if backing.events() == ArchEventSet::EMPTY {
+            Backing::Software(Reason::CountsNothing)
+        } else if self.cpus.possible().all(counts_for) {
+            backing
+        } else {
+            Backing::Software(Reason::PartOfTheHost)
+        }
+    }
+
+    fn source(&self, pmu: &PmuDevice) -> Result<HostSource, SelectError> {
+        let source = source_of(pmu, self.pmus);
+        let name = pmu.name.clone();
+        match (self.probe)(source) {
+            Ok(events) => Ok(HostSource {
+                name,
+                source,
+                events,
+                cpus: pmu.cpus().cloned(),
+            }),
+            Err(source) if source.is_permission() => Err(SelectError::NotPermitted {
+                asked: name,
+                source,
+            }),
+            Err(source) => Err(SelectError::CountsNothing { name, source }),
+        }
+    }
+}
+
+fn names<'a>(pmus: impl Iterator<Item = &'a PmuDevice>) -> Vec<String> {
+    pmus.map(|pmu| pmu.name.clone()).collect()
+}
+
+/// The union of the CPUs of sources; `None` if one counts on all.
+fn covered(sources: &[HostSource]) -> Option<CpuSet> {
+    sources
+        .iter()
+        .map(|source| source.cpus.clone())
+        .reduce(|a, b| Some(a?.union(&b?)))
+        .flatten()
+}

@@ -1,0 +1,97 @@
+//! Where vCPU threads run: what the user asked for, and where their PMU counts.
+
+use vpmu::host::linux::sysfs::{CpuSet, Sysfs};
+use vpmu::ids::VcpuId;
+
+use super::{Backing, SelectError};
+use crate::config::CpusConfig;
+use crate::sys::affinity::Tid;
+use crate::vcpu::{Home, VcpuPlacement};
+
+/// The CPUs of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostCpus {
+    /// Those that are online.
+    pub online: CpuSet,
+    /// Those that this process may use, as it was started.
+    pub allowed: CpuSet,
+}
+
+impl HostCpus {
+    /// As they are now. Where sysfs does not tell what is online, it is what
+    /// this process may use.
+    #[must_use]
+    pub fn read(sysfs: &Sysfs) -> Self {
+        let online = sysfs.online_cpus();
+        match (online, Tid::current().affinity()) {
+            (Ok(online), Ok(allowed)) => Self { online, allowed },
+            (Ok(cpus), Err(_)) | (Err(_), Ok(cpus)) => Self {
+                online: cpus.clone(),
+                allowed: cpus,
+            },
+            (Err(_), Err(_)) => Self {
+                online: CpuSet::default(),
+                allowed: CpuSet::default(),
+            },
+        }
+    }
+}
+
+/// Where each vCPU runs. `backing` is `None` for a guest without a PMU.
+///
+/// # Errors
+/// [`SelectError`] if a vCPU may run where its PMU does not count, or nowhere.
+pub fn place(
+    cpus: &CpusConfig,
+    backing: Option<&Backing>,
+    host: &HostCpus,
+) -> Result<Vec<VcpuPlacement>, SelectError> {
+    let home = |vcpu| backing.and_then(|backing| backing.home(vcpu, &host.online));
+    cpus.possible()
+        .map(|vcpu| place_one(vcpu, cpus.affinity.of(vcpu), home(vcpu), host))
+        .collect()
+}
+
+fn place_one(
+    vcpu: VcpuId,
+    asked: Option<&CpuSet>,
+    home: Option<Home>,
+    host: &HostCpus,
+) -> Result<VcpuPlacement, SelectError> {
+    if let Some(asked) = asked
+        && !asked.is_subset(&host.online)
+    {
+        return Err(SelectError::Offline {
+            vcpu,
+            asked: asked.clone(),
+            online: host.online.clone(),
+        });
+    }
+    let bind = match (asked, &home) {
+        (Some(asked), Some(home)) if !asked.is_subset(&home.cpus) => {
+            return Err(SelectError::Contradiction {
+                vcpu,
+                asked: asked.clone(),
+                pmu: home.pmu.clone(),
+                counts: home.cpus.clone(),
+            });
+        }
+        (Some(asked), _) => Some(asked.clone()),
+        (None, Some(home)) => Some(inside(home, host)?),
+        (None, None) => None,
+    };
+    Ok(VcpuPlacement { bind, home })
+}
+
+/// The CPUs of a PMU that this process may use.
+fn inside(home: &Home, host: &HostCpus) -> Result<CpuSet, SelectError> {
+    let cpus = home.cpus.intersection(&host.allowed);
+    if cpus.is_empty() {
+        return Err(SelectError::NotAllowedThere {
+            pmu: home.pmu.clone(),
+            counts: home.cpus.clone(),
+            allowed: host.allowed.clone(),
+        });
+    }
+    Ok(cpus)
+}

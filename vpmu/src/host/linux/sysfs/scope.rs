@@ -1,0 +1,90 @@
+//! Which CPUs share one instance of an uncore PMU.
+
+use std::collections::BTreeMap;
+
+use super::{CPUS, Coverage, CpuSet, PmuDevice, Sysfs, SysfsError, cpu_list};
+use crate::ids::HostCpu;
+
+/// A group of CPUs that share one instance of a PMU.
+///
+/// Linux: `enum perf_pmu_scope`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PmuScope {
+    /// The threads of a core.
+    Core,
+    /// Cores that share a mid-level cache.
+    Cluster,
+    /// A die.
+    Die,
+    /// A package.
+    Package,
+    /// The whole machine.
+    System,
+}
+
+impl PmuScope {
+    /// From wide to narrow.
+    const ALL: [Self; 5] = [
+        Self::System,
+        Self::Package,
+        Self::Die,
+        Self::Cluster,
+        Self::Core,
+    ];
+
+    /// The topology attribute that lists a CPU's own group.
+    const fn list(self) -> Option<&'static str> {
+        match self {
+            Self::Core => Some("core_cpus_list"),
+            Self::Cluster => Some("cluster_cpus_list"),
+            Self::Die => Some("die_cpus_list"),
+            Self::Package => Some("package_cpus_list"),
+            Self::System => None,
+        }
+    }
+}
+
+impl Sysfs {
+    /// The scope of a PMU, concluded from its `cpumask`: the widest one of
+    /// whose groups each has exactly one CPU in the mask. sysfs does not name
+    /// the scope; where two levels have the same groups (one package with one
+    /// die) they are the same thing by two names.
+    ///
+    /// `None`: it has no `cpumask`, or none of these groups explains it (AMD's
+    /// L3, for one).
+    ///
+    /// # Errors
+    /// [`SysfsError`] if the CPUs that are online cannot be read.
+    pub fn scope(&self, pmu: &PmuDevice) -> Result<Option<PmuScope>, SysfsError> {
+        let Coverage::Designated(mask) = &pmu.coverage else {
+            return Ok(None);
+        };
+        let online = self.online_cpus()?;
+        let explains = |scope: &PmuScope| {
+            let groups = self.groups(*scope, &online);
+            groups.is_some_and(|groups| {
+                groups.len() == mask.len()
+                    && groups
+                        .iter()
+                        .all(|group| group.intersection(mask).len() == 1)
+            })
+        };
+        Ok(PmuScope::ALL.into_iter().find(explains))
+    }
+
+    /// The groups of a scope, online CPUs alone; `None` if the kernel does not
+    /// tell.
+    fn groups(&self, scope: PmuScope, online: &CpuSet) -> Option<Vec<CpuSet>> {
+        let Some(list) = scope.list() else {
+            return Some(vec![online.clone()]);
+        };
+        let mut groups = BTreeMap::<HostCpu, CpuSet>::new();
+        for cpu in online.iter() {
+            let topology = self.0.join(CPUS).join(format!("cpu{}/topology", cpu.0));
+            let group = cpu_list(&topology.join(list)).ok()?.intersection(online);
+            let first = group.iter().next()?;
+            groups.insert(first, group);
+        }
+        Some(groups.into_values().collect())
+    }
+}
