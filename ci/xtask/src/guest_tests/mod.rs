@@ -8,6 +8,7 @@
 
 mod contention;
 mod control;
+mod hybrid;
 mod marks;
 mod mock;
 mod models;
@@ -232,7 +233,7 @@ fn run_once<'a>(
 /// A line for the host with the places of the images in it, which it names in braces.
 fn with_images(line: &str, place: &Place) -> Result<String> {
     let mut line = line.to_owned();
-    for name in ["vmlinuz-6.12", "guest.cpio"] {
+    for name in ["vmlinuz-6.1", "vmlinuz-6.12", "guest.cpio"] {
         line = line.replace(&format!("{{{name}}}"), &place.image(name)?);
     }
     Ok(line)

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GuestTest, Seen, contention, control, mock, models, perf};
+use super::{GuestTest, Seen, contention, control, hybrid, mock, models, perf};
 
 /// The kernels of hosts and of guests.
 pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -16,6 +16,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(mock::all());
     all.extend(contention::all());
     all.extend(control::all());
+    all.extend(hybrid::all());
     all.extend(models::all());
     all
 }

@@ -1,0 +1,232 @@
+//! Hosts with two kinds of CPUs, by the mock PMU: `cpu_core` counts on CPUs 0 and 1,
+//! `cpu_atom` on 2 and 3. What `--pmu type=` makes of them, and where vCPUs run.
+
+use anyhow::{Context, Result, ensure};
+
+use super::table::KERNELS;
+use super::{Clock, GuestTest, Runs, Seen};
+use crate::perf;
+
+const HYBRID: &str = "hybrid:gp=8";
+
+/// Every test on a hybrid host.
+pub(super) fn all() -> Vec<GuestTest> {
+    let mut all = Vec::new();
+    for host_kernel in KERNELS {
+        all.extend([
+            one_kind(host_kernel, "core", |seen, _| {
+                counted_on(seen, "cpu_core", "vcpu0 Cpus_allowed_list: 0-1")
+            }),
+            one_kind(host_kernel, "atom", |seen, _| {
+                counted_on(seen, "cpu_atom", "vcpu0 Cpus_allowed_list: 2-3")
+            }),
+            row(host_kernel, "refused", refused(), says_what_would_do),
+            row(
+                host_kernel,
+                "moved-away",
+                moved_away(host_kernel),
+                stopped_with_the_reason,
+            ),
+            hybrid_guest(host_kernel),
+        ]);
+    }
+    all.push(roams());
+    all
+}
+
+fn row(
+    host_kernel: &'static str,
+    name: &str,
+    line: impl Into<String>,
+    check: super::Check,
+) -> GuestTest {
+    GuestTest {
+        host_kernel,
+        mock_pmu: HYBRID,
+        runs: Runs::OnHost,
+        limit: 300,
+        ..GuestTest::new(format!("hybrid/host-{host_kernel}/{name}"), line, check)
+    }
+}
+
+/// `perfvisor run` with these flags; the guest's kernel gets `append` and runs `line`.
+fn guest(kernel: &str, flags: &str, append: &str, line: &str) -> String {
+    format!(
+        "perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} --memory size=256M \
+         --serial file=/tmp/console {flags} \
+         --cmdline 'console=ttyS0 quiet {append} perfvisor.run=\"{line}\"'"
+    )
+}
+
+/// Prints where the threads of the vCPUs may run, once the guest has printed `began`.
+const WHERE: &str = "until grep -qs began /tmp/console; do sleep 0.2; done; \
+     for t in /proc/$vmm/task/*; do \
+       grep -q vcpu $t/comm && echo $(cat $t/comm) $(grep Cpus_allowed_list $t/status); done";
+
+/// The tasks of vCPU 0.
+const VCPU0: &str = "for t in /proc/$vmm/task/*; do grep -q vcpu0 $t/comm && v=${t##*/}; done";
+
+/// All vCPUs are on one kind of CPUs, and counted there.
+fn one_kind(host_kernel: &'static str, kind: &str, check: super::Check) -> GuestTest {
+    let run = guest(
+        host_kernel,
+        &format!("--pmu type={kind}"),
+        "",
+        "echo began; sleep 1; perf stat -x, -e instructions,cycles spin 3000000 2>&1",
+    );
+    let line = format!("{run} & vmm=$!; {WHERE}; wait $vmm; echo status=$?; cat /tmp/console");
+    row(host_kernel, &format!("type-{kind}"), line, check)
+}
+
+fn counted_on(seen: &Seen, pmu: &str, place: &str) -> Result<()> {
+    seen.shows(place)?;
+    seen.shows("status=0")?;
+    ensure!(
+        seen.vmm.contains(&format!("backing={pmu} ")),
+        "{}",
+        seen.vmm
+    );
+    for event in ["instructions", "cycles"] {
+        let counts = perf::counts(&seen.console, event);
+        ensure!(
+            matches!(counts[..], [count] if count >= 3e6),
+            "{event}: {counts:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What contradicts the host's PMUs starts nothing.
+fn refused() -> String {
+    let refuse =
+        |flags: &str| format!("perfvisor run --kernel {{vmlinuz-6.12}} {flags}; echo status=$?; ");
+    [
+        refuse("--pmu type=core --cpus boot=1,affinity=[0@[1,2]]"),
+        refuse("--pmu type=atom --cpus boot=2,affinity=[1@[0]]"),
+        refuse("--pmu type=cpu"),
+        refuse("--pmu type=hybrid"),
+        format!("taskset c {}", refuse("--pmu type=core")),
+    ]
+    .concat()
+}
+
+fn says_what_would_do(seen: &Seen, _: &GuestTest) -> Result<()> {
+    let refused = seen.console.matches("status=2\n").count();
+    ensure!(refused == 5, "{refused} of 5 were refused with status 2");
+    for part in [
+        "affinity=0@[1-2]: host PMU cpu_core, which counts for this vCPU, is on host CPUs 0-1 only",
+        "affinity=1@[0]: host PMU cpu_atom, which counts for this vCPU, is on host CPUs 2-3 only",
+        "--pmu type=cpu: no such host PMU; this host has",
+        "core-types= is missing",
+        "counts on host CPUs 0-1 only, and this process may run on 2-3",
+    ] {
+        ensure!(seen.vmm.contains(part), "{part:?} is not said");
+    }
+    Ok(())
+}
+
+/// A vCPU that spins is moved to the other kind.
+fn moved_away(host_kernel: &str) -> String {
+    let run = guest(
+        host_kernel,
+        "--pmu type=core",
+        "",
+        "echo began; perf stat -x, -e instructions spin 900000000000",
+    );
+    format!(
+        "{run} & vmm=$!; {WHERE}; sleep 2; {VCPU0}; taskset -p c $v >/dev/null; \
+         wait $vmm; echo status=$?"
+    )
+}
+
+fn stopped_with_the_reason(seen: &Seen, _: &GuestTest) -> Result<()> {
+    seen.shows("status=1")?;
+    for part in ["vCPU 0 was moved to host CPUs 2", "cpu_core", "0-1 only"] {
+        ensure!(seen.vmm.contains(part), "{part:?} is not said");
+    }
+    Ok(())
+}
+
+/// Under `type=auto` the thread is moved back and forth, and loops of known length are
+/// counted as that. By instructions, which a host 6.1 with several CPUs does not do.
+/// What moves the thread executes instructions as well, and the clock counts all.
+fn roams() -> GuestTest {
+    let run = guest(
+        "6.12",
+        "--pmu type=auto",
+        "",
+        "for n in 1 2 3; do perf stat -x, -e instructions spin 1000000000 2>&1; done; echo began",
+    );
+    let line = format!(
+        "{run} & vmm=$!; sleep 1; {VCPU0}; n=0; \
+         while kill -0 $vmm 2>/dev/null; do n=$((n + 1)); \
+           taskset -p $((n % 2 ? 1 : 4)) $v >/dev/null 2>&1; sleep 0.3; done; \
+         wait $vmm; echo status=$?; echo moves=$n; cat /tmp/console"
+    );
+    GuestTest {
+        clock: Clock::Instructions,
+        ..row("6.12", "roams", line, |seen, _| {
+            /// A part that did not count would be about half.
+            const OFF: f64 = 0.1;
+            seen.shows("status=0")?;
+            let moves = seen
+                .console
+                .lines()
+                .find_map(|line| line.strip_prefix("moves="));
+            let moves: u32 = moves.context("no moves")?.parse()?;
+            ensure!(moves >= 10, "only {moves} moves");
+            let counts = perf::counts(&seen.console, "instructions");
+            ensure!(counts.len() == 3, "three counts were due: {counts:?}");
+            for count in counts {
+                ensure!(
+                    (count / 1e9 - 1.0).abs() < OFF,
+                    "{count} of a loop of 10^9 instructions"
+                );
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A guest with both kinds. The second vCPU comes up when the kernel has booted: where
+/// QEMU emulates CPUs in turns, each message between two that are busy takes a turn.
+fn hybrid_guest(kernel: &'static str) -> GuestTest {
+    let run = guest(
+        kernel,
+        "--pmu type=hybrid --cpus boot=2,core-types=[core=[0],atom=[1]]",
+        "maxcpus=1",
+        "echo began; echo 1 > /sys/devices/system/cpu/cpu1/online; \
+         grep . /sys/bus/event_source/devices/cpu_*/cpus; for m in 1 2; do \
+         taskset $m perf stat -x, -e cpu_core/instructions/,cpu_atom/instructions/ \
+         spin 3000000 2>&1; done",
+    );
+    let line = format!("{run} & vmm=$!; {WHERE}; wait $vmm; echo status=$?; cat /tmp/console");
+    row(kernel, "type-hybrid", line, |seen, _| {
+        for part in [
+            "vcpu0 Cpus_allowed_list: 0-1",
+            "vcpu1 Cpus_allowed_list: 2-3",
+            "status=0",
+            "cpu_core/cpus:0",
+            "cpu_atom/cpus:1",
+        ] {
+            seen.shows(part)?;
+        }
+        let core = perf::counts(&seen.console, "cpu_core/instructions/");
+        let atom = perf::counts(&seen.console, "cpu_atom/instructions/");
+        // The kind that the program was not on has no count, or 0.
+        ensure!(
+            core.first().is_some_and(|count| *count >= 3e6),
+            "core: {core:?}"
+        );
+        ensure!(
+            atom.last().is_some_and(|count| *count >= 3e6),
+            "atom: {atom:?}"
+        );
+        let others = core.iter().skip(1).chain(atom.iter().rev().skip(1));
+        ensure!(
+            others.clone().all(|count| *count == 0.0),
+            "core: {core:?}, atom: {atom:?}"
+        );
+        Ok(())
+    })
+}
