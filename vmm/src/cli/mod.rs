@@ -72,7 +72,11 @@ pub enum Command {
 }
 
 /// The flags of `perfvisor run`, as text.
-#[expect(rustdoc::invalid_html_tags, reason = "the help text is no HTML")]
+#[expect(
+    rustdoc::invalid_html_tags,
+    rustdoc::broken_intra_doc_links,
+    reason = "the help text is no HTML and has no links"
+)]
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Kernel: a Linux bzImage (5.x and later distribution kernels) or an x86-64 ELF file
