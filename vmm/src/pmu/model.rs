@@ -81,6 +81,7 @@ impl Choice {
             kind: ModelKind::Intel(ArchVersion::V5),
             // What CPUID shows is the same on both.
             config: ModelConfig::Intel(ArchPerfmonConfig::hybrid(CoreType::Core, events)),
+            events,
             reason: ModelReason::Hybrid,
         }
     }

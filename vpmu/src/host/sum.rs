@@ -130,7 +130,7 @@ mod tests {
 
     const ID: HostEventId = HostEventId(0);
     const ATTR: EventAttr = EventAttr {
-        event: ArchEvent::Instructions,
+        event: crate::host::HostEvent::Architectural(ArchEvent::Instructions),
         privilege: Privilege {
             user: true,
             kernel: true,
