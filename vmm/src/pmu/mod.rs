@@ -13,6 +13,7 @@
 //! Everything of one vCPU belongs to its thread; what vCPUs share are the
 //! rewritten instructions, read without a lock, and the totals at the end.
 
+mod budget;
 mod event_filter;
 mod filter;
 mod kick_timer;
@@ -26,7 +27,7 @@ mod totals;
 
 use std::sync::{Arc, OnceLock};
 
-use vpmu::guest::{ConfigError, Model};
+use vpmu::guest::Model;
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::units::Nanos;
@@ -40,7 +41,8 @@ use crate::sys::clock::{self, Clock};
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
 
-use model::Choice;
+use budget::Budget;
+use model::{Choice, ChoiceError};
 use port::{PmuPort, PmuPortParts};
 use rdpmc::{Rewriter, Sites};
 
@@ -60,7 +62,7 @@ pub enum PmuError {
     Select(#[from] SelectError),
     /// The counters.
     #[error("--pmu: {0}")]
-    Config(ConfigError),
+    Config(ChoiceError),
     /// The events that the guest may count.
     #[error(transparent)]
     Filter(#[from] event_filter::FilterError),
@@ -113,7 +115,9 @@ impl PmuPlan {
         let model = if backing.core_types().is_some() {
             Choice::hybrid(events)
         } else {
-            Choice::new(asked, events, host).map_err(PmuError::Config)?
+            let found = Budget::find(&backing, asked.policy, &HostCpus::read(sysfs));
+            let found = found.map_err(ChoiceError::from).map_err(PmuError::Config)?;
+            Choice::new(asked, events, host, found.as_ref()).map_err(PmuError::Config)?
         };
         // Of a sum, each part has codes of its own.
         let is_hardware = matches!(backing, Backing::Hardware(_) | Backing::Hybrid { .. });

@@ -8,6 +8,7 @@ use vpmu::guest::{
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
+use super::budget::{Budget, BudgetError};
 use crate::config::PmuConfig;
 
 /// The vendor of the CPU that this runs on; `None` if it is neither.
@@ -18,6 +19,17 @@ pub(super) fn host_vendor() -> Option<Vendor> {
         [a, b, c] if [&a, &b, &c] == [b"Auth", b"enti", b"cAMD"] => Some(Vendor::Amd),
         _ => None,
     }
+}
+
+/// Why no model can be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ChoiceError {
+    /// The model has no such numbers.
+    #[error(transparent)]
+    Model(#[from] ConfigError),
+    /// The host has not so many counters.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
 }
 
 /// A model, and why it is this one.
@@ -49,12 +61,13 @@ impl Choice {
     /// an AMD guest takes for granted (guest-contract §0).
     ///
     /// # Errors
-    /// [`ConfigError`] if the model cannot have the numbers that were asked for.
+    /// [`ChoiceError`] if the model cannot have the numbers that were asked for.
     pub(super) fn new(
         asked: &PmuConfig,
         events: ArchEventSet,
         host: Option<Vendor>,
-    ) -> Result<Self, ConfigError> {
+        found: Option<&Budget>,
+    ) -> Result<Self, ChoiceError> {
         let is_whole = missing(events).next().is_none();
         let (kind, reason) = match (asked.model, host) {
             (Some(kind), _) => (kind, ModelReason::Asked),
@@ -65,7 +78,11 @@ impl Choice {
             (None, Some(Vendor::Intel)) => (ModelKind::INTEL_GENERIC, ModelReason::HostVendor),
             (None, None) => (ModelKind::INTEL_GENERIC, ModelReason::OtherVendor),
         };
-        let config = ModelConfig::new(kind, asked.shape(kind), events)?;
+        let shape = match found {
+            Some(budget) => budget.shape(asked, kind)?,
+            None => asked.shape(kind),
+        };
+        let config = ModelConfig::new(kind, shape, events)?;
         Ok(Self {
             kind,
             config,
@@ -172,7 +189,7 @@ mod tests {
             (clock, intel, "intel-v2", "vendor's"),
             (ArchEventSet::ALL, None, "intel-v2", "neither"),
         ] {
-            let choice = Choice::new(&asked("type=auto"), events, host).unwrap();
+            let choice = Choice::new(&asked("type=auto"), events, host, None).unwrap();
             assert_eq!(choice.kind.name(), model, "{host:?}");
             assert!(choice.to_string().contains(why), "{choice}");
             assert_eq!(choice.warning(), None);
@@ -185,7 +202,8 @@ mod tests {
     fn what_was_asked_for_is_given_on_any_host() {
         let clock = [ArchEvent::Cycles].into_iter().collect();
         for host in [Some(Vendor::Amd), Some(Vendor::Intel), None] {
-            let choice = Choice::new(&asked("type=software,model=amd-k7"), clock, host).unwrap();
+            let choice =
+                Choice::new(&asked("type=software,model=amd-k7"), clock, host, None).unwrap();
             assert_eq!(choice.kind.name(), "amd-k7");
             let warning = choice.warning().unwrap();
             for word in ["amd-k7", "instructions", "branch-misses", "intel-v2"] {
@@ -203,7 +221,7 @@ mod tests {
         assert_eq!(core.cpuid(), atom.cpuid());
         assert_eq!((core.counters().len(), atom.counters().len()), (12, 9));
         assert!(choice.to_string().contains("hybrid"), "{choice}");
-        let plain = Choice::new(&asked("type=auto"), ArchEventSet::ALL, None).unwrap();
+        let plain = Choice::new(&asked("type=auto"), ArchEventSet::ALL, None, None).unwrap();
         assert_eq!(plain.config_of(None), plain.config);
     }
 
@@ -214,6 +232,7 @@ mod tests {
             &asked("type=auto,fixed=3"),
             ArchEventSet::ALL,
             Some(Vendor::Amd),
+            None,
         );
         let text = error.unwrap_err().to_string();
         assert_eq!(
@@ -224,6 +243,7 @@ mod tests {
             &asked("type=auto,fixed=0"),
             ArchEventSet::ALL,
             Some(Vendor::Intel),
+            None,
         );
         let text = error.unwrap_err().to_string();
         assert_eq!(

@@ -73,7 +73,9 @@ impl ModelConfig {
             ModelKind::Intel(version) => {
                 Self::Intel(ArchPerfmonConfig::of_version(version, shape, events))
             }
-            ModelKind::Amd(version) => Self::Amd(AmdConfig::new(version, events)),
+            ModelKind::Amd(version) => {
+                Self::Amd(AmdConfig::new(version, events).with_counters(shape.gp))
+            }
         })
     }
 

@@ -85,7 +85,8 @@ impl ModelKind {
 
     /// The numbers where nobody asks for others: of the first CPUs with this
     /// version (v1: Core Duo; v5: Ice Lake), four general-purpose counters in
-    /// between. The numbers of an AMD model are fixed.
+    /// between. An AMD model has what its
+    /// generation has.
     #[must_use]
     pub const fn shape(self) -> Shape {
         match self {
@@ -109,10 +110,7 @@ impl ModelKind {
             // G-002: never 0.
             Self::Intel(ArchVersion::V2 | ArchVersion::V3 | ArchVersion::V4) => (GP, 1..=3, WIDTH),
             Self::Intel(ArchVersion::V5) => (GP, 1..=Pmc::MAX_FIXED, WIDTH),
-            Self::Amd(version) => {
-                let n = version.counters();
-                (n..=n, 0..=0, 48..=48)
-            }
+            Self::Amd(version) => (version.allowed(), 0..=0, 48..=48),
         };
         Limits { gp, fixed, width }
     }

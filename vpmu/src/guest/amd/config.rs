@@ -1,5 +1,7 @@
 //! The generations of AMD's core counters.
 
+use core::ops::RangeInclusive;
+
 use crate::ids::PmcSet;
 use crate::x86::cpuid::{AmdLeaves, Leaf22Ebx, PmuCpuid};
 use crate::x86::event::ArchEventSet;
@@ -17,7 +19,7 @@ pub enum AmdVersion {
 }
 
 impl AmdVersion {
-    /// How many counters it has.
+    /// How many counters it has, if nobody asks for fewer.
     #[must_use]
     pub const fn counters(self) -> u8 {
         match self {
@@ -27,10 +29,23 @@ impl AmdVersion {
     }
 }
 
+impl AmdVersion {
+    /// How many counters it may have: those at the old addresses at the least.
+    #[must_use]
+    pub const fn allowed(self) -> RangeInclusive<u8> {
+        let most = self.counters();
+        match self {
+            Self::K7 | Self::Core => most..=most,
+            Self::V2 => 4..=most,
+        }
+    }
+}
+
 /// The generation and the events of an [`super::AmdPmu`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmdConfig {
     version: AmdVersion,
+    counters: u8,
     events: ArchEventSet,
 }
 
@@ -38,7 +53,20 @@ impl AmdConfig {
     /// This generation, on a host that backs `events`.
     #[must_use]
     pub const fn new(version: AmdVersion, events: ArchEventSet) -> Self {
-        Self { version, events }
+        Self {
+            version,
+            counters: version.counters(),
+            events,
+        }
+    }
+
+    /// The same with so many counters, within [`AmdVersion::allowed`]. Only
+    /// PerfMonV2 can tell the guest (leaf 80000022H).
+    #[must_use]
+    pub fn with_counters(mut self, counters: u8) -> Self {
+        let allowed = self.version.allowed();
+        self.counters = counters.clamp(*allowed.start(), *allowed.end());
+        self
     }
 
     /// The generation.
@@ -56,7 +84,7 @@ impl AmdConfig {
     /// Every counter.
     #[must_use]
     pub const fn counters(&self) -> PmcSet {
-        PmcSet::first(self.version.counters(), 0)
+        PmcSet::first(self.counters, 0)
     }
 
     /// Guest-contract §3.1. No LBR, data-fabric or memory-controller counters.
@@ -64,7 +92,7 @@ impl AmdConfig {
     pub fn cpuid(&self) -> PmuCpuid {
         let leaf_22 = match self.version {
             AmdVersion::K7 | AmdVersion::Core => None,
-            AmdVersion::V2 => Some(Leaf22Ebx::new().with_core_counters(self.version.counters())),
+            AmdVersion::V2 => Some(Leaf22Ebx::new().with_core_counters(self.counters)),
         };
         PmuCpuid::Amd(AmdLeaves {
             perfctr_core: self.version != AmdVersion::K7,

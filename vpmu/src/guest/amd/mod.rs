@@ -64,8 +64,9 @@ impl AmdPmu {
         let is_there = match register {
             Register::AmdEventSel(AmdBank::Legacy, _)
             | Register::AmdCounter(AmdBank::Legacy, _) => true,
-            Register::AmdEventSel(AmdBank::Core, _) | Register::AmdCounter(AmdBank::Core, _) => {
-                self.config.version() != AmdVersion::K7
+            Register::AmdEventSel(AmdBank::Core, pmc)
+            | Register::AmdCounter(AmdBank::Core, pmc) => {
+                self.config.version() != AmdVersion::K7 && self.config.counters().contains(pmc)
             }
             Register::AmdGlobalStatus
             | Register::AmdGlobalCtl

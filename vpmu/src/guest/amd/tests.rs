@@ -305,3 +305,20 @@ fn leaves() {
         assert_eq!(ModelKind::Amd(version).shape(), shape);
     }
 }
+
+/// A host with fewer counters can say so with PerfMonV2 alone: leaf 80000022H.
+#[test]
+fn perfmon_v2_may_have_fewer_counters() {
+    let config = AmdConfig::new(AmdVersion::V2, ArchEventSet::ALL).with_counters(4);
+    let mut pmu = AmdPmu::new(config);
+    assert_eq!(pmu.counters(), PmcSet::first(4, 0));
+    let PmuCpuid::Amd(leaves) = pmu.cpuid() else {
+        panic!("an AMD PMU has AMD leaves");
+    };
+    assert_eq!(leaves.leaf_22.map(|l| l.core_counters()), Some(4));
+    let fifth = MsrIndex(0xc001_0208);
+    assert_eq!(pmu.write(fifth, 0), Err(MsrError::InvalidAccess));
+    assert_eq!(pmu.rdpmc_counter(4), None);
+    let core = AmdConfig::new(AmdVersion::Core, ArchEventSet::ALL).with_counters(4);
+    assert_eq!(core.counters(), PmcSet::first(6, 0), "it could not tell");
+}
