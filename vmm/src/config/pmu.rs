@@ -266,8 +266,12 @@ mod tests {
                 "fixed=0 is not possible with model=intel-v2; accepted: 1 to 3",
             ),
             (
-                "type=auto,model=amd-v2,gp=4",
-                "gp=4 is not possible with model=amd-v2; accepted: 6",
+                "type=auto,model=amd-v2,gp=3",
+                "gp=3 is not possible with model=amd-v2; accepted: 4 to 6",
+            ),
+            (
+                "type=auto,model=amd-core,gp=4",
+                "gp=4 is not possible with model=amd-core; accepted: 6",
             ),
             ("type=auto,model=intel-v1,fixed=3", "accepted: 0"),
             ("type=auto,width=49", "32 to 48"),
