@@ -14,7 +14,7 @@ const MOCK_PMU: &str = "core:gp=4";
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = Vec::new();
     all.extend(KERNELS.map(beside));
-    all.extend(KERNELS.map(shared));
+    all.extend(["6.1", "6.12"].map(shared));
     all.extend([flexible(), pinned(), rotating(), idle()]);
     all
 }
@@ -46,15 +46,15 @@ fn beside(kernel: &'static str) -> GuestTest {
 }
 
 /// Eight events of a guest with eight counters on four of the host: what it reads is
-/// scaled, and right within two in a hundred.
+/// scaled, and right within two in a hundred. On a host 6.12 alone: the timers that
+/// turns take wedge the emulation of a 6.1 one that counts instructions.
 fn shared(kernel: &'static str) -> GuestTest {
     GuestTest {
-        host_kernel: kernel,
         guest_kernel: kernel,
         clock: Clock::Instructions,
         vmm: "--pmu type=auto,model=intel-v2,gp=8",
         ..row(
-            format!("eight-on-four/kernel-{kernel}"),
+            format!("eight-on-four/guest-{kernel}"),
             "perf stat -x, -e instructions,instructions:u,branches,branches:u,branch-misses,\
              cache-references,cache-misses,bus-cycles spin 2000000000 2>&1",
             |seen, _| {
@@ -142,12 +142,15 @@ fn flexible() -> GuestTest {
                     perf::counts(perf::section(&seen.console, "hog")?, "cycles:D").len() == 4,
                     "the host's own events did not count"
                 );
-                let counts =
-                    perf::interval_counts(perf::section(&seen.console, "console")?, "instructions");
-                ensure!(counts.len() > 8, "{counts:?}");
-                ensure!(counts.iter().all(|c| *c > 0.0), "silently zero: {counts:?}");
-                let sum: f64 = counts.iter().sum();
-                ensure!((2.2e10..2.9e10).contains(&sum), "{sum} instructions");
+                let console = perf::section(&seen.console, "console")?;
+                let rates = perf::interval_rates(console, "instructions");
+                ensure!(rates.len() > 8, "{rates:?}");
+                // The mock PMU counts the host's ticks: as many each second.
+                let mut sorted = rates.clone();
+                sorted.sort_by(f64::total_cmp);
+                let usual = sorted[sorted.len() / 2];
+                let is_usual = |r: &f64| (usual / 2.0..usual * 2.0).contains(r);
+                ensure!(rates[1..].iter().all(is_usual), "not the same: {rates:?}");
                 ensure!(total(seen, "revocations")? >= 3, "{}", seen.vmm);
                 ensure!(total(seen, "scaled_reads")? > 0, "{}", seen.vmm);
                 Ok(())
@@ -166,11 +169,9 @@ fn pinned() -> GuestTest {
             taken(
                 "pinned",
                 "echo counting; for i in 1 2 3 4 5 6 7 8; do \
-                 perf stat -x, -e instructions spin 2500000000 2>&1; done",
+                 perf stat -x, -e instructions,task-clock spin 2500000000 2>&1; done",
             ),
             |seen, _| {
-                /// Instructions of each loop.
-                const LOOP: f64 = 2.5e9;
                 let (before, during) = (
                     perf::section(&seen.console, "before")?,
                     perf::section(&seen.console, "during")?,
@@ -187,12 +188,22 @@ fn pinned() -> GuestTest {
                     "the error was not said: {}",
                     seen.vmm
                 );
-                let counts = perf::counts(perf::section(&seen.console, "console")?, "instructions");
-                let is_whole = |c: &&f64| (**c - LOOP).abs() / LOOP < 0.3;
-                let whole = counts.iter().filter(is_whole).count();
-                ensure!(counts.len() == 8 && (3..8).contains(&whole), "{counts:?}");
-                let last = counts.last().filter(is_whole);
-                ensure!(last.is_some(), "the last one is not whole: {counts:?}");
+                let console = perf::section(&seen.console, "console")?;
+                let counts = perf::counts(console, "instructions");
+                let times = perf::task_clocks(console);
+                ensure!(
+                    counts.len() == 8 && times.len() == 8,
+                    "{counts:?} {times:?}"
+                );
+                // The mock PMU counts the host's ticks: as many in each second.
+                let rates: Vec<f64> = counts.iter().zip(&times).map(|(c, t)| c / t).collect();
+                let usual = rates.iter().copied().fold(0.0, f64::max);
+                let whole = rates.iter().filter(|r| **r > usual / 2.0).count();
+                ensure!((3..8).contains(&whole), "whole ones and others: {rates:?}");
+                ensure!(
+                    rates[7] > usual / 2.0,
+                    "the last one is not whole: {rates:?}"
+                );
                 Ok(())
             },
         )
@@ -219,15 +230,17 @@ fn rotating() -> GuestTest {
                while [ $(date +%s) -lt $e ]; do dd if=/dev/zero of=/dev/null bs=64k count=500 2>/dev/null; done' 2>&1; \
              echo lost=$(perf report -i /tmp/data --stats 2>/dev/null | grep -c LOST); \
              perf report -i /tmp/data --stats 2>/dev/null | grep -E 'SAMPLE events'; \
-             echo '=== interrupts'; grep -E 'NMI|PMI' /proc/interrupts; echo '=== end'; \
-             echo complaints=$(dmesg | grep -cE 'Uhhuh|unknown reason|irq loop|unchecked MSR|WARNING|perf: [^i]')"
+             echo '=== interrupts'; grep -E 'NMI|PMI' /proc/interrupts; \
+             echo '=== complaints'; \
+             dmesg | grep -E 'Uhhuh|unknown reason|irq loop|unchecked MSR|WARNING|perf: [^i]'; \
+             echo '=== end'"
         ),
         |seen, _| {
             seen.succeeded()?;
             seen.shows("multiplexed=10 missed=0")?;
             seen.shows("lost=0")?;
             seen.shows("SAMPLE events")?;
-            seen.shows("complaints=0")?;
+            perf::no_complaints(&seen.console)?;
             perf::interrupts(&seen.console, &seen.vmm)
         },
     )
