@@ -114,8 +114,11 @@ pub struct RunArgs {
     /// optionally model=NAME (the guest's PMU: intel-v1 to intel-v5, amd-k7, amd-core, amd-v2; by
     /// default intel-v2, or amd-v2 on an AMD host that counts all events such a guest takes for
     /// granted), gp=N (2 to 8 general-purpose counters), fixed=N (1 to 3 fixed counters, intel-v5
-    /// to 4), width=N (32 to 48 bits; the numbers of AMD models are fixed),
-    /// policy=flexible|pinned, rdpmc=rewrite|off. On a hybrid host, auto adds up what both kinds
+    /// to 4; by default no more than the host was found to have), width=N (32 to 48 bits),
+    /// policy=flexible|pinned (where the host has too few counters: they take turns and reads are
+    /// scaled, or each has one or is in error), filter=architectural|all|@FILE (which events may be
+    /// counted; FILE is JSON: {"allow": ["cycles", "r1d1"], "deny": []}; codes count only on a host
+    /// PMU of the guest's vendor), rdpmc=rewrite|off. On a hybrid host, auto adds up what both kinds
     /// of CPUs count; core and atom bind the vCPUs to one kind, and end the VM if a vCPU is moved
     /// elsewhere; hybrid shows the guest both kinds
     #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]

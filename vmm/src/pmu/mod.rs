@@ -3,6 +3,8 @@
 //! ```text
 //!  select: --pmu type=…  ─▶ Backing         filter: register table ─▶ KVM's MSR filter
 //!  model:  --pmu model=… ─▶ Model           (or the host's vendor, and what it backs)
+//!  budget: its numbers, from what the host was found to have
+//!  event_filter: filter=… ─▶ vpmu::Rules    what may be counted, and policy=
 //!                            │
 //!  RDMSR, WRMSR exits ─▶ port ─▶ vpmu::VcpuPmu ─▶ HostPmu (perf events or the guest's clock)
 //!                         │  ▲
