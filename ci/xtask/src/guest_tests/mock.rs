@@ -32,6 +32,7 @@ pub(super) fn all() -> Vec<GuestTest> {
             sampling(host_kernel),
         ]);
     }
+    all.extend([raw(), raw_denied()]);
     all
 }
 
@@ -133,6 +134,49 @@ fn sampling(host_kernel: &'static str) -> GuestTest {
             perf::hot_symbol(&seen.console, 3)?;
             perf::interrupts(&seen.console, &seen.vmm)?;
             perf::no_complaints(&seen.console)
+        })
+    }
+}
+
+/// A code that is no generic event of the guest's vendor, and that the host counts as
+/// its cycles.
+const RAW: &str = "perf stat -x, -e r3c,cycles spin 200000000 2>&1";
+
+/// A raw event is counted where the operator lets it.
+fn raw() -> GuestTest {
+    GuestTest {
+        vmm: "--pmu type=auto,model=amd-v2,filter=all",
+        ..row("6.12", "raw", RAW, |seen, _| {
+            backed_by_cpu(seen)?;
+            let (raw, cycles) = (
+                perf::counts(&seen.console, "r3c"),
+                perf::counts(&seen.console, "cycles"),
+            );
+            let ([raw], [cycles]) = (&raw[..], &cycles[..]) else {
+                anyhow::bail!("a count each was due: {raw:?}, {cycles:?}");
+            };
+            ensure!((raw - cycles).abs() / cycles < 0.01, "{raw}, {cycles}");
+            Ok(())
+        })
+    }
+}
+
+/// And where not, it is said.
+fn raw_denied() -> GuestTest {
+    GuestTest {
+        vmm: "--pmu type=auto,model=amd-v2",
+        ..row("6.12", "raw-denied", RAW, |seen, _| {
+            backed_by_cpu(seen)?;
+            ensure!(
+                perf::counts(&seen.console, "r3c") == [0.0],
+                "a denied event was counted"
+            );
+            ensure!(
+                seen.vmm.contains("the filter does not admit raw AMD event"),
+                "nothing was said: {}",
+                seen.vmm
+            );
+            Ok(())
         })
     }
 }

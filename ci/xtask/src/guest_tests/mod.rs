@@ -16,6 +16,8 @@ mod perf;
 mod table;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -132,6 +134,10 @@ pub(crate) struct Seen {
     pub(crate) exit: Option<u8>,
 }
 
+/// Hosts that run at a time: an emulated one keeps one CPU busy, and CI's machines have
+/// two.
+const WORKERS: usize = 2;
+
 /// Runs the tests that the report wants.
 pub(crate) fn run(report: &mut Report) {
     let native = place::no_native_guests().is_none();
@@ -139,14 +145,31 @@ pub(crate) fn run(report: &mut Report) {
     for test in table::all().into_iter().filter(|t| report.wants(&t.name)) {
         groups.entry(test.host(native)).or_default().push(test);
     }
-    for (host, tests) in groups {
-        if let Err(error) = run_group(host, &tests, report) {
-            for test in &tests {
-                report.fail(&test.name, &format!("{error:#}"));
-            }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    // The longest are taken first.
+    groups.sort_by_key(|(_, tests)| tests.iter().map(|t| t.limit).sum::<u64>());
+    let (queue, report) = (Mutex::new(groups), Mutex::new(report));
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while let Some((host, tests)) = locked(&queue).pop() {
+                    if let Err(error) = run_group(host, &tests, &report) {
+                        for test in &tests {
+                            locked(&report).fail(&test.name, &format!("{error:#}"));
+                        }
+                    }
+                }
+            });
         }
-    }
+    });
 }
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The report of all workers.
+type Shared<'a> = Mutex<&'a mut Report>;
 
 /// The whole group, in as few host boots as it takes. An error means that a host could
 /// not be had.
@@ -154,7 +177,7 @@ pub(crate) fn run(report: &mut Report) {
 /// QEMU's emulation of a nested host now and then wedges a guest or kills the host. A
 /// test that did not come to an end there gets a second try, aloud; one that ended and
 /// showed the wrong thing does not.
-fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &mut Report) -> Result<()> {
+fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &Shared<'_>) -> Result<()> {
     let mut waiting: Vec<&GuestTest> = tests.iter().collect();
     let mut tried: Vec<&str> = Vec::new();
     while !waiting.is_empty() {
@@ -164,7 +187,7 @@ fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &mut Repor
         };
         waiting = stuck.into_iter().map(|(test, _)| test).collect();
         if nested.is_none() || tried.contains(&first.name.as_str()) {
-            report.fail(&first.name, reason);
+            locked(report).fail(&first.name, reason);
             waiting.remove(0);
         } else {
             say!("{}: {reason}; once more, in a fresh host", first.name);
@@ -181,7 +204,7 @@ type Stuck<'a> = (&'a GuestTest, &'static str);
 fn run_once<'a>(
     nested: Option<NestedHost>,
     tests: &[&'a GuestTest],
-    report: &mut Report,
+    report: &Shared<'_>,
 ) -> Result<Vec<Stuck<'a>>> {
     /// The longest that any test keeps still: eleven billion instructions.
     const LONGEST_SILENCE: Duration = Duration::from_secs(240);
@@ -209,7 +232,7 @@ fn run_once<'a>(
             let before = marks::ends(&output);
             output.extend_from_slice(bytes);
             for n in before..marks::ends(&output) {
-                say!("{} of {} guests done", n + 1, tests.len());
+                say!("{}: {} of {} done", name_of(nested), n + 1, tests.len());
             }
         }
     })?;
@@ -221,7 +244,7 @@ fn run_once<'a>(
                 say!("{}: {}", test.name, seen.last_words());
                 stuck.push((test, "the guest took too long, or never said a word"));
             }
-            Some(seen) => report.step(&test.name, || {
+            Some(seen) => locked(report).step(&test.name, || {
                 (test.check)(&seen, test).map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
             }),
             None => stuck.push((test, why_not_run(ended))),
