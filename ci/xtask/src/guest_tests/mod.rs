@@ -149,10 +149,12 @@ pub(crate) fn run(report: &mut Report) {
     // The longest are taken first.
     groups.sort_by_key(|(_, tests)| tests.iter().map(|t| t.limit).sum::<u64>());
     let (queue, report) = (Mutex::new(groups), Mutex::new(report));
+    // Not in the loop's head, where it would hold the lock for the whole turn.
+    let next = || locked(&queue).pop();
     thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
-                while let Some((host, tests)) = locked(&queue).pop() {
+                while let Some((host, tests)) = next() {
                     if let Err(error) = run_group(host, &tests, &report) {
                         for test in &tests {
                             locked(&report).fail(&test.name, &format!("{error:#}"));
