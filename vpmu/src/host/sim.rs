@@ -52,26 +52,23 @@ impl SimPmu {
     /// A PMU with `counters` counters, each of which counts any of `supported`.
     #[must_use]
     pub const fn new(counters: usize, supported: ArchEventSet) -> Self {
-        Self {
-            counters,
-            supported,
-            events: BTreeMap::new(),
-            overflowed: BTreeSet::new(),
-            opens: 0,
-            calls: Some(Vec::new()),
-        }
+        Self::with(counters, supported, Some(Vec::new()))
     }
 
     /// The same without a list of calls.
     #[must_use]
     pub const fn quiet(counters: usize, supported: ArchEventSet) -> Self {
+        Self::with(counters, supported, None)
+    }
+
+    const fn with(counters: usize, supported: ArchEventSet, calls: Option<Vec<Call>>) -> Self {
         Self {
             counters,
             supported,
             events: BTreeMap::new(),
             overflowed: BTreeSet::new(),
             opens: 0,
-            calls: None,
+            calls,
         }
     }
 
