@@ -79,7 +79,8 @@ fn shared(kernel: &'static str) -> GuestTest {
 }
 
 /// Starts the guest, has the host's own perf take all counters for four seconds in the
-/// middle, and asks what became of the guest's before, during and after.
+/// middle, and asks what became of the guest's before, during and after; again, if the
+/// guest had just stopped them for a moment.
 fn taken(policy: &str, guest: &str) -> String {
     format!(
         "mkdir -p /g; cd /g; test -e usr || cpio -id <{{guest.cpio}} 2>/dev/null; cd /; \
@@ -88,10 +89,11 @@ fn taken(policy: &str, guest: &str) -> String {
            --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api --pmu type=auto,policy={policy} \
            --cmdline 'console=ttyS0 quiet perfvisor.run=\"{guest}\"' & vmm=$!; \
          until grep -qs counting /tmp/console; do sleep 0.2; done; sleep 2; \
-         ctl='perfvisor ctl --api-socket /tmp/api pmu'; \
-         echo '=== before'; $ctl; \
+         show() {{ for i in 1 2 3 4 5 6 7 8; do perfvisor ctl --api-socket /tmp/api pmu >/tmp/pmu; \
+           grep -qE 'gp0 +(counting|waiting|error)' /tmp/pmu && break; done; cat /tmp/pmu; }}; \
+         echo '=== before'; show; \
          chroot /g /usr/bin/perf stat -x, -a -e cycles:D,cycles:D,cycles:D,cycles:D sleep 4 2>/tmp/hog & hog=$!; \
-         sleep 2; echo '=== during'; $ctl; wait $hog; sleep 3; echo '=== after'; $ctl; \
+         sleep 2; echo '=== during'; show; wait $hog; sleep 3; echo '=== after'; show; \
          echo '=== hog'; cat /tmp/hog; wait $vmm; echo '=== console'; cat /tmp/console; echo '=== end'; \
          umount /g/proc /g/sys /g/dev"
     )
