@@ -177,7 +177,7 @@ fn flag_values() {
         ("--memory", "size=512M,hotplug=on", "size=N"),
         ("--cpus", "boot=0", "1 to 254"),
         ("--cpus", "boot=300", "1 to 254"),
-        ("--cpus", "boot=2,max=4", "max equal to boot"),
+        ("--cpus", "boot=4,max=2", "max from 4 to 254"),
         ("--cpus", "boot=4,topology=2:4:1:1", "product is 4"),
         ("--cpus", "boot=4,sockets=1", "topology="),
         ("--pmu", "type=", "type number"),

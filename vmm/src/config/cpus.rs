@@ -130,8 +130,8 @@ impl CpusConfig {
         options.require("boot")?;
         let boot = options.number("boot", 1..=MAX_VCPUS, COUNT)?.unwrap_or(1);
         let max = options.number("max", 1..=MAX_VCPUS, COUNT)?.unwrap_or(boot);
-        if max != boot {
-            return Err(ConfigError::MaxNotBoot { boot, max });
+        if max < boot {
+            return Err(ConfigError::MaxBelowBoot { boot, max });
         }
         let topology = match options.get("topology") {
             None => Topology::flat(max),
@@ -232,6 +232,8 @@ mod tests {
         let smt = CpusConfig::parse("boot=8,max=8,topology=2:2:1:2").unwrap();
         assert_eq!(smt.topology.cpus(), 8);
         assert_eq!(CpusConfig::parse("boot=254").unwrap().max, 254);
+        let more = CpusConfig::parse("boot=1,max=4,topology=1:2:2:1").unwrap();
+        assert_eq!((more.boot, more.possible().count()), (1, 4));
     }
 
     #[test]
@@ -244,7 +246,8 @@ mod tests {
             ("boot=4,sockets=1", "unknown key 'sockets'"),
             ("boot=4,boot=4", "twice"),
             ("max=4", "'boot' is missing"),
-            ("boot=2,max=4", "max equal to boot"),
+            ("boot=4,max=2", "max from 4 to 254"),
+            ("boot=2,max=4,topology=1:2:1:1", "product is 4"),
             ("boot=4,topology=2:4:1:1", "product is 4"),
             ("boot=4,topology=2:2:1", "threads:cores:dies:packages"),
             ("boot=4,topology=2:2:1:1:1", "threads:cores:dies:packages"),

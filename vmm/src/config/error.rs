@@ -61,11 +61,11 @@ pub enum ConfigError {
     /// The PMU model cannot have this many.
     #[error("--pmu: {0}")]
     Model(vpmu::guest::ConfigError),
-    /// More possible vCPUs than boot with.
+    /// Fewer possible vCPUs than boot with.
     #[error(
-        "--cpus: max={max} with boot={boot} is not possible; accepted: max equal to boot (vCPUs cannot be added to a running VM yet)"
+        "--cpus: max={max} with boot={boot} is not possible; accepted: max from {boot} to 254, or no max"
     )]
-    MaxNotBoot {
+    MaxBelowBoot {
         /// vCPUs at boot.
         boot: u16,
         /// Possible vCPUs.

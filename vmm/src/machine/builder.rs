@@ -53,7 +53,7 @@ pub enum BuildError {
         source: vm_memory::mmap::FromRangesError,
     },
     /// KVM takes fewer vCPUs.
-    #[error("--cpus: boot={asked} is more than this KVM takes; accepted: 1 to {max}")]
+    #[error("--cpus: max={asked} is more than this KVM takes; accepted: 1 to {max}")]
     TooManyVcpus {
         /// What was asked for.
         asked: u16,

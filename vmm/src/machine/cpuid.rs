@@ -91,11 +91,26 @@ impl CpuidPlan<'_> {
                 }
             }
             Profile::Amd(pmu) => amd::apply_pmu(&mut table, &self.topology, vcpu, pmu),
-            Profile::Host if table.is_intel() => intel::drop_pmu(&mut table),
+            Profile::Host if table.is_intel() => {
+                intel::drop_pmu(&mut table);
+                intel::share_caches(&mut table, &self.topology);
+            }
             Profile::Host => amd::apply(&mut table, &self.topology, vcpu),
         }
         topology::apply(&mut table, &self.topology, vcpu);
         table.into_entries()
+    }
+
+    /// The most dies of a package that this CPU can describe, if the topology
+    /// has more.
+    #[must_use]
+    pub fn most_dies(&self) -> Option<u16> {
+        let is_intel = match self.profile {
+            Profile::IntelGeneric(_) => true,
+            Profile::Amd(_) => false,
+            Profile::Host => Table::new(self.supported).is_intel(),
+        };
+        (!is_intel && self.topology.dies > amd::MOST_DIES).then_some(amd::MOST_DIES)
     }
 
     fn common(&self, table: &mut Table) {

@@ -25,6 +25,12 @@ const IRPERF_BRS: u32 = 1 << 1 | 1 << 31;
 /// Leaf 8000_0022H, and its EAX bit 0: PerfMonV2.
 const EXT_PERFMON: u32 = 0x8000_0022;
 const PERFMON_V2: u32 = 1;
+/// "Cache Topology Information", "Extended Identifiers", "Extended CPU Topology".
+const CACHES: u32 = 0x8000_001d;
+const NODES: u32 = 0x8000_001e;
+const EXT_TOPOLOGY: u32 = 0x8000_0026;
+/// Leaf 8000_001EH counts the nodes of a package in three bits.
+pub(super) const MOST_DIES: u16 = 8;
 /// Family 17h, model 31h, stepping 0 (Zen 2).
 const SIGNATURE: u32 = 0x0083_0f10;
 /// The first family whose generic events are the ones that the models know.
@@ -42,6 +48,8 @@ pub(super) fn apply_pmu(table: &mut Table, topology: &Topology, vcpu: VcpuId, pm
         leaf1.eax = SIGNATURE;
         table.get(0x8000_0001, 0).eax = SIGNATURE;
     }
+    // Every family from 17h on has them.
+    table.get(0x8000_0001, 0).ecx |= TOPOEXT;
     apply(table, topology, vcpu);
     let features = table.get(0x8000_0001, 0);
     features.ecx &= !WITH_SVM_OR_SAMPLING;
@@ -75,17 +83,17 @@ fn from_foreign(table: &mut Table) {
     table.remove_if(|leaf| matches!(leaf, 0x2 | 0x4 | 0x1f));
     let features = table.get(0x8000_0001, 0);
     features.eax = SIGNATURE;
-    features.ecx &= !TOPOEXT;
     table.raise_max_extended_leaf(0x8000_0008);
 }
 
+/// The leaves that depend on a vCPU's place, and no PMU.
 pub(super) fn apply(table: &mut Table, topology: &Topology, vcpu: VcpuId) {
     let features = table.get(0x8000_0001, 0);
     features.ecx &= !PERFCTR;
     let extended = features.ecx & TOPOEXT != 0;
-    // PerfMonV2, and the 6.12 topology leaf that carries host ids.
-    table.set_plain(0x8000_0022, [0; 4]);
-    table.remove(0x8000_0026);
+    // PerfMonV2, and the topology leaf that carries host ids.
+    table.set_plain(EXT_PERFMON, [0; 4]);
+    table.remove(EXT_TOPOLOGY);
     let threads = u32::from(topology.threads);
     let per_package = threads * u32::from(topology.cores) * u32::from(topology.dies);
     if table.has(0x8000_0008) {
@@ -95,29 +103,75 @@ pub(super) fn apply(table: &mut Table, topology: &Topology, vcpu: VcpuId) {
     if !extended {
         return;
     }
+    nodes(table, topology, vcpu);
+    caches(table, topology);
+    if topology.dies > 1 {
+        levels(table, topology, vcpu);
+    }
+}
+
+/// Leaf 8000_001EH: core and node; each die is a node.
+fn nodes(table: &mut Table, topology: &Topology, vcpu: VcpuId) {
     let apic_id = topology.apic_id(vcpu);
     let core = (apic_id & ((1 << topology.package_shift()) - 1)) >> topology.core_shift();
     let node = apic_id >> topology.die_shift();
+    let threads = u32::from(topology.threads) - 1;
     let nodes = u32::from(topology.dies) - 1;
     table.set_plain(
-        0x8000_001e,
+        NODES,
         [
             apic_id,
-            (core & 0xff) | (threads - 1) << 8,
+            (core & 0xff) | threads << 8,
             (node & 0xff) | (nodes & 7) << 8,
             0,
         ],
     );
+    table.raise_max_extended_leaf(NODES);
+}
+
+/// Leaf 8000_001DH: who shares each of the host's caches, in APIC ids. A CPU
+/// without the leaf gets the sizes of a Zen 2.
+fn caches(table: &mut Table, topology: &Topology) {
+    /// 32 KiB + 32 KiB, 512 KiB per core, 16 MiB per complex; 64-byte lines.
+    const ZEN_2: [[u32; 4]; 5] = [
+        [0x121, 0x01c0_003f, 63, 0],
+        [0x122, 0x01c0_003f, 63, 0],
+        [0x143, 0x01c0_003f, 1023, 2],
+        [0x163, 0x03c0_003f, 16383, 1],
+        [0; 4],
+    ];
+    if table.get(CACHES, 0).eax & 0x1f == 0 {
+        table.set_indexed(CACHES, &ZEN_2);
+    }
     for subleaf in 0..4 {
-        let cache = table.get(0x8000_001d, subleaf);
+        let cache = table.get(CACHES, subleaf);
         if cache.eax & 0x1f == 0 {
             break;
         }
-        let sharing = if cache.eax >> 5 & 7 == 3 {
-            threads * u32::from(topology.cores)
-        } else {
-            threads
+        let sharing = match cache.eax >> 5 & 7 {
+            3 => 1 << topology.die_shift(),
+            _ => 1 << topology.core_shift(),
         };
-        cache.eax = (cache.eax & 0xfff) | (sharing - 1) << 14;
+        cache.eax = (cache.eax & 0xfff) | (sharing - 1u32) << 14;
     }
+}
+
+/// Leaf 8000_0026H, which alone tells Linux 6.12 of dies: cores, complexes,
+/// dies, packages, each with the shift that leads to its number. A die is one
+/// complex.
+fn levels(table: &mut Table, topology: &Topology, vcpu: VcpuId) {
+    let apic_id = topology.apic_id(vcpu);
+    let threads = u32::from(topology.threads);
+    let per_die = threads * u32::from(topology.cores);
+    let per_package = per_die * u32::from(topology.dies);
+    let level = |shift, cpus, number: u32| [shift, cpus, (number + 1) << 8 | number, apic_id];
+    let subleaves = [
+        level(topology.core_shift(), threads, 0),
+        level(topology.die_shift(), per_die, 1),
+        level(topology.die_shift(), per_die, 2),
+        level(topology.package_shift(), per_package, 3),
+        [0, 0, 4, apic_id],
+    ];
+    table.set_indexed(EXT_TOPOLOGY, &subleaves);
+    table.raise_max_extended_leaf(EXT_TOPOLOGY);
 }

@@ -11,6 +11,8 @@ const SIGNATURE: u32 = 0x0006_0663;
 const DTES64: u32 = 1 << 2;
 /// Leaf 01H:EDX.
 const DS: u32 = 1 << 21;
+/// "Deterministic Cache Parameters".
+const CACHES: u32 = 0x4;
 /// Leaf 07H:EBX.
 const HLE: u32 = 1 << 4;
 const RTM: u32 = 1 << 11;
@@ -135,6 +137,27 @@ impl Cache {
     }
 }
 
+/// Who shares the host's own caches, in APIC ids: leaf 04H of a guest that
+/// sees the host's CPU.
+pub(super) fn share_caches(table: &mut Table, topology: &Topology) {
+    const MOST: u32 = 8;
+    let cores = 1u32 << (topology.package_shift() - topology.core_shift());
+    for subleaf in 0..MOST {
+        if !table.has_subleaf(CACHES, subleaf) {
+            break;
+        }
+        let cache = table.get(CACHES, subleaf);
+        let sharing = match cache.eax >> 5 & 7 {
+            3.. => 1u32 << topology.die_shift(),
+            _ => 1 << topology.core_shift(),
+        };
+        if cache.eax & 0x1f != 0 {
+            let what = cache.eax & 0x3fff;
+            cache.eax = what | (sharing - 1) << 14 | (cores - 1).min(63) << 26;
+        }
+    }
+}
+
 /// Leaf 04H ("Deterministic Cache Parameters"): 32 KiB + 32 KiB, 1 MiB per
 /// core, 16 MiB per die.
 fn caches(table: &mut Table, topology: &Topology) {
@@ -152,7 +175,7 @@ fn caches(table: &mut Table, topology: &Topology) {
         .entry(cores)
     };
     table.set_indexed(
-        0x4,
+        CACHES,
         &[
             cache(1, 1, 8, 64, core),
             cache(2, 1, 8, 64, core),

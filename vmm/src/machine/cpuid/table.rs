@@ -84,6 +84,11 @@ impl Table {
         self.entries.iter().any(|entry| entry.leaf == leaf)
     }
 
+    pub(super) fn has_subleaf(&self, leaf: u32, subleaf: u32) -> bool {
+        let fits = |e: &CpuidEntry| e.leaf == leaf && (!e.indexed || e.subleaf == subleaf);
+        self.entries.iter().any(fits)
+    }
+
     /// Drops the leaves of a predicate.
     pub(super) fn remove_if(&mut self, drop: impl Fn(u32) -> bool) {
         self.entries.retain(|entry| !drop(entry.leaf));

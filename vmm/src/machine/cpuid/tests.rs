@@ -220,6 +220,73 @@ fn every_vcpu_has_its_own_ids_and_the_same_shifts() {
     }
 }
 
+/// Guest-contract §7.5, on hosts of either vendor: what 6.1 reads in
+/// 8000001EH and 6.12 in 80000026H.
+#[test]
+fn an_amd_guest_has_its_dies_as_nodes_and_levels() {
+    for host in [amd_host(), intel_host()] {
+        let plan = plan(&host, Profile::Amd(AMD_V2));
+        for n in 0..12 {
+            let table = plan.table(VcpuId(n));
+            let id = plan.topology.apic_id(VcpuId(n));
+            assert!(find(&table, 0x8000_0000, 0).eax >= 0x8000_0026);
+            assert_ne!(find(&table, 0x8000_0001, 0).ecx & 1 << 22, 0, "TOPOEXT");
+            let leaf = find(&table, 0x8000_001e, 0);
+            let core = id >> 1 & 7;
+            assert_eq!((leaf.eax, leaf.ebx), (id, core | 1 << 8));
+            assert_eq!(leaf.ecx, id >> 3 | 1 << 8);
+            let levels: Vec<_> = (0..5)
+                .map(|subleaf| find(&table, 0x8000_0026, subleaf))
+                .map(|e| (e.eax, e.ebx, e.ecx >> 8, e.edx))
+                .collect();
+            let due = [(1, 2, 1), (3, 6, 2), (3, 6, 3), (4, 12, 4), (0, 0, 0)];
+            assert_eq!(levels, due.map(|(shift, cpus, kind)| (shift, cpus, kind, id)));
+            for (subleaf, sharing) in [(0, 1), (1, 1), (2, 1), (3, 7)] {
+                let cache = find(&table, 0x8000_001d, subleaf);
+                assert_eq!(cache.eax >> 14, sharing, "cache {subleaf}");
+            }
+        }
+        let mut one = plan;
+        one.topology.dies = 1;
+        let table = one.table(VcpuId(0));
+        assert!(!table.iter().any(|e| e.leaf == 0x8000_0026 && e.eax != 0));
+    }
+}
+
+#[test]
+fn the_hosts_own_caches_are_shared_as_the_topology_says() {
+    let mut host = intel_host();
+    host[2] = CpuidEntry {
+        indexed: true,
+        ..entry(4, [0x7c00_4121, 0x01c0_003f, 63, 0])
+    };
+    host.push(CpuidEntry {
+        indexed: true,
+        subleaf: 1,
+        ..entry(4, [0x7c07_c163, 0x01c0_003f, 63, 0])
+    });
+    let table = plan(&host, Profile::Host).table(VcpuId(0));
+    assert_eq!(find(&table, 4, 0).eax, 0x121 | 1 << 14 | 7 << 26);
+    assert_eq!(find(&table, 4, 1).eax, 0x163 | 7 << 14 | 7 << 26);
+}
+
+/// 8000001EH counts the nodes of a package in three bits.
+#[test]
+fn an_amd_guest_has_at_most_eight_dies() {
+    let host = amd_host();
+    for (profile, most) in [
+        (Profile::Amd(AMD_V2), Some(8)),
+        (Profile::Host, Some(8)),
+        (Profile::IntelGeneric(None), None),
+    ] {
+        let mut plan = plan(&host, profile);
+        plan.topology.dies = 8;
+        assert_eq!(plan.most_dies(), None);
+        plan.topology.dies = 9;
+        assert_eq!(plan.most_dies(), most, "{profile:?}");
+    }
+}
+
 /// Rules of section 2.1, and G-201: the types differ and leaf 0AH does not.
 #[test]
 fn a_hybrid_guest_has_a_type_for_each_vcpu() {
