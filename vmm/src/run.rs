@@ -97,7 +97,7 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
         None => PmuHooks::none(),
     };
     hooks.placement = placement;
-    let machine = Machine::build(&config, &hooks)?;
+    let machine = Machine::build(&config, hooks)?;
     if let Some(pmu) = &pmu {
         pmu.announce();
     }
@@ -127,25 +127,30 @@ fn serve_api(
         return Ok(None);
     };
     let facts = VmFacts {
-        vcpus: config.cpus.boot,
         memory_bytes: config.memory.size,
         kernel: config.kernel.clone(),
         pmu_backing: pmu.map(PmuPlan::backing),
+        ended: pmu.map(PmuPlan::ended).unwrap_or_default(),
     };
     let socket = ApiSocket::bind(path)?;
     let server = ControlServer::start(socket, VmControl::new(facts, machine.control()));
     server.map(Some).map_err(RunError::Api)
 }
 
-/// One line with the whole chain of causes.
+/// Says an error on standard error.
 pub(crate) fn report(error: &dyn Error) {
+    eprintln!("perfvisor: {}", one_line(error));
+}
+
+/// One line with the whole chain of causes.
+pub(crate) fn one_line(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         line = format!("{line}: {error}");
         cause = error.source();
     }
-    eprintln!("perfvisor: {line}");
+    line
 }
 
 /// Help goes out as it is, a mistake as one line.

@@ -38,6 +38,7 @@ Examples:
   perfvisor run --kernel vmlinuz --initramfs guest.cpio --api-socket path=/run/vm1.sock
   perfvisor ctl --api-socket /run/vm1.sock pmu
   perfvisor ctl --api-socket /run/vm1.sock info --json
+  perfvisor ctl --api-socket /run/vm1.sock vcpu add 3
 
 The socket speaks HTTP/1.1 with JSON bodies; openapi.json in the source describes it.
 
@@ -177,8 +178,39 @@ pub enum CtlCommand {
     Resume,
     /// Each guest counter: its event, the host event behind it, whether it counts and for how long
     Pmu,
+    /// Add or remove a virtual CPU
+    Vcpu(VcpuArgs),
     /// Press the guest's ACPI power button, which it may ignore
     Shutdown(ShutdownArgs),
+}
+
+/// The words of `perfvisor ctl vcpu`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct VcpuArgs {
+    /// What to do with which.
+    #[command(subcommand)]
+    pub command: VcpuCommand,
+}
+
+/// What to do with a vCPU.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum VcpuCommand {
+    /// Plug one in; done when the guest has taken it. It is offline then: udev rules of a
+    /// distribution, or echo 1 > /sys/devices/system/cpu/cpuN/online in the guest, start it
+    Add {
+        /// Its number, below max= of --cpus
+        #[arg(value_name = "N")]
+        vcpu: u16,
+    },
+    /// Take one out; done when the guest has let it go and its thread has ended. The guest may
+    /// refuse; the boot CPU, 0, stays
+    Remove {
+        /// Its number
+        #[arg(value_name = "N")]
+        vcpu: u16,
+    },
+    /// Show where each is
+    List,
 }
 
 /// The flags of `perfvisor ctl shutdown`.

@@ -1,14 +1,17 @@
-//! `perfvisor ctl`: one request, its answer as text or as it came.
+//! `perfvisor ctl`: one request, its answer as text or as it came. What takes
+//! the guest's help is asked after until it is done.
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
 use super::client::{self, ClientError};
-use super::report::ShutdownRequest;
+use super::report::{ShutdownRequest, VcpuPlace, VcpuSlot, VcpuSlots};
 use super::text;
-use crate::cli::{CtlArgs, CtlCommand};
+use crate::cli::{CtlArgs, CtlCommand, VcpuArgs, VcpuCommand};
 
 /// Runs the subcommand; an error is one line on standard error and status 1.
 #[must_use]
@@ -27,13 +30,7 @@ pub fn run(args: &CtlArgs) -> ExitCode {
 
 fn answer(args: &CtlArgs) -> Result<String, ClientError> {
     let path = Path::new(&args.api_socket);
-    let (method, route) = match args.command {
-        CtlCommand::Info => ("GET", "/info"),
-        CtlCommand::Pmu => ("GET", "/pmu"),
-        CtlCommand::Pause => ("PUT", "/pause"),
-        CtlCommand::Resume => ("PUT", "/resume"),
-        CtlCommand::Shutdown(_) => ("PUT", "/shutdown"),
-    };
+    let (method, route) = route(args.command);
     let body = match args.command {
         CtlCommand::Shutdown(shutdown) => {
             let force = shutdown.force;
@@ -41,16 +38,77 @@ fn answer(args: &CtlArgs) -> Result<String, ClientError> {
         }
         _ => String::new(),
     };
-    let json = client::request(path, method, route, &body)?;
+    let mut json = client::request(path, method, &route, &body)?;
+    if method != "GET"
+        && let CtlCommand::Vcpu(vcpu) = args.command
+    {
+        json = settled(path, vcpu.command, json)?;
+    }
     if args.json {
         return Ok(json);
     }
     match args.command {
         CtlCommand::Info => read(path, &json).map(|info| text::info(&info)),
         CtlCommand::Pmu => read(path, &json).map(|pmu| text::pmu(&pmu)),
+        CtlCommand::Vcpu(VcpuArgs {
+            command: VcpuCommand::List,
+        }) => {
+            let slots: VcpuSlots = read(path, &json)?;
+            Ok(slots.vcpus.iter().map(text::vcpu).collect())
+        }
+        CtlCommand::Vcpu(_) => read(path, &json).map(|slot| text::vcpu(&slot)),
         CtlCommand::Pause | CtlCommand::Resume | CtlCommand::Shutdown(_) => {
             read(path, &json).map(|state| text::state(&state))
         }
+    }
+}
+
+/// Method and path of the first request.
+fn route(command: CtlCommand) -> (&'static str, String) {
+    let (method, route) = match command {
+        CtlCommand::Info => ("GET", "/info"),
+        CtlCommand::Pmu => ("GET", "/pmu"),
+        CtlCommand::Pause => ("PUT", "/pause"),
+        CtlCommand::Resume => ("PUT", "/resume"),
+        CtlCommand::Shutdown(_) => ("PUT", "/shutdown"),
+        CtlCommand::Vcpu(vcpu) => match vcpu.command {
+            VcpuCommand::Add { vcpu } => return ("PUT", format!("/vcpus/{vcpu}")),
+            VcpuCommand::Remove { vcpu } => return ("DELETE", format!("/vcpus/{vcpu}")),
+            VcpuCommand::List => ("GET", "/vcpus"),
+        },
+    };
+    (method, route.to_owned())
+}
+
+/// Asks on until a vCPU is where it was wanted, or the VMM says why it is not.
+/// The VMM sets the guest a time, so this ends; its own time is for a VMM that
+/// does not.
+fn settled(path: &Path, command: VcpuCommand, first: String) -> Result<String, ClientError> {
+    const PERIOD: Duration = Duration::from_millis(20);
+    const TIME: Duration = Duration::from_secs(60);
+    let (vcpu, wanted) = match command {
+        VcpuCommand::Add { vcpu } => (vcpu, VcpuPlace::Present),
+        VcpuCommand::Remove { vcpu } => (vcpu, VcpuPlace::Absent),
+        VcpuCommand::List => return Ok(first),
+    };
+    let (start, mut json) = (Instant::now(), first);
+    loop {
+        let slot: VcpuSlot = read(path, &json)?;
+        let over = start.elapsed() > TIME;
+        match slot.failure {
+            _ if slot.state == wanted => return Ok(json),
+            // An addition that failed is undone first.
+            Some(why) if slot.state.is_settled() || wanted == VcpuPlace::Absent || over => {
+                return Err(ClientError::Refused(why));
+            }
+            _ if slot.state.is_settled() || over => {
+                let where_is = text::vcpu(&slot);
+                return Err(ClientError::Refused(where_is.trim_end().to_owned()));
+            }
+            _ => {}
+        }
+        thread::sleep(PERIOD);
+        json = client::request(path, "GET", &format!("/vcpus/{vcpu}"), "")?;
     }
 }
 

@@ -6,7 +6,7 @@
 //!                      │                ▼
 //!                      │              http: bytes ─▶ Request | Refusal
 //!                      │                ▼
-//!                      └─ removed     routes ─▶ vm: VmControl ─▶ vCPU mailboxes, stop, power button
+//!                      └─ removed     routes ─▶ vm: VmControl ─▶ vCPU mailboxes, hot-plug, stop, power button
 //!                         at the end
 //! ```
 //! The server never touches what a vCPU thread owns: it asks by mailbox and
@@ -27,7 +27,8 @@ mod vm;
 pub use client::ClientError;
 pub use ctl::run as ctl;
 pub use report::{
-    Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuReport,
+    Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuPlace,
+    VcpuReport, VcpuSlot, VcpuSlots,
 };
 pub use server::ControlServer;
 pub use socket::{ApiSocket, SocketError};

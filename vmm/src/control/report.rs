@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::cpu_hotplug::{SlotReport, SlotState};
 use crate::pmu::{PmuTotals, VcpuPmuStatus};
 
 /// Whether the guest runs.
@@ -30,8 +31,10 @@ pub struct Info {
     pub uptime_ms: u64,
     /// Whether the guest runs.
     pub state: PowerState,
-    /// vCPUs.
+    /// vCPUs that are plugged in.
     pub vcpus: u16,
+    /// vCPUs that there can be.
+    pub possible_vcpus: u16,
     /// Guest memory, bytes.
     pub memory_bytes: u64,
     /// The kernel image.
@@ -45,7 +48,8 @@ pub struct Info {
 pub struct PmuInfo {
     /// What backs the counters, in the words that the VMM used at the start.
     pub backing: String,
-    /// Sums over the vCPUs so far; `null` if one of them does not answer.
+    /// Sums over the vCPUs so far, those that were removed included; `null` if
+    /// one of them does not answer.
     pub totals: Option<PmuTotals>,
 }
 
@@ -66,6 +70,71 @@ pub struct VcpuReport {
     /// Its counters and totals.
     #[serde(flatten)]
     pub pmu: VcpuPmuStatus,
+}
+
+/// `GET /vcpus`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuSlots {
+    /// Every vCPU that there can be.
+    pub vcpus: Vec<VcpuSlot>,
+}
+
+/// One vCPU that there can be: `GET`, `PUT` and `DELETE /vcpus/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuSlot {
+    /// Its number.
+    pub vcpu: u16,
+    /// Where it is.
+    pub state: VcpuPlace,
+    /// Why the last request came to nothing; absent if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// Where a vCPU is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VcpuPlace {
+    /// Not plugged in.
+    Absent,
+    /// The guest has been told of it and has not taken it yet.
+    Inserting,
+    /// The guest has it.
+    Present,
+    /// The guest was asked to let it go.
+    Removing,
+    /// The guest has let it go; its thread ends.
+    Ejecting,
+}
+
+impl VcpuPlace {
+    /// Whether it stays there if nobody does anything.
+    #[must_use]
+    pub const fn is_settled(self) -> bool {
+        matches!(self, Self::Absent | Self::Present)
+    }
+}
+
+impl From<SlotState> for VcpuPlace {
+    fn from(state: SlotState) -> Self {
+        match state {
+            SlotState::Absent => Self::Absent,
+            SlotState::Inserting => Self::Inserting,
+            SlotState::Present => Self::Present,
+            SlotState::Removing => Self::Removing,
+            SlotState::Ejecting => Self::Ejecting,
+        }
+    }
+}
+
+impl From<SlotReport> for VcpuSlot {
+    fn from(slot: SlotReport) -> Self {
+        Self {
+            vcpu: slot.vcpu.0,
+            state: slot.state.into(),
+            failure: slot.failure,
+        }
+    }
 }
 
 /// The answer to `PUT /pause`, `/resume` and `/shutdown`.

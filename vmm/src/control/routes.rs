@@ -1,57 +1,87 @@
 //! Which path does what.
-//!
-//! A resource with a number, such as a vCPU that comes and goes, would be
-//! `/vcpus/{id}` with PUT and DELETE.
 
 use super::http::{Request, Response};
 use super::vm::VmControl;
+
+/// What a request brings besides its path.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    /// What stands in the path for `{id}`.
+    pub(super) id: &'a str,
+    pub(super) body: &'a [u8],
+}
+
+type Run = fn(&mut VmControl, &Call<'_>) -> Response;
 
 /// One thing that the API does.
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
-    run: fn(&mut VmControl, &[u8]) -> Response,
+    run: Run,
 }
 
-const fn route(
-    method: &'static str,
-    path: &'static str,
-    run: fn(&mut VmControl, &[u8]) -> Response,
-) -> Route {
+const fn route(method: &'static str, path: &'static str, run: Run) -> Route {
     Route { method, path, run }
 }
 
-/// Everything that the API does. What changes the VM is PUT: doing it twice is
-/// doing it once.
-pub(super) const ROUTES: [Route; 5] = [
+/// The part of a path that a request fills in, always the last.
+const ID: &str = "{id}";
+
+impl Route {
+    /// What stands for `{id}`, empty if nothing does; `None` if the path is
+    /// another.
+    fn id_in<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.path.strip_suffix(ID) {
+            None => (self.path == path).then_some(""),
+            Some(start) => {
+                let id = path.strip_prefix(start)?;
+                (!id.is_empty() && !id.contains('/')).then_some(id)
+            }
+        }
+    }
+}
+
+/// Everything that the API does. Putting the VM into a state twice is doing it
+/// once; a vCPU that is there or on its way is refused, since two who want it
+/// want to know.
+pub(super) const ROUTES: [Route; 9] = [
     route("GET", "/info", VmControl::info),
     route("GET", "/pmu", VmControl::pmu),
     route("PUT", "/pause", VmControl::pause),
     route("PUT", "/resume", VmControl::resume),
     route("PUT", "/shutdown", VmControl::shutdown),
+    route("GET", "/vcpus", VmControl::vcpus),
+    route("GET", "/vcpus/{id}", VmControl::vcpu),
+    route("PUT", "/vcpus/{id}", VmControl::add_vcpu),
+    route("DELETE", "/vcpus/{id}", VmControl::remove_vcpu),
 ];
 
 /// Answers a request.
 pub(super) fn dispatch(vm: &mut VmControl, request: &Request) -> Response {
     match find(&request.method, &request.path) {
         Ok(_) if vm.is_ending() => Response::error(503, "the VM is ending"),
-        Ok(route) => (route.run)(vm, &request.body),
+        Ok((route, id)) => {
+            let body = &request.body;
+            (route.run)(vm, &Call { id, body })
+        }
         Err(response) => response,
     }
 }
 
-fn find(method: &str, path: &str) -> Result<&'static Route, Response> {
-    let methods: Vec<_> = ROUTES.iter().filter(|route| route.path == path).collect();
-    if let Some(route) = methods.iter().find(|route| route.method == method) {
-        return Ok(route);
+fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, &'a str), Response> {
+    let fits = |route: &'static Route| route.id_in(path).map(|id| (route, id));
+    let methods: Vec<_> = ROUTES.iter().filter_map(fits).collect();
+    if let Some(found) = methods.iter().find(|(route, _)| route.method == method) {
+        return Ok(*found);
     }
     if methods.is_empty() {
-        let paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
+        let mut paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
+        paths.dedup();
         let why = format!("there is no such path; there is {}", paths.join(", "));
         return Err(Response::error(404, &why));
     }
-    let allow: Vec<_> = methods.iter().map(|route| route.method).collect();
+    let allow: Vec<_> = methods.iter().map(|(route, _)| route.method).collect();
     let allow = allow.join(", ");
     let mut response = Response::error(405, &format!("{path} takes {allow}"));
     response.allow = Some(allow);
@@ -79,7 +109,11 @@ mod tests {
         for (path, methods) in document["paths"].as_object().unwrap() {
             for (method, operation) in methods.as_object().unwrap() {
                 assert!(operation["summary"].is_string(), "{path} {method}");
-                assert!(operation["responses"]["200"].is_object(), "{path} {method}");
+                let responses = operation["responses"].as_object().unwrap();
+                let good = responses.keys().any(|status| status.starts_with('2'));
+                assert!(good, "{path} {method}");
+                let takes_id = operation["parameters"][0]["name"] == "id";
+                assert_eq!(takes_id, path.ends_with(ID), "{path} {method}");
                 written.insert((method.to_uppercase(), path.clone()));
             }
         }
@@ -138,11 +172,19 @@ mod tests {
             uptime_ms: 0,
             state: PowerState::Running,
             vcpus: 1,
+            possible_vcpus: 2,
             memory_bytes: 0,
             kernel: "k".into(),
             pmu: Some(pmu),
         };
         matches_schema("Info", &info);
+        let vcpu = VcpuSlot {
+            vcpu: 1,
+            state: VcpuPlace::Present,
+            failure: Some(String::new()),
+        };
+        matches_schema("Vcpu", &vcpu);
+        matches_schema("Vcpus", &VcpuSlots { vcpus: vec![vcpu] });
     }
 
     #[test]
@@ -163,5 +205,13 @@ mod tests {
         assert!(text.contains("/pause takes PUT"), "{text}");
         assert_eq!(error("get", "/info").0, 405);
         assert!(find("GET", "/info").is_ok());
+        assert_eq!(error("PUT", "/vcpus").0, 405);
+        let (status, allow, _) = error("POST", "/vcpus/3");
+        assert_eq!((status, allow.as_deref()), (405, Some("GET, PUT, DELETE")));
+        for path in ["/vcpus/", "/vcpus/3/", "/vcpus/3/4", "/vcpu/3", "/info/3"] {
+            assert_eq!(error("PUT", path).0, 404, "{path}");
+        }
+        let (route, id) = find("DELETE", "/vcpus/3x").unwrap();
+        assert_eq!((route.path, id), ("/vcpus/{id}", "3x"));
     }
 }

@@ -1,6 +1,8 @@
 //! Answers for a reader.
 
-use super::report::{Info, NewState, PmuReport, PowerState, StateReport, VcpuReport};
+use super::report::{
+    Info, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuReport, VcpuSlot,
+};
 use crate::pmu::{CounterStatus, PmuTotals};
 
 /// Where the values of `info` start.
@@ -27,7 +29,11 @@ pub(super) fn info(info: &Info) -> String {
         "uptime",
         &format!("{}.{:03} s", info.uptime_ms / 1000, info.uptime_ms % 1000),
     );
-    line("vCPUs", &info.vcpus.to_string());
+    let vcpus = match info.possible_vcpus {
+        possible if possible == info.vcpus => possible.to_string(),
+        possible => format!("{} of {possible}", info.vcpus),
+    };
+    line("vCPUs", &vcpus);
     line("memory", &format!("{} MiB", info.memory_bytes >> 20));
     line("kernel", &info.kernel.display().to_string());
     match &info.pmu {
@@ -123,6 +129,18 @@ fn totals(totals: &PmuTotals) -> String {
     } else {
         figures.join(", ")
     }
+}
+
+/// `perfvisor ctl vcpu`.
+pub(super) fn vcpu(slot: &VcpuSlot) -> String {
+    let state = match slot.state {
+        VcpuPlace::Absent => "not plugged in",
+        VcpuPlace::Inserting => "offered to the guest",
+        VcpuPlace::Present => "plugged in",
+        VcpuPlace::Removing => "asked back from the guest",
+        VcpuPlace::Ejecting => "given back by the guest; its thread ends",
+    };
+    format!("vCPU {}: {state}\n", slot.vcpu)
 }
 
 /// `perfvisor ctl pause`, `resume`, `shutdown`.

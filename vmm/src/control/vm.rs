@@ -1,14 +1,20 @@
 //! What the API can do to a VM.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use vpmu::ids::VcpuId;
 
 use super::http::Response;
 use super::report::{
     Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuReport,
+    VcpuSlot, VcpuSlots,
 };
-use crate::machine::MachineControl;
-use crate::pmu::{PmuTotals, VcpuPmuStatus};
+use super::routes::Call;
+use crate::devices::cpu_hotplug::{Refusal, SlotReport, SlotState};
+use crate::machine::{Hotplug, HotplugError, MachineControl};
+use crate::pmu::{PmuTotals, VcpuPmuStatus, VmTotals};
 use crate::stop::StopReason;
 use crate::vcpu::NoAnswer;
 
@@ -21,14 +27,14 @@ const STATUS_TIME: Duration = Duration::from_millis(10);
 /// What does not change while a VM runs.
 #[derive(Clone, Debug)]
 pub struct VmFacts {
-    /// vCPUs.
-    pub vcpus: u16,
     /// Guest memory, bytes.
     pub memory_bytes: u64,
     /// The kernel image.
     pub kernel: PathBuf,
     /// What backs the PMU; `None` if the guest has none.
     pub pmu_backing: Option<String>,
+    /// What the PMUs of vCPUs did that have ended.
+    pub ended: Arc<VmTotals>,
 }
 
 /// A VM as the API sees it.
@@ -44,6 +50,9 @@ pub struct VmControl {
 struct Status {
     at: Instant,
     vcpus: Vec<VcpuReport>,
+    /// Totals of the vCPUs that had ended before these were asked: none is
+    /// counted twice.
+    ended: PmuTotals,
 }
 
 impl VmControl {
@@ -63,11 +72,16 @@ impl VmControl {
         self.machine.stop.reason().is_some()
     }
 
-    pub(super) fn info(&mut self, _body: &[u8]) -> Response {
+    pub(super) fn info(&mut self, _: &Call<'_>) -> Response {
         let pmu = self.facts.pmu_backing.clone().map(|backing| PmuInfo {
             backing,
-            totals: self.status().ok().map(sum),
+            totals: self.totals(),
         });
+        let slots = self.machine.hotplug.reports();
+        let count = |fits: fn(&SlotReport) -> bool| {
+            let fitting = slots.iter().filter(|slot| fits(slot)).count();
+            u16::try_from(fitting).unwrap_or(u16::MAX)
+        };
         let info = Info {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -78,7 +92,8 @@ impl VmControl {
             } else {
                 PowerState::Running
             },
-            vcpus: self.facts.vcpus,
+            vcpus: count(|slot| !matches!(slot.state, SlotState::Absent | SlotState::Ejecting)),
+            possible_vcpus: count(|_| true),
             memory_bytes: self.facts.memory_bytes,
             kernel: self.facts.kernel.clone(),
             pmu,
@@ -86,21 +101,21 @@ impl VmControl {
         Response::json(200, &info)
     }
 
-    pub(super) fn pmu(&mut self, _body: &[u8]) -> Response {
+    pub(super) fn pmu(&mut self, _: &Call<'_>) -> Response {
         let backing = self.facts.pmu_backing.clone();
         match self.status() {
-            Ok(vcpus) => Response::json(
+            Ok(status) => Response::json(
                 200,
                 &PmuReport {
                     backing,
-                    vcpus: vcpus.to_vec(),
+                    vcpus: status.vcpus.clone(),
                 },
             ),
             Err(error) => no_answer(&error),
         }
     }
 
-    pub(super) fn pause(&mut self, _body: &[u8]) -> Response {
+    pub(super) fn pause(&mut self, _: &Call<'_>) -> Response {
         self.status = None;
         match self.machine.vcpus.pause(VCPU_TIME) {
             Ok(()) => state(200, NewState::Paused),
@@ -111,13 +126,14 @@ impl VmControl {
         }
     }
 
-    pub(super) fn resume(&mut self, _body: &[u8]) -> Response {
+    pub(super) fn resume(&mut self, _: &Call<'_>) -> Response {
         self.status = None;
         self.machine.vcpus.resume();
         state(200, NewState::Running)
     }
 
-    pub(super) fn shutdown(&mut self, body: &[u8]) -> Response {
+    pub(super) fn shutdown(&mut self, call: &Call<'_>) -> Response {
+        let body = call.body;
         let request = if body.is_empty() {
             Ok(ShutdownRequest::default())
         } else {
@@ -133,6 +149,45 @@ impl VmControl {
                 state(200, NewState::Ending)
             }
             Ok(ShutdownRequest { force: false }) => self.ask_guest(),
+        }
+    }
+
+    pub(super) fn vcpus(&mut self, _: &Call<'_>) -> Response {
+        let reports = self.machine.hotplug.reports();
+        let vcpus = reports.into_iter().map(VcpuSlot::from).collect();
+        Response::json(200, &VcpuSlots { vcpus })
+    }
+
+    pub(super) fn vcpu(&mut self, call: &Call<'_>) -> Response {
+        self.about_vcpu(call, 200, |_, _| Ok(()))
+    }
+
+    pub(super) fn add_vcpu(&mut self, call: &Call<'_>) -> Response {
+        self.about_vcpu(call, 202, Hotplug::add)
+    }
+
+    pub(super) fn remove_vcpu(&mut self, call: &Call<'_>) -> Response {
+        self.about_vcpu(call, 202, Hotplug::remove)
+    }
+
+    /// Does something to a vCPU, and says where it is then.
+    fn about_vcpu(
+        &mut self,
+        call: &Call<'_>,
+        status: u16,
+        what: fn(&Hotplug, VcpuId) -> Result<(), HotplugError>,
+    ) -> Response {
+        let hotplug = &self.machine.hotplug;
+        let Ok(number) = call.id.parse() else {
+            let why = format!("'{}' is no number of a vCPU; accepted: 0 to 65535", call.id);
+            return Response::error(400, &why);
+        };
+        let vcpu = VcpuId(number);
+        let outcome = what(hotplug, vcpu).and_then(|()| Ok(hotplug.report(vcpu)?));
+        self.status = None;
+        match outcome {
+            Ok(slot) => Response::json(status, &VcpuSlot::from(slot)),
+            Err(error) => not_done(&error),
         }
     }
 
@@ -153,17 +208,24 @@ impl VmControl {
         }
     }
 
+    /// What all vCPUs did so far, removed ones included.
+    fn totals(&mut self) -> Option<PmuTotals> {
+        let status = self.status().ok()?;
+        Some(sum(&status.vcpus).plus(status.ended))
+    }
+
     /// What the vCPUs said last, or say now.
-    fn status(&mut self) -> Result<&[VcpuReport], NoAnswer> {
+    fn status(&mut self) -> Result<&Status, NoAnswer> {
         let old = self.status.take();
         let status = match old.filter(|status| status.at.elapsed() < STATUS_TIME) {
             Some(status) => status,
             None => Status {
+                ended: self.facts.ended.get().into(),
                 vcpus: self.ask_vcpus()?,
                 at: Instant::now(),
             },
         };
-        Ok(&self.status.insert(status).vcpus)
+        Ok(self.status.insert(status))
     }
 
     fn ask_vcpus(&self) -> Result<Vec<VcpuReport>, NoAnswer> {
@@ -185,6 +247,15 @@ fn sum(vcpus: &[VcpuReport]) -> PmuTotals {
         .map(|pmu: &VcpuPmuStatus| pmu.totals)
         .reduce(PmuTotals::plus)
         .unwrap_or_default()
+}
+
+fn not_done(error: &HotplugError) -> Response {
+    let status = match error {
+        HotplugError::Refused(Refusal::Unknown { .. }) => 404,
+        HotplugError::Refused(_) | HotplugError::Paused => 409,
+        HotplugError::Start(_) => 500,
+    };
+    Response::error(status, &crate::run::one_line(error))
 }
 
 fn state(status: u16, state: NewState) -> Response {

@@ -1,6 +1,7 @@
 //! The devices that a guest reaches by ports and memory-mapped registers.
 
 pub mod bus;
+pub mod cpu_hotplug;
 pub mod i8042;
 pub mod power;
 pub mod serial;

@@ -7,34 +7,32 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::timerfd::TimerFd;
-use vpmu::ids::VcpuId;
 
 use super::watch;
 use crate::stop::StopSignal;
-use crate::sys::affinity::Tid;
-use crate::vcpu::{CHECK_PERIOD, Home};
+use crate::vcpu::{CHECK_PERIOD, VcpuSet};
 
 /// Looks at the threads every [`CHECK_PERIOD`].
 #[derive(Debug)]
 pub struct PlacementWatch {
     timer: TimerFd,
-    threads: Vec<(VcpuId, Tid, Home)>,
+    vcpus: Arc<VcpuSet>,
     stop: Arc<StopSignal>,
 }
 
 impl PlacementWatch {
-    /// A watch of these threads.
+    /// A watch of the threads of these vCPUs, as they come and go.
     ///
     /// # Errors
     /// If the host gives no timer.
-    pub fn new(threads: Vec<(VcpuId, Tid, Home)>, stop: Arc<StopSignal>) -> io::Result<Self> {
+    pub fn new(vcpus: Arc<VcpuSet>, stop: Arc<StopSignal>) -> io::Result<Self> {
         let mut timer = TimerFd::new().map_err(io::Error::from)?;
         timer
             .reset(CHECK_PERIOD, Some(CHECK_PERIOD))
             .map_err(io::Error::from)?;
         Ok(Self {
             timer,
-            threads,
+            vcpus,
             stop,
         })
     }
@@ -44,8 +42,8 @@ impl MutEventSubscriber for PlacementWatch {
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
         // How many periods went by does not matter.
         let _periods = self.timer.wait();
-        for (vcpu, thread, home) in &self.threads {
-            if let Some(reason) = home.may_be_left(*vcpu, *thread) {
+        for (vcpu, thread, home) in self.vcpus.at_home() {
+            if let Some(reason) = home.may_be_left(vcpu, thread) {
                 self.stop.stop(reason);
             }
         }

@@ -10,8 +10,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm};
 use vm_memory::GuestMemoryMmap;
+use vpmu::ids::MsrIndex;
 
-use super::{KvmError, Vm, ioctl};
+use super::{KvmError, Vm, ioctl, power_on};
 
 /// The only version of the API that exists (KVM API documentation,
 /// "KVM_GET_API_VERSION").
@@ -137,6 +138,16 @@ impl Hypervisor {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(ioctl("KVM_GET_SUPPORTED_CPUID"))?;
         Ok(table.as_slice().iter().map(CpuidEntry::from).collect())
+    }
+
+    /// The MSRs that may be part of a vCPU's state on this host.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn state_msrs(&self) -> Result<Vec<MsrIndex>, KvmError> {
+        let listed = self.kvm.get_msr_index_list();
+        let listed = listed.map_err(ioctl("KVM_GET_MSR_INDEX_LIST"))?;
+        Ok(power_on::candidates(listed.as_slice()))
     }
 
     /// Whether KVM's local APIC has a TSC-deadline timer.

@@ -6,6 +6,7 @@ mod exit;
 mod features;
 mod hypervisor;
 mod msr_filter;
+mod power_on;
 mod vcpu;
 mod vm;
 

@@ -3,13 +3,14 @@
 
 use std::ptr::NonNull;
 
-use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry};
+use kvm_bindings::{kvm_fpu, kvm_lapic_state};
 use kvm_ioctls::{Cap, SyncReg, VcpuFd};
 use vpmu::host::Level;
 use vpmu::host::software::Khz;
 use vpmu::ids::MsrIndex;
 
 use super::hypervisor::to_kvm_cpuid;
+use super::power_on::{self, PowerOn, StateCaps};
 use super::{BootState, CpuidEntry, Exit, Gp, KvmError, ioctl};
 use crate::pmu::Paging;
 
@@ -30,6 +31,9 @@ pub struct Vcpu {
     fd: VcpuFd,
     /// KVM leaves the general registers in the run page at each exit.
     synced: bool,
+    caps: StateCaps,
+    /// What [`Vcpu::reset`] goes back to.
+    power_on: Option<Box<PowerOn>>,
 }
 
 /// Where this vCPU's `immediate_exit` byte lies. Valid while the [`Vcpu`] is.
@@ -45,20 +49,43 @@ impl ImmediateExit {
 }
 
 impl Vcpu {
-    /// `sync_regs`: this KVM shares registers in the run page.
-    pub(super) fn new(mut fd: VcpuFd, sync_regs: bool) -> Self {
-        if sync_regs {
+    /// A vCPU of `vm`.
+    pub(super) fn new(mut fd: VcpuFd, vm: &kvm_ioctls::VmFd) -> Self {
+        let synced = vm.check_extension(Cap::SyncRegs);
+        if synced {
             fd.set_sync_valid_reg(SyncReg::Register);
         }
         Self {
             fd,
-            synced: sync_regs,
+            synced,
+            caps: StateCaps::of(vm),
+            power_on: None,
         }
     }
 
-    /// Whether vCPUs of this VM can share registers.
-    pub(super) fn can_sync(vm: &kvm_ioctls::VmFd) -> bool {
-        vm.check_extension(Cap::SyncRegs)
+    /// Takes the state that the vCPU is in for the one that it starts from,
+    /// each time that it is plugged in. Of `msrs` those count that KVM has;
+    /// they are returned, for the next vCPU.
+    ///
+    /// # Errors
+    /// What the ioctls say.
+    pub fn remember_power_on(&mut self, msrs: &[MsrIndex]) -> Result<Vec<MsrIndex>, KvmError> {
+        let state = PowerOn::read(&self.fd, self.caps, msrs)?;
+        let has = state.msrs();
+        self.power_on = Some(Box::new(state));
+        Ok(has)
+    }
+
+    /// Makes it as after power-on: nothing of what ran on it is left, no timer
+    /// of its APIC, no memory that KVM writes for it.
+    ///
+    /// # Errors
+    /// What the ioctls say, or the first MSR that does not change back.
+    pub fn reset(&self) -> Result<(), KvmError> {
+        match &self.power_on {
+            Some(state) => state.restore(&self.fd),
+            None => Ok(()),
+        }
     }
 
     /// Sets what CPUID answers. KVM takes it before the first run only.
@@ -76,23 +103,7 @@ impl Vcpu {
     /// # Errors
     /// What the ioctl says, or the first register that KVM refused.
     pub fn set_msrs(&self, msrs: &[(MsrIndex, u64)]) -> Result<(), KvmError> {
-        let entries: Vec<_> = msrs
-            .iter()
-            .map(|&(index, data)| kvm_msr_entry {
-                index: index.0,
-                data,
-                ..kvm_msr_entry::default()
-            })
-            .collect();
-        let list = Msrs::from_entries(&entries).map_err(|_| KvmError::TooMany {
-            what: "the MSR list",
-            len: entries.len(),
-        })?;
-        let set = self.fd.set_msrs(&list).map_err(ioctl("KVM_SET_MSRS"))?;
-        match msrs.get(set) {
-            None => Ok(()),
-            Some(&(index, _)) => Err(KvmError::MsrRefused { index: index.0 }),
-        }
+        power_on::write_msrs(&self.fd, msrs)
     }
 
     /// Wires the local interrupt pins as firmware would: LINT0 external, LINT1

@@ -86,10 +86,9 @@ impl Vm {
     /// # Errors
     /// What the ioctl says.
     pub fn create_vcpu(&self, apic_id: u32) -> Result<Vcpu, KvmError> {
-        let sync_regs = Vcpu::can_sync(&self.fd);
         self.fd
             .create_vcpu(u64::from(apic_id))
-            .map(|fd| Vcpu::new(fd, sync_regs))
+            .map(|fd| Vcpu::new(fd, &self.fd))
             .map_err(ioctl("KVM_CREATE_VCPU"))
     }
 

@@ -10,19 +10,21 @@ use vpmu::ids::VcpuId;
 use vpmu::x86::cpuid::PmuCpuid;
 
 use super::boot::{BootError, ImageError, Initramfs, InitramfsError, KernelImage};
+use super::hotplug::Hotplug;
 use super::parts::{self, Blueprint, Files};
-use crate::config::{CoreTypes, SerialConfig, VmConfig};
-use crate::devices::power::{self, PowerButton};
-use crate::devices::{BusError, serial};
+use super::vcpus::{StartError, VcpuPool, VcpuSource};
+use crate::config::{CoreTypes, SerialConfig, Topology, VmConfig};
+use crate::devices::BusError;
+use crate::devices::cpu_hotplug::Slots;
+use crate::devices::power::PowerButton;
 use crate::event_loop::{EventLoop, PlacementWatch};
 use crate::kvm::{Hypervisor, Interrupter, KvmError, MsrFilter, Vm};
 use crate::probe::{self, LinuxNeedsHardware};
 use crate::stop::{StopReason, StopSignal};
-use crate::sys::affinity::Tid;
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
 use crate::sys::terminal::RawTerminal;
-use crate::vcpu::{Home, NoPmu, PortBuilder, SpawnError, VcpuHandle, VcpuPlacement, VcpuSet};
+use crate::vcpu::{NoPmu, PortBuilder, VcpuPlacement, VcpuSet};
 
 /// Why a VM could not be put together. Nothing is left behind.
 #[derive(Debug, Error)]
@@ -66,9 +68,19 @@ pub enum BuildError {
     /// The kernel is too much for this KVM.
     #[error(transparent)]
     Emulated(#[from] LinuxNeedsHardware),
+    /// The guest's CPU cannot tell of so many dies.
+    #[error(
+        "--cpus: topology={topology} is not possible with an AMD CPU in the guest; accepted: up to {most} dies per package, or an Intel model (--pmu model=)"
+    )]
+    TooManyDies {
+        /// What was asked for.
+        topology: Topology,
+        /// What it can tell of.
+        most: u16,
+    },
     /// A vCPU thread did not come up.
     #[error(transparent)]
-    Spawn(#[from] SpawnError),
+    Start(#[from] StartError),
     /// Two devices want the same addresses.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -103,6 +115,7 @@ impl BuildError {
                 | Self::SerialFile { .. }
                 | Self::Memory { .. }
                 | Self::TooManyVcpus { .. }
+                | Self::TooManyDies { .. }
         )
     }
 }
@@ -119,8 +132,9 @@ pub struct PmuHooks {
     pub placement: Vec<VcpuPlacement>,
     /// The types of vCPUs, in a hybrid guest.
     pub core_types: Option<CoreTypes>,
-    /// Builds the port of a vCPU. Called once for each, before any runs.
-    pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder>,
+    /// Builds the port of a vCPU: for each before any runs, and for one that is
+    /// plugged in then.
+    pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder + Send>,
 }
 
 /// What a port may want to know of the machine and its vCPU.
@@ -169,6 +183,8 @@ impl PmuHooks {
 pub struct MachineControl {
     /// Its vCPUs.
     pub vcpus: Arc<VcpuSet>,
+    /// How many they are.
+    pub hotplug: Arc<Hotplug>,
     /// Its end.
     pub stop: Arc<StopSignal>,
     /// Its power button.
@@ -192,7 +208,7 @@ impl Machine {
     ///
     /// # Errors
     /// The first thing that cannot be.
-    pub fn build(config: &VmConfig, hooks: &PmuHooks) -> Result<Self, BuildError> {
+    pub fn build(config: &VmConfig, hooks: PmuHooks) -> Result<Self, BuildError> {
         let mut files = Files {
             kernel: KernelImage::open(&config.kernel)?,
             initramfs: Initramfs::open(&config.initramfs)?,
@@ -206,17 +222,19 @@ impl Machine {
         }
         let blueprint = Blueprint {
             config,
-            hooks,
+            hooks: &hooks,
             hypervisor: &hypervisor,
         };
         let (vm, boot_state) = blueprint.build_vm(&mut files)?;
         probe::check_kernel(&config.kernel, &hypervisor)?;
         let stop = Arc::new(StopSignal::new().map_err(host("an eventfd"))?);
         let serial = parts::open_serial(&config.serial)?;
-        vm.connect_irq(&serial.irq, serial::COM1_IRQ)?;
-        let power_button = PowerButton::new().map_err(host("the power button"))?;
-        vm.connect_irq(power_button.irq(), power::BUTTON_IRQ)?;
-        let buses = Arc::new(parts::build_buses(&stop, &serial.port)?);
+        let lines = parts::connect_lines(&vm, &serial)?;
+        let vcpus = Arc::new(VcpuSet::default());
+        let slots = Slots::new(config.cpus.boot, config.cpus.max);
+        let slots = Arc::new(Mutex::new(slots));
+        let hotplug = parts::hotplug_device(&slots, &vcpus);
+        let buses = Arc::new(parts::build_buses(&stop, &serial.port, hotplug)?);
         let signals = EndSignals::block().map_err(host("signals"))?;
         let mut events =
             EventLoop::new(Arc::clone(&stop), signals).map_err(BuildError::EventLoop)?;
@@ -226,17 +244,31 @@ impl Machine {
             events.add(console.map_err(host("standard input"))?);
         }
         kick::install_handlers().map_err(host("signal handlers"))?;
-        let vcpus = blueprint.build_vcpus(&vm, boot_state, &buses, &stop)?;
-        let at_home: Vec<_> = vcpus.iter().filter_map(guarded).collect();
-        if !at_home.is_empty() {
-            let watch = PlacementWatch::new(at_home, Arc::clone(&stop)).map_err(host("a timer"))?;
-            events.add(Arc::new(Mutex::new(watch)));
+        let created = blueprint.create_vcpus(&vm, boot_state)?;
+        let source = VcpuSource {
+            hooks,
+            hypervisor,
+            memory: vm.memory().clone(),
+            interrupter: vm.interrupter(),
+            topology: config.cpus.topology,
+            buses,
+            stop: Arc::clone(&stop),
+        };
+        let mut pool = VcpuPool::new(source, created);
+        for id in (0..config.cpus.boot).map(VcpuId) {
+            vcpus.insert(pool.start(id)?);
         }
+        if !vcpus.at_home().is_empty() {
+            let watch = PlacementWatch::new(Arc::clone(&vcpus), Arc::clone(&stop));
+            events.add(Arc::new(Mutex::new(watch.map_err(host("a timer"))?)));
+        }
+        let hotplug = Hotplug::new(slots, Arc::clone(&vcpus), pool, lines.hotplug);
         Ok(Self {
             control: MachineControl {
-                vcpus: Arc::new(VcpuSet::new(vcpus)),
+                vcpus,
+                hotplug: Arc::new(hotplug),
                 stop,
-                power_button,
+                power_button: lines.power_button,
             },
             events,
             tty,
@@ -265,12 +297,6 @@ impl Machine {
             None => Arc::new(StopReason::PowerOff),
         }
     }
-}
-
-/// A vCPU thread that must stay where it is.
-fn guarded(vcpu: &VcpuHandle) -> Option<(VcpuId, Tid, Home)> {
-    let (thread, home) = vcpu.home()?;
-    Some((vcpu.id(), *thread, home.clone()))
 }
 
 fn raw_terminal() -> Option<RawTerminal> {

@@ -4,8 +4,12 @@ pub mod acpi;
 pub mod boot;
 pub mod builder;
 pub mod cpuid;
+pub mod hotplug;
 pub mod layout;
 pub mod memory;
 mod parts;
+mod vcpus;
 
 pub use builder::{BuildError, Machine, MachineControl, PmuHooks, PortContext};
+pub use hotplug::{Hotplug, HotplugError};
+pub use vcpus::StartError;

@@ -1,33 +1,30 @@
 //! The parts of a machine, in the order in which the builder needs them.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
-use vpmu::ids::MsrIndex;
+use vpmu::ids::VcpuId;
 
 use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
-use super::builder::{BuildError, PmuHooks, PortContext};
+use super::builder::{BuildError, PmuHooks};
 use super::cpuid::{CpuidPlan, Profile};
 use super::memory::Placement;
+use super::vcpus::VcpuPlan;
 use super::{acpi, layout};
 use crate::config::{PmuArg, SerialConfig, VmConfig};
+use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine, SharedSlots};
 use crate::devices::i8042::{self, KeyboardController};
-use crate::devices::power::{self, PowerDevice};
+use crate::devices::power::{self, PowerButton, PowerDevice};
 use crate::devices::serial::{self, Limited, SerialParts, SerialPort};
 use crate::devices::{Bus, BusError};
 use crate::event_loop::Console;
-use crate::kvm::{BootState, Hypervisor, KvmError, Vcpu, Vm};
+use crate::kvm::{BootState, Hypervisor, Vcpu, Vm};
 use crate::stop::StopSignal;
 use crate::sys::terminal;
-use crate::vcpu::{Buses, VcpuHandle, VcpuParts};
-
-/// IA32_MISC_ENABLE and IA32_MTRR_DEF_TYPE (Intel SDM vol. 4).
-const MISC_ENABLE: MsrIndex = MsrIndex(0x1a0);
-const MTRR_DEF_TYPE: MsrIndex = MsrIndex(0x2ff);
-/// MTRRs on, write-back by default.
-const MTRR_WRITE_BACK: u64 = 0x806;
+use crate::vcpu::{Buses, VcpuSet};
 
 /// The files of a VM, looked at and found good.
 #[derive(Debug)]
@@ -85,66 +82,35 @@ impl Blueprint<'_> {
         Ok((vm, boot_state))
     }
 
-    /// Every vCPU on its thread, waiting for the word.
-    pub(super) fn build_vcpus(
+    /// Every possible vCPU, none with a thread yet.
+    pub(super) fn create_vcpus(
         &self,
         vm: &Vm,
         boot_state: BootState,
-        buses: &Arc<Buses>,
-        stop: &Arc<StopSignal>,
-    ) -> Result<Vec<VcpuHandle>, BuildError> {
+    ) -> Result<BTreeMap<VcpuId, Vcpu>, BuildError> {
         let profile = match self.config.pmu {
             PmuArg::Off => Profile::Host,
             PmuArg::On(_) => Profile::around(self.hooks.cpuid),
         };
         let supported = self.hypervisor.supported_cpuid()?;
         let topology = self.config.cpus.topology;
-        let plan = CpuidPlan {
+        let cpuid = CpuidPlan {
             supported: &supported,
             tsc_deadline: self.hypervisor.has_tsc_deadline_timer(),
             topology,
             profile,
             core_types: self.hooks.core_types.as_ref(),
         };
-        let interrupter = vm.interrupter();
-        let mut handles = Vec::new();
-        for id in self.config.cpus.possible() {
-            let vcpu = vm.create_vcpu(topology.apic_id(id))?;
-            vcpu.set_cpuid(&plan.table(id))?;
-            set_registers(&vcpu, profile)?;
-            if id.0 == 0 {
-                vcpu.set_boot_state(boot_state)?;
-            }
-            let port = (self.hooks.port)(&PortContext {
-                vcpu: id,
-                apic_id: topology.apic_id(id),
-                tsc: vcpu.tsc_rate()?,
-                memory: vm.memory(),
-                interrupter: &interrupter,
-                hypervisor: self.hypervisor,
-            });
-            let placement = self.hooks.placement.get(usize::from(id.0));
-            let parts = VcpuParts {
-                id,
-                vcpu,
-                placement: placement.cloned().unwrap_or_default(),
-                buses: Arc::clone(buses),
-                stop: Arc::clone(stop),
-            };
-            handles.push(VcpuHandle::spawn(parts, port)?);
+        if let Some(most) = cpuid.most_dies() {
+            return Err(BuildError::TooManyDies { topology, most });
         }
-        Ok(handles)
+        let plan = VcpuPlan {
+            cpuid,
+            boot_state,
+            state_msrs: self.hypervisor.state_msrs()?,
+        };
+        Ok(plan.create(vm, self.config.cpus.possible())?)
     }
-}
-
-/// What firmware leaves behind on every processor.
-fn set_registers(vcpu: &Vcpu, profile: Profile) -> Result<(), KvmError> {
-    vcpu.set_msrs(&[
-        (MISC_ENABLE, profile.misc_enable()),
-        (MTRR_DEF_TYPE, MTRR_WRITE_BACK),
-    ])?;
-    vcpu.init_fpu()?;
-    vcpu.init_lapic()
 }
 
 /// The serial port and its other end.
@@ -167,10 +133,43 @@ pub(super) fn open_serial(config: &SerialConfig) -> Result<SerialParts, BuildErr
     SerialPort::create(out).map_err(host)
 }
 
+/// The interrupt lines that others pull.
+#[derive(Debug)]
+pub(super) struct Lines {
+    pub(super) power_button: PowerButton,
+    pub(super) hotplug: HotplugLine,
+}
+
+/// Connects every interrupt line: one each.
+pub(super) fn connect_lines(vm: &Vm, serial: &SerialParts) -> Result<Lines, BuildError> {
+    let host = |what| move |source| BuildError::Host { what, source };
+    let lines = Lines {
+        power_button: PowerButton::new().map_err(host("the power button"))?,
+        hotplug: HotplugLine::new().map_err(host("vCPU hot-plug"))?,
+    };
+    vm.connect_irq(&serial.irq, serial::COM1_IRQ)?;
+    vm.connect_irq(lines.power_button.irq(), power::BUTTON_IRQ)?;
+    vm.connect_irq(lines.hotplug.irq(), cpu_hotplug::IRQ)?;
+    Ok(lines)
+}
+
+/// The registers of vCPU hot-plug. What the guest ejects leaves `vcpus`, which
+/// owns the threads that own the buses: the device only borrows it.
+pub(super) fn hotplug_device(slots: &SharedSlots, vcpus: &Arc<VcpuSet>) -> CpuHotplug {
+    let vcpus = Arc::downgrade(vcpus);
+    let release = move |id| {
+        if let Some(vcpus) = vcpus.upgrade() {
+            vcpus.release(id);
+        }
+    };
+    CpuHotplug::new(Arc::clone(slots), Box::new(release))
+}
+
 /// The devices, each at its place.
 pub(super) fn build_buses(
     stop: &Arc<StopSignal>,
     port: &Arc<Mutex<SerialPort>>,
+    hotplug: CpuHotplug,
 ) -> Result<Buses, BusError> {
     let mut pio = Bus::new("port");
     pio.claim(
@@ -190,10 +189,13 @@ pub(super) fn build_buses(
         power::PORT_COUNT,
         Arc::new(Mutex::new(power)),
     )?;
-    Ok(Buses {
-        pio,
-        mmio: Bus::new("memory"),
-    })
+    let mut mmio = Bus::new("memory");
+    mmio.claim(
+        layout::CPU_HOTPLUG.into(),
+        cpu_hotplug::LEN,
+        Arc::new(Mutex::new(hotplug)),
+    )?;
+    Ok(Buses { pio, mmio })
 }
 
 /// The listener that feeds the serial port from standard input.

@@ -222,6 +222,12 @@ impl PmuPlan {
         }
     }
 
+    /// What the vCPUs did that have ended, as it grows.
+    #[must_use]
+    pub fn ended(&self) -> Arc<VmTotals> {
+        Arc::clone(&self.totals)
+    }
+
     /// What the vCPUs did, in one line; complete once they have ended.
     #[must_use]
     pub fn summary(&self) -> String {

@@ -85,7 +85,7 @@ pub enum SpawnError {
 pub struct VcpuHandle {
     id: VcpuId,
     mailbox: Sender<VcpuMessage>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Option<Vcpu>>>,
     home: Option<(Tid, Home)>,
 }
 
@@ -112,6 +112,15 @@ pub struct VcpuParts {
     pub stop: Arc<StopSignal>,
 }
 
+/// A vCPU thread that did not come up, and the vCPU, unless its thread died.
+#[derive(Debug)]
+pub struct SpawnFailure {
+    /// Why.
+    pub error: SpawnError,
+    /// For another try.
+    pub vcpu: Option<Box<Vcpu>>,
+}
+
 impl VcpuHandle {
     /// Starts the thread of a vCPU, which then waits for
     /// [`VcpuMessage::Run`]. Returns when it is where it should run and its
@@ -119,38 +128,58 @@ impl VcpuHandle {
     ///
     /// # Errors
     /// If the thread or the port does not come up.
-    pub fn spawn(parts: VcpuParts, port: PortBuilder) -> Result<Self, SpawnError> {
+    pub fn spawn(parts: VcpuParts, port: PortBuilder) -> Result<Self, SpawnFailure> {
         let (mailbox, inbox) = mpsc::channel();
+        let (give, take) = mpsc::channel::<VcpuParts>();
         let (ready, started) = mpsc::channel();
         let id = parts.id;
         let home = parts.placement.home.clone();
+        // The parts follow once there is a thread: they are not lost without.
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
-            .spawn(move || {
-                // Bound first: what the port opens and allocates belongs there.
-                let port = match bind(id, &parts.placement).and_then(|()| build(id, port)) {
-                    Ok(port) => port,
-                    Err(error) => return drop(ready.send(Err(error))),
-                };
-                // The other end waits for exactly this.
-                drop(ready.send(Ok(Tid::current())));
-                run_thread(parts, port, inbox);
-            })
-            .map_err(|source| SpawnError::Thread { vcpu: id, source })?;
-        let mut handle = Self {
-            id,
-            mailbox,
-            thread: Some(thread),
-            home: None,
-        };
-        match started.recv() {
-            Ok(Ok(tid)) => {
-                handle.home = home.map(|home| (tid, home));
-                Ok(handle)
+            .spawn(move || main(&take, port, &ready, inbox));
+        let thread = match thread {
+            Ok(thread) => thread,
+            Err(source) => {
+                let error = SpawnError::Thread { vcpu: id, source };
+                let vcpu = Some(Box::new(parts.vcpu));
+                return Err(SpawnFailure { error, vcpu });
             }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(SpawnError::Died { vcpu: id }),
+        };
+        // A thread that died says so below.
+        drop(give.send(parts));
+        let error = match started.recv() {
+            Ok(Ok(tid)) => {
+                return Ok(Self {
+                    id,
+                    mailbox,
+                    thread: Some(thread),
+                    home: home.map(|home| (tid, home)),
+                });
+            }
+            Ok(Err(error)) => error,
+            Err(_) => SpawnError::Died { vcpu: id },
+        };
+        let vcpu = thread.join().ok().flatten().map(Box::new);
+        Err(SpawnFailure { error, vcpu })
+    }
+
+    /// Whether the thread has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Joins the thread, which has been told to stop, and returns its vCPU;
+    /// `None` if it panicked.
+    #[must_use]
+    pub fn join(mut self) -> Option<Vcpu> {
+        let thread = self.thread.take()?;
+        if let Ok(vcpu) = thread.join() {
+            return vcpu;
         }
+        log::error!("the thread of vCPU {} panicked", self.id);
+        None
     }
 
     /// The thread and where it must stay; `None` if it may roam.
@@ -203,9 +232,28 @@ fn build(vcpu: VcpuId, port: PortBuilder) -> Result<Box<dyn MsrPort>, SpawnError
     port().map_err(|source| SpawnError::Port { vcpu, source })
 }
 
-fn run_thread(mut parts: VcpuParts, port: Box<dyn MsrPort>, mailbox: Receiver<VcpuMessage>) {
-    VcpuThread {
-        id: parts.id,
+/// What the thread does. Returns its vCPU, also if it could not begin.
+fn main(
+    parts: &Receiver<VcpuParts>,
+    port: PortBuilder,
+    ready: &Sender<Result<Tid, SpawnError>>,
+    mailbox: Receiver<VcpuMessage>,
+) -> Option<Vcpu> {
+    // Whoever starts it sends them as soon as it is there.
+    let mut parts = parts.recv().ok()?;
+    let id = parts.id;
+    // Bound first: what the port opens and allocates belongs there.
+    let port = match bind(id, &parts.placement).and_then(|()| build(id, port)) {
+        Ok(port) => port,
+        Err(error) => {
+            drop(ready.send(Err(error)));
+            return Some(parts.vcpu);
+        }
+    };
+    // The other end waits for exactly this.
+    drop(ready.send(Ok(Tid::current())));
+    let thread = VcpuThread {
+        id,
         port,
         kicks: Registration::new(parts.vcpu.immediate_exit()),
         vcpu: parts.vcpu,
@@ -213,6 +261,6 @@ fn run_thread(mut parts: VcpuParts, port: Box<dyn MsrPort>, mailbox: Receiver<Vc
         buses: parts.buses,
         mailbox,
         stop: parts.stop,
-    }
-    .run();
+    };
+    Some(thread.run())
 }

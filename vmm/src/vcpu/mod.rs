@@ -11,7 +11,9 @@
 //! Each thread owns its vCPU and its [`MsrPort`]; nothing of either is locked.
 //! Others talk to it through its mailbox and a kick (see [`crate::sys::kick`]).
 //! A secondary vCPU runs from the start too: KVM keeps it waiting for INIT and
-//! SIPI inside `KVM_RUN`.
+//! SIPI inside `KVM_RUN`. One that the guest gives back ends its thread and is
+//! kept as KVM has it ([`VcpuSet::reap`]), since KVM cannot destroy it; a thread
+//! of its own runs it when it is plugged in again.
 
 mod handle;
 mod placement;
@@ -19,7 +21,7 @@ mod port;
 mod set;
 mod thread;
 
-pub use handle::{SpawnError, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport};
+pub use handle::{SpawnError, SpawnFailure, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport};
 pub use placement::{CHECK_PERIOD, Home, VcpuPlacement};
 pub use port::{MsrPort, NoPmu, PortBuilder, PortError};
 pub use set::{NoAnswer, VcpuSet};

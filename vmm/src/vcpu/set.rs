@@ -1,13 +1,16 @@
-//! The vCPUs of a VM together: start, pause, resume, ask, end.
+//! The vCPUs of a VM together: start, pause, resume, ask, end; one more, one less.
 
-use std::sync::mpsc::{self, Receiver};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use vpmu::ids::VcpuId;
 
-use super::{VcpuHandle, VcpuMessage, VcpuReport, VcpuState};
+use super::{Home, VcpuHandle, VcpuMessage, VcpuReport, VcpuState};
+use crate::kvm::Vcpu;
+use crate::sys::affinity::Tid;
 
 /// vCPUs that did not answer in time. One that is held up in the kernel, by a
 /// console that nobody reads for one, cannot.
@@ -28,34 +31,92 @@ fn list(vcpus: &[VcpuId]) -> String {
     names.join(", ")
 }
 
-/// The vCPU threads of one VM, for whoever starts, pauses and ends them. The
-/// lock is held to send messages only, never to wait for an answer, and no vCPU
-/// thread takes it.
-#[derive(Debug)]
+/// The vCPU threads of one VM, for whoever starts, pauses and ends them, or
+/// adds and takes away one. The lock is held to send messages only, never to
+/// wait for an answer or for a thread, so a vCPU thread may take it too.
+#[derive(Debug, Default)]
 pub struct VcpuSet {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    handles: Vec<VcpuHandle>,
+    handles: BTreeMap<VcpuId, VcpuHandle>,
+    /// Told to stop, and not joined yet.
+    leaving: Vec<VcpuHandle>,
+    phase: Phase,
     paused: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// Before [`VcpuSet::start`].
+    #[default]
+    Ready,
+    Started,
+    /// After [`VcpuSet::end`].
+    Ended,
+}
+
 impl VcpuSet {
-    /// vCPUs that wait for [`VcpuSet::start`].
-    #[must_use]
-    pub fn new(handles: Vec<VcpuHandle>) -> Self {
-        let paused = false;
-        Self {
-            inner: Mutex::new(Inner { handles, paused }),
+    /// Adds a vCPU; it runs if the others do.
+    pub fn insert(&self, vcpu: VcpuHandle) {
+        let mut inner = self.lock();
+        let refused = match inner.phase {
+            Phase::Ended => Some(vcpu),
+            Phase::Ready | Phase::Started => {
+                if inner.runs() {
+                    vcpu.send(VcpuMessage::Run);
+                }
+                inner.handles.insert(vcpu.id(), vcpu)
+            }
+        };
+        drop(inner);
+        // Stopped and joined.
+        drop(refused);
+    }
+
+    /// Has a vCPU leave: its thread ends by itself, and [`VcpuSet::reap`] finds
+    /// it. May be called on that very thread.
+    pub fn release(&self, id: VcpuId) {
+        let mut inner = self.lock();
+        if let Some(vcpu) = inner.handles.remove(&id) {
+            vcpu.send(VcpuMessage::Stop);
+            inner.leaving.push(vcpu);
         }
+    }
+
+    /// Those that have left since it was asked last, with KVM's vCPU; `None`
+    /// for one whose thread panicked.
+    #[must_use]
+    pub fn reap(&self) -> Vec<(VcpuId, Option<Vcpu>)> {
+        let left: Vec<_> = {
+            let mut inner = self.lock();
+            let leaving = std::mem::take(&mut inner.leaving);
+            let (left, leaving) = leaving.into_iter().partition(VcpuHandle::has_ended);
+            inner.leaving = leaving;
+            left
+        };
+        left.into_iter()
+            .map(|vcpu: VcpuHandle| (vcpu.id(), vcpu.join()))
+            .collect()
+    }
+
+    /// The threads that must stay on part of the host's CPUs.
+    #[must_use]
+    pub fn at_home(&self) -> Vec<(VcpuId, Tid, Home)> {
+        let home = |vcpu: &VcpuHandle| {
+            let (thread, home) = vcpu.home()?;
+            Some((vcpu.id(), *thread, home.clone()))
+        };
+        self.lock().handles.values().filter_map(home).collect()
     }
 
     /// Lets the guest run, unless it has been paused before it began.
     pub fn start(&self) {
-        let inner = self.lock();
-        if !inner.paused {
+        let mut inner = self.lock();
+        inner.phase = Phase::Started;
+        if inner.runs() {
             inner.tell(&VcpuMessage::Run);
         }
     }
@@ -103,12 +164,16 @@ impl VcpuSet {
 
     /// Ends the threads and joins them.
     pub fn end(&self) {
-        let handles = {
+        let all = {
             let mut inner = self.lock();
             inner.tell(&VcpuMessage::Stop);
-            std::mem::take(&mut inner.handles)
+            inner.phase = Phase::Ended;
+            (
+                std::mem::take(&mut inner.handles),
+                std::mem::take(&mut inner.leaving),
+            )
         };
-        drop(handles);
+        drop(all);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -120,8 +185,12 @@ impl VcpuSet {
 type Asked = (VcpuId, Receiver<VcpuReport>);
 
 impl Inner {
+    fn runs(&self) -> bool {
+        self.phase == Phase::Started && !self.paused
+    }
+
     fn tell(&self, message: &VcpuMessage) {
-        for vcpu in &self.handles {
+        for vcpu in self.handles.values() {
             vcpu.send(message.clone());
         }
     }
@@ -132,11 +201,12 @@ impl Inner {
             vcpu.send(VcpuMessage::Report(to));
             (vcpu.id(), answer)
         };
-        self.handles.iter().map(ask).collect()
+        self.handles.values().map(ask).collect()
     }
 }
 
-/// The answers, or who gave none that `fits` in time.
+/// The answers, or who gave none that `fits` in time. One whose thread has ended
+/// meanwhile, as the guest gave it back, owes none.
 fn collect(
     asked: &[Asked],
     within: Duration,
@@ -148,7 +218,8 @@ fn collect(
         let left = deadline.saturating_duration_since(Instant::now());
         match answer.recv_timeout(left) {
             Ok(report) if fits(&report) => reports.push(report),
-            _ => vcpus.push(*vcpu),
+            Err(RecvTimeoutError::Disconnected) => {}
+            Ok(_) | Err(RecvTimeoutError::Timeout) => vcpus.push(*vcpu),
         }
     }
     if vcpus.is_empty() {
@@ -173,13 +244,15 @@ mod tests {
     #[test]
     fn who_does_not_answer_in_time_is_named() {
         let (answers, silent) = (mpsc::channel(), mpsc::channel::<VcpuReport>());
-        let runs = mpsc::channel();
+        let (runs, left) = (mpsc::channel(), mpsc::channel());
+        drop(left.0);
         answers.0.send(report(0, VcpuState::Paused)).unwrap();
         runs.0.send(report(2, VcpuState::Running)).unwrap();
         let asked = [
             (VcpuId(0), answers.1),
             (VcpuId(1), silent.1),
             (VcpuId(2), runs.1),
+            (VcpuId(3), left.1),
         ];
         let within = Duration::from_millis(20);
         let error = collect(&asked, within, |r| r.state == VcpuState::Paused).unwrap_err();
@@ -193,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_set_without_vcpus_pauses_and_resumes() {
-        let set = VcpuSet::new(Vec::new());
+        let set = VcpuSet::default();
         assert!(!set.is_paused());
         for _ in 0..2 {
             assert_eq!(set.pause(Duration::ZERO), Ok(()));

@@ -39,7 +39,7 @@ pub struct Buses {
 pub(super) struct VcpuThread {
     pub(super) id: VcpuId,
     pub(super) port: Box<dyn MsrPort>,
-    /// Before `vcpu`: it is dropped first, as it points into it.
+    /// Dropped before `vcpu`, as it points into it.
     pub(super) kicks: Registration,
     pub(super) vcpu: Vcpu,
     pub(super) guard: HomeGuard,
@@ -57,8 +57,9 @@ enum Next {
 }
 
 impl VcpuThread {
-    /// Runs the machine to its end.
-    pub(super) fn run(mut self) {
+    /// Runs the machine to its end. Returns KVM's vCPU, which outlives its
+    /// thread; its port has been dropped here, on the thread that it belongs to.
+    pub(super) fn run(mut self) -> Vcpu {
         let mut state = VcpuState::Ready;
         loop {
             let next = match state {
@@ -74,6 +75,24 @@ impl VcpuThread {
             }
             state = next;
         }
+        let Self {
+            port,
+            kicks,
+            vcpu,
+            stop,
+            id,
+            ..
+        } = self;
+        drop(port);
+        // It points into the vCPU.
+        drop(kicks);
+        // Of a VM that goes on, nothing may be left in it that still ticks.
+        if stop.reason().is_none()
+            && let Err(error) = vcpu.reset()
+        {
+            log::warn!("vCPU {id} cannot be reset: {error}");
+        }
+        vcpu
     }
 
     /// Outside of the guest: sleeps until somebody says something.

@@ -144,6 +144,9 @@ fn caches(table: &mut Table, topology: &Topology) {
         table.set_indexed(CACHES, &ZEN_2);
     }
     for subleaf in 0..4 {
+        if !table.has_subleaf(CACHES, subleaf) {
+            break;
+        }
         let cache = table.get(CACHES, subleaf);
         if cache.eax & 0x1f == 0 {
             break;

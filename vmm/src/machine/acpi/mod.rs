@@ -2,11 +2,11 @@
 //! ACPI").
 //!
 //! ```text
-//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (COM1, the power button and its event device, _S5)
+//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (COM1, the power button, vCPUs, the event device, _S5)
 //!                 └▶ MADT (every possible vCPU, the I/O APIC, IRQ 4)
 //! ```
-//! A device that comes later, such as the one that announces CPU hot-plug, adds
-//! its AML to `dsdt`.
+
+mod cpus;
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -18,7 +18,7 @@ use vpmu::ids::VcpuId;
 
 use super::layout::{ACPI, ACPI_END, IO_APIC, LOCAL_APIC};
 use crate::config::CpusConfig;
-use crate::devices::{power, serial};
+use crate::devices::{cpu_hotplug, power, serial};
 
 const OEM: [u8; 6] = *b"PRFVSR";
 const TABLE: [u8; 8] = *b"PERFVISR";
@@ -29,6 +29,9 @@ const HEADER_LEN: u32 = 36;
 /// keyboard either, by the bit that is not set.
 const NO_VGA: u16 = 1 << 2;
 const NO_CMOS_RTC: u16 = 1 << 5;
+/// "Local APIC Flags": the vCPU is there, or may come.
+const ENABLED: u32 = 1;
+const ONLINE_CAPABLE: u32 = 2;
 /// The I/O APIC's id, as KVM's model has it.
 const IO_APIC_ID: u8 = 0;
 
@@ -41,7 +44,7 @@ pub fn tables(cpus: &CpusConfig) -> Option<Vec<u8>> {
     let mut image = Image::default();
     // The RSDP's place is known, its content is not yet.
     image.reserve(Rsdp::len());
-    let dsdt = image.add(dsdt().as_slice());
+    let dsdt = image.add(dsdt(cpus).as_slice());
     let fadt = image.add(&bytes_of(&fadt(dsdt)));
     let madt = image.add(madt(cpus).as_slice());
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
@@ -105,7 +108,7 @@ fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
 }
 
 /// The differentiated description table: the devices that no bus announces.
-fn dsdt() -> Sdt {
+fn dsdt(cpus: &CpusConfig) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", HEADER_LEN, 6, OEM, TABLE, REVISION);
     let irq = aml::Interrupt::new(true, true, false, false, serial::COM1_IRQ);
     let ports = aml::IO::new(serial::COM1_PORT, serial::COM1_PORT, 0, serial::PORT_COUNT);
@@ -114,8 +117,11 @@ fn dsdt() -> Sdt {
     let uid = aml::Name::new("_UID".into(), &aml::ZERO);
     let crs = aml::Name::new("_CRS".into(), &com1_resources);
     let com1 = aml::Device::new("COM1".into(), vec![&hid, &uid, &crs]);
-    aml::Scope::new("_SB_".into(), vec![&com1]).to_aml_bytes(&mut dsdt);
-    power_button(&mut dsdt);
+    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
+    let button = aml::Device::new("PWRB".into(), vec![&hid, &uid]);
+    aml::Scope::new("_SB_".into(), vec![&com1, &button]).to_aml_bytes(&mut dsdt);
+    self::cpus::to_aml(cpus, &mut dsdt);
+    events(&mut dsdt);
     let s5 = aml::Package::new(vec![
         &power::SLEEP_TYPE_S5,
         &aml::ZERO,
@@ -126,24 +132,28 @@ fn dsdt() -> Sdt {
     dsdt
 }
 
-/// The power button, and the event device that tells the guest of it (ACPI 6.5,
-/// "Control Method Power Button", "Generic Event Device").
-fn power_button(dsdt: &mut Sdt) {
+/// The event device (ACPI 6.5, "Generic Event Device"): one line for the power
+/// button ("Control Method Power Button"), one for vCPUs.
+fn events(dsdt: &mut Sdt) {
     /// "Power button pressed", for a button that is not asleep.
     const PRESSED: u8 = 0x80;
-    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
-    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
-    let button = aml::Device::new("PWRB".into(), vec![&hid, &uid]);
-    let irq = aml::Interrupt::new(true, true, false, false, power::BUTTON_IRQ);
-    let resources = aml::ResourceTemplate::new(vec![&irq]);
+    let line = |irq| aml::Interrupt::new(true, true, false, false, irq);
+    let (button, vcpus) = (line(power::BUTTON_IRQ), line(cpu_hotplug::IRQ));
+    let resources = aml::ResourceTemplate::new(vec![&button, &vcpus]);
     let hid = aml::Name::new("_HID".into(), &"ACPI0013");
+    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
     let crs = aml::Name::new("_CRS".into(), &resources);
     let target = aml::Path::new("\\_SB_.PWRB");
     let notify = aml::Notify::new(&target, &PRESSED);
-    // Its argument is the interrupt; there is only one.
-    let event = aml::Method::new("_EVT".into(), 1, true, vec![&notify]);
-    let events = aml::Device::new("GED_".into(), vec![&hid, &uid, &crs, &event]);
-    aml::Scope::new("_SB_".into(), vec![&button, &events]).to_aml_bytes(dsdt);
+    let scan = aml::MethodCall::new(self::cpus::SCAN.into(), Vec::new());
+    // Its argument is the interrupt.
+    let is_button = aml::Equal::new(&aml::Arg(0), &power::BUTTON_IRQ);
+    let is_vcpus = aml::Equal::new(&aml::Arg(0), &cpu_hotplug::IRQ);
+    let pressed = aml::If::new(&is_button, vec![&notify]);
+    let changed = aml::If::new(&is_vcpus, vec![&scan]);
+    let event = aml::Method::new("_EVT".into(), 1, true, vec![&pressed, &changed]);
+    let device = aml::Device::new("GED_".into(), vec![&hid, &uid, &crs, &event]);
+    aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(dsdt);
 }
 
 /// The interrupt controllers (ACPI 6.5, "Multiple APIC Description Table").
@@ -153,7 +163,9 @@ fn madt(cpus: &CpusConfig) -> Sdt {
     // No legacy PIC behind it.
     madt.append_slice(&0u32.to_le_bytes());
     for vcpu in cpus.possible() {
-        madt.append_slice(&local_apic(cpus, vcpu));
+        let boots = vcpu.0 < cpus.boot;
+        let flags = if boots { ENABLED } else { ONLINE_CAPABLE };
+        madt.append_slice(&local_apic(cpus, vcpu, flags));
     }
     let mut io_apic = vec![1, 12, IO_APIC_ID, 0];
     io_apic.extend(IO_APIC.to_le_bytes());
@@ -170,13 +182,12 @@ fn madt(cpus: &CpusConfig) -> Sdt {
     madt
 }
 
-/// A "Processor Local APIC" entry. Enabled if the vCPU boots with the VM,
-/// online-capable if it may be added.
-fn local_apic(cpus: &CpusConfig, vcpu: VcpuId) -> [u8; 8] {
+/// A "Processor Local APIC" entry.
+fn local_apic(cpus: &CpusConfig, vcpu: VcpuId, flags: u32) -> [u8; 8] {
     let apic_id = u8::try_from(cpus.topology.apic_id(vcpu)).unwrap_or(u8::MAX);
     let uid = u8::try_from(vcpu.0).unwrap_or(u8::MAX);
-    let flags = if vcpu.0 < cpus.boot { 1 } else { 2 };
-    [0, 8, uid, apic_id, flags, 0, 0, 0]
+    let [a, b, c, d] = flags.to_le_bytes();
+    [0, 8, uid, apic_id, a, b, c, d]
 }
 
 #[cfg(test)]
@@ -226,5 +237,17 @@ mod tests {
         let madt = find(&image, b"APIC");
         assert_eq!(madt.len(), 44 + 8 * 254 + 12 + 10 + 6);
         assert_eq!(madt[44..52], [0, 8, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(find(&image, b"DSDT")[..4], *b"DSDT");
+    }
+
+    /// Guest-contract §7.1.
+    #[test]
+    fn a_vcpu_that_may_come_is_listed_as_online_capable() {
+        let mut cpus = cpus(4);
+        cpus.boot = 2;
+        let image = tables(&cpus).unwrap();
+        let madt = find(&image, b"APIC");
+        let flags: Vec<_> = (0..4).map(|n| madt[44 + 8 * n + 4]).collect();
+        assert_eq!(flags, [1, 1, 2, 2]);
     }
 }

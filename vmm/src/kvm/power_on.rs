@@ -1,0 +1,232 @@
+//! A vCPU's state when it was set up, to go back to: KVM cannot destroy a vCPU
+//! while its VM lives, so one that is unplugged is kept and set up again
+//! (guest-contract, rule G-704).
+//!
+//! It is read back from KVM rather than written from a table, so nothing that
+//! this KVM keeps is forgotten. CPUID does not change after the first run.
+#![expect(unsafe_code, reason = "KVM_SET_XSAVE")]
+
+use std::fmt;
+
+use kvm_bindings::{
+    Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{Cap, KvmNestedStateBuffer, VcpuFd, VmFd};
+use vpmu::ids::MsrIndex;
+
+use super::{KvmError, ioctl};
+
+/// The most MSRs of one ioctl (Linux: `MAX_IO_MSRS`).
+const MOST_MSRS: usize = 256;
+
+const TSC: u32 = 0x10;
+/// MTRRs, and the machine-check banks: KVM keeps them and does not list them.
+const UNLISTED: [std::ops::Range<u32>; 6] = [
+    0x200..0x210,
+    0x250..0x251,
+    0x258..0x25a,
+    0x268..0x270,
+    0x2ff..0x300,
+    0x400..0x480,
+];
+
+/// Whether a register belongs to the vCPU: not the KVM wall clock, which is the
+/// VM's, and not Hyper-V's, which no guest here is offered; the TSC is set in
+/// step with the others'.
+const fn is_the_vcpus(index: u32) -> bool {
+    !matches!(index, 0x11 | 0x4b56_4d00 | TSC | 0x4000_0000..=0x4000_0fff)
+}
+
+/// What of a vCPU's state this KVM can tell.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StateCaps {
+    xcrs: bool,
+    debug: bool,
+    nested: bool,
+}
+
+impl StateCaps {
+    pub(super) fn of(vm: &VmFd) -> Self {
+        Self {
+            xcrs: vm.check_extension(Cap::Xcrs),
+            debug: vm.check_extension(Cap::Debugregs),
+            nested: vm.check_extension(Cap::NestedState),
+        }
+    }
+}
+
+/// The state of one vCPU.
+pub(super) struct PowerOn {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xsave: kvm_xsave,
+    xcrs: Option<kvm_xcrs>,
+    debug: Option<kvm_debugregs>,
+    lapic: kvm_lapic_state,
+    events: kvm_vcpu_events,
+    mp_state: kvm_mp_state,
+    nested: Option<KvmNestedStateBuffer>,
+    msrs: Vec<(MsrIndex, u64)>,
+}
+
+impl fmt::Debug for PowerOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PowerOn")
+            .field("msrs", &self.msrs.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// MSRs that a vCPU may have; which it has is found out by reading.
+pub(super) fn candidates(listed: &[u32]) -> Vec<MsrIndex> {
+    let unlisted = UNLISTED.into_iter().flatten();
+    let mut all: Vec<_> = listed.iter().copied().chain(unlisted).collect();
+    all.retain(|&index| is_the_vcpus(index));
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter().map(MsrIndex).collect()
+}
+
+impl PowerOn {
+    /// Reads the state, of `msrs` those that KVM has.
+    ///
+    /// # Errors
+    /// What the ioctls say.
+    pub(super) fn read(
+        fd: &VcpuFd,
+        caps: StateCaps,
+        msrs: &[MsrIndex],
+    ) -> Result<Self, KvmError> {
+        let optional = |is_there: bool| is_there.then_some(());
+        let xcrs = optional(caps.xcrs).map(|()| fd.get_xcrs());
+        let debug = optional(caps.debug).map(|()| fd.get_debug_regs());
+        let nested = optional(caps.nested).map(|()| {
+            let mut state = KvmNestedStateBuffer::empty();
+            fd.nested_state(&mut state).map(|_| state)
+        });
+        Ok(Self {
+            // First: it takes in an INIT that waits.
+            mp_state: fd.get_mp_state().map_err(ioctl("KVM_GET_MP_STATE"))?,
+            regs: fd.get_regs().map_err(ioctl("KVM_GET_REGS"))?,
+            sregs: fd.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?,
+            xsave: fd.get_xsave().map_err(ioctl("KVM_GET_XSAVE"))?,
+            xcrs: xcrs.transpose().map_err(ioctl("KVM_GET_XCRS"))?,
+            debug: debug.transpose().map_err(ioctl("KVM_GET_DEBUGREGS"))?,
+            lapic: fd.get_lapic().map_err(ioctl("KVM_GET_LAPIC"))?,
+            events: fd
+                .get_vcpu_events()
+                .map_err(ioctl("KVM_GET_VCPU_EVENTS"))?,
+            nested: nested
+                .transpose()
+                .map_err(ioctl("KVM_GET_NESTED_STATE"))?,
+            msrs: read_msrs(fd, msrs)?,
+        })
+    }
+
+    /// The MSRs that KVM has.
+    pub(super) fn msrs(&self) -> Vec<MsrIndex> {
+        self.msrs.iter().map(|&(index, _)| index).collect()
+    }
+
+    /// Makes the vCPU what it was.
+    ///
+    /// # Errors
+    /// What the ioctls say, or the first MSR that is not to be changed back.
+    pub(super) fn restore(&self, fd: &VcpuFd) -> Result<(), KvmError> {
+        if let Some(nested) = &self.nested {
+            fd.set_nested_state(nested)
+                .map_err(ioctl("KVM_SET_NESTED_STATE"))?;
+        }
+        // With the APIC's mode, which its registers depend on.
+        fd.set_sregs(&self.sregs).map_err(ioctl("KVM_SET_SREGS"))?;
+        fd.set_regs(&self.regs).map_err(ioctl("KVM_SET_REGS"))?;
+        if let Some(xcrs) = &self.xcrs {
+            fd.set_xcrs(xcrs).map_err(ioctl("KVM_SET_XCRS"))?;
+        }
+        // SAFETY: KVM reads more than the structure only for features that a
+        // process switches on with arch_prctl, which this one never does.
+        unsafe { fd.set_xsave(&self.xsave) }.map_err(ioctl("KVM_SET_XSAVE"))?;
+        if let Some(debug) = &self.debug {
+            fd.set_debug_regs(debug)
+                .map_err(ioctl("KVM_SET_DEBUGREGS"))?;
+        }
+        fd.set_lapic(&self.lapic).map_err(ioctl("KVM_SET_LAPIC"))?;
+        self.restore_msrs(fd)?;
+        fd.set_vcpu_events(&self.events)
+            .map_err(ioctl("KVM_SET_VCPU_EVENTS"))?;
+        fd.set_mp_state(self.mp_state)
+            .map_err(ioctl("KVM_SET_MP_STATE"))
+    }
+
+    /// Only what has changed is written: some are fixed after the first run.
+    fn restore_msrs(&self, fd: &VcpuFd) -> Result<(), KvmError> {
+        let now = read_msrs(fd, &self.msrs())?;
+        let changed = self.msrs.iter().zip(&now).filter(|(then, now)| then != now);
+        let mut changed: Vec<_> = changed.map(|(&then, _)| then).collect();
+        // A host that writes 0 has KVM put it in step with the VM's other vCPUs.
+        changed.push((MsrIndex(TSC), 0));
+        for part in changed.chunks(MOST_MSRS) {
+            write_msrs(fd, part)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes MSRs as the host: no filter, no read-only bits.
+pub(super) fn write_msrs(fd: &VcpuFd, msrs: &[(MsrIndex, u64)]) -> Result<(), KvmError> {
+    let list = list(msrs)?;
+    let set = fd.set_msrs(&list).map_err(ioctl("KVM_SET_MSRS"))?;
+    match msrs.get(set) {
+        None => Ok(()),
+        Some(&(index, _)) => Err(KvmError::MsrRefused { index: index.0 }),
+    }
+}
+
+/// Those of `indices` that KVM has. It stops at one that it has not.
+fn read_msrs(fd: &VcpuFd, indices: &[MsrIndex]) -> Result<Vec<(MsrIndex, u64)>, KvmError> {
+    let mut found = Vec::with_capacity(indices.len());
+    let mut rest = indices;
+    while !rest.is_empty() {
+        let (now, _) = rest.split_at(rest.len().min(MOST_MSRS));
+        let unread: Vec<_> = now.iter().map(|&index| (index, 0)).collect();
+        let mut list = list(&unread)?;
+        let read = fd.get_msrs(&mut list).map_err(ioctl("KVM_GET_MSRS"))?;
+        let values = list.as_slice().iter().take(read);
+        found.extend(values.map(|entry| (MsrIndex(entry.index), entry.data)));
+        let missing = usize::from(read < now.len());
+        rest = rest.get(read + missing..).unwrap_or_default();
+    }
+    Ok(found)
+}
+
+fn list(msrs: &[(MsrIndex, u64)]) -> Result<Msrs, KvmError> {
+    let entry = |&(index, data): &(MsrIndex, u64)| kvm_msr_entry {
+        index: index.0,
+        data,
+        ..kvm_msr_entry::default()
+    };
+    let entries: Vec<_> = msrs.iter().map(entry).collect();
+    Msrs::from_entries(&entries).map_err(|_| KvmError::TooMany {
+        what: "the MSR list",
+        len: entries.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_the_vms_is_left_alone() {
+        let listed = [0x10, 0x11, 0xc000_0082, 0x4b56_4d00, 0x4b56_4d01, 0x4000_0000];
+        let all = candidates(&listed);
+        assert!(all.contains(&MsrIndex(0xc000_0082)));
+        assert!(all.contains(&MsrIndex(0x4b56_4d01)));
+        assert!(all.contains(&MsrIndex(0x2ff)) && all.contains(&MsrIndex(0x47f)));
+        for index in [0x10, 0x11, 0x4b56_4d00, 0x4000_0000] {
+            assert!(!all.contains(&MsrIndex(index)), "{index:#x}");
+        }
+        assert!(all.is_sorted());
+    }
+}

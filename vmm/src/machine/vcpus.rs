@@ -1,0 +1,170 @@
+//! KVM's vCPUs and the threads that run them.
+//!
+//! Every possible vCPU is created with the VM: then nothing but a thread can be
+//! missing when one is plugged in. Those without a thread are kept here, as
+//! after power-on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+use vpmu::ids::{MsrIndex, VcpuId};
+
+use super::builder::{PmuHooks, PortContext};
+use super::cpuid::{CpuidPlan, Profile};
+use crate::config::Topology;
+use crate::kvm::{BootState, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
+use crate::stop::StopSignal;
+use crate::vcpu::{Buses, SpawnError, VcpuHandle, VcpuParts};
+
+/// IA32_MISC_ENABLE and IA32_MTRR_DEF_TYPE (Intel SDM vol. 4).
+const MISC_ENABLE: MsrIndex = MsrIndex(0x1a0);
+const MTRR_DEF_TYPE: MsrIndex = MsrIndex(0x2ff);
+/// MTRRs on, write-back by default.
+const MTRR_WRITE_BACK: u64 = 0x806;
+
+/// Why a vCPU has no thread.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// KVM does not take or give its state.
+    #[error("KVM does not set up vCPU {vcpu}")]
+    Kvm {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// What it says.
+        source: KvmError,
+    },
+    /// The thread does not come up.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// Its last thread died with it.
+    #[error("vCPU {vcpu} was lost when its last thread died")]
+    Lost {
+        /// The vCPU.
+        vcpu: VcpuId,
+    },
+}
+
+/// What vCPUs are made of.
+#[derive(Debug)]
+pub(super) struct VcpuSource {
+    pub(super) hooks: PmuHooks,
+    pub(super) hypervisor: Hypervisor,
+    pub(super) memory: GuestMemoryMmap,
+    pub(super) interrupter: Interrupter,
+    pub(super) topology: Topology,
+    pub(super) buses: Arc<Buses>,
+    pub(super) stop: Arc<StopSignal>,
+}
+
+/// The vCPUs without a thread, and how they get one.
+#[derive(Debug)]
+pub(super) struct VcpuPool {
+    source: VcpuSource,
+    parked: BTreeMap<VcpuId, Vcpu>,
+}
+
+impl VcpuPool {
+    /// Takes KVM's vCPUs, none of which has run.
+    pub(super) fn new(source: VcpuSource, vcpus: BTreeMap<VcpuId, Vcpu>) -> Self {
+        Self {
+            source,
+            parked: vcpus,
+        }
+    }
+
+    /// Starts a thread for a vCPU, as after power-on; it waits for the word.
+    ///
+    /// # Errors
+    /// [`StartError`]; the vCPU stays here then, if it can.
+    pub(super) fn start(&mut self, id: VcpuId) -> Result<VcpuHandle, StartError> {
+        let vcpu = self.parked.remove(&id);
+        let vcpu = vcpu.ok_or(StartError::Lost { vcpu: id })?;
+        let port = match self.port(id, &vcpu) {
+            Ok(port) => port,
+            Err(source) => {
+                self.parked.insert(id, vcpu);
+                return Err(StartError::Kvm { vcpu: id, source });
+            }
+        };
+        let placement = self.source.hooks.placement.get(usize::from(id.0));
+        let parts = VcpuParts {
+            id,
+            vcpu,
+            placement: placement.cloned().unwrap_or_default(),
+            buses: Arc::clone(&self.source.buses),
+            stop: Arc::clone(&self.source.stop),
+        };
+        VcpuHandle::spawn(parts, port).map_err(|failure| {
+            if let Some(vcpu) = failure.vcpu {
+                self.parked.insert(id, *vcpu);
+            }
+            failure.error.into()
+        })
+    }
+
+    /// The builder of the vCPU's port, and the vCPU reset: interrupts to all
+    /// reach one without a thread too.
+    fn port(&self, id: VcpuId, vcpu: &Vcpu) -> Result<crate::vcpu::PortBuilder, KvmError> {
+        vcpu.reset()?;
+        Ok((self.source.hooks.port)(&PortContext {
+            vcpu: id,
+            apic_id: self.source.topology.apic_id(id),
+            tsc: vcpu.tsc_rate()?,
+            memory: &self.source.memory,
+            interrupter: &self.source.interrupter,
+            hypervisor: &self.source.hypervisor,
+        }))
+    }
+
+    /// Keeps a vCPU whose thread has ended.
+    pub(super) fn park(&mut self, id: VcpuId, vcpu: Vcpu) {
+        self.parked.insert(id, vcpu);
+    }
+}
+
+/// How KVM's vCPUs are set up.
+#[derive(Debug)]
+pub(super) struct VcpuPlan<'a> {
+    pub(super) cpuid: CpuidPlan<'a>,
+    pub(super) boot_state: BootState,
+    pub(super) state_msrs: Vec<MsrIndex>,
+}
+
+impl VcpuPlan<'_> {
+    /// Creates these vCPUs, each as firmware leaves it. The boot CPU, which
+    /// never leaves, is at the kernel's first instruction.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(super) fn create(
+        mut self,
+        vm: &Vm,
+        ids: impl Iterator<Item = VcpuId>,
+    ) -> Result<BTreeMap<VcpuId, Vcpu>, KvmError> {
+        let mut vcpus = BTreeMap::new();
+        for id in ids {
+            let mut vcpu = vm.create_vcpu(self.cpuid.topology.apic_id(id))?;
+            vcpu.set_cpuid(&self.cpuid.table(id))?;
+            set_registers(&vcpu, self.cpuid.profile)?;
+            if id.0 == 0 {
+                vcpu.set_boot_state(self.boot_state)?;
+            } else {
+                self.state_msrs = vcpu.remember_power_on(&self.state_msrs)?;
+            }
+            vcpus.insert(id, vcpu);
+        }
+        Ok(vcpus)
+    }
+}
+
+/// What firmware leaves behind on every processor.
+fn set_registers(vcpu: &Vcpu, profile: Profile) -> Result<(), KvmError> {
+    vcpu.set_msrs(&[
+        (MISC_ENABLE, profile.misc_enable()),
+        (MTRR_DEF_TYPE, MTRR_WRITE_BACK),
+    ])?;
+    vcpu.init_fpu()?;
+    vcpu.init_lapic()
+}
