@@ -1,0 +1,391 @@
+//! vCPUs that come and go, with guests of a few instructions on `/dev/kvm`:
+//! refusals, and that nothing is left of a vCPU that went.
+
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Code, Guest};
+use serde_json::Value;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a guest does whose ACPI methods are a loop: for each vCPU, looks at the
+/// registers of `devices::cpu_hotplug`, takes what comes and gives what is to go.
+fn willing() -> Code {
+    looking(&[
+        // mov byte [rdi+4], 4; mov byte [rdi+4], 8: seen, ejected
+        0xc6, 0x47, 0x04, 0x04, 0xc6, 0x47, 0x04, 0x08,
+    ])
+}
+
+/// As [`willing`], but it keeps what it has, and says so: `_OST` of an eject
+/// request, device busy.
+fn unwilling() -> Code {
+    looking(&[
+        // mov byte [rdi+4], 4; mov word [rdi+6], 3; mov dword [rdi+8], 0x82
+        0xc6, 0x47, 0x04, 0x04, 0x66, 0xc7, 0x47, 0x06, 0x03, 0x00, 0xc7, 0x47, 0x08, 0x82, 0, 0, 0,
+    ])
+}
+
+/// As [`willing`], and it starts each vCPU that comes: INIT and SIPI to its APIC
+/// id, which is its number. The vCPU prints `.` if SYSENTER_EIP and LSTAR, which
+/// INIT leaves alone, are 0, else `X`; it sets both and halts.
+fn starting() -> Code {
+    let trampoline: &[u8] = &[
+        0x31, 0xdb, // xor bx, bx
+        0x66, 0xb9, 0x76, 0x01, 0x00, 0x00, // mov ecx, 0x176
+        0x0f, 0x32, // rdmsr
+        0x09, 0xc3, // or bx, ax
+        0x66, 0xb8, 0x34, 0x12, 0x00, 0x00, // mov eax, 0x1234
+        0x0f, 0x30, // wrmsr
+        0x66, 0xb9, 0x82, 0x00, 0x00, 0xc0, // mov ecx, 0xc0000082
+        0x0f, 0x32, // rdmsr
+        0x09, 0xc3, // or bx, ax
+        0x66, 0xb8, 0x34, 0x12, 0x00, 0x00, // mov eax, 0x1234
+        0x0f, 0x30, // wrmsr
+        0xb0, b'.', // mov al, '.'
+        0x85, 0xdb, // test bx, bx
+        0x74, 0x02, // jz +2
+        0xb0, b'X', // mov al, 'X'
+        0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xee, // out dx, al
+        0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt; jmp hlt
+    ];
+    let mut code = Code::default();
+    for (at, byte) in (0x3_0000_u32..).zip(trampoline) {
+        // mov byte [at], byte
+        let [a, b, c, d] = at.to_le_bytes();
+        code = code.raw(&[0xc6, 0x04, 0x25, a, b, c, d, *byte]);
+    }
+    // mov r8d, 0xfee00000; enable the APIC: mov dword [r8+0xf0], 0x1ff
+    let code = code.raw(&[0x41, 0xb8, 0, 0, 0xe0, 0xfe]).raw(&[
+        0x41, 0xc7, 0x80, 0xf0, 0, 0, 0, 0xff, 0x01, 0, 0,
+    ]);
+    looking_with(
+        code,
+        &[
+            // mov edx, esi; shl edx, 24; mov [r8+0x310], edx
+            0x89, 0xf2, 0xc1, 0xe2, 24, 0x41, 0x89, 0x90, 0x10, 0x03, 0, 0,
+            // mov dword [r8+0x300], INIT
+            0x41, 0xc7, 0x80, 0, 0x03, 0, 0, 0x00, 0x45, 0, 0,
+            // mov dword [r8+0x300], SIPI to 0x30000
+            0x41, 0xc7, 0x80, 0, 0x03, 0, 0, 0x30, 0x46, 0, 0,
+        ],
+        &[0xc6, 0x47, 0x04, 0x04, 0xc6, 0x47, 0x04, 0x08],
+    )
+}
+
+fn looking(gives: &[u8]) -> Code {
+    looking_with(Code::default(), &[], gives)
+}
+
+fn looking_with(before: Code, takes: &[u8], gives: &[u8]) -> Code {
+    let short = |len: usize| u8::try_from(len).unwrap();
+    // mov byte [rdi+4], 2; mov word [rdi+6], 1; mov dword [rdi+8], 0
+    let mut taken = vec![0xc6, 0x47, 0x04, 0x02, 0x66, 0xc7, 0x47, 0x06, 1, 0];
+    taken.extend([0xc7, 0x47, 0x08, 0, 0, 0, 0]);
+    taken.extend(takes);
+    // select: mov [rdi], esi; mov al, [rdi+4]; test al, 2; jz over
+    let mut body = vec![0x89, 0x37, 0x8a, 0x47, 0x04, 0xa8, 0x02, 0x74, short(taken.len())];
+    body.extend(taken);
+    // test al, 4; jz over
+    body.extend([0xa8, 0x04, 0x74, short(gives.len())]);
+    body.extend(gives);
+    // inc esi; cmp esi, 4; jb body; jmp start
+    body.extend([0xff, 0xc6, 0x83, 0xfe, 0x04]);
+    let back = -(i32::try_from(body.len()).unwrap() + 6);
+    body.extend([0x0f, 0x82]);
+    body.extend(back.to_le_bytes());
+    let back = -(i32::try_from(body.len()).unwrap() + 5 + 5);
+    body.push(0xe9);
+    body.extend(back.to_le_bytes());
+    // mov edi, registers; start: mov esi, 0
+    before
+        .raw(&[0xbf, 0, 0, 0, 0xfd, 0xbe, 0, 0, 0, 0])
+        .raw(&body)
+}
+
+/// A running VM with a control socket.
+struct Vm {
+    child: Child,
+    socket: PathBuf,
+    _guest: Guest,
+}
+
+impl Vm {
+    /// `None`, loudly, where there is no KVM.
+    fn start(name: &str, code: &Code, pmu: &str, cpus: &str) -> Option<Self> {
+        let guest = Guest::new(&format!("hotplug-{name}"), code)?;
+        let socket = std::env::temp_dir().join(format!("pv-h-{name}-{}", std::process::id()));
+        let flag = format!("path={}", socket.display());
+        let mut child = guest.start_with_pmu(pmu, &["--cpus", cpus, "--api-socket", &flag]);
+        let start = Instant::now();
+        while UnixStream::connect(&socket).is_err() {
+            if let Some(status) = child.try_wait().unwrap() {
+                let mut text = String::new();
+                let mut stderr = child.stderr.take().unwrap();
+                stderr.read_to_string(&mut text).unwrap();
+                panic!("it ended with {status}: {text}");
+            }
+            assert!(start.elapsed() < PATIENCE, "no socket");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Some(Self {
+            child,
+            socket,
+            _guest: guest,
+        })
+    }
+
+    fn ctl(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_perfvisor"))
+            .args(["ctl", "--api-socket"])
+            .arg(&self.socket)
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    /// The text of a command that works.
+    fn tell(&self, args: &[&str]) -> String {
+        let output = self.ctl(args);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The line that a command fails with.
+    fn refused(&self, args: &[&str]) -> String {
+        let output = self.ctl(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text
+    }
+
+    fn states(&self) -> Vec<String> {
+        let list: Value = serde_json::from_str(&self.tell(&["vcpu", "list", "--json"])).unwrap();
+        let vcpus = list["vcpus"].as_array().unwrap();
+        let state = |vcpu: &Value| vcpu["state"].as_str().unwrap().to_owned();
+        vcpus.iter().map(state).collect()
+    }
+
+    fn info(&self) -> Value {
+        serde_json::from_str(&self.tell(&["info", "--json"])).unwrap()
+    }
+
+    fn proc(&self, what: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{what}", self.child.id()))
+    }
+
+    /// How many entries a folder of its has.
+    fn count(&self, what: &str) -> usize {
+        fs::read_dir(self.proc(what)).unwrap().count()
+    }
+
+    fn threads(&self) -> Vec<String> {
+        let name = |entry: Result<fs::DirEntry, _>| {
+            let path = entry.ok()?.path().join("comm");
+            Some(fs::read_to_string(path).ok()?.trim().to_owned())
+        };
+        let mut names: Vec<_> = fs::read_dir(self.proc("task"))
+            .unwrap()
+            .filter_map(name)
+            .filter(|name| name.starts_with("vcpu"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// KiB, by a name of /proc/PID/status.
+    fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Ends it; what it printed.
+    fn end(mut self) -> String {
+        self.tell(&["shutdown", "--force"]);
+        let mut text = String::new();
+        let mut stdout = self.child.stdout.take().unwrap();
+        stdout.read_to_string(&mut text).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        text
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(fs::remove_file(&self.socket));
+    }
+}
+
+#[test]
+fn a_vcpu_comes_and_goes_and_its_thread_with_it() {
+    let Some(vm) = Vm::start("one", &willing(), "type=software", "boot=2,max=4") else {
+        return;
+    };
+    assert_eq!(vm.info()["vcpus"], 2);
+    assert_eq!(vm.info()["possible_vcpus"], 4);
+    assert_eq!(vm.threads(), ["vcpu0", "vcpu1"]);
+    assert_eq!(vm.tell(&["vcpu", "add", "3"]), "vCPU 3: plugged in\n");
+    assert_eq!(vm.threads(), ["vcpu0", "vcpu1", "vcpu3"]);
+    assert_eq!(vm.states(), ["present", "present", "absent", "present"]);
+    assert_eq!(vm.info()["vcpus"], 3);
+    let text = vm.tell(&["info"]);
+    assert!(text.contains("vCPUs     3 of 4\n"), "{text}");
+    // One that was there from the start may go as well, and come back.
+    assert_eq!(vm.tell(&["vcpu", "remove", "1"]), "vCPU 1: not plugged in\n");
+    assert_eq!(vm.threads(), ["vcpu0", "vcpu3"]);
+    vm.tell(&["vcpu", "add", "1"]);
+    // All but one.
+    vm.tell(&["vcpu", "remove", "1"]);
+    vm.tell(&["vcpu", "remove", "3"]);
+    assert_eq!(vm.threads(), ["vcpu0"]);
+    assert_eq!(vm.info()["vcpus"], 1);
+    vm.tell(&["pause"]);
+    vm.tell(&["resume"]);
+    vm.end();
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_what_can() {
+    let Some(vm) = Vm::start("no", &willing(), "off", "boot=2,max=4") else {
+        return;
+    };
+    for (args, part) in [
+        (["vcpu", "remove", "0"], "accepted: 1 to 3"),
+        (["vcpu", "remove", "2"], "not plugged in"),
+        (["vcpu", "remove", "4"], "accepted: 0 to 3"),
+        (["vcpu", "add", "4"], "accepted: 0 to 3"),
+        (["vcpu", "add", "0"], "plugged in already"),
+        (["vcpu", "add", "1"], "plugged in already"),
+    ] {
+        let text = vm.refused(&args);
+        assert!(text.contains(part), "{args:?}: {text}");
+    }
+    vm.tell(&["vcpu", "remove", "1"]);
+    assert!(vm.refused(&["vcpu", "remove", "1"]).contains("not plugged in"));
+    vm.tell(&["pause"]);
+    assert!(vm.refused(&["vcpu", "add", "1"]).contains("resume it first"));
+    vm.tell(&["resume"]);
+    vm.tell(&["vcpu", "add", "1"]);
+    let output = vm.ctl(&["vcpu", "add", "x"]);
+    assert_eq!(output.status.code(), Some(2));
+    vm.end();
+}
+
+/// Guest-contract §7.4: the guest's answer is passed on at once.
+#[test]
+fn a_guest_that_refuses_is_quoted() {
+    let Some(vm) = Vm::start("busy", &unwilling(), "off", "boot=2,max=2") else {
+        return;
+    };
+    for _ in 0..3 {
+        let text = vm.refused(&["vcpu", "remove", "1"]);
+        assert!(text.contains("0x82: device busy"), "{text}");
+        assert_eq!(vm.states(), ["present", "present"]);
+    }
+    vm.end();
+}
+
+/// A guest without ACPI: the request runs into its time-out, and what was begun
+/// is undone.
+#[test]
+fn a_guest_that_does_not_look_times_out() {
+    let halted = Code::default().raw(&[0xfa, 0xf4, 0xeb, 0xfd]);
+    let Some(vm) = Vm::start("deaf", &halted, "off", "boot=2,max=3") else {
+        return;
+    };
+    let outcomes = thread::scope(|scope| {
+        let add = scope.spawn(|| vm.refused(&["vcpu", "add", "2"]));
+        let remove = scope.spawn(|| vm.refused(&["vcpu", "remove", "1"]));
+        thread::sleep(Duration::from_secs(1));
+        assert!(vm.refused(&["vcpu", "add", "2"]).contains("being added"));
+        assert!(vm.refused(&["vcpu", "remove", "1"]).contains("being removed"));
+        // The API serves others meanwhile.
+        assert_eq!(vm.info()["state"], "running");
+        [add.join().unwrap(), remove.join().unwrap()]
+    });
+    assert!(outcomes[0].contains("did not look at vCPU 2 within 30 s"), "{outcomes:?}");
+    assert!(outcomes[1].contains("did not let vCPU 1 go within 30 s"), "{outcomes:?}");
+    assert_eq!(vm.states(), ["present", "present", "absent"]);
+    assert_eq!(vm.threads(), ["vcpu0", "vcpu1"]);
+    vm.end();
+}
+
+/// Rule G-704: what the vCPU did before is not to be seen, though KVM's vCPU is
+/// the same.
+#[test]
+fn a_vcpu_that_comes_again_is_fresh() {
+    let Some(vm) = Vm::start("fresh", &starting(), "type=software", "boot=1,max=3") else {
+        return;
+    };
+    for vcpu in ["1", "2", "1", "1", "2"] {
+        vm.tell(&["vcpu", "add", vcpu]);
+        // It says its word and halts.
+        thread::sleep(Duration::from_millis(100));
+        vm.tell(&["vcpu", "remove", vcpu]);
+    }
+    assert_eq!(vm.end(), ".....");
+}
+
+/// Nothing is left over: no descriptor, thread or memory. `STORM` sets how many
+/// operations.
+#[test]
+fn a_storm_leaves_nothing_behind() {
+    let wanted = std::env::var("STORM").ok().and_then(|n| n.parse().ok());
+    let operations: u32 = wanted.unwrap_or(200);
+    let Some(vm) = Vm::start("storm", &starting(), "type=software", "boot=1,max=4") else {
+        return;
+    };
+    let (mut there, mut random) = ([true, false, false, false], 1_u32);
+    let mut change = |vm: &Vm| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let vcpu = usize::try_from((random >> 16) % 3).unwrap() + 1;
+        let what = if there[vcpu] { "remove" } else { "add" };
+        vm.tell(&["vcpu", what, &vcpu.to_string()]);
+        there[vcpu] = !there[vcpu];
+        there
+    };
+    // What is allocated once.
+    for _ in 0..20 {
+        change(&vm);
+    }
+    let fds = vm.count("fd");
+    let others = vm.count("task") - vm.threads().len();
+    let memory = vm.memory("VmRSS");
+    for n in 0..operations {
+        let there = change(&vm);
+        let due = (0..4).filter(|&n| there[n]).map(|n| format!("vcpu{n}"));
+        let due: Vec<_> = due.collect();
+        assert_eq!(vm.threads(), due, "after {n}");
+        assert_eq!(vm.count("task"), others + due.len(), "after {n}");
+    }
+    // The last client's descriptor goes by itself.
+    let start = Instant::now();
+    while vm.count("fd") != fds {
+        assert!(start.elapsed() < PATIENCE, "{} descriptors, not {fds}", vm.count("fd"));
+        thread::sleep(Duration::from_millis(5));
+    }
+    let grown = vm.memory("VmRSS").saturating_sub(memory);
+    assert!(grown < 1024, "{grown} KiB more after {operations} operations");
+    vm.end();
+}
