@@ -72,9 +72,9 @@ fn starting() -> Code {
         code = code.raw(&[0xc6, 0x04, 0x25, a, b, c, d, *byte]);
     }
     // mov r8d, 0xfee00000; enable the APIC: mov dword [r8+0xf0], 0x1ff
-    let code = code.raw(&[0x41, 0xb8, 0, 0, 0xe0, 0xfe]).raw(&[
-        0x41, 0xc7, 0x80, 0xf0, 0, 0, 0, 0xff, 0x01, 0, 0,
-    ]);
+    let code = code
+        .raw(&[0x41, 0xb8, 0, 0, 0xe0, 0xfe])
+        .raw(&[0x41, 0xc7, 0x80, 0xf0, 0, 0, 0, 0xff, 0x01, 0, 0]);
     looking_with(
         code,
         &[
@@ -100,7 +100,17 @@ fn looking_with(before: Code, takes: &[u8], gives: &[u8]) -> Code {
     taken.extend([0xc7, 0x47, 0x08, 0, 0, 0, 0]);
     taken.extend(takes);
     // select: mov [rdi], esi; mov al, [rdi+4]; test al, 2; jz over
-    let mut body = vec![0x89, 0x37, 0x8a, 0x47, 0x04, 0xa8, 0x02, 0x74, short(taken.len())];
+    let mut body = vec![
+        0x89,
+        0x37,
+        0x8a,
+        0x47,
+        0x04,
+        0xa8,
+        0x02,
+        0x74,
+        short(taken.len()),
+    ];
     body.extend(taken);
     // test al, 4; jz over
     body.extend([0xa8, 0x04, 0x74, short(gives.len())]);
@@ -252,7 +262,10 @@ fn a_vcpu_comes_and_goes_and_its_thread_with_it() {
     let text = vm.tell(&["info"]);
     assert!(text.contains("vCPUs     3 of 4\n"), "{text}");
     // One that was there from the start may go as well, and come back.
-    assert_eq!(vm.tell(&["vcpu", "remove", "1"]), "vCPU 1: not plugged in\n");
+    assert_eq!(
+        vm.tell(&["vcpu", "remove", "1"]),
+        "vCPU 1: not plugged in\n"
+    );
     assert_eq!(vm.threads(), ["vcpu0", "vcpu3"]);
     vm.tell(&["vcpu", "add", "1"]);
     // All but one.
@@ -282,9 +295,15 @@ fn what_cannot_be_is_refused_with_what_can() {
         assert!(text.contains(part), "{args:?}: {text}");
     }
     vm.tell(&["vcpu", "remove", "1"]);
-    assert!(vm.refused(&["vcpu", "remove", "1"]).contains("not plugged in"));
+    assert!(
+        vm.refused(&["vcpu", "remove", "1"])
+            .contains("not plugged in")
+    );
     vm.tell(&["pause"]);
-    assert!(vm.refused(&["vcpu", "add", "1"]).contains("resume it first"));
+    assert!(
+        vm.refused(&["vcpu", "add", "1"])
+            .contains("resume it first")
+    );
     vm.tell(&["resume"]);
     vm.tell(&["vcpu", "add", "1"]);
     let output = vm.ctl(&["vcpu", "add", "x"]);
@@ -319,13 +338,22 @@ fn a_guest_that_does_not_look_times_out() {
         let remove = scope.spawn(|| vm.refused(&["vcpu", "remove", "1"]));
         thread::sleep(Duration::from_secs(1));
         assert!(vm.refused(&["vcpu", "add", "2"]).contains("being added"));
-        assert!(vm.refused(&["vcpu", "remove", "1"]).contains("being removed"));
+        assert!(
+            vm.refused(&["vcpu", "remove", "1"])
+                .contains("being removed")
+        );
         // The API serves others meanwhile.
         assert_eq!(vm.info()["state"], "running");
         [add.join().unwrap(), remove.join().unwrap()]
     });
-    assert!(outcomes[0].contains("did not look at vCPU 2 within 30 s"), "{outcomes:?}");
-    assert!(outcomes[1].contains("did not let vCPU 1 go within 30 s"), "{outcomes:?}");
+    assert!(
+        outcomes[0].contains("did not look at vCPU 2 within 30 s"),
+        "{outcomes:?}"
+    );
+    assert!(
+        outcomes[1].contains("did not let vCPU 1 go within 30 s"),
+        "{outcomes:?}"
+    );
     assert_eq!(vm.states(), ["present", "present", "absent"]);
     assert_eq!(vm.threads(), ["vcpu0", "vcpu1"]);
     vm.end();
@@ -382,10 +410,17 @@ fn a_storm_leaves_nothing_behind() {
     // The last client's descriptor goes by itself.
     let start = Instant::now();
     while vm.count("fd") != fds {
-        assert!(start.elapsed() < PATIENCE, "{} descriptors, not {fds}", vm.count("fd"));
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{} descriptors, not {fds}",
+            vm.count("fd")
+        );
         thread::sleep(Duration::from_millis(5));
     }
     let grown = vm.memory("VmRSS").saturating_sub(memory);
-    assert!(grown < 1024, "{grown} KiB more after {operations} operations");
+    assert!(
+        grown < 1024,
+        "{grown} KiB more after {operations} operations"
+    );
     vm.end();
 }

@@ -30,11 +30,7 @@ impl PlacementWatch {
         timer
             .reset(CHECK_PERIOD, Some(CHECK_PERIOD))
             .map_err(io::Error::from)?;
-        Ok(Self {
-            timer,
-            vcpus,
-            stop,
-        })
+        Ok(Self { timer, vcpus, stop })
     }
 }
 

@@ -93,11 +93,7 @@ impl PowerOn {
     ///
     /// # Errors
     /// What the ioctls say.
-    pub(super) fn read(
-        fd: &VcpuFd,
-        caps: StateCaps,
-        msrs: &[MsrIndex],
-    ) -> Result<Self, KvmError> {
+    pub(super) fn read(fd: &VcpuFd, caps: StateCaps, msrs: &[MsrIndex]) -> Result<Self, KvmError> {
         let optional = |is_there: bool| is_there.then_some(());
         let xcrs = optional(caps.xcrs).map(|()| fd.get_xcrs());
         let debug = optional(caps.debug).map(|()| fd.get_debug_regs());
@@ -114,12 +110,8 @@ impl PowerOn {
             xcrs: xcrs.transpose().map_err(ioctl("KVM_GET_XCRS"))?,
             debug: debug.transpose().map_err(ioctl("KVM_GET_DEBUGREGS"))?,
             lapic: fd.get_lapic().map_err(ioctl("KVM_GET_LAPIC"))?,
-            events: fd
-                .get_vcpu_events()
-                .map_err(ioctl("KVM_GET_VCPU_EVENTS"))?,
-            nested: nested
-                .transpose()
-                .map_err(ioctl("KVM_GET_NESTED_STATE"))?,
+            events: fd.get_vcpu_events().map_err(ioctl("KVM_GET_VCPU_EVENTS"))?,
+            nested: nested.transpose().map_err(ioctl("KVM_GET_NESTED_STATE"))?,
             msrs: read_msrs(fd, msrs)?,
         })
     }
@@ -219,7 +211,14 @@ mod tests {
 
     #[test]
     fn what_is_the_vms_is_left_alone() {
-        let listed = [0x10, 0x11, 0xc000_0082, 0x4b56_4d00, 0x4b56_4d01, 0x4000_0000];
+        let listed = [
+            0x10,
+            0x11,
+            0xc000_0082,
+            0x4b56_4d00,
+            0x4b56_4d01,
+            0x4000_0000,
+        ];
         let all = candidates(&listed);
         assert!(all.contains(&MsrIndex(0xc000_0082)));
         assert!(all.contains(&MsrIndex(0x4b56_4d01)));

@@ -8,6 +8,7 @@
 
 mod contention;
 mod control;
+mod hotplug;
 mod hybrid;
 mod marks;
 mod mock;
@@ -49,7 +50,7 @@ pub(crate) struct GuestTest {
     pub(crate) vcpus: u32,
     /// More words on its kernel command line.
     pub(crate) append: &'static str,
-    /// More flags of `perfvisor run`.
+    /// More flags of `perfvisor run`. With `--cpus`, `vcpus` is not used.
     pub(crate) vmm: &'static str,
     /// The line that it runs.
     pub(crate) line: String,
@@ -296,9 +297,14 @@ fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
                 .push_str(&marks::wrapped(n, test.limit, &format!("sh -c {line}")));
             continue;
         }
+        let cpus = if test.vmm.contains("--cpus ") {
+            String::new()
+        } else {
+            format!("--cpus boot={} ", test.vcpus)
+        };
         let guest = GuestArgs {
             guest_kernel: test.guest_kernel.into(),
-            vmm: format!("--cpus boot={} {}", test.vcpus, test.vmm),
+            vmm: format!("{cpus}{}", test.vmm),
             append: test.append.into(),
         };
         let run = guest::run_line(place, &guest, (&n.to_string(), &test.line), &mut job)?;

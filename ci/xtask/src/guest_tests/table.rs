@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GuestTest, Seen, contention, control, hybrid, mock, models, perf};
+use super::{GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, perf};
 
 /// The kernels of hosts and of guests.
 pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -17,6 +17,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(contention::all());
     all.extend(control::all());
     all.extend(hybrid::all());
+    all.extend(hotplug::all());
     all.extend(models::all());
     all
 }

@@ -86,8 +86,7 @@ impl Aml for Registers {
             FieldAccessType::Word,
             &[FieldEntry::Reserved(48), FieldEntry::Named(*b"COEV", 16)],
         );
-        let parts: Vec<&dyn Aml> =
-            vec![&hid, &uid, &crs, &lock, &region, &select, &flags, &event];
+        let parts: Vec<&dyn Aml> = vec![&hid, &uid, &crs, &lock, &region, &select, &flags, &event];
         aml::Device::new("CPHP".into(), parts).to_aml_bytes(sink);
     }
 }

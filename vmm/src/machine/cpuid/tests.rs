@@ -240,7 +240,10 @@ fn an_amd_guest_has_its_dies_as_nodes_and_levels() {
                 .map(|e| (e.eax, e.ebx, e.ecx >> 8, e.edx))
                 .collect();
             let due = [(1, 2, 1), (3, 6, 2), (3, 6, 3), (4, 12, 4), (0, 0, 0)];
-            assert_eq!(levels, due.map(|(shift, cpus, kind)| (shift, cpus, kind, id)));
+            assert_eq!(
+                levels,
+                due.map(|(shift, cpus, kind)| (shift, cpus, kind, id))
+            );
             for (subleaf, sharing) in [(0, 1), (1, 1), (2, 1), (3, 7)] {
                 let cache = find(&table, 0x8000_001d, subleaf);
                 assert_eq!(cache.eax >> 14, sharing, "cache {subleaf}");

@@ -1,0 +1,264 @@
+//! How a guest sees its vCPUs' places, and vCPUs that come and go under perf.
+//!
+//! In the rows of hot-plug a loop in the guest starts every vCPU that has come, as
+//! udev would, and vCPU 3 coming is the word to end.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{GuestTest, Runs, Seen};
+use crate::perf;
+
+/// How many operations a storm has; `STORM=1000 cargo xtask test hotplug/storm` asks
+/// for more.
+const OPERATIONS: u32 = 40;
+
+/// Every test of topology and hot-plug.
+pub(super) fn all() -> Vec<GuestTest> {
+    let mut all: Vec<_> = [
+        topology(&CORES_IN_DIES, "intel-v2", "6.1"),
+        topology(&CORES_IN_DIES, "intel-v2", "6.12"),
+        topology(&CORES_IN_DIES, "amd-core", "6.1"),
+        topology(&CORES_IN_DIES, "amd-core", "6.12"),
+        topology(&THREADS, "intel-v2", "6.12"),
+        topology(&THREADS, "amd-core", "6.1"),
+    ]
+    .into();
+    all.extend([
+        storm("6.1", "intel-v2"),
+        storm("6.12", "amd-core"),
+        during_record(),
+        host_events(),
+    ]);
+    all
+}
+
+/// A topology of four vCPUs, and what each shows of it.
+struct Shape {
+    flag: &'static str,
+    /// Who shares the package, the die, the core and the last cache.
+    lists: [[&'static str; 4]; 4],
+    cores: [u32; 4],
+}
+
+const CORES_IN_DIES: Shape = Shape {
+    flag: "1:2:2:1",
+    lists: [
+        ["0-3", "0-1", "0", "0-1"],
+        ["0-3", "0-1", "1", "0-1"],
+        ["0-3", "2-3", "2", "2-3"],
+        ["0-3", "2-3", "3", "2-3"],
+    ],
+    cores: [0, 1, 2, 3],
+};
+
+const THREADS: Shape = Shape {
+    flag: "2:2:1:1",
+    lists: [
+        ["0-3", "0-3", "0-1", "0-3"],
+        ["0-3", "0-3", "0-1", "0-3"],
+        ["0-3", "0-3", "2-3", "0-3"],
+        ["0-3", "0-3", "2-3", "0-3"],
+    ],
+    cores: [0, 0, 1, 1],
+};
+
+/// Guest-contract §7.5, rule G-705: sysfs shows what was asked for.
+fn topology(shape: &'static Shape, model: &'static str, guest_kernel: &'static str) -> GuestTest {
+    const LINE: &str = "cd /sys/devices/system/cpu; for n in 0 1 2 3; do cd cpu$n/topology; \
+         echo cpu$n package=$(cat physical_package_id) core=$(cat core_id) \
+         $(cat package_cpus_list) $(cat die_cpus_list) $(cat core_cpus_list) \
+         $(cat ../cache/index3/shared_cpu_list); cd ../..; done; \
+         echo === complaints; dmesg | grep -i -e BUG -e WARNING -e topo.*mismatch; echo === end";
+    let flags = match (shape.flag, model) {
+        ("1:2:2:1", "intel-v2") => {
+            "--cpus boot=4,topology=1:2:2:1 --pmu type=software,model=intel-v2"
+        }
+        ("1:2:2:1", _) => "--cpus boot=4,topology=1:2:2:1 --pmu type=software,model=amd-core",
+        (_, "intel-v2") => "--cpus boot=4,topology=2:2:1:1 --pmu type=software,model=intel-v2",
+        _ => "--cpus boot=4,topology=2:2:1:1 --pmu type=software,model=amd-core",
+    };
+    GuestTest {
+        guest_kernel,
+        vmm: flags,
+        ..GuestTest::new(
+            format!("topology/{}/{model}/guest-{guest_kernel}", shape.flag),
+            LINE,
+            shows_shape,
+        )
+    }
+}
+
+fn shows_shape(seen: &Seen, test: &GuestTest) -> Result<()> {
+    seen.succeeded()?;
+    let shapes = [&CORES_IN_DIES, &THREADS];
+    let shape = shapes.into_iter().find(|s| test.vmm.contains(s.flag));
+    let shape = shape.context("the test is of no shape")?;
+    for (cpu, (lists, core)) in shape.lists.iter().zip(shape.cores).enumerate() {
+        let lists = lists.join(" ");
+        seen.shows(&format!("cpu{cpu} package=0 core={core} {lists}\n"))?;
+    }
+    perf::no_complaints(&seen.console)
+}
+
+/// `perfvisor run` with its API, in the background; the guest runs `line`, once every
+/// vCPU that comes is started.
+fn guest(kernel: &str, flags: &str, line: &str) -> String {
+    format!(
+        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} \
+         --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api {flags} \
+         --cmdline 'console=ttyS0 quiet perfvisor.run=\"cd /sys/devices/system/cpu; \
+           while sleep 0.1; do for f in cpu*/online; do grep -qs 0 $f && echo 1 >$f; done; done & \
+           {line}\"' & \
+         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
+         until grep -qs ^ready /tmp/console; do sleep 0.2; done; "
+    )
+}
+
+/// The end of the guest's line: waits for the word, and says what was.
+const ENDING: &str = "until [ -d cpu3 ]; do sleep 0.2; done; sleep 1; echo online=$(cat online); \
+     echo === complaints; dmesg | grep -i -e BUG: -e WARNING -e oops -e stuck -e stall -e uhhuh; \
+     echo === end";
+
+/// The end of the host's line.
+const THE_WORD: &str = "$ctl vcpu add 3; wait $vmm; echo status=$?; cat /tmp/console";
+
+/// vCPUs 1 and 2 come and go at random while `perf stat -a` runs over and over. Nothing
+/// is left of those that went: the VMM has as many descriptors and threads, and as much
+/// memory of its own, as when it had done each once.
+fn storm(guest_kernel: &'static str, model: &str) -> GuestTest {
+    let wanted = std::env::var("STORM").ok().and_then(|n| n.parse().ok());
+    let operations: u32 = wanted.unwrap_or(OPERATIONS);
+    let counting = "while :; do perf stat -a -x, -e cycles sleep 1 2>&1; done & echo ready; ";
+    let run = guest(
+        guest_kernel,
+        &format!("--cpus boot=1,max=4 --pmu type=software,model={model}"),
+        &format!("{counting}{ENDING}"),
+    );
+    let line = format!(
+        "{run} size() {{ echo $1 fds=$(ls /proc/$vmm/fd | wc -l) tasks=$(ls /proc/$vmm/task | wc -l) \
+           $(grep VmData /proc/$vmm/status); }}; \
+         for c in 1 2; do $ctl vcpu add $c; done; sleep 2; \
+         for c in 1 2; do $ctl vcpu remove $c; done; sleep 1; size before; \
+         t1=0; t2=0; r=1; n=0; failed=0; \
+         while [ $n -lt {operations} ]; do n=$((n+1)); \
+           r=$(((r*1103515245+12345) % 2147483648)); c=$((r/65536 % 2 + 1)); \
+           if eval [ \\$t$c = 0 ]; then $ctl vcpu add $c >/dev/null; else $ctl vcpu remove $c >/dev/null; fi || failed=$((failed+1)); \
+           eval \"t$c=\\$((1-t$c))\"; sleep 0.$((r/65536/2 % 8)); done; \
+         for c in 1 2; do if eval [ \\$t$c = 1 ]; then $ctl vcpu remove $c; fi; done; sleep 1; size after; \
+         echo done=$n failed=$failed; \
+         $ctl vcpu remove 0; $ctl vcpu remove 1; $ctl vcpu add 4; {THE_WORD}"
+    );
+    GuestTest {
+        runs: Runs::OnHost,
+        guest_kernel,
+        limit: 120 + u64::from(operations) * 2,
+        ..GuestTest::new(
+            format!("hotplug/storm/guest-{guest_kernel}"),
+            line,
+            nothing_is_left,
+        )
+    }
+}
+
+fn nothing_is_left(seen: &Seen, _: &GuestTest) -> Result<()> {
+    /// A heap grows in steps of 132 KiB.
+    const KIB: u64 = 1024;
+    seen.shows(" failed=0\n")?;
+    seen.shows("status=0\n")?;
+    seen.shows("online=0,3\n")?;
+    ensure!(
+        perf::counts(&seen.console, "cycles")
+            .iter()
+            .any(|&n| n > 0.0),
+        "perf stat -a has counted nothing"
+    );
+    for refusal in ["boot CPU", "not plugged in", "accepted: 0 to 3"] {
+        ensure!(seen.vmm.contains(refusal), "nobody said `{refusal}`");
+    }
+    let ([fds, tasks, data], after) = (sizes(seen, "before")?, sizes(seen, "after")?);
+    crate::say!("before {fds} {tasks} {data}, after {after:?}");
+    ensure!(after[0] == fds, "{fds} descriptors, then {}", after[0]);
+    ensure!(after[1] == tasks, "{tasks} threads, then {}", after[1]);
+    ensure!(after[2] <= data + KIB, "{data} KiB, then {}", after[2]);
+    perf::no_complaints(&seen.console)
+}
+
+/// Descriptors, threads and KiB of `WORD fds=1 tasks=2 VmData: 3 kB`.
+fn sizes(seen: &Seen, word: &str) -> Result<[u64; 3]> {
+    let start = format!("{word} fds=");
+    let line = seen.console.lines().find(|line| line.starts_with(&start));
+    let line = line.with_context(|| format!("no line `{start}`"))?;
+    let numbers = line.split(|c: char| !c.is_ascii_digit());
+    let numbers: Vec<u64> = numbers.filter_map(|n| n.parse().ok()).collect();
+    let numbers: Option<[u64; 3]> = numbers.try_into().ok();
+    numbers.with_context(|| format!("three numbers are due: {line}"))
+}
+
+/// vCPUs leave while `perf record -a` samples on them, and the last but one goes.
+fn during_record() -> GuestTest {
+    let run = guest(
+        "6.12",
+        "--cpus boot=3,max=4 --pmu type=software",
+        &format!(
+            "while :; do :; done & (echo echo recording; echo sleep 6) >/tmp/load; echo ready; \
+             perf record -a -e cycles -F 200 -o /tmp/perf.data sh /tmp/load 2>&1; echo record=$?; \
+             echo report=$(perf report -i /tmp/perf.data --stdio 2>/dev/null | grep -c %); {ENDING}"
+        ),
+    );
+    let line = format!(
+        "{run} until grep -qs ^recording /tmp/console; do sleep 0.2; done; sleep 1; \
+         $ctl vcpu remove 2; sleep 1; $ctl vcpu remove 1; $ctl info; sleep 3; {THE_WORD}"
+    );
+    let check = |seen: &Seen, _: &GuestTest| {
+        for text in [
+            "vCPUs     1 of 4",
+            "record=0\n",
+            "status=0\n",
+            "online=0,3\n",
+        ] {
+            seen.shows(text)?;
+        }
+        let report = seen.console.split_once("report=").map(|(_, rest)| rest);
+        let symbols = report.and_then(|rest| rest.lines().next());
+        let symbols: u32 = symbols.unwrap_or_default().parse().unwrap_or(0);
+        ensure!(symbols > 0, "the report is empty");
+        ensure!(!seen.vmm.contains("perfvisor: vCPU"), "{}", seen.vmm);
+        perf::no_complaints(&seen.console)
+    };
+    GuestTest {
+        runs: Runs::OnHost,
+        ..GuestTest::new("hotplug/during-record", line, check)
+    }
+}
+
+/// On a host with a PMU: the events of a vCPU that goes are closed.
+fn host_events() -> GuestTest {
+    let run = guest(
+        "6.12",
+        "--cpus boot=2,max=4",
+        &format!("perf stat -a -e cycles,instructions sleep 1000 & sleep 2; echo ready; {ENDING}"),
+    );
+    let line = format!(
+        "{run} events() {{ echo events $1=$(ls -l /proc/$vmm/fd | grep -c perf_event); }}; \
+         events before; $ctl vcpu remove 1; events without; $ctl vcpu add 1; sleep 2; events again; {THE_WORD}"
+    );
+    let check = |seen: &Seen, _: &GuestTest| {
+        let count = |word: &str| -> Result<u32> {
+            let start = format!("events {word}=");
+            let number = seen.console.lines().find_map(|l| l.strip_prefix(&start));
+            Ok(number.context(start.clone())?.parse()?)
+        };
+        let (before, without) = (count("before")?, count("without")?);
+        crate::say!("host events: {before}, {without} without vCPU 1");
+        ensure!(without > 0, "nothing counts on vCPU 0");
+        ensure!(before == 2 * without, "{before} events, then {without}");
+        ensure!(count("again")? <= before, "{} events", count("again")?);
+        seen.shows("status=0\n")?;
+        perf::no_complaints(&seen.console)
+    };
+    GuestTest {
+        runs: Runs::OnHost,
+        mock_pmu: "core:gp=4",
+        ..GuestTest::new("hotplug/host-events", line, check)
+    }
+}
