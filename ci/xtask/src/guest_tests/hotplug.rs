@@ -10,7 +10,7 @@ use crate::perf;
 
 /// How many operations a storm has; `STORM=1000 cargo xtask test hotplug/storm` asks
 /// for more.
-const OPERATIONS: u32 = 40;
+const OPERATIONS: u32 = 20;
 
 /// Every test of topology and hot-plug.
 pub(super) fn all() -> Vec<GuestTest> {
@@ -68,7 +68,7 @@ fn topology(shape: &'static Shape, model: &'static str, guest_kernel: &'static s
          echo cpu$n package=$(cat physical_package_id) core=$(cat core_id) \
          $(cat package_cpus_list) $(cat die_cpus_list) $(cat core_cpus_list) \
          $(cat ../cache/index3/shared_cpu_list); cd ../..; done; \
-         echo === complaints; dmesg | grep -i -e BUG -e WARNING -e topo.*mismatch; echo === end";
+         echo === complaints; dmesg | grep -e BUG: -e WARNING -e irmware.bug; echo === end";
     let flags = match (shape.flag, model) {
         ("1:2:2:1", "intel-v2") => {
             "--cpus boot=4,topology=1:2:2:1 --pmu type=software,model=intel-v2"
@@ -143,7 +143,7 @@ fn storm(guest_kernel: &'static str, model: &str) -> GuestTest {
          while [ $n -lt {operations} ]; do n=$((n+1)); \
            r=$(((r*1103515245+12345) % 2147483648)); c=$((r/65536 % 2 + 1)); \
            if eval [ \\$t$c = 0 ]; then $ctl vcpu add $c >/dev/null; else $ctl vcpu remove $c >/dev/null; fi || failed=$((failed+1)); \
-           eval \"t$c=\\$((1-t$c))\"; sleep 0.$((r/65536/2 % 8)); done; \
+           eval \"t$c=\\$((1-t$c))\"; sleep 0.$((r/65536/2 % 6)); done; \
          for c in 1 2; do if eval [ \\$t$c = 1 ]; then $ctl vcpu remove $c; fi; done; sleep 1; size after; \
          echo done=$n failed=$failed; \
          $ctl vcpu remove 0; $ctl vcpu remove 1; $ctl vcpu add 4; {THE_WORD}"
@@ -200,14 +200,14 @@ fn during_record() -> GuestTest {
         "6.12",
         "--cpus boot=3,max=4 --pmu type=software",
         &format!(
-            "while :; do :; done & (echo echo recording; echo sleep 6) >/tmp/load; echo ready; \
+            "while :; do :; done & (echo echo recording; echo sleep 4) >/tmp/load; echo ready; \
              perf record -a -e cycles -F 200 -o /tmp/perf.data sh /tmp/load 2>&1; echo record=$?; \
              echo report=$(perf report -i /tmp/perf.data --stdio 2>/dev/null | grep -c %); {ENDING}"
         ),
     );
     let line = format!(
         "{run} until grep -qs ^recording /tmp/console; do sleep 0.2; done; sleep 1; \
-         $ctl vcpu remove 2; sleep 1; $ctl vcpu remove 1; $ctl info; sleep 3; {THE_WORD}"
+         $ctl vcpu remove 2; sleep 1; $ctl vcpu remove 1; $ctl info; until grep -qs ^report /tmp/console; do sleep 0.2; done; {THE_WORD}"
     );
     let check = |seen: &Seen, _: &GuestTest| {
         for text in [
@@ -231,16 +231,24 @@ fn during_record() -> GuestTest {
     }
 }
 
-/// On a host with a PMU: the events of a vCPU that goes are closed.
+/// On a host with a PMU: the events of a vCPU that goes are closed. And the guest may
+/// eject one that nobody asked for (rule G-702).
 fn host_events() -> GuestTest {
+    let own_eject = "until [ -d cpu2 ]; do sleep 0.2; done; \
+                     echo 1 >/sys/bus/acpi/devices/ACPI0007:02/eject; ";
     let run = guest(
         "6.12",
         "--cpus boot=2,max=4",
-        &format!("perf stat -a -e cycles,instructions sleep 1000 & sleep 2; echo ready; {ENDING}"),
+        &format!(
+            "perf stat -a -e cycles,instructions sleep 1000 & sleep 2; echo ready; \
+             {own_eject}{ENDING}"
+        ),
     );
     let line = format!(
         "{run} events() {{ echo events $1=$(ls -l /proc/$vmm/fd | grep -c perf_event); }}; \
-         events before; $ctl vcpu remove 1; events without; $ctl vcpu add 1; sleep 2; events again; {THE_WORD}"
+         events before; $ctl vcpu remove 1; events without; $ctl vcpu add 1; sleep 2; events again; \
+         $ctl vcpu add 2; until $ctl vcpu list | grep -q \"vCPU 2: not plugged in\"; do sleep 0.2; done; \
+         echo ejected; {THE_WORD}"
     );
     let check = |seen: &Seen, _: &GuestTest| {
         let count = |word: &str| -> Result<u32> {
@@ -253,6 +261,8 @@ fn host_events() -> GuestTest {
         ensure!(without > 0, "nothing counts on vCPU 0");
         ensure!(before == 2 * without, "{before} events, then {without}");
         ensure!(count("again")? <= before, "{} events", count("again")?);
+        seen.shows("ejected\n")?;
+        seen.shows("online=0-1,3\n")?;
         seen.shows("status=0\n")?;
         perf::no_complaints(&seen.console)
     };
