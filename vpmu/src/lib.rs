@@ -13,6 +13,7 @@ pub mod guest;
 pub mod host;
 pub mod ids;
 pub mod sched;
+pub mod state;
 pub mod units;
 mod vcpu;
 pub mod x86;

@@ -77,7 +77,7 @@ struct Lists {
 ///
 /// # Errors
 /// [`FilterError`]
-pub(super) fn read(arg: &FilterArg) -> Result<EventFilter, FilterError> {
+pub fn read(arg: &FilterArg) -> Result<EventFilter, FilterError> {
     match arg {
         FilterArg::Architectural => Ok(EventFilter::Architectural),
         FilterArg::All => Ok(EventFilter::All),

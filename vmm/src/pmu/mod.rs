@@ -16,7 +16,7 @@
 //! rewritten instructions, read without a lock, and the totals at the end.
 
 mod budget;
-mod event_filter;
+pub mod event_filter;
 mod filter;
 mod kick_timer;
 mod model;

@@ -5,7 +5,7 @@ use crate::units::Count;
 use crate::x86::cpuid::PmuCpuid;
 use crate::x86::msr::{self, Register};
 
-use super::{AmdPmu, ArchPerfmon, Demand, Effect, GuestPmu, ModelConfig, MsrError, Wrap};
+use super::{AmdPmu, ArchPerfmon, Demand, Effect, GuestPmu, Identity, ModelConfig, MsrError, Wrap};
 
 /// The register file of one vCPU, of any model.
 ///
@@ -97,6 +97,18 @@ impl GuestPmu for Model {
     }
     fn arms(&self, msr: MsrIndex, value: u64) -> bool {
         each!(self, pmu => pmu.arms(msr, value))
+    }
+    fn identity(&self) -> Identity {
+        each!(self, pmu => pmu.identity())
+    }
+    fn load(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
+        each!(self, pmu => pmu.load(msr, value))
+    }
+    fn told(&self) -> PmcSet {
+        each!(self, pmu => pmu.told())
+    }
+    fn load_told(&mut self, told: PmcSet) -> Result<(), MsrError> {
+        each!(self, pmu => pmu.load_told(told))
     }
     fn reset(&mut self) {
         each!(self, pmu => pmu.reset());

@@ -5,8 +5,8 @@ use core::fmt;
 use crate::host::{EventAttr, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
-use crate::x86::cpuid::PmuCpuid;
-use crate::x86::event::{ArchEvent, RawEvent};
+use crate::x86::cpuid::{PmuCpuid, Vendor};
+use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 use crate::x86::regs::{AmdEventSel, EventSel, FixedCtrl};
 
 /// Why an MSR access did not happen. The two are never confused: one asks the
@@ -95,6 +95,47 @@ pub enum Effect {
     Other,
 }
 
+/// A model with its numbers: two that are equal have the same registers, and
+/// say the same by CPUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Whose.
+    pub vendor: Vendor,
+    /// The version of architectural performance monitoring; AMD: 1 K7,
+    /// 2 PERFCTR_CORE, 3 PerfMonV2.
+    pub version: u8,
+    /// Bits of a counter.
+    pub width: u8,
+    /// Whether PERF_METRICS is there.
+    pub metrics: bool,
+    /// The events that the guest was told of.
+    pub events: ArchEventSet,
+    /// Every counter.
+    pub counters: PmcSet,
+    /// The counters that CPUID shows.
+    pub shown: PmcSet,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.vendor, self.version) {
+            (Vendor::Intel, version) => write!(f, "intel-v{version}")?,
+            (Vendor::Amd, 1) => f.write_str("amd-k7")?,
+            (Vendor::Amd, 2) => f.write_str("amd-core")?,
+            (Vendor::Amd, _) => f.write_str("amd-v2")?,
+        }
+        let metrics = if self.metrics { " and metrics" } else { "" };
+        write!(
+            f,
+            " with counters {:#x}{metrics} of {} bits, {:#x} shown, events {:#x}",
+            self.counters.0,
+            self.width,
+            self.shown.0,
+            self.events.bits()
+        )
+    }
+}
+
 /// A guest PMU: its registers and their rules.
 ///
 /// A count that a host event has collected enters by [`GuestPmu::advance`];
@@ -170,6 +211,27 @@ pub trait GuestPmu: fmt::Debug {
     /// Whether a write of `value` to `msr` makes the guest ready for another
     /// PMI (rule G-401).
     fn arms(&self, msr: MsrIndex, value: u64) -> bool;
+
+    /// Which model this is, with its numbers.
+    fn identity(&self) -> Identity;
+
+    /// Gives the register at `msr` this value without what a write does: also
+    /// one that the guest can only read.
+    ///
+    /// # Errors
+    /// [`MsrError`] if it is no register of this PMU, stores nothing, or cannot
+    /// hold the value; nothing changes then.
+    fn load(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError>;
+
+    /// The wraps that a PMI tells of on a PMU without a status register; on
+    /// others none.
+    fn told(&self) -> PmcSet;
+
+    /// Sets what [`GuestPmu::told`] says.
+    ///
+    /// # Errors
+    /// [`MsrError::InvalidAccess`] if this PMU cannot have them.
+    fn load_told(&mut self, told: PmcSet) -> Result<(), MsrError>;
 
     /// RESET of the CPU.
     fn reset(&mut self);

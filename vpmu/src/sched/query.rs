@@ -109,6 +109,13 @@ impl<D: PmuDriver> Scheduler<D> {
         self.events.get(id).map(|e| e.state)
     }
 
+    /// The place of a group among those that it takes turns with: lower ones
+    /// come first. `None` for siblings, and for events that are gone.
+    #[must_use]
+    pub fn turn_of(&self, id: EventId) -> Option<u64> {
+        self.events.get(id).and_then(|e| e.group_index)
+    }
+
     /// All events, inherited copies too, in no particular order.
     pub fn event_ids(&self) -> impl Iterator<Item = EventId> + '_ {
         self.events.iter().map(|(id, _)| id)

@@ -42,6 +42,21 @@ impl<D: PmuDriver> Scheduler<D> {
             .map(|&(at, vcpu, pmu)| TimerExpiry { at, vcpu, pmu })
     }
 
+    /// Lets an armed timer expire at `at`: the rest of a turn that began in
+    /// another scheduler. Not later than it would by itself.
+    pub fn bring_timer_forward(&mut self, at: Nanos, vcpu: VcpuId, pmu: PmuId) {
+        let slots = self.cpus.get_mut(usize::from(vcpu.0)).map(|c| &mut c.slots);
+        let Some(slot) = slots.and_then(|s| s.get_mut(pmu.index())) else {
+            return;
+        };
+        let old = slot.timer.expiry;
+        if slot.timer.armed && at < old {
+            slot.timer.expiry = at;
+            self.timers.remove(&(old, vcpu, pmu));
+            self.timers.insert((at, vcpu, pmu));
+        }
+    }
+
     /// All armed timers, by expiry.
     pub fn armed_timers(&self) -> impl Iterator<Item = TimerExpiry> {
         self.timers

@@ -4,6 +4,8 @@
 //! one CPU that stands for the vCPU. Its clock is the time that the guest ran
 //! with its PMU enabled, so that times stand still while nothing can count.
 
+mod carried;
+
 use crate::host::{EventAttr as HostAttr, HostPmu, OpenError};
 use crate::ids::{Pmc, VcpuId};
 use crate::sched::{
@@ -14,6 +16,8 @@ use crate::units::{Count, Nanos};
 
 use super::Policy;
 use super::placement::{self, Placement};
+
+pub(crate) use carried::Carried;
 
 /// The only CPU and the only PMU of a vCPU's scheduler.
 const CPU: VcpuId = VcpuId(0);
@@ -31,6 +35,14 @@ pub struct Times {
 }
 
 impl Times {
+    /// These, and then those.
+    fn and_then(self, enabled: Nanos, running: Nanos) -> Self {
+        Self {
+            enabled: self.enabled + enabled,
+            running: self.running + running,
+        }
+    }
+
     /// Whether the count is an estimate for the whole from a part.
     #[must_use]
     pub fn is_scaled(&self) -> bool {
@@ -73,6 +85,8 @@ struct Tracked {
     taken: u64,
     /// It was noted that it was stopped without ever having had a counter.
     starved: bool,
+    /// What it had counted before it was restored, and when.
+    before: (u64, Times),
 }
 
 /// The scheduler of one vCPU and what its counters have in it.
@@ -153,6 +167,7 @@ impl<H: HostPmu> Backing<H> {
                     times: Times::default(),
                     taken: 0,
                     starved: false,
+                    before: (0, Times::default()),
                 });
                 Ok(())
             }
@@ -199,10 +214,12 @@ impl<H: HostPmu> Backing<H> {
 
     /// The times of the counter's event now.
     pub(super) fn times_now(&self, slot: usize) -> Times {
-        let times = self.events[slot].and_then(|e| self.sched.times(self.now, e.event).ok());
-        times.map_or(Times::default(), |(enabled, running)| Times {
-            enabled,
-            running,
+        let Some(event) = self.events[slot] else {
+            return Times::default();
+        };
+        let times = self.sched.times(self.now, event.event);
+        times.map_or(event.times, |(enabled, running)| {
+            event.before.1.and_then(enabled, running)
         })
     }
 
@@ -228,8 +245,8 @@ impl<H: HostPmu> Backing<H> {
             .read_local(self.now, event.event, CPU, Some(self.task));
         // A pinned event in ERROR cannot be read: it stays where it was.
         if let Ok((count, enabled, running)) = read {
-            event.count = count.0;
-            event.times = Times { enabled, running };
+            event.count = event.before.0.wrapping_add(count.0);
+            event.times = event.before.1.and_then(enabled, running);
         }
         let whole = event.times.whole(event.count);
         let progress = whole.saturating_sub(event.taken);

@@ -17,6 +17,7 @@
 mod backing;
 mod placement;
 mod rules;
+mod saved;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::units::{Count, Nanos};
 use backing::Backing;
 use placement::Placement;
 
+pub(crate) use backing::Carried;
 pub use backing::Times;
 pub use rules::{EventFilter, FilterLists, Policy, Rules};
 pub use status::{CounterState, CounterView, Totals};

@@ -121,6 +121,11 @@ impl<H: HostPmu> Placement<H> {
         self.revocations
     }
 
+    /// Goes on from what another one has seen.
+    pub(super) const fn set_revocations(&mut self, revocations: u64) {
+        self.revocations = revocations;
+    }
+
     /// Why the last open failed, if the host said so.
     pub(super) const fn take_refusal(&mut self) -> Option<OpenError> {
         self.refusal.take()

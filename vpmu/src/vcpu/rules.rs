@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::guest::{Demand, Encoding};
 use crate::host::{EventAttr, HostEvent};
+use crate::state::crc;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 
 /// How the guest's counters share the host's.
@@ -94,6 +95,26 @@ impl EventFilter {
                 !lists.deny.has(event) && (lists.allow.is_empty() || lists.allow.has(event))
             }
         }
+    }
+
+    /// A number that other filters do not have, by all likelihood.
+    pub(super) fn checksum(&self) -> u32 {
+        let mut bytes = Vec::new();
+        match self {
+            Self::Architectural => bytes.push(0),
+            Self::All => bytes.push(1),
+            Self::Lists(lists) => {
+                bytes.push(2);
+                for list in [&lists.allow, &lists.deny] {
+                    bytes.push(list.named.bits());
+                    let codes = list.codes.iter().flat_map(|c| c.config().to_le_bytes());
+                    bytes.extend(codes);
+                    // No code: the end of the list.
+                    bytes.extend(u64::MAX.to_le_bytes());
+                }
+            }
+        }
+        crc::of(&[&bytes])
     }
 
     /// Those of `events` that a guest may count: what CPUID should tell it.

@@ -170,6 +170,12 @@ impl ArchEventSet {
         .with(ArchEvent::Branches)
         .with(ArchEvent::BranchMisses);
 
+    /// A bit for each event, by its number in [`ArchEvent::ALL`].
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
     /// The set with `event` in it.
     #[must_use]
     pub const fn with(self, event: ArchEvent) -> Self {

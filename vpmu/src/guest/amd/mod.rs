@@ -12,15 +12,16 @@ pub use config::{AmdConfig, AmdVersion};
 use crate::host::{EventAttr, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
-use crate::x86::cpuid::PmuCpuid;
+use crate::x86::cpuid::{PmuCpuid, Vendor};
 use crate::x86::event::ArchEvent;
 use crate::x86::msr::{self, AmdBank, Register};
 use crate::x86::regs::AmdEventSel;
 
-use super::{Demand, Effect, Encoding, GuestPmu, MsrError, Wrap};
+use super::{Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
 
 /// Counters of 48 bits, on every generation.
-const COUNTER_MASK: u64 = (1 << 48) - 1;
+const COUNTER_BITS: u8 = 48;
+const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
 
 /// The register file of one vCPU.
 #[derive(Clone, Debug)]
@@ -257,6 +258,64 @@ impl GuestPmu for AmdPmu {
                 Ok(Register::AmdEventSel(..) | Register::AmdCounter(..))
             )
         }
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            vendor: Vendor::Amd,
+            version: match self.config.version() {
+                AmdVersion::K7 => 1,
+                AmdVersion::Core => 2,
+                AmdVersion::V2 => 3,
+            },
+            width: COUNTER_BITS,
+            metrics: false,
+            events: self.config.events(),
+            counters: self.config.counters(),
+            shown: self.config.counters(),
+        }
+    }
+
+    fn load(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
+        let counters = self.config.counters();
+        let register = self.register(msr)?;
+        if let Register::AmdEventSel(_, pmc) = register
+            && let Some(sel) = self.event_sel.get_mut(pmc.slot())
+            && value & !AmdEventSel::STORED == 0
+        {
+            *sel = AmdEventSel::from_bits(value);
+            return Ok(());
+        }
+        let (held, mask) = match register {
+            Register::AmdCounter(_, pmc) => (self.values.get_mut(pmc.slot()), COUNTER_MASK),
+            Register::AmdGlobalCtl => (Some(&mut self.enabled.0), counters.0),
+            Register::AmdGlobalStatus => (Some(&mut self.overflowed.0), counters.0),
+            _ => (None, 0),
+        };
+        match held {
+            Some(held) if value & !mask == 0 => *held = value,
+            _ => return Err(MsrError::InvalidAccess),
+        }
+        Ok(())
+    }
+
+    fn told(&self) -> PmcSet {
+        if self.has_globals() {
+            PmcSet::EMPTY
+        } else {
+            self.overflowed
+        }
+    }
+
+    fn load_told(&mut self, told: PmcSet) -> Result<(), MsrError> {
+        if told.is_empty() {
+            return Ok(());
+        }
+        if self.has_globals() || told.0 & !self.config.counters().0 != 0 {
+            return Err(MsrError::InvalidAccess);
+        }
+        self.overflowed = told;
+        Ok(())
     }
 
     fn reset(&mut self) {

@@ -1,11 +1,11 @@
 //! The shape of an architectural PMU: checked once, then fixed.
 
 use crate::ids::{Pmc, PmcSet};
-use crate::x86::cpuid::{IntelLeaves, Leaf0A, Leaf0AEax, Leaf0AEdx, PmuCpuid};
+use crate::x86::cpuid::{IntelLeaves, Leaf0A, Leaf0AEax, Leaf0AEdx, PmuCpuid, Vendor};
 use crate::x86::event::ArchEventSet;
 use crate::x86::regs::{EventSel, PerfCapabilities};
 
-use super::super::{ConfigError, ModelConfig, ModelKind, Shape};
+use super::super::{ConfigError, Identity, ModelConfig, ModelKind, Shape};
 
 /// A version of architectural performance monitoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -230,6 +230,20 @@ impl ArchPerfmonConfig {
             leaf.edx.set_any_thread_deprecated(true);
         }
         leaf
+    }
+
+    /// The model with its numbers.
+    #[must_use]
+    pub(super) const fn identity(&self) -> Identity {
+        Identity {
+            vendor: Vendor::Intel,
+            version: self.version.number(),
+            width: self.width,
+            metrics: self.metrics,
+            events: self.events,
+            counters: self.counters,
+            shown: self.shown,
+        }
     }
 
     /// What CPUID says of it.

@@ -29,7 +29,7 @@ use crate::x86::regs::{
     DEBUGCTL_FREEZE_PERFMON_ON_PMI, EventSel, FixedCtrl, STATUS_COUNTERS_FROZEN,
 };
 
-use super::{Demand, Effect, Encoding, GuestPmu, MsrError, Wrap};
+use super::{Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
 
 /// The register file of one vCPU.
 #[derive(Clone, Debug)]
@@ -279,6 +279,33 @@ impl GuestPmu for ArchPerfmon {
                 Ok(Register::EventSel(_) | Register::Counter(_))
             )
         }
+    }
+
+    fn identity(&self) -> Identity {
+        self.config.identity()
+    }
+
+    fn load(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
+        self.load_register(self.register(msr)?, value)
+    }
+
+    fn told(&self) -> PmcSet {
+        if self.config.has_globals() {
+            PmcSet::EMPTY
+        } else {
+            PmcSet(self.global_status)
+        }
+    }
+
+    fn load_told(&mut self, told: PmcSet) -> Result<(), MsrError> {
+        if told.is_empty() {
+            return Ok(());
+        }
+        if self.config.has_globals() || told.0 & !self.config.counters().0 != 0 {
+            return Err(MsrError::InvalidAccess);
+        }
+        self.global_status = told.0;
+        Ok(())
     }
 
     fn reset(&mut self) {

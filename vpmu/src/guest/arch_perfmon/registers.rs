@@ -145,6 +145,31 @@ impl ArchPerfmon {
         Ok(())
     }
 
+    /// Gives a register that stores something a value that it can hold.
+    pub(super) fn load_register(&mut self, register: Register, value: u64) -> Result<(), MsrError> {
+        let config = self.config;
+        match register {
+            Register::Counter(pmc) | Register::FixedCounter(pmc) => {
+                self.values[pmc.slot()] = within(value, config.mask())?;
+            }
+            Register::GlobalStatus => {
+                let frozen = if config.has_status_set() {
+                    STATUS_COUNTERS_FROZEN
+                } else {
+                    0
+                };
+                self.global_status = within(value, config.counters().0 | frozen)?;
+            }
+            Register::EventSel(_)
+            | Register::FixedCtrCtrl
+            | Register::GlobalCtrl
+            | Register::PerfMetrics
+            | Register::DebugCtl => self.write_register(register, value)?,
+            _ => return Err(MsrError::InvalidAccess),
+        }
+        Ok(())
+    }
+
     fn write_counter(&mut self, pmc: Pmc, value: u64) -> Result<(), MsrError> {
         self.values[pmc.slot()] = within(value, self.config.mask())?;
         if !self.config.has_globals() {

@@ -1,0 +1,311 @@
+//! What a state holds, and its place among the bytes.
+
+use alloc::vec::Vec;
+
+use crate::guest::Identity;
+use crate::host::{EventAttr, HostEvent, Privilege};
+use crate::ids::{MsrIndex, Pmc, PmcSet};
+use crate::sched::EventState;
+use crate::units::Nanos;
+use crate::vcpu::Carried;
+use crate::x86::cpuid::Vendor;
+use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
+use crate::{Policy, Times, Totals};
+
+use super::RestoreError;
+use super::wire::{Reader, Writer};
+
+/// The state of a vCPU's PMU at one moment, all counts folded into its registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Saved {
+    /// The model.
+    pub(crate) model: Identity,
+    /// What the operator let it do.
+    pub(crate) rules: SavedRules,
+    /// Each register that stores something.
+    pub(crate) registers: Vec<(MsrIndex, u64)>,
+    /// Wraps that a PMI tells of where no status register does.
+    pub(crate) told: PmcSet,
+    /// A PMI may be raised.
+    pub(crate) armed: bool,
+    /// One was raised and not taken.
+    pub(crate) pmi: bool,
+    /// Totals since the vCPU started.
+    pub(crate) totals: Totals,
+    /// Guest time to the next rotation, while counters take turns.
+    pub(crate) turn: Option<Nanos>,
+    /// The counters that have events, in the order of their turns.
+    pub(crate) events: Vec<SavedEvent>,
+}
+
+/// The rules as far as they can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SavedRules {
+    /// How the counters share the host's.
+    pub(crate) policy: Policy,
+    /// Whether the guest's codes mean the same on the host.
+    pub(crate) codes_match: bool,
+    /// A checksum of the filter.
+    pub(crate) filter: u32,
+}
+
+/// The event of one counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SavedEvent {
+    /// Which counter.
+    pub(crate) pmc: Pmc,
+    /// What goes on.
+    pub(crate) carried: Carried,
+}
+
+/// The longest time that is believed: 146 years.
+const LONGEST: u64 = 1 << 62;
+/// The largest total that is believed.
+const MOST: u64 = 1 << 62;
+
+impl Saved {
+    pub(super) fn write(&self, w: &mut Writer) {
+        write_model(w, &self.model);
+        w.byte(match self.rules.policy {
+            Policy::Flexible => 0,
+            Policy::Pinned => 1,
+        });
+        w.byte(self.rules.codes_match.into());
+        w.half(self.rules.filter);
+        w.count(self.registers.len());
+        for (msr, value) in &self.registers {
+            w.half(msr.0);
+            w.word(*value);
+        }
+        w.word(self.told.0);
+        w.byte(self.armed.into());
+        w.byte(self.pmi.into());
+        for total in list(&self.totals) {
+            w.word(total);
+        }
+        w.byte(self.turn.is_some().into());
+        w.word(self.turn.unwrap_or_default().0);
+        w.count(self.events.len());
+        for event in &self.events {
+            event.write(w);
+        }
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, RestoreError> {
+        let model = read_model(r)?;
+        let rules = SavedRules {
+            policy: match r.byte()? {
+                0 => Policy::Flexible,
+                1 => Policy::Pinned,
+                _ => return Err(RestoreError::Impossible("its policy")),
+            },
+            codes_match: r.flag("its rule for codes")?,
+            filter: r.half()?,
+        };
+        let registers = (0..r.byte()?)
+            .map(|_| Ok((MsrIndex(r.half()?), r.word()?)))
+            .collect::<Result<_, RestoreError>>()?;
+        let told = PmcSet(r.word()?);
+        let (armed, pmi) = (r.flag("whether it is armed")?, r.flag("its PMI")?);
+        let totals = read_totals(r)?;
+        let turn = match (r.flag("its turn")?, r.word()?) {
+            (true, rest) if rest < LONGEST => Some(Nanos(rest)),
+            (false, 0) => None,
+            _ => return Err(RestoreError::Impossible("its turn")),
+        };
+        let events: Vec<SavedEvent> = (0..r.byte()?)
+            .map(|_| SavedEvent::read(r))
+            .collect::<Result<_, RestoreError>>()?;
+        let mut seen = PmcSet::EMPTY;
+        for event in &events {
+            if seen.contains(event.pmc) {
+                return Err(RestoreError::Impossible("two events of one counter"));
+            }
+            seen.insert(event.pmc);
+        }
+        Ok(Self {
+            model,
+            rules,
+            registers,
+            told,
+            armed,
+            pmi,
+            totals,
+            turn,
+            events,
+        })
+    }
+}
+
+fn write_model(w: &mut Writer, model: &Identity) {
+    w.byte(match model.vendor {
+        Vendor::Intel => 1,
+        Vendor::Amd => 2,
+    });
+    w.byte(model.version);
+    w.byte(model.width);
+    w.byte(model.metrics.into());
+    w.byte(model.events.bits());
+    w.word(model.counters.0);
+    w.word(model.shown.0);
+}
+
+/// Whether there is such a model is seen when it is compared with one.
+fn read_model(r: &mut Reader<'_>) -> Result<Identity, RestoreError> {
+    let vendor = match r.byte()? {
+        1 => Vendor::Intel,
+        2 => Vendor::Amd,
+        _ => return Err(RestoreError::Impossible("the vendor of its model")),
+    };
+    let (version, width) = (r.byte()?, r.byte()?);
+    let metrics = r.flag("whether its model has metrics")?;
+    let events = r.byte()?;
+    let has_event = |e: &ArchEvent| events & 1 << *e as u8 != 0;
+    Ok(Identity {
+        vendor,
+        version,
+        width,
+        metrics,
+        events: ArchEvent::ALL
+            .into_iter()
+            .filter(has_event)
+            .collect::<ArchEventSet>(),
+        counters: PmcSet(r.word()?),
+        shown: PmcSet(r.word()?),
+    })
+}
+
+fn list(totals: &Totals) -> [u64; 11] {
+    let Totals {
+        overflows,
+        skid,
+        longest_skid,
+        pmis,
+        pmis_suppressed,
+        troubles,
+        scaled_reads,
+        pinned_errors,
+        starved,
+        rotations,
+        revocations,
+    } = *totals;
+    [
+        overflows,
+        // Grows by whole periods and may be anything.
+        skid.min(MOST - 1),
+        longest_skid.min(MOST - 1),
+        pmis,
+        pmis_suppressed,
+        troubles,
+        scaled_reads,
+        pinned_errors,
+        starved,
+        rotations,
+        revocations,
+    ]
+}
+
+fn read_totals(r: &mut Reader<'_>) -> Result<Totals, RestoreError> {
+    let mut next = || match r.word()? {
+        total if total < MOST => Ok(total),
+        _ => Err(RestoreError::Impossible("its totals")),
+    };
+    let totals = Totals {
+        overflows: next()?,
+        skid: next()?,
+        longest_skid: next()?,
+        pmis: next()?,
+        pmis_suppressed: next()?,
+        troubles: next()?,
+        scaled_reads: next()?,
+        pinned_errors: next()?,
+        starved: next()?,
+        rotations: next()?,
+        revocations: next()?,
+    };
+    if totals.pinned_errors > totals.troubles {
+        return Err(RestoreError::Impossible("its totals"));
+    }
+    Ok(totals)
+}
+
+impl SavedEvent {
+    fn write(&self, w: &mut Writer) {
+        let Carried {
+            attr,
+            state,
+            count,
+            times,
+            taken,
+            starved,
+        } = self.carried;
+        w.count(self.pmc.slot());
+        w.byte(match state {
+            EventState::Active | EventState::Inactive => 1,
+            EventState::Error => 2,
+            _ => 0,
+        });
+        let (kind, event) = match attr.event {
+            HostEvent::Architectural(event) => (0, event as u64),
+            HostEvent::Raw(event) => (1, event.config()),
+        };
+        w.byte(kind);
+        w.word(event);
+        let Privilege { user, kernel } = attr.privilege;
+        w.byte(u8::from(user) | u8::from(kernel) << 1);
+        for number in [count, times.enabled.0, times.running.0, taken] {
+            w.word(number);
+        }
+        w.byte(starved.into());
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, RestoreError> {
+        const NO_EVENT: RestoreError = RestoreError::Impossible("an event");
+        let slot = usize::from(r.byte()?);
+        let mut all = PmcSet::first(Pmc::MAX_GP, Pmc::MAX_FIXED).iter();
+        let pmc = all.find(|pmc| pmc.slot() == slot).ok_or(NO_EVENT)?;
+        let state = match r.byte()? {
+            0 => EventState::Off,
+            1 => EventState::Inactive,
+            2 => EventState::Error,
+            _ => return Err(NO_EVENT),
+        };
+        let carried = Carried {
+            state,
+            attr: read_attr(r)?.ok_or(NO_EVENT)?,
+            count: r.word()?,
+            times: Times {
+                enabled: Nanos(r.word()?),
+                running: Nanos(r.word()?),
+            },
+            taken: r.word()?,
+            starved: r.flag("an event")?,
+        };
+        let Times { enabled, running } = carried.times;
+        if running > enabled || enabled.0 > LONGEST {
+            return Err(RestoreError::Impossible("the times of an event"));
+        }
+        Ok(Self { pmc, carried })
+    }
+}
+
+/// What an event counts; `None` if there is no such event.
+fn read_attr(r: &mut Reader<'_>) -> Result<Option<EventAttr>, RestoreError> {
+    let (kind, number, levels) = (r.byte()?, r.word()?, r.byte()?);
+    let event = match kind {
+        0 => usize::try_from(number)
+            .ok()
+            .and_then(|n| ArchEvent::ALL.get(n))
+            .map(|event| HostEvent::Architectural(*event)),
+        1 => Some(RawEvent::of_event_sel(number))
+            .filter(|event| event.config() == number)
+            .map(HostEvent::Raw),
+        _ => None,
+    };
+    let privilege = Privilege {
+        user: levels & 1 != 0,
+        kernel: levels & 2 != 0,
+    };
+    let attr = event.map(|event| EventAttr { event, privilege });
+    Ok(attr.filter(|_| (1..=3).contains(&levels)))
+}

@@ -1,0 +1,93 @@
+//! What goes on in another backing: counts, times and the order of turns. What is
+//! believed of the host's counters does not; the other host's are found anew.
+
+use crate::host::{EventAttr, HostPmu, OpenError};
+use crate::ids::Pmc;
+use crate::sched::EventState;
+use crate::units::Nanos;
+
+use super::super::Totals;
+use super::{Backing, CPU, Times, Tracked};
+
+/// What goes on when a counter's event is restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) attr: EventAttr,
+    /// Off, enabled (whether it has a counter or waits for one) or in error.
+    pub(crate) state: EventState,
+    pub(crate) count: u64,
+    pub(crate) times: Times,
+    pub(crate) taken: u64,
+    pub(crate) starved: bool,
+}
+
+impl<H: HostPmu> Backing<H> {
+    /// What of a counter's event goes on in another backing.
+    pub(in crate::vcpu) fn carried(&self, slot: usize) -> Option<Carried> {
+        let event = self.events[slot]?;
+        Some(Carried {
+            attr: event.attr,
+            state: match self.sched.state(event.event) {
+                Some(EventState::Active | EventState::Inactive) => EventState::Inactive,
+                Some(EventState::Error) => EventState::Error,
+                _ => EventState::Off,
+            },
+            count: event.count,
+            times: self.times_now(slot),
+            taken: event.taken,
+            starved: event.starved,
+        })
+    }
+
+    /// The slots that have events, in the order of their turns.
+    pub(in crate::vcpu) fn order(&self) -> impl Iterator<Item = usize> {
+        let mut slots: [_; Pmc::SLOTS] = core::array::from_fn(|slot| {
+            let place = |e: &Tracked| (self.sched.turn_of(e.event).unwrap_or(u64::MAX), slot);
+            self.events[slot].as_ref().map(place)
+        });
+        slots.sort_unstable();
+        slots.into_iter().flatten().map(|(_, slot)| slot)
+    }
+
+    /// Opens the event of a counter that goes on from `carried`.
+    pub(in crate::vcpu) fn carry_on(
+        &mut self,
+        slot: usize,
+        carried: &Carried,
+    ) -> Result<(), OpenError> {
+        self.open(slot, carried.attr)?;
+        if let Some(event) = &mut self.events[slot] {
+            event.before = (carried.count, carried.times);
+            event.count = carried.count;
+            event.times = carried.times;
+            event.taken = carried.taken;
+            event.starved = carried.starved;
+            let id = event.event;
+            self.set_enabled(slot, carried.state != EventState::Off);
+            if carried.state == EventState::Error {
+                let _ = self.sched.lose(self.now, id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Guest time to the next rotation, if counters take turns.
+    pub(in crate::vcpu) fn rest_of_turn(&self) -> Option<Nanos> {
+        Some(self.sched.next_timer()?.at.since(self.now))
+    }
+
+    /// The first turn is one that has so much left.
+    pub(in crate::vcpu) fn shorten_turn(&mut self, rest: Nanos) {
+        let at = self.now + rest;
+        self.sched.bring_timer_forward(at, CPU, self.pmu);
+    }
+
+    /// Goes on from what another backing has seen.
+    pub(in crate::vcpu) fn carry_totals(&mut self, totals: &Totals) {
+        self.pinned_errors = totals.pinned_errors;
+        self.rotations = totals.rotations;
+        if let Some(placement) = self.placement_mut() {
+            placement.set_revocations(totals.revocations);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Saving and restoring.
+//!
+//! A counter's event is opened anew and goes on from the counts and times of the
+//! old one, in the old order of turns. What the host gives is found before
+//! anything is promised: the events run for a moment in which the guest does not.
+
+use alloc::vec::Vec;
+
+use crate::guest::{GuestPmu, Identity};
+use crate::host::{HostEvent, HostPmu};
+use crate::ids::{MsrIndex, Pmc, PmcSet};
+use crate::sched::EventState;
+use crate::state::{self, RestoreError, Saved, SavedEvent, SavedRules};
+use crate::x86::msr::{self, AmdBank, Register};
+
+use super::backing::Carried;
+use super::{Policy, Rules, VcpuPmu};
+
+impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
+    /// The state as bytes, for [`VcpuPmu::restore`], after taking in what the
+    /// running counters counted. The vCPU may run on afterwards.
+    ///
+    /// A PMI that was taken and has not reached the guest is not in it: whoever
+    /// took it saves it.
+    pub fn save(&mut self) -> Vec<u8> {
+        self.fold(self.enabled);
+        let slots: Vec<usize> = self.backing.order().collect();
+        let events = slots.into_iter().filter_map(|slot| self.saved_event(slot));
+        state::encode(&Saved {
+            model: self.model.identity(),
+            rules: self.rules.saved(),
+            registers: held(&self.model).collect(),
+            told: self.model.told(),
+            armed: self.armed,
+            pmi: self.pmi,
+            totals: self.totals(),
+            turn: self.backing.rest_of_turn(),
+            events: events.collect(),
+        })
+    }
+
+    fn saved_event(&self, slot: usize) -> Option<SavedEvent> {
+        let carried = self.backing.carried(slot)?;
+        let pmc = self.model.counters().iter().find(|p| p.slot() == slot)?;
+        Some(SavedEvent { pmc, carried })
+    }
+
+    /// The PMU that [`VcpuPmu::save`] saved, on this host. `model` is of the same
+    /// kind and has the same numbers; the rules are the same.
+    ///
+    /// Where the host has fewer counters than before, flexible ones take turns
+    /// and pinned ones are refused.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; no host event is open then.
+    pub fn restore(
+        model: G,
+        host: H,
+        rules: impl Into<Rules>,
+        bytes: &[u8],
+    ) -> Result<Self, RestoreError> {
+        let saved = state::decode(bytes)?;
+        let mut pmu = Self::new(model, host, rules);
+        pmu.rules.check(&saved.rules)?;
+        pmu.load_model(&saved)?;
+        pmu.open_saved(&saved)?;
+        pmu.try_all(&saved)?;
+        // From what the registers want, as after a write to all of them.
+        pmu.paused = false;
+        pmu.reconcile(pmu.model.counters(), PmcSet::EMPTY);
+        pmu.armed = saved.armed;
+        pmu.pmi = saved.pmi;
+        pmu.totals = saved.totals;
+        pmu.totals.troubles -= saved.totals.pinned_errors;
+        pmu.backing.carry_totals(&saved.totals);
+        Ok(pmu)
+    }
+
+    fn load_model(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+        let here = self.model.identity();
+        if saved.model != here {
+            return Err(RestoreError::OtherModel {
+                saved: saved.model,
+                here,
+            });
+        }
+        self.model.reset();
+        let own = held(&self.model).map(|(msr, _)| msr);
+        if !own.eq(saved.registers.iter().map(|(msr, _)| *msr)) {
+            return Err(RestoreError::Impossible("the list of its registers"));
+        }
+        for (msr, value) in &saved.registers {
+            let loaded = self.model.load(*msr, *value);
+            loaded.map_err(|_| RestoreError::Register {
+                msr: *msr,
+                value: *value,
+            })?;
+        }
+        let told = self.model.load_told(saved.told);
+        told.map_err(|_| RestoreError::Impossible("the wraps that a PMI tells of"))
+    }
+
+    fn open_saved(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+        self.backing.pause();
+        for SavedEvent { pmc, carried } in &saved.events {
+            self.check_event(&saved.model, *pmc, carried)?;
+            let opened = self.backing.carry_on(pmc.slot(), carried);
+            opened.map_err(|source| RestoreError::Refused { pmc: *pmc, source })?;
+            if carried.state != EventState::Off {
+                self.enabled.insert(*pmc);
+                self.backing.aim(pmc.slot(), self.model.distance(*pmc));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the model and the rules could have come to this event.
+    fn check_event(
+        &self,
+        model: &Identity,
+        pmc: Pmc,
+        carried: &Carried,
+    ) -> Result<(), RestoreError> {
+        let event = carried.attr.event;
+        let known = match event {
+            HostEvent::Architectural(event) => model.events.contains(event),
+            HostEvent::Raw(_) => self.rules.codes_match,
+        };
+        let pinned = self.rules.policy == Policy::Pinned;
+        let error = carried.state == EventState::Error;
+        if known
+            && self.rules.filter.admits(event)
+            && model.counters.contains(pmc)
+            && (pinned || !error)
+        {
+            Ok(())
+        } else {
+            Err(RestoreError::Impossible("an event"))
+        }
+    }
+
+    /// Finds out what the host has for the events: nothing counts, as the guest
+    /// does not run.
+    fn try_all(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+        self.backing.resume();
+        if let Some(rest) = saved.turn {
+            self.backing.shorten_turn(rest);
+        }
+        if self.rules.policy == Policy::Flexible {
+            return Ok(());
+        }
+        for SavedEvent { pmc, carried } in &saved.events {
+            let now = self.backing.state(pmc.slot());
+            if carried.state == EventState::Inactive && now == Some(EventState::Error) {
+                return Err(RestoreError::TooFewCounters { pmc: *pmc });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each register that stores something, once, with its value.
+fn held<G: GuestPmu>(model: &G) -> impl Iterator<Item = (MsrIndex, u64)> {
+    let stored = msr::registers().filter(|(_, register)| stores(*register));
+    stored.filter_map(|(msr, _)| Some((msr, model.read(msr).ok()?)))
+}
+
+/// Whether a register is neither constant, nor computed from others, nor an
+/// alias of one that is listed.
+fn stores(register: Register) -> bool {
+    match register {
+        Register::Counter(_)
+        | Register::EventSel(_)
+        | Register::FixedCounter(_)
+        | Register::FixedCtrCtrl
+        | Register::GlobalStatus
+        | Register::GlobalCtrl
+        | Register::PerfMetrics
+        | Register::DebugCtl
+        | Register::AmdEventSel(AmdBank::Legacy, _)
+        | Register::AmdCounter(AmdBank::Legacy, _)
+        | Register::AmdGlobalStatus
+        | Register::AmdGlobalCtl => true,
+        // The first four have their place in the other bank.
+        Register::AmdEventSel(AmdBank::Core, pmc) | Register::AmdCounter(AmdBank::Core, pmc) => {
+            pmc.slot() >= 4
+        }
+        Register::FullWidthCounter(_)
+        | Register::PerfCapabilities
+        | Register::GlobalOvfCtrl
+        | Register::GlobalStatusSet
+        | Register::GlobalInUse
+        | Register::AmdGlobalStatusClr
+        | Register::AmdGlobalStatusSet
+        | Register::Absent => false,
+    }
+}
+
+impl Rules {
+    fn saved(&self) -> SavedRules {
+        SavedRules {
+            policy: self.policy,
+            codes_match: self.codes_match,
+            filter: self.filter.checksum(),
+        }
+    }
+
+    fn check(&self, saved: &SavedRules) -> Result<(), RestoreError> {
+        let here = self.saved();
+        let other = [
+            ("policy", saved.policy != here.policy),
+            (
+                "meaning of raw events",
+                saved.codes_match != here.codes_match,
+            ),
+            ("event filter", saved.filter != here.filter),
+        ];
+        match other.into_iter().find(|(_, differs)| *differs) {
+            Some((what, _)) => Err(RestoreError::OtherRules(what)),
+            None => Ok(()),
+        }
+    }
+}
