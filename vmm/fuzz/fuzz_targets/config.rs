@@ -69,6 +69,9 @@ fn filter(bytes: &[u8]) {
 fn cpus(text: &str) {
     let Some(set) = CpuSet::parse(text) else { return };
     assert_eq!(set.iter().count(), set.len());
+    if set.is_empty() {
+        return;
+    }
     let list = set.to_string();
     assert_eq!(CpuSet::parse(&list), Some(set), "{list}");
 }

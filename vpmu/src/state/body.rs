@@ -60,8 +60,8 @@ pub(crate) struct SavedEvent {
 
 /// The longest time that is believed: 146 years.
 const LONGEST: u64 = 1 << 62;
-/// The largest total that is believed.
-const MOST: u64 = 1 << 62;
+/// The largest total that is believed: those of all vCPUs can be added up.
+const MOST: u64 = 1 << 56;
 
 impl Saved {
     pub(super) fn write(&self, w: &mut Writer) {

@@ -190,7 +190,8 @@ fn inspect_bzimage<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected,
     }
     // It moves to its preferred address before it unpacks; `init_size` covers that.
     let start = layout::HIGH_RAM.max(header.pref_address);
-    let end = (start + u64::from(header.init_size)).max(layout::HIGH_RAM + size - setup);
+    let end = start.saturating_add(header.init_size.into());
+    let end = end.max(layout::HIGH_RAM + size - setup);
     let kind = ImageKind::BzImage {
         ramdisk_limit: u64::from(header.initrd_addr_max) + 1,
     };

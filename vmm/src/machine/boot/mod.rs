@@ -140,7 +140,7 @@ fn place_ramdisk(inputs: &BootInputs<'_>, kernel_end: u64) -> Result<Ramdisk, Bo
     if kernel_end > inputs.low_ram || (size > 0 && start < kernel_end) {
         return Err(BootError::TooSmall {
             have: inputs.low_ram >> 20,
-            need: (kernel_end + size).div_ceil(1 << 20) + 1,
+            need: kernel_end.saturating_add(size).div_ceil(1 << 20) + 1,
         });
     }
     Ok(if size == 0 {

@@ -71,8 +71,12 @@ impl<H: HostPmu> Backing<H> {
         Ok(())
     }
 
-    /// Guest time to the next rotation, if counters take turns.
+    /// Guest time to the next rotation, if an event waits for its turn. The
+    /// timer by itself runs on to its next expiry when nothing does any more.
     pub(in crate::vcpu) fn rest_of_turn(&self) -> Option<Nanos> {
+        let mut events = self.events.iter().flatten();
+        let waits = |e: &Tracked| self.sched.state(e.event) == Some(EventState::Inactive);
+        events.any(waits).then_some(())?;
         Some(self.sched.next_timer()?.at.since(self.now))
     }
 

@@ -463,3 +463,16 @@ fn what_is_not_counted_is_so_afterwards_and_noted_once() {
     assert_eq!(states(&again), states(&pmu));
     assert!(matches!(states(&again)[1], CounterState::NotBacked(_)));
 }
+
+/// Found by fuzzing: the timer runs on for a while when no counter waits.
+#[test]
+fn a_turn_that_nobody_waits_for_is_not_saved() {
+    let mut pmu = four_counters(2, Policy::Flexible, 0);
+    run_for(&mut pmu, 5 * MS, None);
+    for sel in [SEL0, SEL1] {
+        pmu.wrmsr(sel, 0).unwrap();
+    }
+    assert!(pmu.next_deadline().is_some_and(|d| d <= Nanos(4 * MS)));
+    let mut again = restored(&mut pmu, 2, Policy::Flexible).unwrap();
+    assert_eq!(again.save(), pmu.save());
+}

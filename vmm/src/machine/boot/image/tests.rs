@@ -92,3 +92,31 @@ fn text_is_no_kernel() {
     assert!(matches!(look(&text), Err(Fault::NotAKernel(_))));
     assert!(matches!(look(b""), Err(Fault::NotAKernel("it is empty"))));
 }
+
+/// Found by fuzzing: a place near the end of the address space.
+#[test]
+fn a_kernel_that_would_end_beyond_all_addresses_needs_more_memory_than_there_is() {
+    let mut whole = bzimage();
+    let pref_address = 0x258;
+    whole[pref_address..pref_address + 8].fill(0xff);
+    let (kind, span) = look(&whole).unwrap();
+    assert_eq!(span.1, u64::MAX);
+    let path = std::env::temp_dir().join(format!("archive-{}", std::process::id()));
+    std::fs::write(&path, b"\x1f\x8b packed").unwrap();
+    let mut initramfs = super::super::Initramfs::open(std::slice::from_ref(&path)).unwrap();
+    let file = File::open(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    let inputs = super::super::BootInputs {
+        kernel: &mut KernelImage { file, kind, span },
+        initramfs: &mut initramfs,
+        cmdline: "",
+        map: &[],
+        low_ram: 1 << 30,
+    };
+    let placed = super::super::place_ramdisk(&inputs, span.1);
+    let error = placed.unwrap_err().to_string();
+    assert!(
+        error.starts_with("--memory: 1024 MiB are too little"),
+        "{error}"
+    );
+}

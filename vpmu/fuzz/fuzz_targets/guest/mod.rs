@@ -1,0 +1,149 @@
+//! A guest's PMU of any model, on a scripted host that stays in the test's hand.
+#![allow(dead_code, reason = "each target uses a part of it")]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind};
+use vpmu::host::sim::SimPmu;
+use vpmu::host::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
+use vpmu::ids::MsrIndex;
+use vpmu::state::RestoreError;
+use vpmu::units::Count;
+use vpmu::x86::event::ArchEventSet;
+use vpmu::x86::msr::{Register, TABLE, decode};
+use vpmu::{EventFilter, Policy, Rules, VcpuPmu};
+
+/// A scripted PMU that the test keeps.
+#[derive(Clone, Debug)]
+pub struct Host(pub Rc<RefCell<SimPmu>>);
+
+impl Host {
+    fn new(counters: usize) -> Self {
+        Self(Rc::new(RefCell::new(SimPmu::quiet(counters, ArchEventSet::ALL))))
+    }
+}
+
+impl HostPmu for Host {
+    fn supported(&self) -> ArchEventSet {
+        self.0.borrow().supported()
+    }
+    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
+        self.0.borrow_mut().open(id, attr)
+    }
+    fn close(&mut self, id: HostEventId) {
+        self.0.borrow_mut().close(id);
+    }
+    fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
+        self.0.borrow_mut().start(id, left)
+    }
+    fn stop(&mut self, id: HostEventId) {
+        self.0.borrow_mut().stop(id);
+    }
+    fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
+        self.0.borrow_mut().read(id)
+    }
+    fn can_lose(&self) -> bool {
+        self.0.borrow().can_lose()
+    }
+}
+
+pub type Pmu = VcpuPmu<Model, Host>;
+
+/// What a test is about.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub model: Model,
+    pub rules: Rules,
+    pub host_counters: usize,
+}
+
+impl Setup {
+    /// From two bytes: any model, any rules, hosts with few and with many counters.
+    pub fn of([model, rest]: [u8; 2]) -> Self {
+        let kinds = ModelKind::ALL;
+        let model = match usize::from(model) % (kinds.len() + 3) {
+            i if i < kinds.len() => {
+                let config = ModelConfig::new(kinds[i], kinds[i].shape(), ArchEventSet::ALL);
+                Model::new(config.expect("its own shape"))
+            }
+            8 => Model::Intel(ArchPerfmon::new(ArchPerfmonConfig::hybrid(CoreType::Core, ArchEventSet::ALL))),
+            9 => Model::Intel(ArchPerfmon::new(ArchPerfmonConfig::hybrid(CoreType::Atom, ArchEventSet::ALL))),
+            _ => {
+                let mut shape = kinds[3].shape();
+                (shape.gp, shape.fixed, shape.width) = (2, 1, 32);
+                let few = ModelConfig::new(kinds[3], shape, ArchEventSet::ALL);
+                Model::new(few.expect("within the limits"))
+            }
+        };
+        let policy = if rest & 1 == 0 { Policy::Flexible } else { Policy::Pinned };
+        let all = rest & 2 != 0;
+        let filter = if all { EventFilter::All } else { EventFilter::Architectural };
+        let host_counters = match rest >> 2 & 7 {
+            7 => 12,
+            few => usize::from(few),
+        };
+        Self { model, rules: Rules { policy, filter, codes_match: all }, host_counters }
+    }
+
+    /// All counters have their own, whatever the guest does.
+    pub fn is_exact(&self) -> bool {
+        self.host_counters == 12
+    }
+
+    pub fn pmu(&self) -> (Pmu, Host) {
+        let host = Host::new(self.host_counters);
+        (Pmu::new(self.model.clone(), host.clone(), self.rules.clone()), host)
+    }
+
+    pub fn restore(&self, bytes: &[u8]) -> Result<(Pmu, Host), RestoreError> {
+        let host = Host::new(self.host_counters);
+        let pmu = Pmu::restore(self.model.clone(), host.clone(), self.rules.clone(), bytes)?;
+        Ok((pmu, host))
+    }
+}
+
+/// Two states are the same, or differ at these offsets.
+pub fn same(a: &[u8], b: &[u8]) {
+    let differ: Vec<usize> = (20..a.len().max(b.len())).filter(|i| a.get(*i) != b.get(*i)).collect();
+    assert!(a == b, "saved, restored and saved again: other bytes at {differ:?} of {}: {a:x?}", a.len());
+}
+
+/// Any index of the table, and some beside it.
+pub fn msr(i: u8) -> MsrIndex {
+    let all = TABLE.iter().flat_map(|run| (0..run.count.min(13)).map(|o| run.first.0 + o));
+    MsrIndex(all.cycle().nth(i.into()).unwrap_or(0))
+}
+
+/// What no register may ever hold; written apart from the models.
+pub fn check_register(model: &Model, msr: MsrIndex, value: u64) {
+    let identity = model.identity();
+    let counters = identity.counters.0;
+    let metrics = if identity.metrics { 1 << 48 } else { 0 };
+    let may = match decode(msr) {
+        Some(Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_) | Register::AmdCounter(..)) => {
+            (1 << identity.width) - 1
+        }
+        Some(Register::EventSel(_)) => 0xffff_ffff,
+        Some(Register::AmdEventSel(..)) => 0x30f_ffd7_ffff,
+        Some(Register::FixedCtrCtrl) => (1 << (4 * (counters >> 32).count_ones())) - 1,
+        Some(Register::GlobalCtrl) => counters | metrics,
+        Some(Register::GlobalStatus | Register::GlobalStatusSet) => counters | 1 << 59,
+        Some(Register::AmdGlobalCtl | Register::AmdGlobalStatus) => counters,
+        Some(Register::GlobalOvfCtrl | Register::AmdGlobalStatusClr | Register::AmdGlobalStatusSet) => 0,
+        Some(Register::PerfCapabilities) => 1 << 13,
+        Some(Register::GlobalInUse) => counters | 1 << 63,
+        Some(Register::DebugCtl) => 0x1003,
+        _ => u64::MAX,
+    };
+    assert_eq!(value & !may, 0, "{msr} of {identity} holds {value:#x}");
+}
+
+/// What holds of any PMU at any time.
+pub fn check(pmu: &mut Pmu) {
+    for view in pmu.counters() {
+        assert!(view.times.running <= view.times.enabled, "{view:?}");
+    }
+    let totals = pmu.totals();
+    assert!(totals.pinned_errors <= totals.troubles, "{totals:?}");
+}

@@ -1,0 +1,188 @@
+//! What a guest does to its PMU: RDMSR, WRMSR, RDPMC, running, PMIs. One PMU is
+//! saved and restored now and then, its twin is not: where the host has enough
+//! counters, both answer the same.
+//! `cargo +nightly fuzz run msr -s none` in `vpmu`.
+#![no_main]
+
+mod guest;
+
+use guest::{Host, Pmu, Setup, check, check_register, msr, same};
+use libfuzzer_sys::fuzz_target;
+use vpmu::guest::GuestPmu;
+use vpmu::ids::MsrIndex;
+use vpmu::units::Nanos;
+use vpmu::x86::event::ArchEvent;
+use vpmu::x86::msr::TABLE;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((setup, ops)) = data.split_first_chunk::<2>() else { return };
+    let mut twins = Twins::new(Setup::of(*setup));
+    for op in ops.as_chunks::<11>().0 {
+        twins.step(op);
+        check(&mut twins.saved.0);
+        check(&mut twins.kept.0);
+    }
+    twins.finish();
+});
+
+struct Twins {
+    setup: Setup,
+    exact: bool,
+    saved: (Pmu, Host),
+    kept: (Pmu, Host),
+    /// PMIs that may still come to the twin that is kept.
+    armings: u64,
+    pmis: u64,
+}
+
+impl Twins {
+    fn new(setup: Setup) -> Self {
+        let (saved, kept) = (setup.pmu(), setup.pmu());
+        Self { exact: setup.is_exact(), setup, saved, kept, armings: 1, pmis: 0 }
+    }
+
+    fn step(&mut self, op: &[u8; 11]) {
+        let [kind, index, form, value @ ..] = *op;
+        let value = shaped(form, u64::from_le_bytes(value));
+        match kind % 16 {
+            0..=5 => self.write(msr(index), value),
+            6 | 7 => self.read(msr(index)),
+            8 => self.rdpmc(if index & 64 == 0 { index.into() } else { 0x4000_0000 | u32::from(index & 7) }),
+            9..=11 => self.run(index, value),
+            12 => self.pmi(index),
+            13 => self.restore(),
+            14 => self.both(|pmu| {
+                if index & 1 == 0 { pmu.release() } else { pmu.poll() }
+            }),
+            _ if index == 0 => self.reset(),
+            _ => self.leave(index),
+        }
+    }
+
+    fn both(&mut self, f: impl Fn(&mut Pmu)) {
+        f(&mut self.saved.0);
+        f(&mut self.kept.0);
+    }
+
+    fn write(&mut self, msr: MsrIndex, value: u64) {
+        let arms = self.kept.0.model().arms(msr, value);
+        let before = self.kept.0.model().read(msr);
+        let ours = self.saved.0.wrmsr(msr, value);
+        let result = self.kept.0.wrmsr(msr, value);
+        assert_eq!(ours, result, "WRMSR {msr} {value:#x}");
+        self.armings += u64::from(arms && result.is_ok());
+        if let (Ok(_), Ok(after)) = (before, self.kept.0.model().read(msr)) {
+            check_register(self.kept.0.model(), msr, after);
+        }
+    }
+
+    fn read(&mut self, msr: MsrIndex) {
+        let value = self.kept.0.rdmsr(msr);
+        let ours = self.saved.0.rdmsr(msr);
+        assert_eq!(ours.is_ok(), value.is_ok(), "RDMSR {msr}");
+        if let Ok(value) = value {
+            check_register(self.kept.0.model(), msr, value);
+        }
+        assert!(!self.exact || ours == value, "RDMSR {msr}: {ours:x?} and {value:x?}");
+    }
+
+    fn rdpmc(&mut self, ecx: u32) {
+        let value = self.kept.0.rdpmc(ecx);
+        let ours = self.saved.0.rdpmc(ecx);
+        assert_eq!(ours.is_some(), value.is_some(), "RDPMC {ecx:#x}");
+        assert!(!self.exact || ours == value, "RDPMC {ecx:#x}: {ours:x?} and {value:x?}");
+    }
+
+    /// The guest runs, some events occur, the host interrupts it at an overflow.
+    fn run(&mut self, index: u8, value: u64) {
+        let span = value & 0xff_ffff;
+        let event = ArchEvent::ALL[usize::from(index & 7)];
+        let mut interrupted = index & 8 != 0;
+        for (pmu, host) in [&mut self.saved, &mut self.kept] {
+            host.0.borrow_mut().occur(ArchEvent::Cycles, span);
+            host.0.borrow_mut().occur(event, value >> 40);
+            pmu.guest_ran(Nanos(span));
+            interrupted |= host.0.borrow_mut().take_interrupt();
+        }
+        if index & 16 != 0 {
+            self.restore();
+        }
+        if interrupted {
+            self.both(Pmu::poll);
+        }
+    }
+
+    fn pmi(&mut self, index: u8) {
+        let (ours, due) = (self.saved.0.take_pmi(), self.kept.0.take_pmi());
+        assert!(!self.exact || ours == due, "a PMI");
+        self.pmis += u64::from(due);
+        assert!(self.pmis <= self.armings, "one PMI an arming (G-004)");
+        if index & 16 != 0 {
+            self.restore();
+        }
+        for (pmu, taken) in [(&mut self.saved.0, ours), (&mut self.kept.0, due)] {
+            match index & 3 {
+                _ if !taken => {}
+                0 => pmu.pmi_was_dropped(),
+                1 => pmu.pmi_was_postponed(),
+                _ => pmu.pmi_was_delivered(),
+            }
+        }
+        self.armings += u64::from(due && index & 3 == 0);
+    }
+
+    fn restore(&mut self) {
+        let bytes = self.saved.0.save();
+        let restored = self.setup.restore(&bytes);
+        self.saved = restored.unwrap_or_else(|error| panic!("{error}"));
+        let again = self.saved.0.save();
+        if self.exact {
+            same(&bytes, &again);
+        }
+        // A host with more counters than were known ends the turns: once.
+        let second = self.setup.restore(&again).unwrap_or_else(|error| panic!("{error}"));
+        let (mut second, _) = second;
+        same(&again, &second.save());
+    }
+
+    fn reset(&mut self) {
+        self.both(Pmu::reset);
+        self.armings += 1;
+    }
+
+    /// Other users of the host come and go.
+    fn leave(&mut self, index: u8) {
+        if self.setup.is_exact() {
+            return;
+        }
+        self.setup.host_counters = usize::from(index % 7);
+        for (_, host) in [&self.saved, &self.kept] {
+            host.0.borrow_mut().leave(self.setup.host_counters);
+        }
+    }
+
+    fn finish(&mut self) {
+        for run in TABLE {
+            for offset in 0..run.count.min(16) {
+                self.read(MsrIndex(run.first.0 + offset));
+            }
+        }
+        if self.exact {
+            assert_eq!(self.saved.0.totals(), self.kept.0.totals());
+        }
+    }
+}
+
+/// Values that do something are rare among all: selects that count, counters
+/// that are about to wrap, masks of counters.
+fn shaped(form: u8, value: u64) -> u64 {
+    const CODES: [u64; 8] = [0x3c, 0xc0, 0x76, 0x412e, 0xc4, 0x1d1, 0x1_0000_0120, 0x13c];
+    match form % 6 {
+        0 => CODES[(value & 7) as usize] | 0x53_0000,
+        1 => (1 << 48) - 1 - (value & 0xf_ffff),
+        2 => value & 0xff | (value >> 8 & 0xf) << 32,
+        3 => value & 0xffff,
+        4 => 1 << (value & 63),
+        _ => value,
+    }
+}

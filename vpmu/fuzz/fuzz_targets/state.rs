@@ -1,0 +1,93 @@
+//! Any bytes as a saved state: a typed error or a PMU that works, never a panic.
+//! `cargo +nightly fuzz run state -s none` in `vpmu`.
+#![no_main]
+
+mod guest;
+
+use guest::{Host, Pmu, Setup, check, check_register, same};
+use libfuzzer_sys::fuzz_target;
+use vpmu::ids::MsrIndex;
+use vpmu::units::Nanos;
+use vpmu::x86::event::ArchEvent;
+
+fuzz_target!(|data: &[u8]| {
+    let Some(([how, model, rest], bytes)) = data.split_first_chunk::<3>() else { return };
+    let setup = Setup::of([*model, *rest]);
+    let bytes = match how % 4 {
+        0 => bytes.to_vec(),
+        1 => with_header(bytes),
+        _ => patched(&setup, *how, bytes),
+    };
+    match setup.restore(&bytes) {
+        Err(error) => assert!(error.to_string().contains("accepted: "), "{error}"),
+        Ok((pmu, host)) => use_it(&setup, pmu, &host),
+    }
+});
+
+/// A body with the header that belongs to it.
+fn with_header(body: &[u8]) -> Vec<u8> {
+    let mut bytes = b"vpmustat".to_vec();
+    bytes.extend(vpmu::state::VERSION.to_le_bytes());
+    bytes.extend((body.len() as u32).to_le_bytes());
+    let crc = !bytes.iter().chain(body).fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |c, _| c >> 1 ^ if c & 1 == 1 { 0xedb8_8320 } else { 0 })
+    });
+    bytes.extend(crc.to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// A state that was saved, with some bytes changed: pairs of offset and value.
+fn patched(setup: &Setup, how: u8, patches: &[u8]) -> Vec<u8> {
+    let (mut pmu, host) = setup.pmu();
+    busy(&mut pmu, &host, how & 4 != 0);
+    let mut body = pmu.save().split_off(20);
+    for [low, high, value] in patches.as_chunks::<3>().0 {
+        let at = usize::from(u16::from_le_bytes([*low, *high])) % body.len();
+        body[at] = *value;
+    }
+    with_header(&body)
+}
+
+/// Counters count, one wraps.
+fn busy(pmu: &mut Pmu, host: &Host, stopped: bool) {
+    for (select, counter, ctrl) in [(0x186, 0xc1, 0x38f), (0xc001_0000, 0xc001_0004, 0xc000_0301)] {
+        for i in 0..4 {
+            let code = [0x53_003c, 0x53_00c0, 0x53_0076, 0x53_01d1][i as usize];
+            let _ = pmu.wrmsr(MsrIndex(select + i), code);
+            let _ = pmu.wrmsr(MsrIndex(counter + i), u64::MAX - 1_000 * u64::from(i));
+        }
+        let _ = pmu.wrmsr(MsrIndex(0x38d), 0xbb);
+        let _ = pmu.wrmsr(MsrIndex(ctrl), 0x3_0000_0003);
+        run(pmu, host);
+        if stopped {
+            let _ = pmu.wrmsr(MsrIndex(ctrl), 0);
+        }
+    }
+}
+
+fn run(pmu: &mut Pmu, host: &Host) {
+    host.0.borrow_mut().occur(ArchEvent::Cycles, 5_000_000);
+    host.0.borrow_mut().occur(ArchEvent::Instructions, 900);
+    pmu.guest_ran(Nanos(5_000_000));
+    pmu.poll();
+}
+
+fn use_it(setup: &Setup, mut pmu: Pmu, host: &Host) {
+    let bytes = pmu.save();
+    let (mut again, _) = setup.restore(&bytes).unwrap_or_else(|error| panic!("{error}"));
+    same(&bytes, &again.save());
+    for _ in 0..3 {
+        check(&mut pmu);
+        run(&mut pmu, host);
+    }
+    let registers: Vec<MsrIndex> = pmu.model().registers().map(|(msr, _)| msr).collect();
+    for msr in registers {
+        let Ok(value) = pmu.rdmsr(msr) else { panic!("{msr} was there") };
+        check_register(pmu.model(), msr, value);
+    }
+    busy(&mut pmu, host, true);
+    check(&mut pmu);
+    pmu.release();
+    pmu.reset();
+}
