@@ -23,6 +23,9 @@ pub enum StopReason {
     /// The user typed the quit key.
     #[error("quit from the console (Ctrl-A x)")]
     ConsoleQuit,
+    /// The guest wrote this to the port of `--debug-exit`.
+    #[error("the guest ended the VM with {0:#x} at port 0xf4")]
+    DebugExit(u32),
     /// `perfvisor ctl shutdown --force`.
     #[error("ended by the control API")]
     ApiShutdown,
@@ -109,11 +112,16 @@ pub enum StopReason {
 
 impl StopReason {
     /// The exit status of the process: 0 if the guest, the console or the
-    /// control API ended the VM, 128 + n for signal n as shells do, 1 for a failure.
+    /// control API ended the VM, 128 + n for signal n as shells do, 2 v + 1 (its
+    /// lowest eight bits) for v at the debug exit, 1 for a failure.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::PowerOff | Self::Reset | Self::ConsoleQuit | Self::ApiShutdown => 0,
+            Self::DebugExit(value) => {
+                let [low, ..] = value.to_le_bytes();
+                low << 1 | 1
+            }
             Self::HostSignal(signal) => 128 | u8::try_from(signal & 0x7f).unwrap_or(0),
             _ => 1,
         }

@@ -123,6 +123,10 @@ fn kernels() {
     let mut arm = elf();
     arm[18] = 183;
     refuses_kernel(&scratch.file("arm", &arm), &["not of x86-64"]);
+    let mut short = elf();
+    short[4] = 1;
+    let short = scratch.file("elf32", &short);
+    refuses_kernel(&short, &["without a multiboot header", "multiboot-1"]);
 }
 
 #[test]

@@ -72,6 +72,55 @@ fn a_triple_fault_is_an_error_with_a_reason() {
     }
 }
 
+/// What a multiboot kernel may rely on ("Multiboot Specification", "Machine
+/// state", "Boot information format").
+#[test]
+fn a_multiboot_payload_finds_what_it_is_promised() {
+    let guest = Guest::of("multiboot", &multiboot_code().multiboot());
+    let Some(guest) = guest else { return };
+    let module = guest.0.with_extension("module");
+    fs::write(&module, b"NR_CPUS=1").unwrap();
+    let name = module.display().to_string();
+    let args = ["--debug-exit", "--cmdline", "-x", "--initramfs", &name];
+    let output = guest.run(&args);
+    fs::remove_file(module).unwrap();
+    let path = guest.0.display().to_string();
+    let first = path.chars().next().unwrap();
+    // The name of the kernel; the module; 639 KiB and 15 MiB; the map's first
+    // range; the loader.
+    check(
+        &output,
+        33,
+        &format!("{first}N\u{2}<\u{14}P"),
+        "with 0x10 at port 0xf4",
+    );
+    let status = guest.run(&["--serial", "null"]).status.code();
+    assert_eq!(status, Some(0), "without the port it goes on to power off");
+}
+
+/// Checks EAX, CR0 and flags, and prints bytes from the information structure.
+fn multiboot_code() -> Code {
+    // cmp eax, imm32; je +2; ud2
+    let code = Code::default().raw(&[0x3d, 0x02, 0xb0, 0xad, 0x2b, 0x74, 2, 0x0f, 0x0b]);
+    // mov eax, cr0; and eax, 0x80000001; cmp eax, 1; je +2; ud2
+    let code = code
+        .raw(&[0x0f, 0x20, 0xc0, 0x25, 1, 0, 0, 0x80])
+        .raw(&[0x83, 0xf8, 1, 0x74, 2, 0x0f, 0x0b]);
+    // mov esi, [ebx + n]; mov al, [esi]
+    let byte_at = |code: Code, field: u8| code.raw(&[0x8b, 0x73, field, 0x8a, 0x06]).send();
+    let code = byte_at(code, 16);
+    // mov esi, [ebx + 24]; mov esi, [esi]; mov al, [esi]: the first module
+    let code = code.raw(&[0x8b, 0x73, 24, 0x8b, 0x36, 0x8a, 0x06]).send();
+    // mov al, [ebx + 5]: the second byte of 639 is 2; mov al, [ebx + 9]: 15,360 is 0x3c00
+    let code = code
+        .raw(&[0x8a, 0x43, 5])
+        .send()
+        .raw(&[0x8a, 0x43, 9])
+        .send();
+    // The length of an entry of the memory map is 20; the loader's name.
+    byte_at(byte_at(code, 48), 64).out(0xf4, 0x10).power_off()
+}
+
 /// Prints `R`, then sends back what it receives.
 fn echo() -> Code {
     Code::default()

@@ -21,6 +21,7 @@ Exit status:
   1     the host cannot run it, or the guest failed (a triple fault, for one)
   2     a flag or a file named by one is not usable; nothing was started
   128+n ended by signal n (130 for SIGINT, 143 for SIGTERM)
+  odd   with --debug-exit: twice what the guest wrote, plus 1
 
 Environment:
   PERFVISOR_LOG  off, error, warn (default), info, debug or trace; goes to standard error";
@@ -81,12 +82,13 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Kernel: a Linux bzImage (5.x and later distribution kernels) or an x86-64 ELF file
-    /// (vmlinux, or a bare-metal program, which is entered in 64-bit mode)
+    /// (vmlinux, or a bare-metal program, which is entered in 64-bit mode), or a multiboot-1 image,
+    /// ELF32 or with its addresses in its header
     #[arg(long, value_name = "PATH")]
     pub kernel: PathBuf,
 
     /// Initial RAM file system: cpio (newc), plain or compressed; repeat it to have several
-    /// concatenated in order
+    /// concatenated in order. A multiboot image gets each file, of any content, as a module
     #[arg(long, value_name = "PATH")]
     pub initramfs: Vec<PathBuf>,
 
@@ -133,6 +135,11 @@ pub struct RunArgs {
     /// the end; perfvisor ctl talks to it
     #[arg(long, value_name = "OPTIONS")]
     pub api_socket: Option<String>,
+
+    /// End the VM with status (v << 1) | 1 when the guest writes v to port 0xf4, as QEMU's
+    /// isa-debug-exit does
+    #[arg(long)]
+    pub debug_exit: bool,
 
     /// KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]

@@ -47,6 +47,8 @@ pub struct VmConfig {
     pub serial: SerialConfig,
     /// The control API's socket.
     pub api_socket: Option<PathBuf>,
+    /// Whether a write to port 0xf4 ends the VM.
+    pub debug_exit: bool,
     /// The KVM device.
     pub kvm_device: PathBuf,
 }
@@ -80,6 +82,7 @@ impl VmConfig {
                 .as_deref()
                 .map(api_socket::parse)
                 .transpose()?,
+            debug_exit: args.debug_exit,
             kvm_device: args.kvm_device.clone(),
         })
     }

@@ -15,6 +15,9 @@ const EFER_LME_LMA: u64 = 0x500;
 /// RFLAGS: the bit that is always set.
 const RFLAGS_RESERVED: u64 = 2;
 
+/// EAX of a multiboot kernel.
+const MULTIBOOT_MAGIC: u64 = 0x2bad_b002;
+
 /// The real-mode interrupt table: 256 far pointers.
 const REAL_IDT_LIMIT: u16 = 256 * 4 - 1;
 
@@ -30,6 +33,12 @@ pub enum BootState {
     /// 32-bit protected mode without paging, EBX = start info (Xen "PVH"
     /// direct boot ABI).
     Pvh {
+        /// The first instruction.
+        entry: u64,
+    },
+    /// 32-bit protected mode without paging, EAX = magic number, EBX = the
+    /// information structure ("Multiboot Specification", "Machine state").
+    Multiboot {
         /// The first instruction.
         entry: u64,
     },
@@ -60,6 +69,12 @@ impl BootState {
             Self::Pvh { entry } => kvm_regs {
                 rip: entry,
                 rbx: layout::PVH_START_INFO,
+                ..common
+            },
+            Self::Multiboot { entry } => kvm_regs {
+                rip: entry,
+                rax: MULTIBOOT_MAGIC,
+                rbx: layout::MULTIBOOT_INFO,
                 ..common
             },
             Self::Real { entry, stack } => kvm_regs {

@@ -209,10 +209,9 @@ impl Machine {
     /// # Errors
     /// The first thing that cannot be.
     pub fn build(config: &VmConfig, hooks: PmuHooks) -> Result<Self, BuildError> {
-        let mut files = Files {
-            kernel: KernelImage::open(&config.kernel)?,
-            initramfs: Initramfs::open(&config.initramfs)?,
-        };
+        let kernel = KernelImage::open(&config.kernel)?;
+        let initramfs = Initramfs::open(&config.initramfs, kernel.ramdisk_form())?;
+        let mut files = Files { kernel, initramfs };
         let host = |what| move |source| BuildError::Host { what, source };
         let hypervisor = Hypervisor::open(&config.kvm_device)?;
         let max = hypervisor.max_vcpus();
@@ -234,7 +233,7 @@ impl Machine {
         let slots = Slots::new(config.cpus.boot, config.cpus.max);
         let slots = Arc::new(Mutex::new(slots));
         let hotplug = parts::hotplug_device(&slots, &vcpus);
-        let buses = Arc::new(parts::build_buses(&stop, &serial.port, hotplug)?);
+        let buses = Arc::new(parts::build_buses(config, &stop, &serial.port, hotplug)?);
         let signals = EndSignals::block().map_err(host("signals"))?;
         let mut events =
             EventLoop::new(Arc::clone(&stop), signals).map_err(BuildError::EventLoop)?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0x0000_0500  GDT, IDT              0x0002_0000  command line
-//!  0x0000_6000  PVH start info        0x0009_fc00  end of low RAM
+//!  0x0000_6000  PVH or multiboot      0x0009_fc00  end of low RAM
 //!  0x0000_7000  boot_params           0x000e_0000  ACPI tables, reset entry
 //!  0x0000_8ff0  boot stack (down)     0x0010_0000  RAM: kernel … initramfs
 //!  0x0000_9000  page tables           0xc000_0000  devices (up to 4 GiB)
@@ -23,6 +23,17 @@ pub const PVH_START_INFO: u64 = 0x6000;
 pub const PVH_MODULES: u64 = 0x6100;
 /// PVH memory map.
 pub const PVH_MEMORY_MAP: u64 = 0x6200;
+/// Multiboot information; the EBX of a multiboot kernel. The same pages as
+/// PVH's: a kernel is one or the other.
+pub const MULTIBOOT_INFO: u64 = 0x6000;
+/// The loader's name.
+pub const MULTIBOOT_NAME: u64 = 0x6100;
+/// Multiboot memory map.
+pub const MULTIBOOT_MEMORY_MAP: u64 = 0x6200;
+/// Multiboot module list.
+pub const MULTIBOOT_MODULES: u64 = 0x6800;
+/// Its end.
+pub const MULTIBOOT_MODULES_END: u64 = 0x7000;
 /// Linux `boot_params` (the "zero page").
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// The stack at the first instruction.

@@ -16,6 +16,7 @@ use super::vcpus::VcpuPlan;
 use super::{acpi, layout};
 use crate::config::{PmuArg, SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine, SharedSlots};
+use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::i8042::{self, KeyboardController};
 use crate::devices::power::{self, PowerButton, PowerDevice};
 use crate::devices::serial::{self, Limited, SerialParts, SerialPort};
@@ -167,6 +168,7 @@ pub(super) fn hotplug_device(slots: &SharedSlots, vcpus: &Arc<VcpuSet>) -> CpuHo
 
 /// The devices, each at its place.
 pub(super) fn build_buses(
+    config: &VmConfig,
     stop: &Arc<StopSignal>,
     port: &Arc<Mutex<SerialPort>>,
     hotplug: CpuHotplug,
@@ -189,6 +191,14 @@ pub(super) fn build_buses(
         power::PORT_COUNT,
         Arc::new(Mutex::new(power)),
     )?;
+    if config.debug_exit {
+        let device = DebugExit::new(Arc::clone(stop));
+        pio.claim(
+            debug_exit::PORT.into(),
+            debug_exit::PORT_COUNT,
+            Arc::new(Mutex::new(device)),
+        )?;
+    }
     let mut mmio = Bus::new("memory");
     mmio.claim(
         layout::CPU_HOTPLUG.into(),

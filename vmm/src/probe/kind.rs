@@ -161,6 +161,11 @@ fn looks_like_linux(path: &Path) -> bool {
         return false;
     }
     if word == *b"\x7fELF" {
+        // A vmlinux is ELF64.
+        let mut class = [0u8];
+        if file.read_exact(&mut class).is_ok() && class == [1] {
+            return false;
+        }
         return file.metadata().is_ok_and(|metadata| metadata.len() > LARGE);
     }
     let magic = file.seek(SeekFrom::Start(MAGIC_AT));

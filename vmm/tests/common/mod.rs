@@ -55,6 +55,33 @@ impl Code {
         self.out(0x600, 0x34).raw(&[0xeb, 0xfe])
     }
 
+    /// A multiboot-1 ELF32 file with it at 1 MiB, entered in 32-bit mode. All
+    /// that [`Code`] writes means the same there.
+    pub fn multiboot(&self) -> Vec<u8> {
+        const HEADERS: u32 = 96;
+        let len = u32::try_from(self.0.len()).unwrap();
+        let mut bytes = b"\x7fELF\x01\x01".to_vec();
+        bytes.resize(16, 0);
+        let words = |bytes: &mut Vec<u8>, words: &[u32]| {
+            bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        };
+        // ET_EXEC, EM_386; version, entry, program headers; their size and number.
+        words(&mut bytes, &[0x0003_0002, 1, 0x10_000c, 52, 0, 0]);
+        words(&mut bytes, &[0x0020_0034, 1, 0]);
+        words(
+            &mut bytes,
+            &[1, HEADERS, 0, 0x10_0000, 12 + len, 12 + len, 7, 4],
+        );
+        bytes.resize(HEADERS as usize, 0);
+        let magic = 0x1bad_b002_u32;
+        words(
+            &mut bytes,
+            &[magic, 3, 0u32.wrapping_sub(magic).wrapping_sub(3)],
+        );
+        bytes.extend(&self.0);
+        bytes
+    }
+
     /// An ELF file with it at 2 MiB.
     fn elf(&self) -> Vec<u8> {
         let mut bytes = vec![0u8; 120];
@@ -82,6 +109,11 @@ pub struct Guest(pub PathBuf);
 impl Guest {
     /// `None`, loudly, where there is no KVM.
     pub fn new(name: &str, code: &Code) -> Option<Self> {
+        Self::of(name, &code.elf())
+    }
+
+    /// The same, of any image.
+    pub fn of(name: &str, image: &[u8]) -> Option<Self> {
         let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
         if let Err(error) = kvm {
             eprintln!("skipped {name}: /dev/kvm does not open here ({error})");
@@ -89,7 +121,7 @@ impl Guest {
         }
         let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("{name}-{}.elf", std::process::id()));
-        fs::write(&path, code.elf()).unwrap();
+        fs::write(&path, image).unwrap();
         Some(Self(path))
     }
 

@@ -1,5 +1,7 @@
 //! Telling a kernel from something else, and a whole one from a part.
 
+mod multiboot;
+
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -8,9 +10,13 @@ use linux_loader::loader::bootparam::setup_header;
 use thiserror::Error;
 use vm_memory::ByteValued;
 
+use super::initramfs::RamdiskForm;
 use crate::machine::layout;
 
-const ACCEPTED: &str = "accepted: a Linux bzImage or an x86-64 ELF file";
+pub use multiboot::MultibootImage;
+pub(super) use multiboot::Segment;
+
+const ACCEPTED: &str = "accepted: a Linux bzImage, an x86-64 ELF file or a multiboot-1 image";
 
 /// A file that cannot be the kernel.
 #[derive(Debug, Error)]
@@ -50,20 +56,23 @@ pub enum ImageError {
 }
 
 /// What kind of kernel it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageKind {
     /// A Linux bzImage; it unpacks itself.
     BzImage {
         /// The highest address where it takes an initramfs.
         ramdisk_limit: u64,
     },
-    /// An ELF file.
+    /// An x86-64 ELF file.
     Elf,
+    /// A multiboot-1 image, ELF32 or with its addresses in its header.
+    Multiboot(MultibootImage),
 }
 
 /// A kernel that has been looked at, and what it will occupy.
 #[derive(Debug)]
 pub struct KernelImage {
+    path: PathBuf,
     file: File,
     kind: ImageKind,
     span: (u64, u64),
@@ -100,7 +109,12 @@ impl KernelImage {
                 needed,
             },
         })?;
-        Ok(Self { file, kind, span })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            kind,
+            span,
+        })
     }
 
     /// The guest-physical bytes that the kernel needs, from the first to the
@@ -115,13 +129,27 @@ impl KernelImage {
     pub fn ramdisk_limit(&self) -> u64 {
         match self.kind {
             ImageKind::BzImage { ramdisk_limit } => ramdisk_limit,
-            ImageKind::Elf => layout::DEVICE_GAP,
+            ImageKind::Elf | ImageKind::Multiboot(_) => layout::DEVICE_GAP,
         }
     }
 
+    /// What it takes the files of `--initramfs` for.
+    #[must_use]
+    pub fn ramdisk_form(&self) -> RamdiskForm {
+        match self.kind {
+            ImageKind::BzImage { .. } | ImageKind::Elf => RamdiskForm::Archives,
+            ImageKind::Multiboot(_) => RamdiskForm::Modules,
+        }
+    }
+
+    /// Where it came from.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file and what it is, for the loader.
-    pub(super) fn parts(&mut self) -> (&mut File, ImageKind) {
-        (&mut self.file, self.kind)
+    pub(super) fn parts(&mut self) -> (&mut File, &ImageKind) {
+        (&mut self.file, &self.kind)
     }
 }
 
@@ -143,12 +171,23 @@ type Inspected = (ImageKind, (u64, u64));
 
 fn inspect<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, Fault> {
     let mut start = Vec::new();
-    file.by_ref().take(64).read_to_end(&mut start)?;
+    file.by_ref()
+        .take(multiboot::SEARCHED)
+        .read_to_end(&mut start)?;
     if start.is_empty() {
         return Err(Fault::NotAKernel("it is empty"));
     }
     if start.starts_with(b"\x7fELF") {
-        return inspect_elf(file, size, &start);
+        return if start.get(EI_CLASS) == Some(&CLASS_32) {
+            multiboot::inspect(file, size, &start)
+        } else {
+            inspect_elf(file, size, &start)
+        };
+    }
+    if field(&start, HEADER_MAGIC_OFFSET, 4) != u64::from(HEADER_MAGIC)
+        && multiboot::has_header(&start)
+    {
+        return multiboot::inspect(file, size, &start);
     }
     inspect_bzimage(file, size)
 }
@@ -157,13 +196,14 @@ fn inspect<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, Fault> 
 const PROTOCOL_2_12: u16 = 0x020c;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 const HEADER_OFFSET: u64 = 0x1f1;
+const HEADER_MAGIC_OFFSET: usize = 0x202;
 const LOADED_HIGH: u8 = 1;
 /// XLF_KERNEL_64: the 64-bit entry is there.
 const XLF_KERNEL_64: u16 = 1;
 const SECTOR: u64 = 512;
 
 fn inspect_bzimage<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, Fault> {
-    const NO_MAGIC: Fault = Fault::NotAKernel("neither ELF nor bzImage");
+    const NO_MAGIC: Fault = Fault::NotAKernel("neither ELF, bzImage nor multiboot");
     let mut header = setup_header::default();
     file.seek(SeekFrom::Start(HEADER_OFFSET))?;
     match file.read_exact(header.as_mut_slice()) {
@@ -201,6 +241,7 @@ fn inspect_bzimage<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected,
 /// Offsets in the ELF header and in a program header (System V ABI, "ELF
 /// Header", "Program Header").
 const EI_CLASS: usize = 4;
+const CLASS_32: u8 = 1;
 const CLASS_64: u8 = 2;
 const EI_DATA: usize = 5;
 const LITTLE_ENDIAN: u8 = 1;

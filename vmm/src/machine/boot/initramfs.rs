@@ -1,10 +1,12 @@
-//! Initramfs archives: checked, then concatenated in guest memory.
+//! Initramfs archives: checked, then concatenated in guest memory; or modules of
+//! a multiboot kernel, each on pages of its own.
 //!
 //! Linux takes several archives in a row, each at a 4-byte boundary, with zero
 //! bytes between (kernel documentation, "initramfs buffer format").
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -69,24 +71,56 @@ struct Archive {
     size: u64,
 }
 
+/// What a kernel takes the files of `--initramfs` for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RamdiskForm {
+    /// Archives, one behind the other.
+    #[default]
+    Archives,
+    /// Files of any content.
+    Modules,
+}
+
+impl RamdiskForm {
+    /// Where each file begins, in bytes.
+    const fn alignment(self) -> u64 {
+        match self {
+            Self::Archives => 4,
+            Self::Modules => 4096,
+        }
+    }
+}
+
 /// Archives that have been looked at.
 #[derive(Debug, Default)]
 pub struct Initramfs {
+    form: RamdiskForm,
     archives: Vec<Archive>,
 }
 
 impl Initramfs {
     /// Opens and checks archives. Packed ones are taken by their magic number;
-    /// plain ones are walked to their trailer.
+    /// plain ones are walked to their trailer. Modules need only be files.
     ///
     /// # Errors
     /// The first that is not usable.
-    pub fn open(paths: &[PathBuf]) -> Result<Self, InitramfsError> {
+    pub fn open(paths: &[PathBuf], form: RamdiskForm) -> Result<Self, InitramfsError> {
         let archives = paths
             .iter()
-            .map(|path| open_one(path))
+            .map(|path| open_one(path, form))
             .collect::<Result<_, _>>()?;
-        Ok(Self { archives })
+        Ok(Self { form, archives })
+    }
+
+    /// Where each file lies, if the first one does at `start`.
+    pub(super) fn places(&self, start: u64) -> Vec<Range<u64>> {
+        let mut at = start;
+        let place = |archive: &Archive| {
+            let place = at..at + archive.size;
+            at += archive.size.next_multiple_of(self.form.alignment());
+            place
+        };
+        self.archives.iter().map(place).collect()
     }
 
     /// Bytes in guest memory, padding included.
@@ -94,7 +128,7 @@ impl Initramfs {
     pub fn size(&self) -> u64 {
         self.archives
             .iter()
-            .map(|archive| archive.size.next_multiple_of(4))
+            .map(|archive| archive.size.next_multiple_of(self.form.alignment()))
             .sum()
     }
 
@@ -104,8 +138,8 @@ impl Initramfs {
         memory: &GuestMemoryMmap,
         start: u64,
     ) -> Result<(), InitramfsError> {
-        let mut at = start;
-        for archive in &mut self.archives {
+        let places = self.places(start);
+        for (archive, place) in self.archives.iter_mut().zip(places) {
             let rewound = archive.file.rewind();
             rewound.map_err(|source| InitramfsError::Read {
                 path: archive.path.clone(),
@@ -113,18 +147,17 @@ impl Initramfs {
             })?;
             let len = usize::try_from(archive.size).unwrap_or(usize::MAX);
             memory
-                .read_exact_volatile_from(GuestAddress(at), &mut archive.file, len)
+                .read_exact_volatile_from(GuestAddress(place.start), &mut archive.file, len)
                 .map_err(|source| InitramfsError::Load {
                     path: archive.path.clone(),
                     source,
                 })?;
-            at += archive.size.next_multiple_of(4);
         }
         Ok(())
     }
 }
 
-fn open_one(path: &Path) -> Result<Archive, InitramfsError> {
+fn open_one(path: &Path, form: RamdiskForm) -> Result<Archive, InitramfsError> {
     let path = path.to_owned();
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) => metadata,
@@ -141,7 +174,11 @@ fn open_one(path: &Path) -> Result<Archive, InitramfsError> {
         Ok(file) => file,
         Err(source) => return Err(InitramfsError::Read { path, source }),
     };
-    match walk(&mut BufReader::new(&file), size) {
+    let walked = match form {
+        RamdiskForm::Archives => walk(&mut BufReader::new(&file), size),
+        RamdiskForm::Modules => Ok(()),
+    };
+    match walked {
         Ok(()) => Ok(Archive { path, file, size }),
         Err(Fault::Io(source)) => Err(InitramfsError::Read { path, source }),
         Err(Fault::NotAnArchive(offset)) => Err(InitramfsError::NotAnArchive { path, offset }),

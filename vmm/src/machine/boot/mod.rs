@@ -3,7 +3,8 @@
 //! ```text
 //!  file ─ image::inspect ─┬─ bzImage ──────────────┐
 //!                         ├─ ELF with a PVH note ──┼─▶ start info ─▶ 32-bit entry
-//!                         └─ ELF without ──────────┴─▶ boot_params ▶ 64-bit entry
+//!                         ├─ ELF without ──────────┴─▶ boot_params ▶ 64-bit entry
+//!                         └─ multiboot ──────────────▶ information ▶ 32-bit entry
 //! ```
 //! Files are inspected before the host is asked for anything, so that a bad one
 //! is refused while nothing has started.
@@ -11,15 +12,18 @@
 mod image;
 mod initramfs;
 mod linux;
+mod multiboot;
 mod pvh;
 mod tables;
+
+use std::io;
 
 use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-pub use image::{ImageError, ImageKind, KernelImage};
-pub use initramfs::{Initramfs, InitramfsError};
+pub use image::{ImageError, ImageKind, KernelImage, MultibootImage};
+pub use initramfs::{Initramfs, InitramfsError, RamdiskForm};
 
 use super::layout;
 use super::memory::MapRange;
@@ -49,6 +53,17 @@ pub enum BootError {
     /// The loader refused the image.
     #[error("--kernel: the image cannot be loaded")]
     Load(#[source] linux_loader::loader::Error),
+    /// The image cannot be read any more.
+    #[error("--kernel: the image cannot be read")]
+    Read(#[source] io::Error),
+    /// More modules than the multiboot tables hold.
+    #[error("--initramfs: {asked} multiboot modules are too many; accepted: at most {max}")]
+    TooManyModules {
+        /// What was asked for.
+        asked: usize,
+        /// What fits.
+        max: u64,
+    },
     /// An initramfs changed or failed while it was read.
     #[error(transparent)]
     Initramfs(#[from] InitramfsError),
@@ -126,6 +141,12 @@ pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootStat
             Ok(BootState::Long {
                 entry: loaded.kernel_load.0,
             })
+        }
+        ImageKind::Multiboot(image) => {
+            let entry = multiboot::load(memory, file, image)?;
+            multiboot::write_info(memory, &inputs, ramdisk)?;
+            tables::write_protected_mode_gdt(memory)?;
+            Ok(BootState::Multiboot { entry })
         }
     }
 }
