@@ -59,7 +59,9 @@ fn busy(model: Model) -> Pmu {
         (0x53_0076, 0xc001_0000, 0xc001_0004)
     };
     // Registers that a model lacks refuse the write.
-    let mut write = |msr: u32, value: u64| drop(pmu.wrmsr(MsrIndex(msr), value));
+    let mut write = |msr: u32, value: u64| {
+        let _ = pmu.wrmsr(MsrIndex(msr), value);
+    };
     for (ctrl, all) in [(0x38f, 0x3_0000_000f), (0xc000_0301, 0xf)] {
         write(ctrl, 0);
         write(counter, u64::MAX - 999);

@@ -9,7 +9,7 @@ use vpmu::host::software::Khz;
 use vpmu::ids::VcpuId;
 use vpmu::x86::cpuid::PmuCpuid;
 
-use super::boot::{BootError, ImageError, Initramfs, InitramfsError, KernelImage};
+use super::boot::{BootError, ImageError, InitramfsError};
 use super::hotplug::Hotplug;
 use super::parts::{self, Blueprint, Files};
 use super::vcpus::{StartError, VcpuPool, VcpuSource};
@@ -202,6 +202,16 @@ pub struct Machine {
     _vm: Vm,
 }
 
+/// KVM, if it takes as many vCPUs as the guest may have.
+fn open_hypervisor(config: &VmConfig) -> Result<Hypervisor, BuildError> {
+    let hypervisor = Hypervisor::open(&config.kvm_device)?;
+    let (asked, max) = (config.cpus.max, hypervisor.max_vcpus());
+    if usize::from(asked) > max {
+        return Err(BuildError::TooManyVcpus { asked, max });
+    }
+    Ok(hypervisor)
+}
+
 impl Machine {
     /// Checks everything that a file or the host decides, then builds the VM.
     /// Nothing of the guest runs yet.
@@ -209,16 +219,9 @@ impl Machine {
     /// # Errors
     /// The first thing that cannot be.
     pub fn build(config: &VmConfig, hooks: PmuHooks) -> Result<Self, BuildError> {
-        let kernel = KernelImage::open(&config.kernel)?;
-        let initramfs = Initramfs::open(&config.initramfs, kernel.ramdisk_form())?;
-        let mut files = Files { kernel, initramfs };
+        let mut files = Files::open(config)?;
         let host = |what| move |source| BuildError::Host { what, source };
-        let hypervisor = Hypervisor::open(&config.kvm_device)?;
-        let max = hypervisor.max_vcpus();
-        if usize::from(config.cpus.max) > max {
-            let asked = config.cpus.max;
-            return Err(BuildError::TooManyVcpus { asked, max });
-        }
+        let hypervisor = open_hypervisor(config)?;
         let blueprint = Blueprint {
             config,
             hooks: &hooks,

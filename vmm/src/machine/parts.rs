@@ -34,6 +34,15 @@ pub(super) struct Files {
     pub(super) initramfs: Initramfs,
 }
 
+impl Files {
+    /// Opens them and looks at what they are.
+    pub(super) fn open(config: &VmConfig) -> Result<Self, BuildError> {
+        let kernel = KernelImage::open(&config.kernel)?;
+        let initramfs = Initramfs::open(&config.initramfs, kernel.ramdisk_form())?;
+        Ok(Self { kernel, initramfs })
+    }
+}
+
 /// All that decides what a VM becomes.
 #[derive(Debug)]
 pub(super) struct Blueprint<'a> {

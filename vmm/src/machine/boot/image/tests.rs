@@ -103,11 +103,20 @@ fn a_kernel_that_would_end_beyond_all_addresses_needs_more_memory_than_there_is(
     assert_eq!(span.1, u64::MAX);
     let path = std::env::temp_dir().join(format!("archive-{}", std::process::id()));
     std::fs::write(&path, b"\x1f\x8b packed").unwrap();
-    let mut initramfs = super::super::Initramfs::open(std::slice::from_ref(&path)).unwrap();
+    let mut initramfs = super::super::Initramfs::open(
+        std::slice::from_ref(&path),
+        super::super::initramfs::RamdiskForm::Archives,
+    )
+    .unwrap();
     let file = File::open(&path).unwrap();
     std::fs::remove_file(path).unwrap();
     let inputs = super::super::BootInputs {
-        kernel: &mut KernelImage { file, kind, span },
+        kernel: &mut KernelImage {
+            file,
+            kind,
+            span,
+            path: std::path::PathBuf::new(),
+        },
         initramfs: &mut initramfs,
         cmdline: "",
         map: &[],
