@@ -385,7 +385,7 @@ fn malformed_and_oversized_requests_are_refused_while_the_guest_runs() {
             "{\\\"force\\\": true}",
         ),
         (400, put("/shutdown", "{\"farce\": true}").into(), "farce"),
-        (404, b"GET /vcpus HTTP/1.1\r\n\r\n".to_vec(), "/info, /pmu"),
+        (404, b"GET /counters HTTP/1.1\r\n\r\n".to_vec(), "/info, /pmu"),
         (405, b"POST /pause HTTP/1.1\r\n\r\n".to_vec(), "Allow: PUT"),
         (
             413,
