@@ -367,7 +367,7 @@ fn malformed_and_oversized_requests_are_refused_while_the_guest_runs() {
             body.len()
         )
     };
-    let cases: [(u16, Vec<u8>, &str); 11] = [
+    let cases: [(u16, Vec<u8>, &str); 15] = [
         (
             400,
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
@@ -385,8 +385,12 @@ fn malformed_and_oversized_requests_are_refused_while_the_guest_runs() {
             "{\\\"force\\\": true}",
         ),
         (400, put("/shutdown", "{\"farce\": true}").into(), "farce"),
-        (404, b"GET /counters HTTP/1.1\r\n\r\n".to_vec(), "/info, /pmu"),
+        (404, b"GET /vcpu HTTP/1.1\r\n\r\n".to_vec(), "/info, /pmu"),
         (405, b"POST /pause HTTP/1.1\r\n\r\n".to_vec(), "Allow: PUT"),
+        (400, put("/vcpus/one", "").into(), "'one' is no number"),
+        (400, put("/vcpus/-1", "").into(), "'-1' is no number"),
+        (404, put("/vcpus/1", "").into(), "accepted: 0\""),
+        (409, put("/vcpus/0", "").into(), "plugged in already"),
         (
             413,
             put("/shutdown", &" ".repeat(1 << 20)).into(),

@@ -256,15 +256,10 @@ impl Machine {
             buses,
             stop: Arc::clone(&stop),
         };
-        let mut pool = VcpuPool::new(source, created);
-        for id in (0..config.cpus.boot).map(VcpuId) {
-            vcpus.insert(pool.start(id)?);
-        }
-        if !vcpus.at_home().is_empty() {
-            let watch = PlacementWatch::new(Arc::clone(&vcpus), Arc::clone(&stop));
-            events.add(Arc::new(Mutex::new(watch.map_err(host("a timer"))?)));
-        }
+        let pool = VcpuPool::new(source, created);
         let hotplug = Hotplug::new(slots, Arc::clone(&vcpus), pool, lines.hotplug);
+        hotplug.start(config.cpus.boot)?;
+        watch_homes(&mut events, &vcpus, &stop).map_err(host("a timer"))?;
         Ok(Self {
             control: MachineControl {
                 vcpus,
@@ -299,6 +294,20 @@ impl Machine {
             None => Arc::new(StopReason::PowerOff),
         }
     }
+}
+
+/// Watches vCPU threads that must stay where they are, if there are any. Who
+/// joins them later is of the same kind.
+fn watch_homes(
+    events: &mut EventLoop,
+    vcpus: &Arc<VcpuSet>,
+    stop: &Arc<StopSignal>,
+) -> io::Result<()> {
+    if !vcpus.at_home().is_empty() {
+        let watch = PlacementWatch::new(Arc::clone(vcpus), Arc::clone(stop))?;
+        events.add(Arc::new(Mutex::new(watch)));
+    }
+    Ok(())
 }
 
 fn raw_terminal() -> Option<RawTerminal> {

@@ -57,6 +57,18 @@ impl Hotplug {
         }
     }
 
+    /// Gives the vCPUs that boot their threads, which wait for
+    /// [`VcpuSet::start`].
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub(super) fn start(&self, boot: u16) -> Result<(), StartError> {
+        for id in (0..boot).map(VcpuId) {
+            self.vcpus.insert(self.pool().start(id)?);
+        }
+        Ok(())
+    }
+
     /// Starts a vCPU and has the guest look at it. What the guest makes of it
     /// is in [`Hotplug::report`].
     ///

@@ -116,7 +116,7 @@ fn guest(kernel: &str, flags: &str, line: &str) -> String {
 
 /// The end of the guest's line: waits for the word, and says what was.
 const ENDING: &str = "until [ -d cpu3 ]; do sleep 0.2; done; sleep 1; echo online=$(cat online); \
-     echo === complaints; dmesg | grep -i -e BUG: -e WARNING -e oops -e stuck -e stall -e uhhuh; \
+     echo === complaints; dmesg | grep -i -e BUG: -e WARNING -e oops -e stuck -e stall -e uhhuh -e warp; \
      echo === end";
 
 /// The end of the host's line.
@@ -150,6 +150,7 @@ fn storm(guest_kernel: &'static str, model: &str) -> GuestTest {
     );
     GuestTest {
         runs: Runs::OnHost,
+        host_kernel: guest_kernel,
         guest_kernel,
         limit: 120 + u64::from(operations) * 2,
         ..GuestTest::new(
@@ -194,6 +195,31 @@ fn sizes(seen: &Seen, word: &str) -> Result<[u64; 3]> {
     numbers.with_context(|| format!("three numbers are due: {line}"))
 }
 
+/// Prints how many overflows there were so far.
+const TOTALS: &str = "$ctl info --json | grep -o \"overflows.:[0-9]*\"";
+
+/// What a vCPU did before it left is part of every total, once.
+fn totals_are_kept(seen: &Seen) -> Result<()> {
+    let number = |text: &str| text.parse::<u64>().context("a total is due");
+    let lines = seen.console.lines();
+    let told: Vec<_> = lines
+        .filter_map(|l| l.strip_prefix("overflows\":"))
+        .collect();
+    let [with, without] = told[..] else {
+        anyhow::bail!("two totals are due: {told:?}");
+    };
+    let (with, without) = (number(with)?, number(without)?);
+    let last = seen.vmm.split_once("overflows=").map(|(_, rest)| rest);
+    let last = last.and_then(|rest| rest.split(' ').next());
+    let last = number(last.unwrap_or_default())?;
+    crate::say!("overflows: {with} with three vCPUs, {without} with one, {last} at the end");
+    ensure!(
+        0 < with && with <= without && without <= last,
+        "overflows went back: {with}, {without}, {last}"
+    );
+    Ok(())
+}
+
 /// vCPUs leave while `perf record -a` samples on them, and the last but one goes.
 fn during_record() -> GuestTest {
     let run = guest(
@@ -207,9 +233,10 @@ fn during_record() -> GuestTest {
     );
     let line = format!(
         "{run} until grep -qs ^recording /tmp/console; do sleep 0.2; done; sleep 1; \
-         $ctl vcpu remove 2; sleep 1; $ctl vcpu remove 1; $ctl info; until grep -qs ^report /tmp/console; do sleep 0.2; done; {THE_WORD}"
+         {TOTALS}; $ctl vcpu remove 2; sleep 1; $ctl vcpu remove 1; $ctl info; until grep -qs ^report /tmp/console; do sleep 0.2; done; {TOTALS}; {THE_WORD}"
     );
     let check = |seen: &Seen, _: &GuestTest| {
+        totals_are_kept(seen)?;
         for text in [
             "vCPUs     1 of 4",
             "record=0\n",

@@ -90,7 +90,10 @@ pub enum Refusal {
 }
 
 fn numbers(max: u16) -> String {
-    format!("0 to {}", max.saturating_sub(1))
+    match max {
+        0 | 1 => "0".to_owned(),
+        _ => format!("0 to {}", max - 1),
+    }
 }
 
 fn others(max: u16) -> String {
@@ -350,9 +353,9 @@ impl Slots {
         let Some(slot) = self.0.get_mut(usize::from(vcpu.0)) else {
             return;
         };
-        match &failure {
-            Some(why) => log::warn!("{why}"),
-            None => log::info!("vCPU {vcpu}: {:?} -> {state:?}", slot.state),
+        log::info!("vCPU {vcpu}: {:?} -> {state:?}", slot.state);
+        if let Some(why) = failure.as_ref().filter(|_| slot.failure != failure) {
+            log::warn!("{why}");
         }
         *slot = Slot {
             state,
