@@ -179,7 +179,10 @@ impl VmControl {
     ) -> Response {
         let hotplug = &self.machine.hotplug;
         let Ok(number) = call.id.parse() else {
-            let why = format!("'{}' is no number of a vCPU; accepted: a number below max= of --cpus", call.id);
+            let why = format!(
+                "'{}' is no number of a vCPU; accepted: a number below max= of --cpus",
+                call.id
+            );
             return Response::error(400, &why);
         };
         let vcpu = VcpuId(number);

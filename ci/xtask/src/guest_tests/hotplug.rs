@@ -114,8 +114,8 @@ fn guest(kernel: &str, flags: &str, line: &str) -> String {
     )
 }
 
-/// The end of the guest's line: waits for the word, and says what was.
-const ENDING: &str = "until [ -d cpu3 ]; do sleep 0.2; done; sleep 1; echo online=$(cat online); \
+/// The end of the guest's line: waits for the word, ends the load, and says what was.
+const ENDING: &str = "until [ -d cpu3 ]; do sleep 0.2; done; kill $load; sleep 3; echo online=$(cat online); \
      echo === complaints; dmesg | grep -i -e BUG: -e WARNING -e oops -e stuck -e stall -e uhhuh -e warp; \
      echo === end";
 
@@ -128,7 +128,8 @@ const THE_WORD: &str = "$ctl vcpu add 3; wait $vmm; echo status=$?; cat /tmp/con
 fn storm(guest_kernel: &'static str, model: &str) -> GuestTest {
     let wanted = std::env::var("STORM").ok().and_then(|n| n.parse().ok());
     let operations: u32 = wanted.unwrap_or(OPERATIONS);
-    let counting = "while :; do perf stat -a -x, -e cycles sleep 1 2>&1; done & echo ready; ";
+    let counting =
+        "while :; do perf stat -a -x, -e cycles sleep 1 2>&1; done & load=$!; echo ready; ";
     let run = guest(
         guest_kernel,
         &format!("--cpus boot=1,max=4 --pmu type=software,model={model}"),
@@ -226,7 +227,7 @@ fn during_record() -> GuestTest {
         "6.12",
         "--cpus boot=3,max=4 --pmu type=software",
         &format!(
-            "while :; do :; done & (echo echo recording; echo sleep 4) >/tmp/load; echo ready; \
+            "while :; do :; done & load=$!; (echo echo recording; echo sleep 4) >/tmp/load; echo ready; \
              perf record -a -e cycles -F 200 -o /tmp/perf.data sh /tmp/load 2>&1; echo record=$?; \
              echo report=$(perf report -i /tmp/perf.data --stdio 2>/dev/null | grep -c %); {ENDING}"
         ),
@@ -267,7 +268,7 @@ fn host_events() -> GuestTest {
         "6.12",
         "--cpus boot=2,max=4",
         &format!(
-            "perf stat -a -e cycles,instructions sleep 1000 & sleep 2; echo ready; \
+            "perf stat -a -e cycles,instructions sleep 1000 & load=$!; sleep 2; echo ready; \
              {own_eject}{ENDING}"
         ),
     );
