@@ -21,7 +21,9 @@ thread_local! {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some((kind, rest)) = data.split_first() else { return };
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
     let text = String::from_utf8_lossy(rest);
     match kind % 4 {
         0 => flags(&text),
@@ -33,9 +35,15 @@ fuzz_target!(|data: &[u8]| {
 
 /// One flag a line.
 fn flags(text: &str) {
-    let words = ["perfvisor", "run", "--kernel", "k"].into_iter().chain(text.lines());
-    let Ok(cli) = Cli::try_parse_from(words) else { return };
-    let Command::Run(args) = cli.command else { return };
+    let words = ["perfvisor", "run", "--kernel", "k"]
+        .into_iter()
+        .chain(text.lines());
+    let Ok(cli) = Cli::try_parse_from(words) else {
+        return;
+    };
+    let Command::Run(args) = cli.command else {
+        return;
+    };
     match VmConfig::from_args(&args) {
         Ok(config) => check(&config, &args),
         Err(error) => assert!(error.to_string().contains("--"), "{error}"),
@@ -67,7 +75,9 @@ fn filter(bytes: &[u8]) {
 }
 
 fn cpus(text: &str) {
-    let Some(set) = CpuSet::parse(text) else { return };
+    let Some(set) = CpuSet::parse(text) else {
+        return;
+    };
     assert_eq!(set.iter().count(), set.len());
     if set.is_empty() {
         return;

@@ -13,11 +13,18 @@ pub struct Scratch {
 impl Scratch {
     pub fn new(name: &str) -> Self {
         let memory = Path::new("/dev/shm");
-        let dir = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let dir = if memory.is_dir() {
+            memory.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
         let path = dir.join(format!("perfvisor-fuzz-{name}-{}", std::process::id()));
         let mut options = OpenOptions::new();
         let file = options.create(true).truncate(true).write(true).open(&path);
-        Self { file: file.expect("a scratch file can be made"), path }
+        Self {
+            file: file.expect("a scratch file can be made"),
+            path,
+        }
     }
 
     /// The file, with these bytes and no others.

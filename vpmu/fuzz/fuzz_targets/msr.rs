@@ -17,7 +17,9 @@ use vpmu::x86::event::ArchEvent;
 use vpmu::x86::msr::TABLE;
 
 fuzz_target!(|data: &[u8]| {
-    let Some((setup, ops)) = data.split_first_chunk::<2>() else { return };
+    let Some((setup, ops)) = data.split_first_chunk::<2>() else {
+        return;
+    };
     let mut twins = Twins::new(Setup::of(*setup));
     for op in ops.as_chunks::<11>().0 {
         twins.step(op);
@@ -40,7 +42,14 @@ struct Twins {
 impl Twins {
     fn new(setup: Setup) -> Self {
         let (saved, kept) = (setup.pmu(), setup.pmu());
-        Self { exact: setup.is_exact(), setup, saved, kept, armings: 1, pmis: 0 }
+        Self {
+            exact: setup.is_exact(),
+            setup,
+            saved,
+            kept,
+            armings: 1,
+            pmis: 0,
+        }
     }
 
     fn step(&mut self, op: &[u8; 11]) {
@@ -49,12 +58,20 @@ impl Twins {
         match kind % 16 {
             0..=5 => self.write(msr(index), value),
             6 | 7 => self.read(msr(index)),
-            8 => self.rdpmc(if index & 64 == 0 { index.into() } else { 0x4000_0000 | u32::from(index & 7) }),
+            8 => self.rdpmc(if index & 64 == 0 {
+                index.into()
+            } else {
+                0x4000_0000 | u32::from(index & 7)
+            }),
             9..=11 => self.run(index, value),
             12 => self.pmi(index),
             13 => self.restore(),
             14 => self.both(|pmu| {
-                if index & 1 == 0 { pmu.release() } else { pmu.poll() }
+                if index & 1 == 0 {
+                    pmu.release()
+                } else {
+                    pmu.poll()
+                }
             }),
             _ if index == 0 => self.reset(),
             _ => self.leave(index),
@@ -85,14 +102,20 @@ impl Twins {
         if let Ok(value) = value {
             check_register(self.kept.0.model(), msr, value);
         }
-        assert!(!self.exact || ours == value, "RDMSR {msr}: {ours:x?} and {value:x?}");
+        assert!(
+            !self.exact || ours == value,
+            "RDMSR {msr}: {ours:x?} and {value:x?}"
+        );
     }
 
     fn rdpmc(&mut self, ecx: u32) {
         let value = self.kept.0.rdpmc(ecx);
         let ours = self.saved.0.rdpmc(ecx);
         assert_eq!(ours.is_some(), value.is_some(), "RDPMC {ecx:#x}");
-        assert!(!self.exact || ours == value, "RDPMC {ecx:#x}: {ours:x?} and {value:x?}");
+        assert!(
+            !self.exact || ours == value,
+            "RDPMC {ecx:#x}: {ours:x?} and {value:x?}"
+        );
     }
 
     /// The guest runs, some events occur, the host interrupts it at an overflow.
@@ -138,7 +161,9 @@ impl Twins {
         self.saved = match self.setup.restore(&bytes) {
             Ok(restored) => restored,
             // The host has fewer counters than was noticed.
-            Err(RestoreError::TooFewCounters { .. }) if !self.exact && self.setup.rules.policy == Policy::Pinned => {
+            Err(RestoreError::TooFewCounters { .. })
+                if !self.exact && self.setup.rules.policy == Policy::Pinned =>
+            {
                 return;
             }
             Err(error) => panic!("{error}"),
@@ -148,7 +173,10 @@ impl Twins {
             same(&bytes, &again);
         }
         // A restore gives counters that are free to those that wait: once.
-        let second = self.setup.restore(&again).unwrap_or_else(|error| panic!("{error}"));
+        let second = self
+            .setup
+            .restore(&again)
+            .unwrap_or_else(|error| panic!("{error}"));
         let (mut second, _) = second;
         same(&again, &second.save());
     }

@@ -11,7 +11,9 @@ use vpmu::units::Nanos;
 use vpmu::x86::event::ArchEvent;
 
 fuzz_target!(|data: &[u8]| {
-    let Some(([how, model, rest], bytes)) = data.split_first_chunk::<3>() else { return };
+    let Some(([how, model, rest], bytes)) = data.split_first_chunk::<3>() else {
+        return;
+    };
     let setup = Setup::of([*model, *rest]);
     let bytes = match how % 4 {
         0 => bytes.to_vec(),
@@ -30,7 +32,9 @@ fn with_header(body: &[u8]) -> Vec<u8> {
     bytes.extend(vpmu::state::VERSION.to_le_bytes());
     bytes.extend((body.len() as u32).to_le_bytes());
     let crc = !bytes.iter().chain(body).fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |c, _| c >> 1 ^ if c & 1 == 1 { 0xedb8_8320 } else { 0 })
+        (0..8).fold(crc ^ u32::from(*byte), |c, _| {
+            c >> 1 ^ if c & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
     });
     bytes.extend(crc.to_le_bytes());
     bytes.extend(body);
@@ -51,7 +55,10 @@ fn patched(setup: &Setup, how: u8, patches: &[u8]) -> Vec<u8> {
 
 /// Counters count, one wraps.
 fn busy(pmu: &mut Pmu, host: &Host, stopped: bool) {
-    for (select, counter, ctrl) in [(0x186, 0xc1, 0x38f), (0xc001_0000, 0xc001_0004, 0xc000_0301)] {
+    for (select, counter, ctrl) in [
+        (0x186, 0xc1, 0x38f),
+        (0xc001_0000, 0xc001_0004, 0xc000_0301),
+    ] {
         for i in 0..4 {
             let code = [0x53_003c, 0x53_00c0, 0x53_0076, 0x53_01d1][i as usize];
             let _ = pmu.wrmsr(MsrIndex(select + i), code);
@@ -87,7 +94,9 @@ fn use_it(setup: &Setup, mut pmu: Pmu, host: &Host) {
     }
     let registers: Vec<MsrIndex> = pmu.model().registers().map(|(msr, _)| msr).collect();
     for msr in registers {
-        let Ok(value) = pmu.rdmsr(msr) else { panic!("{msr} was there") };
+        let Ok(value) = pmu.rdmsr(msr) else {
+            panic!("{msr} was there")
+        };
         check_register(pmu.model(), msr, value);
     }
     busy(&mut pmu, host, true);

@@ -4,7 +4,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind};
+use vpmu::guest::{
+    ArchPerfmon, ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind,
+};
 use vpmu::host::sim::SimPmu;
 use vpmu::host::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
 use vpmu::ids::MsrIndex;
@@ -20,7 +22,10 @@ pub struct Host(pub Rc<RefCell<SimPmu>>);
 
 impl Host {
     fn new(counters: usize) -> Self {
-        Self(Rc::new(RefCell::new(SimPmu::quiet(counters, ArchEventSet::ALL))))
+        Self(Rc::new(RefCell::new(SimPmu::quiet(
+            counters,
+            ArchEventSet::ALL,
+        ))))
     }
 }
 
@@ -67,8 +72,14 @@ impl Setup {
                 let config = ModelConfig::new(kinds[i], kinds[i].shape(), ArchEventSet::ALL);
                 Model::new(config.expect("its own shape"))
             }
-            8 => Model::Intel(ArchPerfmon::new(ArchPerfmonConfig::hybrid(CoreType::Core, ArchEventSet::ALL))),
-            9 => Model::Intel(ArchPerfmon::new(ArchPerfmonConfig::hybrid(CoreType::Atom, ArchEventSet::ALL))),
+            8 => Model::Intel(ArchPerfmon::new(ArchPerfmonConfig::hybrid(
+                CoreType::Core,
+                ArchEventSet::ALL,
+            ))),
+            9 => Model::Intel(ArchPerfmon::new(ArchPerfmonConfig::hybrid(
+                CoreType::Atom,
+                ArchEventSet::ALL,
+            ))),
             _ => {
                 let mut shape = kinds[3].shape();
                 (shape.gp, shape.fixed, shape.width) = (2, 1, 32);
@@ -76,14 +87,30 @@ impl Setup {
                 Model::new(few.expect("within the limits"))
             }
         };
-        let policy = if rest & 1 == 0 { Policy::Flexible } else { Policy::Pinned };
+        let policy = if rest & 1 == 0 {
+            Policy::Flexible
+        } else {
+            Policy::Pinned
+        };
         let all = rest & 2 != 0;
-        let filter = if all { EventFilter::All } else { EventFilter::Architectural };
+        let filter = if all {
+            EventFilter::All
+        } else {
+            EventFilter::Architectural
+        };
         let host_counters = match rest >> 2 & 7 {
             7 => 12,
             few => usize::from(few),
         };
-        Self { model, rules: Rules { policy, filter, codes_match: all }, host_counters }
+        Self {
+            model,
+            rules: Rules {
+                policy,
+                filter,
+                codes_match: all,
+            },
+            host_counters,
+        }
     }
 
     /// All counters have their own, whatever the guest does.
@@ -93,7 +120,10 @@ impl Setup {
 
     pub fn pmu(&self) -> (Pmu, Host) {
         let host = Host::new(self.host_counters);
-        (Pmu::new(self.model.clone(), host.clone(), self.rules.clone()), host)
+        (
+            Pmu::new(self.model.clone(), host.clone(), self.rules.clone()),
+            host,
+        )
     }
 
     pub fn restore(&self, bytes: &[u8]) -> Result<(Pmu, Host), RestoreError> {
@@ -105,13 +135,21 @@ impl Setup {
 
 /// Two states are the same, or differ at these offsets.
 pub fn same(a: &[u8], b: &[u8]) {
-    let differ: Vec<usize> = (20..a.len().max(b.len())).filter(|i| a.get(*i) != b.get(*i)).collect();
-    assert!(a == b, "saved, restored and saved again: other bytes at {differ:?} of {}: {a:x?}", a.len());
+    let differ: Vec<usize> = (20..a.len().max(b.len()))
+        .filter(|i| a.get(*i) != b.get(*i))
+        .collect();
+    assert!(
+        a == b,
+        "saved, restored and saved again: other bytes at {differ:?} of {}: {a:x?}",
+        a.len()
+    );
 }
 
 /// Any index of the table, and some beside it.
 pub fn msr(i: u8) -> MsrIndex {
-    let all = TABLE.iter().flat_map(|run| (0..run.count.min(13)).map(|o| run.first.0 + o));
+    let all = TABLE
+        .iter()
+        .flat_map(|run| (0..run.count.min(13)).map(|o| run.first.0 + o));
     MsrIndex(all.cycle().nth(i.into()).unwrap_or(0))
 }
 
@@ -121,16 +159,21 @@ pub fn check_register(model: &Model, msr: MsrIndex, value: u64) {
     let counters = identity.counters.0;
     let metrics = if identity.metrics { 1 << 48 } else { 0 };
     let may = match decode(msr) {
-        Some(Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_) | Register::AmdCounter(..)) => {
-            (1 << identity.width) - 1
-        }
+        Some(
+            Register::Counter(_)
+            | Register::FullWidthCounter(_)
+            | Register::FixedCounter(_)
+            | Register::AmdCounter(..),
+        ) => (1 << identity.width) - 1,
         Some(Register::EventSel(_)) => 0xffff_ffff,
         Some(Register::AmdEventSel(..)) => 0x30f_ffd7_ffff,
         Some(Register::FixedCtrCtrl) => (1 << (4 * (counters >> 32).count_ones())) - 1,
         Some(Register::GlobalCtrl) => counters | metrics,
         Some(Register::GlobalStatus | Register::GlobalStatusSet) => counters | 1 << 59,
         Some(Register::AmdGlobalCtl | Register::AmdGlobalStatus) => counters,
-        Some(Register::GlobalOvfCtrl | Register::AmdGlobalStatusClr | Register::AmdGlobalStatusSet) => 0,
+        Some(
+            Register::GlobalOvfCtrl | Register::AmdGlobalStatusClr | Register::AmdGlobalStatusSet,
+        ) => 0,
         Some(Register::PerfCapabilities) => 1 << 13,
         Some(Register::GlobalInUse) => counters | 1 << 63,
         Some(Register::DebugCtl) => 0x1003,
