@@ -7,6 +7,7 @@ mod features;
 mod hypervisor;
 mod msr_filter;
 mod power_on;
+mod registers;
 mod vcpu;
 mod vm;
 
@@ -20,6 +21,7 @@ pub use exit::{Exit, Gp};
 pub use features::Features;
 pub use hypervisor::{CpuidEntry, Hypervisor};
 pub use msr_filter::{MAX_RANGE_LEN, MAX_RANGES, MsrAccess, MsrFilter, MsrRange};
+pub use registers::{Controls, Registers};
 pub use vcpu::{ImmediateExit, Vcpu};
 pub use vm::{Interrupter, Vm};
 

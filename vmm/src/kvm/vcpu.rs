@@ -12,7 +12,6 @@ use vpmu::ids::MsrIndex;
 use super::hypervisor::to_kvm_cpuid;
 use super::power_on::{self, PowerOn, StateCaps};
 use super::{BootState, CpuidEntry, Exit, Gp, KvmError, ioctl};
-use crate::pmu::Paging;
 
 /// Local APIC register offsets (Intel SDM vol. 3A, "Local APIC Register
 /// Address Map").
@@ -28,9 +27,9 @@ const MXCSR: u32 = 0x1f80;
 /// A vCPU of KVM. Its thread owns it.
 #[derive(Debug)]
 pub struct Vcpu {
-    fd: VcpuFd,
+    pub(super) fd: VcpuFd,
     /// KVM leaves the general registers in the run page at each exit.
-    synced: bool,
+    pub(super) synced: bool,
     caps: StateCaps,
     /// What [`Vcpu::reset`] goes back to.
     power_on: Option<Box<PowerOn>>,
@@ -205,19 +204,6 @@ impl Vcpu {
         // SAFETY: as in `answer_rdmsr`.
         let msr = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.msr };
         msr.error = u8::from(outcome.is_err());
-    }
-
-    /// How the guest translates addresses; `None` if it is not in 64-bit mode
-    /// or KVM does not tell.
-    #[must_use]
-    pub fn paging(&self) -> Option<Paging> {
-        const EFER_LMA: u64 = 1 << 10;
-        const CR4_LA57: u64 = 1 << 12;
-        let sregs = self.fd.get_sregs().ok()?;
-        (sregs.efer & EFER_LMA != 0).then_some(Paging {
-            cr3: sregs.cr3,
-            levels: if sregs.cr4 & CR4_LA57 == 0 { 4 } else { 5 },
-        })
     }
 
     /// The privilege level at which the guest was left.

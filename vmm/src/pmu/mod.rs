@@ -38,7 +38,7 @@ use vpmu::{EventFilter, Rules};
 use crate::config::{CpusConfig, PmuArg, RdpmcPolicy};
 use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{PmuHooks, PortContext};
-use crate::probe;
+use crate::probe::{self, RdpmcClass};
 use crate::sys::clock::{self, Clock};
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
@@ -46,8 +46,9 @@ use crate::vcpu::{MsrPort, PortBuilder};
 use budget::Budget;
 use model::{Choice, ChoiceError};
 use port::{PmuPort, PmuPortParts};
-use rdpmc::{Rewriter, Sites};
+use rdpmc::{Rewriter, Sites, UserAccess};
 
+pub(crate) use rdpmc::DOORBELL_PORT;
 pub use rdpmc::Paging;
 pub use select::{
     Backing, CountersError, HostCpus, HostSource, Reason, SelectError, free_counters, place, probe,
@@ -169,7 +170,10 @@ impl PmuPlan {
         let (rewriter, entry_cost) = (OnceLock::new(), OnceLock::new());
         let port = move |context: &PortContext<'_>| {
             let memory = context.memory;
-            let rewriter = rewriter.get_or_init(|| Arc::new(Rewriter::new(memory.clone())));
+            let rewriter = rewriter.get_or_init(|| {
+                let access = user_access(context.hypervisor);
+                Arc::new(Rewriter::new(memory.clone(), access))
+            });
             let entry_cost = *entry_cost.get_or_init(|| match backing {
                 Backing::Software(_) => measure_entry_cost(context.hypervisor),
                 Backing::Hardware(_) | Backing::Sum(_) | Backing::Hybrid { .. } => Nanos(0),
@@ -237,6 +241,22 @@ impl PmuPlan {
             self.model.kind,
             self.totals
         )
+    }
+}
+
+/// What becomes of a RDPMC of user code.
+fn user_access(hypervisor: &Hypervisor) -> UserAccess {
+    match probe::rdpmc(hypervisor, &probe::INDICES) {
+        Ok(answers) if RdpmcClass::of(&answers) == Some(RdpmcClass::SilentZero) => {
+            UserAccess::SilentZero
+        }
+        Ok(_) => UserAccess::Faults,
+        Err(error) => {
+            log::warn!(
+                "pmu: what RDPMC does here cannot be found out ({error}): in user mode it may read 0"
+            );
+            UserAccess::Faults
+        }
     }
 }
 

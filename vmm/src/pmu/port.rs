@@ -11,7 +11,7 @@ use vpmu::{Rules, VcpuPmu};
 
 use super::kick_timer::KickTimer;
 use super::pmi::{self, Lvtpc};
-use super::rdpmc::{Sites, Verdict};
+use super::rdpmc::{Ring, Sites, Verdict};
 use super::status::{self, VcpuPmuStatus};
 use super::totals::VmTotals;
 use crate::kvm::{Gp, Interrupter, Vcpu};
@@ -27,6 +27,10 @@ const READS_ARE_LOST_AFTER: u32 = 1_000;
 
 /// How long a PMI waits for the end of an NMI handler before it is tried again.
 const PMI_RETRY: Nanos = Nanos(20_000);
+
+/// How long a program may read 0 on a host whose RDPMC is silent, if it mapped an
+/// event that counted already.
+const PCE_LOOK: Nanos = Nanos(10_000_000);
 
 /// How long host events stay open for a guest that has stopped its counters.
 const LINGER: Nanos = Nanos(1_000_000_000);
@@ -116,8 +120,8 @@ impl PmuPort {
         let rip = vcpu.instruction_pointer();
         let verdict = match self.sites.verdict(rip) {
             Some(verdict) => verdict,
-            None => match vcpu.paging() {
-                Some(paging) => self.sites.cover(paging, rip),
+            None => match vcpu.controls() {
+                Some(controls) => self.sites.cover(controls.paging, rip, controls.idt),
                 None => Verdict::Unserved,
             },
         };
@@ -219,7 +223,8 @@ impl MsrPort for PmuPort {
                 }
             }
             Effect::Enables if !self.is_served(vcpu) => return Err(Gp),
-            Effect::Enables | Effect::Other => {}
+            Effect::Enables => self.take_pce(vcpu),
+            Effect::Other => {}
         }
         self.pmu
             .wrmsr(index, value)
@@ -238,6 +243,7 @@ impl MsrPort for PmuPort {
         let counts = self.pmu.wants_guest_time();
         self.lingers &= !counts;
         let kick = [
+            (counts && self.sites.watches_pce()).then_some(PCE_LOOK),
             self.pmi_waits.then_some(PMI_RETRY),
             self.lingers.then_some(LINGER),
             self.pmu.next_deadline(),
@@ -263,6 +269,14 @@ impl MsrPort for PmuPort {
         self.interrupted = interrupted;
     }
 
+    fn on_doorbell(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
+        let pmu = &mut self.pmu;
+        if self.sites.ring(vcpu, |ecx| pmu.rdpmc(ecx))? == Ring::Served {
+            self.unread_writes = 0;
+        }
+        Ok(())
+    }
+
     fn status(&mut self, vcpu: &Vcpu) -> Option<VcpuPmuStatus> {
         // As before the next entry, which will say so if it fails.
         if self.interrupted && self.look(vcpu).is_ok() {
@@ -277,6 +291,7 @@ impl PmuPort {
     /// somebody who wanted the thread.
     fn look(&mut self, vcpu: &Vcpu) -> Result<(), PortError> {
         self.timer.interrupted();
+        self.take_pce(vcpu);
         if self.pmu.is_idle() {
             if std::mem::replace(&mut self.lingers, true) {
                 self.pmu.release();
@@ -290,6 +305,16 @@ impl PmuPort {
         self.pmu.poll();
         self.say_troubles();
         Ok(())
+    }
+
+    /// User code must not read a silent 0 (G-508).
+    fn take_pce(&mut self, vcpu: &Vcpu) {
+        if let Err(error) = self.sites.take_pce(vcpu) {
+            log::error!(
+                "pmu: vCPU {}: RDPMC in user mode reads 0: {error}",
+                self.vcpu
+            );
+        }
     }
 
     fn refused(&self, what: &str, index: MsrIndex, error: MsrError) -> Gp {

@@ -58,6 +58,15 @@ pub trait MsrPort {
     /// that a signal ended the run: a host counter may have overflowed.
     fn after_run(&mut self, interrupted: bool);
 
+    /// Called after a write to the port of the #GP doorbell
+    /// ([`crate::pmu`]); may change the registers.
+    ///
+    /// # Errors
+    /// What makes going on pointless; it stops the VM.
+    fn on_doorbell(&mut self, _vcpu: &mut Vcpu) -> Result<(), PortError> {
+        Ok(())
+    }
+
     /// What became of each counter, for `perfvisor ctl pmu`; `None` if there is
     /// no PMU. Asked on the vCPU's thread, between `after_run` and `before_run`.
     fn status(&mut self, _vcpu: &Vcpu) -> Option<VcpuPmuStatus> {

@@ -10,6 +10,7 @@ use super::placement::HomeGuard;
 use super::port::MsrPort;
 use crate::devices::Bus;
 use crate::kvm::{Exit, Vcpu};
+use crate::pmu::DOORBELL_PORT;
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::kick::Registration;
 
@@ -169,6 +170,12 @@ impl VcpuThread {
         }
         match exit {
             Ok(Exit::PioIn { port, data }) => self.buses.pio.read(port.into(), data),
+            Ok(Exit::PioOut { port, .. }) if port == u16::from(DOORBELL_PORT) => {
+                if let Err(source) = self.port.on_doorbell(&mut self.vcpu) {
+                    let vcpu = self.id;
+                    return Next::Stop(StopReason::Port { vcpu, source });
+                }
+            }
             Ok(Exit::PioOut { port, data }) => {
                 self.buses.pio.write(port.into(), data);
                 return self.unless_stopped();

@@ -7,10 +7,25 @@
 //! of the same operands, whose index the MSR filter denies. It is the write of
 //! the driver's counter test, so a guest that cannot be served is told so
 //! there, and its driver steps back before it has counted anything.
+//!
+//! User mode, and kernel sites that the scan missed, are served by a doorbell in
+//! the guest's #GP entry:
+//!
+//! ```text
+//!  kernel RDPMC ─ scan, pattern ─▶ RDMSR ─▶ MSR exit
+//!  user RDPMC ─▶ #GP ─▶ gate (out PORT) ─▶ port exit ─▶ frame: done, and back behind it
+//!       ▲                                         └───▶ anything else: the guest's handler
+//!       └─ user_access: CR4.PCE, taken away where RDPMC would not fault
+//! ```
 
+mod doorbell;
+mod frame;
+mod gate;
 mod paging;
 mod pattern;
 mod scan;
+mod user_access;
+mod virt;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,9 +33,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::{Bytes, GuestMemoryMmap};
 
+use crate::kvm::{KvmError, Vcpu};
+
+pub(in crate::pmu) use doorbell::Ring;
+use gate::Gate;
+pub(crate) use gate::PORT as DOORBELL_PORT;
 pub use paging::Paging;
 use pattern::SECOND_BYTE_OF_RDMSR;
 use scan::{Scan, scan};
+pub(in crate::pmu) use user_access::UserAccess;
+use virt::Virtual;
 
 /// Whether a guest's counter reads reach us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +57,8 @@ pub(in crate::pmu) enum Verdict {
 #[derive(Debug)]
 pub(in crate::pmu) struct Rewriter {
     memory: GuestMemoryMmap,
+    /// What the host does with a RDPMC of user code that may.
+    access: UserAccess,
     known: Mutex<Arc<Known>>,
     /// How many scans `known` holds; tells a vCPU's copy that it is old.
     scans: AtomicUsize,
@@ -46,16 +70,26 @@ struct Known {
     spans: Vec<(Range<u64>, Verdict)>,
     /// Guest-virtual addresses of rewritten instructions.
     sites: Vec<u64>,
+    /// #GP entries with a doorbell.
+    gates: Vec<Gate>,
 }
 
 impl Rewriter {
     /// Nothing is scanned yet.
     #[must_use]
-    pub(in crate::pmu) fn new(memory: GuestMemoryMmap) -> Self {
+    pub(in crate::pmu) fn new(memory: GuestMemoryMmap, access: UserAccess) -> Self {
         Self {
             memory,
+            access,
             known: Mutex::default(),
             scans: AtomicUsize::new(0),
+        }
+    }
+
+    fn memory(&self, paging: Paging) -> Virtual<'_> {
+        Virtual {
+            memory: &self.memory,
+            paging,
         }
     }
 
@@ -63,8 +97,9 @@ impl Rewriter {
         Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Scans around `rip` and rewrites, unless another vCPU just did.
-    fn cover(&self, paging: Paging, rip: u64) {
+    /// Scans around `rip` and rewrites, and puts the doorbell into the #GP entry
+    /// of the table at `idt`, unless another vCPU just did.
+    fn cover(&self, paging: Paging, rip: u64, idt: u64) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.verdict(rip).is_some() {
             return;
@@ -74,8 +109,43 @@ impl Rewriter {
         let verdict = self.rewrite(&found, &mut next.sites);
         report(&found, verdict);
         next.spans.push((found.span, verdict));
+        if verdict == Verdict::Served {
+            next.gates.extend(self.put_doorbell(paging, idt));
+        }
         *known = Arc::new(next);
         self.scans.fetch_add(1, Ordering::Release);
+    }
+
+    fn put_doorbell(&self, paging: Paging, idt: u64) -> Option<Gate> {
+        let guest = self.memory(paging);
+        let gate = Gate::find(guest, idt).filter(|gate| gate.install(guest).is_some());
+        if gate.is_none() {
+            log::info!("pmu: the guest's #GP entry is not Linux's: RDPMC in user mode faults");
+        }
+        gate
+    }
+
+    /// Rewrites an instruction of the kernel's that has just been executed: the
+    /// scan did not find it.
+    fn rewrite_missed(&self, guest: Virtual<'_>, rip: u64) {
+        let second_byte = rip.checked_add(1).and_then(|at| guest.physical(at));
+        let Some(second_byte) = second_byte else {
+            return;
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Known::clone(&known);
+        next.sites.push(rip);
+        *known = Arc::new(next);
+        // First known, then changed: the other way round, another vCPU's RDMSR
+        // would fault.
+        self.scans.fetch_add(1, Ordering::Release);
+        let stored = self
+            .memory
+            .store(SECOND_BYTE_OF_RDMSR, second_byte, Ordering::SeqCst);
+        match stored {
+            Ok(()) => log::info!("pmu: RDPMC at {rip:#x} rewritten to RDMSR when it faulted"),
+            Err(error) => log::error!("cannot rewrite RDPMC at {rip:#x}: {error}"),
+        }
     }
 
     fn rewrite(&self, found: &Scan, sites: &mut Vec<u64>) -> Verdict {
@@ -148,8 +218,8 @@ impl Sites {
     }
 
     /// Scans the text around `rip`, if nobody has yet.
-    pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64) -> Verdict {
-        self.rewriter.cover(paging, rip);
+    pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64, idt: u64) -> Verdict {
+        self.rewriter.cover(paging, rip, idt);
         // The scan always covers `rip` itself.
         self.verdict(rip).unwrap_or(Verdict::Unserved)
     }
@@ -158,6 +228,27 @@ impl Sites {
     pub(in crate::pmu) fn contains(&mut self, rip: u64) -> bool {
         self.refresh();
         self.known.sites.contains(&rip)
+    }
+
+    /// Takes CR4.PCE away from a vCPU whose RDPMC in user mode would be silent
+    /// (rule G-508). To be called where counters are started.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(in crate::pmu) fn take_pce(&mut self, vcpu: &Vcpu) -> Result<(), KvmError> {
+        if !self.watches_pce() {
+            return Ok(());
+        }
+        let cr4 = vcpu.controls().map(|controls| controls.cr4);
+        match cr4.and_then(|cr4| self.rewriter.access.taken(cr4)) {
+            Some(cr4) => vcpu.set_cr4(cr4),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether CR4.PCE has to be looked at from time to time while counters run.
+    pub(in crate::pmu) fn watches_pce(&self) -> bool {
+        self.rewriter.access == UserAccess::SilentZero && !self.known.gates.is_empty()
     }
 
     fn refresh(&mut self) {
@@ -191,7 +282,10 @@ mod tests {
             .memory
             .write_slice(code, GuestAddress(0x20_0200))
             .unwrap();
-        (guest.memory.clone(), Arc::new(Rewriter::new(guest.memory)))
+        (
+            guest.memory.clone(),
+            Arc::new(Rewriter::new(guest.memory, UserAccess::Faults)),
+        )
     }
 
     fn code(memory: &GuestMemoryMmap) -> [u8; 2] {
@@ -204,7 +298,7 @@ mod tests {
         let (mut one, mut other) = (Sites::new(Arc::clone(&rewriter)), Sites::new(rewriter));
         assert_eq!(one.verdict(TEXT), None);
         assert!(!other.contains(TEXT + 0x200));
-        assert_eq!(one.cover(PAGING, TEXT), Verdict::Served);
+        assert_eq!(one.cover(PAGING, TEXT, 0), Verdict::Served);
         assert_eq!(code(&memory), [0x0f, 0x32]);
         assert!(other.contains(TEXT + 0x200) && !other.contains(TEXT + 0x201));
         assert_eq!(other.verdict(TEXT + 0x1f_ffff), Some(Verdict::Served));
@@ -219,11 +313,11 @@ mod tests {
     fn a_second_scan_of_the_same_text_changes_nothing() {
         let (memory, rewriter) = guest_with(&READER);
         let mut sites = Sites::new(rewriter);
-        assert_eq!(sites.cover(PAGING, TEXT), Verdict::Served);
+        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
         memory
             .write_obj([0x0f_u8, 0x33], GuestAddress(0x20_0200))
             .unwrap();
-        assert_eq!(sites.cover(PAGING, TEXT), Verdict::Served);
+        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
         assert_eq!(code(&memory), [0x0f, 0x33], "not looked at again");
     }
 
@@ -231,13 +325,13 @@ mod tests {
     fn a_kernel_that_reads_in_an_unknown_way_is_not_served_and_not_touched() {
         let (memory, rewriter) = guest_with(&ODD);
         let mut sites = Sites::new(rewriter);
-        assert_eq!(sites.cover(PAGING, TEXT), Verdict::Unserved);
+        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Unserved);
         assert_eq!(code(&memory), [0x0f, 0x33]);
     }
 
     #[test]
     fn a_guest_without_rdpmc_needs_no_rewriting() {
         let (_, rewriter) = guest_with(&[0x90; 4]);
-        assert_eq!(Sites::new(rewriter).cover(PAGING, TEXT), Verdict::Served);
+        assert_eq!(Sites::new(rewriter).cover(PAGING, TEXT, 0), Verdict::Served);
     }
 }

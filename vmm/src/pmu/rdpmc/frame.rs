@@ -1,0 +1,200 @@
+//! What the CPU pushes for a #GP, and how RDPMC is done in its place.
+//!
+//! SDM vol. 3A, "64-Bit Mode Stack Frame".
+
+use super::gate::Gate;
+use super::virt::Virtual;
+use crate::kvm::Registers;
+
+/// RDPMC's length.
+const RDPMC_LEN: u64 = 2;
+const RDPMC: [u8; 2] = [0x0f, 0x33];
+const RFLAGS_RF: u64 = 1 << 16;
+const WORD: u64 = 8;
+
+/// The frame of an exception with an error code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    /// Where it lies.
+    at: u64,
+    error: u64,
+    /// The instruction that faulted.
+    pub(super) rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+}
+
+impl Frame {
+    /// The frame on top of the stack.
+    pub(super) fn read(guest: Virtual<'_>, rsp: u64) -> Option<Self> {
+        rsp.is_multiple_of(WORD).then_some(())?;
+        let word = |n: u64| guest.word(rsp.checked_add(n * WORD)?);
+        Some(Self {
+            at: rsp,
+            error: word(0)?,
+            rip: word(1)?,
+            cs: word(2)?,
+            rflags: word(3)?,
+            rsp: word(4)?,
+        })
+    }
+
+    /// Whether user code faulted.
+    pub(super) const fn is_user(&self) -> bool {
+        self.cs & 3 != 0
+    }
+
+    /// Whether RDPMC, and nothing else, faulted there.
+    pub(super) fn is_rdpmc(&self, guest: Virtual<'_>) -> bool {
+        self.error == 0 && guest.code(self.rip) == Some(RDPMC)
+    }
+
+    /// The registers with which the guest goes on behind the RDPMC, whose result
+    /// is `value` (G-506). `None` if it cannot: nothing is changed then.
+    ///
+    /// User code is gone back to by an IRETQ of the kernel's, as its stack and
+    /// its privilege are the CPU's business. Kernel code is gone back to
+    /// without: an IRET would end the blocking of NMIs in an NMI handler.
+    pub(super) fn skip(
+        &self,
+        guest: Virtual<'_>,
+        gate: &Gate,
+        registers: Registers,
+        value: u64,
+    ) -> Option<Registers> {
+        let (rip, rflags) = (self.rip.checked_add(RDPMC_LEN)?, self.rflags & !RFLAGS_RF);
+        let result = Registers {
+            rax: value & 0xffff_ffff,
+            rdx: value >> 32,
+            ..registers
+        };
+        if !self.is_user() {
+            return Some(Registers {
+                rip,
+                rflags,
+                rsp: self.rsp,
+                ..result
+            });
+        }
+        let [_, _]: [u8; 2] = guest.code(gate.iretq)?;
+        guest.set_word(self.at.checked_add(WORD)?, rip)?;
+        guest.set_word(self.at.checked_add(3 * WORD)?, rflags)?;
+        Some(Registers {
+            rip: gate.iretq,
+            rsp: self.at.checked_add(WORD)?,
+            ..result
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::super::gate::tests::{IDT, guest, virt};
+    use super::super::paging::tests::Guest;
+    use super::*;
+
+    const LINUX: [u8; 8] = [0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3];
+    const STACK: u64 = 0xffff_fe00_0001_0000;
+    const USER: u64 = 0x40_0ffe;
+    const KERNEL: u64 = 0xffff_ffff_8100_0100;
+    const USER_STACK: u64 = 0x7fff_0000_1238;
+
+    /// RDPMC at the end of a page of user text and in the kernel's, and a frame
+    /// on the stack.
+    fn with_frame(frame: [u64; 6]) -> (Guest, Gate) {
+        let mut guest = guest(&LINUX);
+        guest.map(STACK, 0x40_1000, 0, true);
+        guest.map(USER & !0xfff, 0x40_2000, 0, false);
+        for at in [0x40_2ffe, 0x20_0100] {
+            guest.memory.write_obj(RDPMC, GuestAddress(at)).unwrap();
+        }
+        for (word, at) in frame.iter().zip((0x40_1f00..).step_by(8)) {
+            guest.memory.write_obj(*word, GuestAddress(at)).unwrap();
+        }
+        let gate = Gate::find(virt(&guest), IDT).unwrap();
+        (guest, gate)
+    }
+
+    fn registers() -> Registers {
+        Registers {
+            rax: u64::MAX,
+            rcx: 0x4000_0001,
+            rdx: u64::MAX,
+            rsp: STACK + 0xf00,
+            rip: 1,
+            rflags: 2,
+        }
+    }
+
+    const VALUE: u64 = 0x1234_89ab_cdef;
+
+    /// G-506, CPL 3.
+    #[test]
+    fn user_code_goes_on_behind_it_by_iretq() {
+        let (guest, gate) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
+        let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
+        assert!(frame.is_user() && frame.is_rdpmc(virt(&guest)));
+        let after = frame.skip(virt(&guest), &gate, registers(), VALUE).unwrap();
+        let expected = Registers {
+            rax: 0x89ab_cdef,
+            rcx: 0x4000_0001,
+            rdx: 0x1234,
+            rsp: STACK + 0xf08,
+            rip: gate.iretq,
+            rflags: 2,
+        };
+        assert_eq!(after, expected);
+        let left = [0, 1, 2, 3, 4, 5].map(|n| virt(&guest).word(STACK + 0xf00 + n * 8).unwrap());
+        assert_eq!(left, [0, USER + 2, 0x33, 0x246, USER_STACK, 0x2b]);
+    }
+
+    /// G-506, CPL 0: no IRET, and the frame is popped.
+    #[test]
+    fn kernel_code_goes_on_behind_it_at_once() {
+        let stack = STACK + 0xf38;
+        let (guest, gate) = with_frame([0, KERNEL, 0x10, 0x1_0046, stack, 0x18]);
+        let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
+        assert!(!frame.is_user() && frame.is_rdpmc(virt(&guest)));
+        let after = frame.skip(virt(&guest), &gate, registers(), VALUE).unwrap();
+        assert_eq!(
+            (after.rip, after.rsp, after.rflags),
+            (KERNEL + 2, stack, 0x46)
+        );
+        assert_eq!((after.rax, after.rdx), (0x89ab_cdef, 0x1234));
+    }
+
+    #[test]
+    fn another_fault_is_none_of_it() {
+        for frame in [
+            [8, USER, 0x33, 0, 0, 0],        // an error code
+            [0, USER + 1, 0x33, 0, 0, 0],    // another instruction, and no page behind
+            [0, 0x1234_5678, 0x33, 0, 0, 0], // no page
+            [0, u64::MAX, 0x33, 0, 0, 0],
+        ] {
+            let (guest, _) = with_frame(frame);
+            let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
+            assert!(!frame.is_rdpmc(virt(&guest)), "{frame:x?}");
+        }
+    }
+
+    #[test]
+    fn a_wild_stack_pointer_has_no_frame() {
+        let (guest, _) = with_frame([0; 6]);
+        for rsp in [0, 4, u64::MAX - 7, STACK + 0xf01, STACK + 0xfe8] {
+            assert_eq!(Frame::read(virt(&guest), rsp), None, "{rsp:#x}");
+        }
+    }
+
+    /// With page tables of its own for user mode, a guest may not map it there.
+    #[test]
+    fn without_the_iretq_nothing_is_changed() {
+        let (mut guest, gate) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
+        guest.map(gate.iretq & !0x1f_ffff, 0x20_0000, 1, true);
+        let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
+        assert_eq!(frame.skip(virt(&guest), &gate, registers(), VALUE), None);
+        assert_eq!(virt(&guest).word(STACK + 0xf08), Some(USER));
+    }
+}

@@ -1,0 +1,225 @@
+//! The guest kernel's entry for #GP, with a doorbell in it (guest-contract §5.6).
+//!
+//! RDPMC in user mode cannot become RDMSR, which faults there. On a host whose
+//! RDPMC faults, the guest enters its #GP handler instead, whose first
+//! instruction becomes `out PORT, al`: an exit on every KVM, at which the
+//! exception frame tells what faulted.
+
+use super::virt::Virtual;
+
+/// The port of the doorbell. No device and no interrupt controller has it.
+pub(crate) const PORT: u8 = 0xe6;
+
+/// `out PORT, al; nop`. A vCPU between the three one-byte NOPs that it replaces
+/// executes `out 0x90, al` or the NOP, and neither means anything.
+const BELL: [u8; LEN] = [0xe6, PORT, 0x90];
+const LEN: usize = 3;
+/// Length of the `out` alone.
+const OUT_LEN: u64 = 2;
+
+/// What Linux begins its #GP entry with, behind ENDBR64: CLAC, or as many NOPs
+/// on a CPU without SMAP; then CLD.
+const BEGINNINGS: [[u8; LEN]; 3] = [CLAC, [0x90; LEN], [0x0f, 0x1f, 0x00]];
+const CLAC: [u8; LEN] = [0x0f, 0x01, 0xca];
+const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+const CLD: u8 = 0xfc;
+const IRETQ: [u8; 2] = [0x48, 0xcf];
+
+const GP_VECTOR: u64 = 13;
+const DESCRIPTOR_LEN: u64 = 16;
+const PAGE: u64 = 4096;
+const RFLAGS_AC: u64 = 1 << 18;
+
+/// A #GP entry that rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gate {
+    /// Where the doorbell is.
+    hook: u64,
+    original: [u8; LEN],
+    /// An IRETQ near it.
+    pub(super) iretq: u64,
+}
+
+impl Gate {
+    /// Looks at the entry that the interrupt table at `idt` has for #GP; `None`
+    /// if it is not Linux's.
+    pub(super) fn find(guest: Virtual<'_>, idt: u64) -> Option<Self> {
+        let entry = entry(guest, idt)?;
+        let hook = if guest.code(entry)? == ENDBR64 {
+            entry.checked_add(ENDBR64.len() as u64)?
+        } else {
+            entry
+        };
+        let [a, b, c, next]: [u8; 4] = guest.code(hook)?;
+        let original = [a, b, c];
+        // One store must change all three bytes.
+        let in_one_word = hook % 8 + LEN as u64 <= 8;
+        let is_linux = next == CLD && BEGINNINGS.contains(&original);
+        (in_one_word && is_linux).then_some(())?;
+        Some(Self {
+            hook,
+            original,
+            iretq: find_iretq(guest, hook)?,
+        })
+    }
+
+    /// Puts the doorbell in.
+    pub(super) fn install(&self, guest: Virtual<'_>) -> Option<()> {
+        let word_at = self.hook & !7;
+        let mut bytes = guest.word(word_at)?.to_le_bytes();
+        for (byte, to) in bytes.iter_mut().skip(self.offset()).zip(BELL) {
+            *byte = to;
+        }
+        guest.set_word(word_at, u64::from_le_bytes(bytes))
+    }
+
+    fn offset(&self) -> usize {
+        usize::try_from(self.hook % 8).unwrap_or(0)
+    }
+
+    /// Whether a vCPU at `rip` has just rung; some hosts show the instruction,
+    /// others the one behind it.
+    pub(super) const fn rings_at(&self, rip: u64) -> bool {
+        rip == self.hook || rip == self.hook + OUT_LEN
+    }
+
+    /// RIP and RFLAGS with which the guest's own handler goes on (G-507).
+    pub(super) fn forward(&self, rflags: u64) -> (u64, u64) {
+        let rflags = if self.original == CLAC {
+            rflags & !RFLAGS_AC
+        } else {
+            rflags
+        };
+        (self.hook + LEN as u64, rflags)
+    }
+}
+
+/// The handler of a 64-bit interrupt gate without a stack of its own.
+///
+/// SDM vol. 3A, "64-Bit Mode IDT".
+fn entry(guest: Virtual<'_>, idt: u64) -> Option<u64> {
+    const INTERRUPT_GATE: u64 = 0x8e;
+    let at = idt.checked_add(GP_VECTOR * DESCRIPTOR_LEN)?;
+    let (low, high) = (guest.word(at)?, guest.word(at.checked_add(8)?)?);
+    let (stack, kind) = (low >> 32 & 0x7, low >> 40 & 0xff);
+    let address = low & 0xffff | (low >> 48) << 16 | high << 32;
+    (kind == INTERRUPT_GATE && stack == 0).then_some(address)
+}
+
+/// An IRETQ in the page of the entry, or in the next: user page tables, if the
+/// guest has its own for user mode, map those as well.
+fn find_iretq(guest: Virtual<'_>, hook: u64) -> Option<u64> {
+    let page = hook & !(PAGE - 1);
+    let end = page.checked_add(2 * PAGE)?;
+    (page..end - 1).find(|at| guest.code(*at) == Some(IRETQ))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::super::paging::tests::{Guest, PAGING};
+    use super::*;
+
+    pub(in super::super) const IDT: u64 = 0xffff_fe00_0000_0000;
+    pub(in super::super) const ENTRY: u64 = 0xffff_ffff_8100_1000;
+    const IRETQ_AT: u64 = ENTRY + 0x1234;
+
+    /// A guest whose #GP entry, at 2 MiB + 4 KiB, begins with `code`.
+    pub(in super::super) fn guest(code: &[u8]) -> Guest {
+        let mut guest = Guest::new();
+        guest.map(ENTRY & !0x1f_ffff, 0x20_0000, 1, false);
+        guest.map(IDT, 0x40_0000, 0, true);
+        let low = ENTRY & 0xffff | 0x10 << 16 | 0x8e00 << 32 | (ENTRY >> 16 & 0xffff) << 48;
+        for (bytes, at) in [
+            (&low.to_le_bytes()[..], 0x40_00d0),
+            (&(ENTRY >> 32).to_le_bytes(), 0x40_00d8),
+            (code, 0x20_1000),
+            (&IRETQ, 0x20_2234),
+        ] {
+            guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
+        }
+        guest
+    }
+
+    pub(in super::super) fn virt(guest: &Guest) -> Virtual<'_> {
+        Virtual {
+            memory: &guest.memory,
+            paging: PAGING,
+        }
+    }
+
+    /// The entries of both kernels, with SMAP and without (guest-contract §5.6).
+    #[test]
+    fn linux_entries_get_a_doorbell_and_keep_the_rest() {
+        const AC_AND_MORE: u64 = RFLAGS_AC | 0x10002;
+        for (code, offset, rflags) in [
+            (&[0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3][..], 0, 0x10002),
+            (&[0x90, 0x90, 0x90, 0xfc, 0xe8, 1, 2, 3], 0, AC_AND_MORE),
+            (&[0x0f, 0x1f, 0x00, 0xfc, 0xe8, 1, 2, 3], 0, AC_AND_MORE),
+            (
+                &[0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x01, 0xca, 0xfc],
+                4,
+                0x10002,
+            ),
+        ] {
+            let guest = guest(code);
+            let gate = Gate::find(virt(&guest), IDT).unwrap();
+            assert_eq!((gate.hook, gate.iretq), (ENTRY + offset, IRETQ_AT));
+            assert_eq!(
+                gate.forward(AC_AND_MORE),
+                (ENTRY + offset + 3, rflags),
+                "{code:x?}"
+            );
+            gate.install(virt(&guest)).unwrap();
+            let mut expected = code.to_vec();
+            let at = usize::try_from(offset).unwrap();
+            expected[at..at + 3].copy_from_slice(&[0xe6, 0xe6, 0x90]);
+            let now: [u8; 8] = virt(&guest).code(ENTRY).unwrap();
+            assert_eq!(now[..], expected[..]);
+            assert!(gate.rings_at(gate.hook) && gate.rings_at(gate.hook + 2));
+            assert!(!gate.rings_at(gate.hook + 1) && !gate.rings_at(gate.hook + 3));
+            assert_eq!(Gate::find(virt(&guest), IDT), None, "not twice");
+        }
+    }
+
+    #[test]
+    fn other_entries_are_left_alone() {
+        const LINUX: [u8; 8] = [0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3];
+        for code in [
+            [0x0f, 0x01, 0xca, 0xe8, 0xfc, 1, 2, 3],
+            [0x50, 0x51, 0x52, 0xfc, 0xe8, 1, 2, 3],
+            [0xe6, 0xe6, 0x90, 0xfc, 0xe8, 1, 2, 3],
+        ] {
+            assert_eq!(Gate::find(virt(&guest(&code)), IDT), None, "{code:x?}");
+        }
+        let broken = |address: u64, byte: u8| {
+            let guest = guest(&LINUX);
+            guest.memory.write_obj(byte, GuestAddress(address)).unwrap();
+            Gate::find(virt(&guest), IDT)
+        };
+        assert!(broken(0x40_00d4, 0).is_some(), "the control");
+        assert_eq!(broken(0x40_00d4, 1), None, "a stack of its own");
+        assert_eq!(broken(0x40_00d5, 0x8f), None, "a trap gate");
+        assert_eq!(broken(0x20_2234, 0), None, "no IRETQ");
+        assert_eq!(broken(0x40_00d9, 0x12), None, "an address without a page");
+        for idt in [0, u64::MAX, u64::MAX - 15 * 16] {
+            assert_eq!(Gate::find(virt(&guest(&LINUX)), idt), None);
+        }
+    }
+
+    #[test]
+    fn a_hook_that_no_single_store_changes_is_none() {
+        let guest = guest(&[0; 8]);
+        let code = [0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x01, 0xca, 0xfc];
+        guest
+            .memory
+            .write_slice(&code, GuestAddress(0x20_1002))
+            .unwrap();
+        guest
+            .memory
+            .write_obj(2_u8, GuestAddress(0x40_00d0))
+            .unwrap();
+        assert_eq!(Gate::find(virt(&guest), IDT), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! Whether user code may read counters: CR4.PCE, and what becomes of it where
+//! RDPMC does not fault (guest-contract §5.7).
+//!
+//! On a host that answers RDPMC with 0 and says nothing, a program that may
+//! read would read 0. Without CR4.PCE its RDPMC faults on every host, and the
+//! #GP doorbell serves it. So PCE is taken away and CR4.VME set in its place:
+//!
+//! ```text
+//!  PCE  VME   the guest wrote        user RDPMC
+//!   0    0    PCE off                faults, as on hardware
+//!   1    0    PCE on, a moment ago   0 (until the next look)
+//!   0    1    PCE on                 faults, served
+//! ```
+//! A Linux guest writes CR4 from a copy of its own and does not read it, so each
+//! of its writes clears the mark or gives PCE back. VME does nothing in 64-bit
+//! mode (SDM vol. 3A, "Control Registers": virtual-8086 mode only), and a 64-bit
+//! Linux never sets it.
+
+const VME: u64 = 1 << 0;
+const PCE: u64 = 1 << 8;
+
+/// How a host treats a RDPMC that is permitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::pmu) enum UserAccess {
+    /// It faults: CR4.PCE is the guest's.
+    Faults,
+    /// It gives 0: CR4.PCE is taken away.
+    SilentZero,
+}
+
+impl UserAccess {
+    /// Whether user code may read counters, by the guest's will.
+    pub(super) const fn is_granted(self, cr4: u64) -> bool {
+        match self {
+            Self::Faults => cr4 & PCE != 0,
+            Self::SilentZero => cr4 & (PCE | VME) != 0,
+        }
+    }
+
+    /// The CR4 to set, if it is to change.
+    pub(super) const fn taken(self, cr4: u64) -> Option<u64> {
+        match (self, cr4 & (PCE | VME)) {
+            (Self::SilentZero, PCE) => Some(cr4 & !PCE | VME),
+            // With both, VME means something to this guest.
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::UserAccess::{Faults, SilentZero};
+
+    /// PAE, PGE and so on, as Linux has them.
+    const OTHERS: u64 = 0x75_06f0 & !0x100;
+
+    #[test]
+    fn on_most_hosts_pce_is_the_guests() {
+        assert!(!Faults.is_granted(OTHERS));
+        assert!(!Faults.is_granted(OTHERS | 1), "VME is no mark there");
+        assert!(Faults.is_granted(OTHERS | 0x100));
+        assert_eq!(Faults.taken(OTHERS | 0x100), None);
+    }
+
+    /// G-508, and what the guest writes next.
+    #[test]
+    fn pce_is_taken_once_and_the_guests_next_write_decides() {
+        let taken = SilentZero.taken(OTHERS | 0x100);
+        assert_eq!(taken, Some(OTHERS | 1));
+        assert!(SilentZero.is_granted(OTHERS | 1));
+        assert_eq!(SilentZero.taken(OTHERS | 1), None, "once");
+        // The guest switches to a program without the right.
+        assert!(!SilentZero.is_granted(OTHERS));
+        assert_eq!(SilentZero.taken(OTHERS), None);
+        // It flushes its TLB: PCE is back.
+        assert!(SilentZero.is_granted(OTHERS | 0x100));
+        assert_eq!(SilentZero.taken(OTHERS | 0x101), None, "a guest with VME");
+    }
+}
