@@ -1,13 +1,14 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 9] = [
+const PAYLOADS: [&str; 10] = [
     "hello",
     "pmu_amd",
     "pmu_cpuid",
     "pmu_count",
     "pmu_overflow",
     "pmu_registers",
+    "rdpmc_doorbell",
     "rdpmc_rewrite",
     "reset",
     "triple_fault",

@@ -125,6 +125,17 @@ pub(crate) fn install() {
     load_idt(idt.addr() as u64, 16 * 96 - 1);
 }
 
+/// Has #GP enter at `handler`, on the stack that it interrupts: what faults must
+/// use no red zone.
+pub fn set_general_protection(handler: u64) {
+    let low = (handler & 0xffff) | (8 << 16) | (0x8e << 40) | ((handler >> 16 & 0xffff) << 48);
+    let slot = addr_of_mut!(IDT)
+        .cast::<Gate>()
+        .wrapping_add(GENERAL_PROTECTION as usize);
+    // SAFETY: the slot is in the table; one vCPU, which raises no #GP meanwhile.
+    unsafe { slot.write(Gate(low, handler >> 32)) };
+}
+
 fn load_idt(base: u64, limit: u16) {
     let pointer = TablePointer { limit, base };
     // SAFETY: the operand is a valid descriptor-table pointer; what it points at

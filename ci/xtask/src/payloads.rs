@@ -23,7 +23,7 @@ fn models(payload: &str) -> &'static [Option<&'static str>] {
             Some("intel-v5"),
         ],
         "pmu_count" | "pmu_overflow" => &[Some("intel-v2"), Some("intel-v4"), Some("intel-v5")],
-        "pmu_cpuid" | "rdpmc_rewrite" => &[Some("intel-v2")],
+        "pmu_cpuid" | "rdpmc_doorbell" | "rdpmc_rewrite" => &[Some("intel-v2")],
         "pmu_amd" => &[Some("amd-k7"), Some("amd-core"), Some("amd-v2")],
         _ => &[None],
     }

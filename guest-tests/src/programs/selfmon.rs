@@ -1,4 +1,4 @@
-//! `selfmon MODE [ROUNDS]`: reads its own cycles with RDPMC, as perf's mmap page
+//! `selfmon MODE [ROUNDS [MS]]`: reads its own cycles with RDPMC, as perf's mmap page
 //! says (`perf_event_open(2)`, `struct perf_event_mmap_page`), each time between
 //! two `read(2)` of the same counter.
 //!
@@ -9,6 +9,7 @@
 //! | `fault` | RDPMC without any event: SIGSEGV where it is not permitted |
 //! | `unmapped` | RDPMC after the page was unmapped: SIGSEGV as well |
 //!
+//! With MS, it waits so many milliseconds between mapping and the first round.
 //! Prints what it saw, and exits with status 1 if a value was not between the
 //! two around it.
 #![expect(unsafe_code, reason = "system calls, a shared page, and RDPMC")]
@@ -19,6 +20,7 @@ use std::io;
 use std::mem::offset_of;
 use std::process::ExitCode;
 use std::sync::atomic::{Ordering, compiler_fence};
+use std::time::{Duration, Instant};
 
 unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
@@ -200,7 +202,15 @@ fn monitor(event: &Event, rounds: u64) -> Seen {
     seen
 }
 
-fn run(mode: &str, rounds: u64) -> io::Result<bool> {
+/// Sleeping would switch tasks, and so write to the counters.
+fn wait_busily(settle: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < settle {
+        std::hint::spin_loop();
+    }
+}
+
+fn run(mode: &str, rounds: u64, settle: Duration) -> io::Result<bool> {
     if mode == "fault" {
         println!("rdpmc={:#x}", rdpmc(0));
         return Ok(true);
@@ -213,6 +223,7 @@ fn run(mode: &str, rounds: u64) -> io::Result<bool> {
         println!("cap_user_rdpmc=0");
         return Ok(true);
     }
+    wait_busily(settle);
     let seen = monitor(&event, rounds);
     println!(
         "mode={mode} rounds={rounds} wrong={} absent={} longest={} first_wrong={:?} count={}",
@@ -232,13 +243,14 @@ fn run(mode: &str, rounds: u64) -> io::Result<bool> {
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let mode = args.next().unwrap_or_default();
-    let rounds = args.next().map_or(Ok(1_000), |text| text.parse());
+    let mut number = |default| args.next().map_or(Ok(default), |text| text.parse());
+    let (rounds, settle) = (number(1_000), number(0));
     let modes = ["open", "enable", "fault", "unmapped"];
-    let (true, Ok(rounds)) = (modes.contains(&mode.as_str()), rounds) else {
-        eprintln!("usage: selfmon open|enable|fault|unmapped [ROUNDS]");
+    let (true, Ok(rounds), Ok(settle)) = (modes.contains(&mode.as_str()), rounds, settle) else {
+        eprintln!("usage: selfmon open|enable|fault|unmapped [ROUNDS [MS]]");
         return ExitCode::from(2);
     };
-    match run(&mode, rounds) {
+    match run(&mode, rounds, Duration::from_millis(settle)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -14,6 +14,7 @@ mod marks;
 mod mock;
 mod models;
 mod perf;
+mod rdpmc;
 mod table;
 
 use std::collections::BTreeMap;

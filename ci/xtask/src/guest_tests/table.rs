@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, perf};
+use super::{GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, perf, rdpmc};
 
 /// The kernels of hosts and of guests.
 pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -19,6 +19,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(hybrid::all());
     all.extend(hotplug::all());
     all.extend(models::all());
+    all.extend(rdpmc::all());
     all
 }
 

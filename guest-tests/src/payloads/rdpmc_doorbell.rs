@@ -1,0 +1,167 @@
+//! RDPMC that faults in the kernel, at a site that the scan does not know.
+//! guest-contract §5.6; rules G-506 (CPL 0) and G-507. Needs a host whose RDPMC
+//! faults without a vPMU.
+//!
+//! The #GP entry begins as Linux's does on a CPU without SMAP. The site joins
+//! EDX and EAX in a way of its own; one of the known shape is there as well, or
+//! the guest would be told that it has no PMU.
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "an entry and sites at known bytes")]
+
+use guest_tests::check::Report;
+use guest_tests::cpu::{self, Gp, wrmsr};
+use guest_tests::pmu;
+use guest_tests::{check, payload, trap};
+
+payload!(main);
+
+core::arch::global_asm!(
+    ".balign 16",
+    "doorbell_entry:",
+    ".byte 0x0f, 0x1f, 0x00",
+    "cld",
+    "jmp [rip + 2f]",
+    "2: .quad trap_stubs + 13 * 16",
+    "odd_rdpmc:",
+    "mov ecx, edi",
+    "odd_site:",
+    "3: rdpmc",
+    "mov r8d, eax",
+    "mov rax, rdx",
+    "shl rax, 32",
+    "or rax, r8",
+    "ret",
+    "4: mov rax, -1",
+    "ret",
+    "odd_read:",
+    "mov ecx, edi",
+    "5: rdmsr",
+    "xor eax, eax",
+    "ret",
+    "6: mov rax, -1",
+    "ret",
+    ".pushsection .extable,\"a\"",
+    ".quad 3b, 4b",
+    ".quad 5b, 6b",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    static doorbell_entry: u8;
+    static odd_site: u8;
+    safe fn odd_rdpmc(index: u32) -> u64;
+    safe fn odd_read(msr: u32) -> u64;
+}
+
+/// The bytes of the instruction at the odd site.
+fn site() -> [u8; 2] {
+    let place = (&raw const odd_site).cast::<[u8; 2]>();
+    // SAFETY: code is mapped readable; volatile, because the VMM may change it.
+    unsafe { place.read_volatile() }
+}
+
+/// The first bytes of the #GP entry.
+fn entry() -> [u8; 4] {
+    // SAFETY: as in `site`.
+    unsafe {
+        (&raw const doorbell_entry)
+            .cast::<[u8; 4]>()
+            .read_volatile()
+    }
+}
+
+fn main(report: &mut Report) {
+    const VALUE: u64 = 0x1234_5678_9abc;
+    check!(report, "self", entry(), [0x0f, 0x1f, 0, 0xfc], "the entry");
+    trap::set_general_protection((&raw const doorbell_entry).addr() as u64);
+    check!(
+        report,
+        "self",
+        odd_read(0x7fff_ffff),
+        u64::MAX,
+        "a fault before"
+    );
+    wrmsr(pmu::GLOBAL_CONTROL, 0);
+    wrmsr(pmu::FULL_PMC, VALUE);
+    check!(report, "G-506", entry()[0], 0xe6, "OUT in the entry");
+    check!(
+        report,
+        "G-506",
+        entry()[2..],
+        [0x90, 0xfc],
+        "the rest of it"
+    );
+    check!(
+        report,
+        "G-503",
+        cpu::rdpmc_checked(0),
+        Ok(VALUE),
+        "a known site"
+    );
+    check!(
+        report,
+        "self",
+        site(),
+        [0x0f, 0x33],
+        "the scan leaves the odd one"
+    );
+    // Forwarded: not permitted is not asked at CPL 0, not there is.
+    check!(
+        report,
+        "G-506",
+        odd_rdpmc(15),
+        u64::MAX,
+        "a counter that is not there"
+    );
+    check!(
+        report,
+        "G-507",
+        odd_read(0x7fff_ffff),
+        u64::MAX,
+        "another fault"
+    );
+    check!(
+        report,
+        "self",
+        site(),
+        [0x0f, 0x33],
+        "nothing was served yet"
+    );
+    check!(report, "G-506", odd_rdpmc(0), VALUE, "the odd site");
+    check!(
+        report,
+        "G-506",
+        site(),
+        [0x0f, 0x32],
+        "it is RDMSR from now on"
+    );
+    check!(
+        report,
+        "G-503",
+        odd_rdpmc(0),
+        VALUE,
+        "the odd site, rewritten"
+    );
+    check!(
+        report,
+        "G-503",
+        odd_rdpmc(15),
+        u64::MAX,
+        "not there, rewritten"
+    );
+    check!(
+        report,
+        "G-507",
+        odd_read(0x7fff_ffff),
+        u64::MAX,
+        "another fault"
+    );
+    check!(
+        report,
+        "G-503",
+        cpu::rdpmc_checked(15),
+        Err(Gp),
+        "a known site"
+    );
+}
