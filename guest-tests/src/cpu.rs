@@ -129,6 +129,24 @@ pub fn rdpmc_opcodes() -> [u8; 2] {
     [0, 1].map(|i: usize| opcode_at(RDPMC_SITES[i].load(Ordering::Relaxed)))
 }
 
+/// Makes RDPMC of the sites again that have been executed.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the target has 64-bit addresses"
+)]
+pub fn undo_rewriting() {
+    const SECOND_BYTE_OF_RDPMC: u8 = 0x33;
+    for site in &RDPMC_SITES {
+        let address = site.load(Ordering::Relaxed) as usize;
+        if address != 0 {
+            let byte = core::ptr::without_provenance_mut::<u8>(address + 1);
+            // SAFETY: the VMM maps code writable, and the byte is an opcode's that
+            // is executed by this payload only.
+            unsafe { byte.write_volatile(SECOND_BYTE_OF_RDPMC) };
+        }
+    }
+}
+
 /// The second byte of the instruction at `address`.
 #[expect(
     clippy::cast_possible_truncation,

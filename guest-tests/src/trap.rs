@@ -20,6 +20,7 @@ pub const SPURIOUS_VECTOR: u8 = 0x5f;
 
 const NMI: u64 = 2;
 const GENERAL_PROTECTION: u64 = 13;
+const GENERAL_PROTECTION_GATE: usize = 13;
 const CARRY: u64 = 1;
 
 /// What the stubs push, lowest address first.
@@ -131,7 +132,7 @@ pub fn set_general_protection(handler: u64) {
     let low = (handler & 0xffff) | (8 << 16) | (0x8e << 40) | ((handler >> 16 & 0xffff) << 48);
     let slot = addr_of_mut!(IDT)
         .cast::<Gate>()
-        .wrapping_add(GENERAL_PROTECTION as usize);
+        .wrapping_add(GENERAL_PROTECTION_GATE);
     // SAFETY: the slot is in the table; one vCPU, which raises no #GP meanwhile.
     unsafe { slot.write(Gate(low, handler >> 32)) };
 }

@@ -4,7 +4,8 @@
 //!
 //! The #GP entry begins as Linux's does on a CPU without SMAP. The site joins
 //! EDX and EAX in a way of its own; one of the known shape is there as well, or
-//! the guest would be told that it has no PMU.
+//! the guest would be told that it has no PMU. In the end all are as they were,
+//! as after a kexec, and a driver tests its counter again (G-505).
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "an entry and sites at known bytes")]
@@ -23,6 +24,8 @@ core::arch::global_asm!(
     "cld",
     "jmp [rip + 2f]",
     "2: .quad trap_stubs + 13 * 16",
+    // Linux has one in these pages.
+    "iretq",
     "odd_rdpmc:",
     "mov ecx, edi",
     "odd_site:",
@@ -71,8 +74,10 @@ fn entry() -> [u8; 4] {
     }
 }
 
+/// What the counter holds.
+const VALUE: u64 = 0x1234_5678_9abc;
+
 fn main(report: &mut Report) {
-    const VALUE: u64 = 0x1234_5678_9abc;
     check!(report, "self", entry(), [0x0f, 0x1f, 0, 0xfc], "the entry");
     trap::set_general_protection((&raw const doorbell_entry).addr() as u64);
     check!(
@@ -106,7 +111,12 @@ fn main(report: &mut Report) {
         [0x0f, 0x33],
         "the scan leaves the odd one"
     );
-    // Forwarded: not permitted is not asked at CPL 0, not there is.
+    forwarded_and_served(report);
+    replaced(report);
+}
+
+/// What is none of ours goes to the handler; the odd site is served.
+fn forwarded_and_served(report: &mut Report) {
     check!(
         report,
         "G-506",
@@ -164,4 +174,35 @@ fn main(report: &mut Report) {
         Err(Gp),
         "a known site"
     );
+}
+
+/// Fresh text at the same addresses.
+fn replaced(report: &mut Report) {
+    put((&raw const doorbell_entry).addr(), [0x0f, 0x1f]);
+    put((&raw const doorbell_entry).addr() + 2, [0x00, 0xfc]);
+    put((&raw const odd_site).addr(), [0x0f, 0x33]);
+    cpu::undo_rewriting();
+    wrmsr(pmu::FULL_PMC, VALUE ^ 0xff);
+    let untouched = entry()[0];
+    check!(report, "self", untouched, 0x0f, "a write that is no test");
+    wrmsr(pmu::FULL_PMC, VALUE ^ 0xff ^ 0xffff);
+    check!(report, "G-505", entry()[0], 0xe6, "OUT in the entry again");
+    wrmsr(pmu::FULL_PMC, VALUE);
+    check!(report, "G-505", odd_rdpmc(0), VALUE, "the odd site again");
+    check!(report, "G-505", site(), [0x0f, 0x32], "and rewritten");
+    check!(
+        report,
+        "G-505",
+        cpu::rdpmc_checked(0),
+        Ok(VALUE),
+        "a known site"
+    );
+}
+
+/// Changes two bytes of code.
+fn put(address: usize, bytes: [u8; 2]) {
+    let place = core::ptr::with_exposed_provenance_mut::<[u8; 2]>(address);
+    // SAFETY: the VMM maps all memory writable, and only this payload executes
+    // these bytes.
+    unsafe { place.write_volatile(bytes) };
 }

@@ -128,6 +128,14 @@ impl PmuPort {
         verdict == Verdict::Served && !self.refuses
     }
 
+    /// Whether a write is a driver's test of a counter, which Linux makes when it
+    /// comes up (guest-contract §1.2). One that only looks so costs a look.
+    fn is_counter_test(&self, index: MsrIndex, value: u64) -> bool {
+        let model = self.pmu.model();
+        let counter = model.counter_at(index);
+        counter.is_some_and(|pmc| model.value(pmc) ^ 0xffff == value)
+    }
+
     /// Counts the reads that do not come (G-504).
     fn counter_was_written(&mut self) {
         self.unread_writes += 1;
@@ -218,6 +226,10 @@ impl MsrPort for PmuPort {
         match self.pmu.model().effect(index, value) {
             Effect::SetsCounter => {
                 self.counter_was_written();
+                if self.is_counter_test(index, value) {
+                    let rip = vcpu.instruction_pointer();
+                    self.sites.driver_comes_up(vcpu, rip);
+                }
                 if !self.is_served(vcpu) {
                     return Err(Gp);
                 }

@@ -73,6 +73,16 @@ impl Gate {
         guest.set_word(word_at, u64::from_le_bytes(bytes))
     }
 
+    /// Whether the doorbell is where it was put.
+    pub(super) fn is_in_place(&self, guest: Virtual<'_>) -> bool {
+        guest.code(self.hook) == Some(BELL)
+    }
+
+    /// Where the doorbell is.
+    pub(super) const fn address(&self) -> u64 {
+        self.hook
+    }
+
     fn offset(&self) -> usize {
         usize::try_from(self.hook % 8).unwrap_or(0)
     }
@@ -177,6 +187,7 @@ pub(super) mod tests {
             expected[at..at + 3].copy_from_slice(&[0xe6, 0xe6, 0x90]);
             let now: [u8; 8] = virt(&guest).code(ENTRY).unwrap();
             assert_eq!(now[..], expected[..]);
+            assert!(gate.is_in_place(virt(&guest)));
             assert!(gate.rings_at(gate.hook) && gate.rings_at(gate.hook + 2));
             assert!(!gate.rings_at(gate.hook + 1) && !gate.rings_at(gate.hook + 3));
             assert_eq!(Gate::find(virt(&guest), IDT), None, "not twice");

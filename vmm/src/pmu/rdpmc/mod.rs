@@ -34,12 +34,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{Bytes, GuestMemoryMmap};
 
 use crate::kvm::{KvmError, Vcpu};
+use crate::rate_limit::RateLimit;
 
 pub(in crate::pmu) use doorbell::Ring;
 use gate::Gate;
 pub(crate) use gate::PORT as DOORBELL_PORT;
 pub use paging::Paging;
-use pattern::SECOND_BYTE_OF_RDMSR;
+use pattern::{RDMSR, SECOND_BYTE_OF_RDMSR};
 use scan::{Scan, scan};
 pub(in crate::pmu) use user_access::UserAccess;
 use virt::Virtual;
@@ -119,10 +120,36 @@ impl Rewriter {
     fn put_doorbell(&self, paging: Paging, idt: u64) -> Option<Gate> {
         let guest = self.memory(paging);
         let gate = Gate::find(guest, idt).filter(|gate| gate.install(guest).is_some());
-        if gate.is_none() {
+        if gate.is_none() && LIMIT.allow().is_some() {
             log::info!("pmu: the guest's #GP entry is not Linux's: RDPMC in user mode faults");
         }
         gate
+    }
+
+    /// Forgets the text around `rip` if it is no longer what was rewritten: after
+    /// a kexec, another kernel may lie at the same addresses (rule G-505).
+    fn forget_replaced(&self, paging: Paging, rip: u64) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let guest = self.memory(paging);
+        let Some(span) = known.served_span(rip) else {
+            return;
+        };
+        let mut sites = known.sites.iter().filter(|site| span.contains(site));
+        let mut gates = known
+            .gates
+            .iter()
+            .filter(|gate| span.contains(&gate.address()));
+        let intact = sites.all(|site| guest.code(*site) == Some(RDMSR))
+            && gates.all(|gate| gate.is_in_place(guest));
+        if intact {
+            return;
+        }
+        let mut next = Known::clone(&known);
+        next.spans.retain(|(other, _)| *other != span);
+        next.sites.retain(|site| !span.contains(site));
+        next.gates.retain(|gate| !span.contains(&gate.address()));
+        *known = Arc::new(next);
+        self.scans.fetch_add(1, Ordering::Release);
     }
 
     /// Rewrites an instruction of the kernel's that has just been executed: the
@@ -143,6 +170,7 @@ impl Rewriter {
             .memory
             .store(SECOND_BYTE_OF_RDMSR, second_byte, Ordering::SeqCst);
         match stored {
+            Ok(()) if LIMIT.allow().is_none() => {}
             Ok(()) => log::info!("pmu: RDPMC at {rip:#x} rewritten to RDMSR when it faulted"),
             Err(error) => log::error!("cannot rewrite RDPMC at {rip:#x}: {error}"),
         }
@@ -169,7 +197,13 @@ impl Rewriter {
     }
 }
 
+/// Of what a guest can make us say again and again.
+static LIMIT: RateLimit = RateLimit::new();
+
 fn report(found: &Scan, verdict: Verdict) {
+    if LIMIT.allow().is_none() {
+        return;
+    }
     let Range { start, end } = found.span;
     match verdict {
         Verdict::Served => log::info!(
@@ -184,6 +218,13 @@ fn report(found: &Scan, verdict: Verdict) {
 }
 
 impl Known {
+    fn served_span(&self, rip: u64) -> Option<Range<u64>> {
+        self.spans
+            .iter()
+            .find(|(span, verdict)| span.contains(&rip) && *verdict == Verdict::Served)
+            .map(|(span, _)| span.clone())
+    }
+
     fn verdict(&self, rip: u64) -> Option<Verdict> {
         self.spans
             .iter()
@@ -222,6 +263,16 @@ impl Sites {
         self.rewriter.cover(paging, rip, idt);
         // The scan always covers `rip` itself.
         self.verdict(rip).unwrap_or(Verdict::Unserved)
+    }
+
+    /// To be called when a driver comes up at `rip`: the text around it may be
+    /// another kernel's than before.
+    pub(in crate::pmu) fn driver_comes_up(&mut self, vcpu: &Vcpu, rip: u64) {
+        if self.verdict(rip).is_some()
+            && let Some(controls) = vcpu.controls()
+        {
+            self.rewriter.forget_replaced(controls.paging, rip);
+        }
     }
 
     /// Whether the instruction at `rip` is a rewritten RDPMC.
@@ -319,6 +370,28 @@ mod tests {
             .unwrap();
         assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
         assert_eq!(code(&memory), [0x0f, 0x33], "not looked at again");
+    }
+
+    /// G-505: a kexec puts another kernel at the same addresses.
+    #[test]
+    fn text_that_was_replaced_is_scanned_again_and_other_text_is_not() {
+        let (memory, rewriter) = guest_with(&READER);
+        let mut sites = Sites::new(Arc::clone(&rewriter));
+        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
+        rewriter.forget_replaced(PAGING, TEXT);
+        assert_eq!(sites.verdict(TEXT), Some(Verdict::Served), "intact");
+        memory
+            .write_slice(&[0x90; 6], GuestAddress(0x20_0200))
+            .unwrap();
+        memory
+            .write_slice(&READER, GuestAddress(0x20_0300))
+            .unwrap();
+        rewriter.forget_replaced(PAGING, TEXT + 0x20_0000);
+        assert_eq!(sites.verdict(TEXT), Some(Verdict::Served), "elsewhere");
+        rewriter.forget_replaced(PAGING, TEXT + 0x1000);
+        assert_eq!(sites.verdict(TEXT), None);
+        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
+        assert!(sites.contains(TEXT + 0x300) && !sites.contains(TEXT + 0x200));
     }
 
     #[test]

@@ -16,6 +16,8 @@ use memchr::memmem;
 pub(super) const RDPMC: [u8; 2] = [0x0f, 0x33];
 /// Makes RDPMC an RDMSR: same operands, one byte (rule G-006).
 pub(super) const SECOND_BYTE_OF_RDMSR: u8 = 0x32;
+/// What it is then.
+pub(super) const RDMSR: [u8; 2] = [0x0f, SECOND_BYTE_OF_RDMSR];
 
 /// How far before and behind a candidate the tests look.
 pub(super) const CONTEXT: usize = 64;
