@@ -7,6 +7,7 @@ use super::*;
 use crate::guest::{ArchPerfmon, ArchPerfmonConfig, Encoding};
 use crate::host::HostEventId;
 use crate::host::sim::{Call, SimPmu};
+use crate::units::Count;
 use crate::x86::event::{ArchEvent, ArchEventSet};
 use crate::x86::msr::{GLOBAL_CTRL, GLOBAL_OVF_CTRL, GLOBAL_STATUS};
 
