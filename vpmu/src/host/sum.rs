@@ -158,8 +158,9 @@ mod tests {
 
     #[test]
     fn an_event_that_one_part_cannot_count_now_runs_on_none() {
-        let mut pmu = sum([1, 0]);
+        let mut pmu = sum([1, 1]);
         pmu.open(ID, &ATTR).unwrap();
+        pmu.parts[1].close(ID);
         assert_eq!(pmu.start(ID, Count(10)), Err(NoCounter));
         assert_eq!(pmu.parts[0].in_use(), 0, "its counter is free");
     }
