@@ -21,7 +21,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// running counters counted. The vCPU may run on afterwards.
     ///
     /// A PMI that was taken and has not reached the guest is not in it: whoever
-    /// took it saves it.
+    /// took it saves it. What a counter counted before the host took it away, and
+    /// could not be read since, is not in it either.
     pub fn save(&mut self) -> Vec<u8> {
         self.fold(self.enabled);
         let slots: Vec<usize> = self.backing.order().collect();

@@ -290,6 +290,7 @@ fn reset_leaves_no_host_event() {
 mod contention;
 mod freeze;
 mod saved;
+mod twins;
 mod against_a_naive_model {
     //! A PMU that counts every event at once, and whose interrupt line is
     //! looked at after each step, must agree at every step.

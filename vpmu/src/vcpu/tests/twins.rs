@@ -1,0 +1,255 @@
+//! A PMU that is saved and restored all the time under `perf record`, beside a
+//! twin that never is.
+
+use super::saved::{Any, fresh, sim};
+use super::*;
+use crate::x86::msr::{AMD_GLOBAL_CTL, AMD_GLOBAL_STATUS, AMD_GLOBAL_STATUS_CLR, DEBUGCTL};
+
+/// Xorshift: the same numbers each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+/// Where a driver finds its registers.
+#[derive(Clone, Copy)]
+struct Driver {
+    model: &'static str,
+    ctrl: MsrIndex,
+    status: MsrIndex,
+    clear: MsrIndex,
+    /// First select and first counter, and how far apart.
+    first: (u32, u32, u32),
+    cycles: u64,
+    instructions: u64,
+}
+
+const INTEL: Driver = Driver {
+    model: "intel-v2",
+    ctrl: GLOBAL_CTRL,
+    status: GLOBAL_STATUS,
+    clear: GLOBAL_OVF_CTRL,
+    first: (0x186, 0x4c1, 1),
+    cycles: CYCLES,
+    instructions: INSTRUCTIONS,
+};
+const AMD: Driver = Driver {
+    model: "amd-v2",
+    ctrl: AMD_GLOBAL_CTL,
+    status: AMD_GLOBAL_STATUS,
+    clear: AMD_GLOBAL_STATUS_CLR,
+    first: (0xc001_0200, 0xc001_0201, 2),
+    cycles: 0x53_0076,
+    instructions: 0x53_00c0,
+};
+
+/// The same guest on two PMUs, whose answers must be the same.
+struct Twins {
+    saved: Any,
+    kept: Any,
+    driver: Driver,
+    policy: Policy,
+    dice: Dice,
+    restored: u32,
+    /// What happened, in order: which PMIs the guest got, with their status.
+    pmis: Vec<u64>,
+    /// How often it was saved between an overflow and its PMI, between its being
+    /// taken and delivered, and while the guest had all counters off.
+    seen: [u32; 3],
+}
+
+impl Twins {
+    fn new(driver: Driver, policy: Policy) -> Self {
+        let pmu = || Any::new(fresh(driver.model), sim(8), policy);
+        Self {
+            saved: pmu(),
+            kept: pmu(),
+            driver,
+            policy,
+            dice: Dice(0x9e37_79b9_7f4a_7c15),
+            restored: 0,
+            pmis: Vec::new(),
+            seen: [0; 3],
+        }
+    }
+
+    fn sel(&self, i: u32) -> MsrIndex {
+        MsrIndex(self.driver.first.0 + i * self.driver.first.2)
+    }
+
+    fn counter(&self, i: u32) -> MsrIndex {
+        MsrIndex(self.driver.first.1 + i * self.driver.first.2)
+    }
+
+    /// Now and then one of the two is saved, thrown away and restored.
+    fn perhaps_restore(&mut self) {
+        if self.dice.roll(8) != 0 {
+            return;
+        }
+        self.seen[2] += u32::from(self.saved.paused);
+        let bytes = self.saved.save();
+        let restored = Any::restore(fresh(self.driver.model), sim(8), self.policy, &bytes);
+        self.saved = restored.unwrap();
+        assert!(self.saved.save() == bytes, "and says the same again");
+        self.restored += 1;
+    }
+
+    fn write(&mut self, msr: MsrIndex, value: u64) {
+        self.perhaps_restore();
+        self.saved.wrmsr(msr, value).unwrap();
+        self.kept.wrmsr(msr, value).unwrap();
+    }
+
+    fn read(&mut self, msr: MsrIndex) -> u64 {
+        self.perhaps_restore();
+        let value = self.kept.rdmsr(msr).unwrap();
+        assert_eq!(self.saved.rdmsr(msr), Ok(value), "{msr}");
+        value
+    }
+
+    fn rdpmc(&mut self, i: u32) -> u64 {
+        self.perhaps_restore();
+        let value = self.kept.rdpmc(i).unwrap();
+        assert_eq!(self.saved.rdpmc(i), Some(value), "counter {i}");
+        value
+    }
+
+    fn run(&mut self) {
+        let span = 1 + self.dice.roll(20_000);
+        let retired = span * 2 / (1 + self.dice.roll(4));
+        let mut interrupted = false;
+        for pmu in [&mut self.saved, &mut self.kept] {
+            pmu.host_mut().occur(ArchEvent::Cycles, span);
+            pmu.host_mut().occur(ArchEvent::Instructions, retired);
+            pmu.guest_ran(Nanos(span));
+            interrupted |= pmu.host_mut().take_interrupt();
+        }
+        let restored = self.restored;
+        self.perhaps_restore();
+        self.seen[0] += u32::from(interrupted && self.restored > restored);
+        if interrupted || self.dice.roll(10) == 0 {
+            self.saved.poll();
+            self.kept.poll();
+        }
+        self.perhaps_restore();
+        let due = self.kept.take_pmi();
+        assert_eq!(self.saved.take_pmi(), due, "after {} PMIs", self.pmis.len());
+        if due {
+            self.deliver();
+        }
+    }
+
+    fn deliver(&mut self) {
+        let restored = self.restored;
+        self.perhaps_restore();
+        self.seen[1] += u32::from(self.restored > restored);
+        if self.dice.roll(50) == 0 {
+            // LVTPC was masked.
+            self.saved.pmi_was_dropped();
+            self.kept.pmi_was_dropped();
+            return;
+        }
+        self.saved.pmi_was_delivered();
+        self.kept.pmi_was_delivered();
+        self.handle();
+    }
+
+    /// What Linux's handler does (guest-contract §1.3); frequencies are adjusted.
+    fn handle(&mut self) {
+        let Driver {
+            ctrl,
+            status: status_msr,
+            clear,
+            ..
+        } = self.driver;
+        self.write(ctrl, 0);
+        let status = self.read(status_msr);
+        self.pmis.push(status);
+        self.write(clear, status);
+        for i in (0..4).filter(|i| status >> i & 1 == 1) {
+            self.rdpmc(i);
+            let period = 20_000 + self.dice.roll(100_000);
+            self.write(self.counter(i), MASK + 1 - period);
+        }
+        assert_eq!(self.read(status_msr), 0, "G-104");
+        self.write(ctrl, 0xf);
+    }
+
+    /// The task goes and comes back (guest-contract §1.3).
+    fn switch(&mut self) {
+        let ctrl = self.driver.ctrl;
+        let sels = [0, 1, 2].map(|i| self.read(self.sel(i)));
+        self.write(ctrl, 0);
+        for (i, sel) in (0..).zip(sels) {
+            self.write(self.sel(i), sel & !(1 << 22));
+            self.rdpmc(i);
+        }
+        self.write(ctrl, 0xf);
+        self.run();
+        self.write(ctrl, 0);
+        for (i, sel) in (0..).zip(sels) {
+            self.write(self.sel(i), sel);
+        }
+        self.write(ctrl, 0xf);
+    }
+
+    /// Two counters sample, two only count.
+    fn record(&mut self) {
+        let Driver {
+            ctrl,
+            cycles,
+            instructions,
+            ..
+        } = self.driver;
+        self.write(ctrl, 0);
+        for (i, code) in (0..).zip([cycles, instructions, cycles, instructions]) {
+            let period = if i < 2 { 50_000 } else { 1 << 47 };
+            self.write(self.sel(i), code);
+            self.write(self.counter(i), MASK + 1 - period);
+        }
+        self.write(ctrl, 0xf);
+        while self.restored < 1_000 {
+            self.run();
+            match self.dice.roll(20) {
+                0 => self.switch(),
+                1..4 => {
+                    for i in 0..4 {
+                        self.rdpmc(i);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for i in 0..4 {
+            self.rdpmc(i);
+        }
+        assert_eq!(self.saved.totals(), self.kept.totals());
+        assert!(self.pmis.len() > 100, "{} PMIs", self.pmis.len());
+        let seen = self.seen;
+        assert!(seen.iter().all(|times| *times > 10), "saved at {seen:?}");
+    }
+}
+
+/// Issue: no count lost or doubled, PMI order kept.
+#[test]
+fn restored_a_thousand_times_under_perf_record_nothing_is_lost_or_doubled() {
+    for policy in [Policy::Flexible, Policy::Pinned] {
+        Twins::new(INTEL, policy).record();
+        Twins::new(AMD, policy).record();
+        let mut freezing = Twins::new(
+            Driver {
+                model: "intel-v4",
+                ..INTEL
+            },
+            policy,
+        );
+        freezing.write(DEBUGCTL, 1 << 12);
+        freezing.record();
+    }
+}
