@@ -31,19 +31,32 @@ const QUIET: u64 = 200_000;
 const LEFT: u64 = 200_000;
 
 /// Runs of MSRs that no AMD model has.
-const ABSENT: [(u32, u32); 12] = [
+const ABSENT: [(u32, u32); 25] = [
     (0xc1, 0xc4),               // Intel's counters
     (0x186, 0x189),             // and selects
     (0x309, 0x30b),             // and fixed ones
+    (0x329, 0x329),             // PERF_METRICS
     (0x345, 0x345),             // PERF_CAPABILITIES
     (0x38d, 0x392),             // Intel's global registers
+    (0x3f1, 0x3f2),             // PEBS
+    (0x3f6, 0x3f7),             // load latency, front end
     (0x4c1, 0x4c4),             // full-width counters
-    (0xc000_00e9, 0xc000_00e9), // IRPERF
+    (0x600, 0x600),             // DS_AREA
+    (0x606, 0x60c),             // Intel's RAPL
+    (0x680, 0x681),             // Intel's LBR
+    (0x14ce, 0x14cf),           // Intel's arch LBR
+    (0xc000_00e7, 0xc000_00e9), // read-only MPERF, APERF; IRPERF
+    (0xc000_010e, 0xc000_010f), // LbrExtV2
     (0xc001_020c, 0xc001_020f), // more counters
     (0xc001_0230, 0xc001_0231), // L3
     (0xc001_0240, 0xc001_0241), // DF
+    (0xc001_0280, 0xc001_0280), // PTSC
     (0xc001_0299, 0xc001_029b), // RAPL
+    (0xc001_0300, 0xc001_0301), // LBR from, to
     (0xc001_0800, 0xc001_0801), // UMC
+    (0xc001_1030, 0xc001_1030), // IBS
+    (0x1200, 0x1200),           // Intel's arch LBR info
+    (0x1900, 0x1900),           // Intel's version 6
 ];
 
 /// What CPUID says.

@@ -13,7 +13,7 @@ use guest_tests::{check, payload};
 payload!(main);
 
 /// Runs of MSRs, first and last, that the profile does not have: any access is #GP.
-const ABSENT: [(u32, u32); 29] = [
+const ABSENT: [(u32, u32); 36] = [
     (0x10f, 0x10f),             // TSX_FORCE_ABORT
     (0x1a6, 0x1a7),             // OFFCORE_RSP
     (0x1c8, 0x1c9),             // LBR select, top of stack
@@ -24,6 +24,10 @@ const ABSENT: [(u32, u32); 29] = [
     (0x3fa, 0x3fa),             // C-state residency
     (0x570, 0x570),             // Intel PT
     (0x600, 0x600),             // DS_AREA
+    (0x606, 0x60c),             // RAPL units, PERF_STATUS
+    (0x610, 0x613),             // RAPL, package
+    (0x618, 0x61c),             // RAPL, RAM
+    (0x638, 0x642),             // RAPL, PP0 and PP1
     (0x60d, 0x60d),             // C-state residency
     (0x680, 0x681),             // LBR from
     (0x6c0, 0x6c1),             // LBR to
@@ -35,12 +39,15 @@ const ABSENT: [(u32, u32); 29] = [
     (0x1600, 0x1600),           // arch LBR to
     (0x1900, 0x1903),           // version 6 counters
     (0xc000_00e7, 0xc000_00e9), // AMD MPERF, APERF, IRPERF
+    (0xc000_010e, 0xc000_010f), // AMD LbrExtV2
     (0xc000_0300, 0xc000_0303), // AMD PerfMonV2
     (0xc001_0000, 0xc001_0007), // AMD K7
     (0xc001_0200, 0xc001_020b), // AMD PERF_CTL, PERF_CTR
     (0xc001_0230, 0xc001_0231), // AMD L3
     (0xc001_0240, 0xc001_0241), // AMD DF
+    (0xc001_0280, 0xc001_0280), // AMD PTSC
     (0xc001_0299, 0xc001_029b), // AMD RAPL
+    (0xc001_0300, 0xc001_0301), // AMD LBR from, to
     (0xc001_0800, 0xc001_0801), // AMD UMC
     (0xc001_1030, 0xc001_1030), // AMD IBS
 ];
