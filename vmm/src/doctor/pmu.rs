@@ -99,15 +99,15 @@ fn rdpmc_report(class: RdpmcClass, answers: &[Rdpmc]) -> RdpmcReport {
     let (class, user_reads) = match class {
         RdpmcClass::GpFault => (
             "gp-fault",
-            "not served yet: RDPMC in a guest program faults, and the program gets SIGSEGV",
+            "served exactly: RDPMC in a guest program faults, and a doorbell in the #GP entry of Linux guests answers it",
         ),
         RdpmcClass::SilentZero => (
             "silent-zero",
-            "not served yet: RDPMC in a guest program gives 0, which is wrong and looks right",
+            "served, but for a program that maps an event which counts already: it reads wrong values for up to 10 ms",
         ),
         RdpmcClass::Value => (
             "value",
-            "not served yet: RDPMC in a guest program gives what KVM's own vPMU counts",
+            "served, but for a program that maps an event which counts already: it reads what KVM's own vPMU counts for up to 10 ms",
         ),
     };
     let answer = |(index, answer): (&u32, &Rdpmc)| match answer {
@@ -186,7 +186,7 @@ mod tests {
             RdpmcClass::Value,
         ] {
             let report = rdpmc_report(class, &[Rdpmc::Gp, Rdpmc::Value(0)]);
-            assert!(report.user_reads.starts_with("not served yet"));
+            assert!(report.user_reads.starts_with("served"));
             assert_eq!(report.answers, ["0x0: #GP", "0x5: 0x0"]);
         }
     }

@@ -339,7 +339,7 @@ pub(super) mod tests {
                 class: "gp-fault",
                 answers: vec!["0x0: #GP".to_owned()],
                 kernel_reads: "served",
-                user_reads: "not served yet",
+                user_reads: "served exactly",
             }),
             backing: BackingReport {
                 chosen: Found::Value("host PMU cpu".to_owned()),

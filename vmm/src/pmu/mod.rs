@@ -247,10 +247,10 @@ impl PmuPlan {
 /// What becomes of a RDPMC of user code.
 fn user_access(hypervisor: &Hypervisor) -> UserAccess {
     match probe::rdpmc(hypervisor, &probe::INDICES) {
-        Ok(answers) if RdpmcClass::of(&answers) == Some(RdpmcClass::SilentZero) => {
-            UserAccess::SilentZero
-        }
-        Ok(_) => UserAccess::Faults,
+        Ok(answers) => match RdpmcClass::of(&answers) {
+            Some(RdpmcClass::SilentZero | RdpmcClass::Value) => UserAccess::Answered,
+            Some(RdpmcClass::GpFault) | None => UserAccess::Faults,
+        },
         Err(error) => {
             log::warn!(
                 "pmu: what RDPMC does here cannot be found out ({error}): in user mode it may read 0"

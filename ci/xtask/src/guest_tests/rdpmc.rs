@@ -17,6 +17,11 @@ pub(super) fn all() -> Vec<GuestTest> {
     for host_kernel in KERNELS {
         for guest_kernel in KERNELS {
             rows.push(row(host_kernel, guest_kernel, "1-vcpu"));
+            // User mode has page tables of its own, with little of the kernel in them.
+            rows.push(GuestTest {
+                append: "pti=on",
+                ..row(host_kernel, guest_kernel, "pti")
+            });
         }
         rows.push(GuestTest {
             vcpus: 4,
@@ -43,6 +48,7 @@ fn row(host_kernel: &'static str, guest_kernel: &'static str, name: &str) -> Gue
          selfmon fault; echo stranger=$?; selfmon fault; echo stranger=$?; wait; \
          echo '=== everybody'; echo 2 >$policy; selfmon fault; echo everybody=$?; \
          selfmon enable 100; \
+         echo '=== pti'; dmesg | grep -o 'page tables isolation: enabled'; \
          echo '=== nobody'; echo 0 >$policy; selfmon enable 1; selfmon fault; echo nobody=$?; \
          echo '=== complaints'; \
          dmesg | grep -E 'Uhhuh|unknown reason|unchecked MSR|Oops|BUG:|Call Trace|CR4'; \
@@ -60,7 +66,7 @@ fn row(host_kernel: &'static str, guest_kernel: &'static str, name: &str) -> Gue
     }
 }
 
-fn self_monitored(seen: &Seen, _: &GuestTest) -> Result<()> {
+fn self_monitored(seen: &Seen, test: &GuestTest) -> Result<()> {
     seen.succeeded()?;
     let section = |name| perf::section(&seen.console, name);
     for (name, programs) in [("alone", 3), ("together", 3), ("everybody", 1)] {
@@ -77,6 +83,10 @@ fn self_monitored(seen: &Seen, _: &GuestTest) -> Result<()> {
     ensure!(everybody.contains("everybody=0"), "{everybody}");
     let nobody = section("nobody")?;
     ensure!(nobody.contains("cap_user_rdpmc=0\n"), "{nobody}");
+    if test.append == "pti=on" {
+        let isolated = section("pti")?.contains("isolation: enabled");
+        ensure!(isolated, "the guest has no page tables for user mode");
+    }
     perf::no_complaints(&seen.console)
 }
 

@@ -299,7 +299,7 @@ impl Sites {
 
     /// Whether CR4.PCE has to be looked at from time to time while counters run.
     pub(in crate::pmu) fn watches_pce(&self) -> bool {
-        self.rewriter.access == UserAccess::SilentZero && !self.known.gates.is_empty()
+        self.rewriter.access == UserAccess::Answered && !self.known.gates.is_empty()
     }
 
     fn refresh(&mut self) {

@@ -24,8 +24,9 @@ const PCE: u64 = 1 << 8;
 pub(in crate::pmu) enum UserAccess {
     /// It faults: CR4.PCE is the guest's.
     Faults,
-    /// It gives 0: CR4.PCE is taken away.
-    SilentZero,
+    /// KVM answers it with 0, or with what its own vPMU counts: CR4.PCE is taken
+    /// away.
+    Answered,
 }
 
 impl UserAccess {
@@ -33,14 +34,14 @@ impl UserAccess {
     pub(super) const fn is_granted(self, cr4: u64) -> bool {
         match self {
             Self::Faults => cr4 & PCE != 0,
-            Self::SilentZero => cr4 & (PCE | VME) != 0,
+            Self::Answered => cr4 & (PCE | VME) != 0,
         }
     }
 
     /// The CR4 to set, if it is to change.
     pub(super) const fn taken(self, cr4: u64) -> Option<u64> {
         match (self, cr4 & (PCE | VME)) {
-            (Self::SilentZero, PCE) => Some(cr4 & !PCE | VME),
+            (Self::Answered, PCE) => Some(cr4 & !PCE | VME),
             // With both, VME means something to this guest.
             _ => None,
         }
@@ -49,7 +50,7 @@ impl UserAccess {
 
 #[cfg(test)]
 mod tests {
-    use super::UserAccess::{Faults, SilentZero};
+    use super::UserAccess::{Answered, Faults};
 
     /// PAE, PGE and so on, as Linux has them.
     const OTHERS: u64 = 0x75_06f0 & !0x100;
@@ -65,15 +66,15 @@ mod tests {
     /// G-508, and what the guest writes next.
     #[test]
     fn pce_is_taken_once_and_the_guests_next_write_decides() {
-        let taken = SilentZero.taken(OTHERS | 0x100);
+        let taken = Answered.taken(OTHERS | 0x100);
         assert_eq!(taken, Some(OTHERS | 1));
-        assert!(SilentZero.is_granted(OTHERS | 1));
-        assert_eq!(SilentZero.taken(OTHERS | 1), None, "once");
+        assert!(Answered.is_granted(OTHERS | 1));
+        assert_eq!(Answered.taken(OTHERS | 1), None, "once");
         // The guest switches to a program without the right.
-        assert!(!SilentZero.is_granted(OTHERS));
-        assert_eq!(SilentZero.taken(OTHERS), None);
+        assert!(!Answered.is_granted(OTHERS));
+        assert_eq!(Answered.taken(OTHERS), None);
         // It flushes its TLB: PCE is back.
-        assert!(SilentZero.is_granted(OTHERS | 0x100));
-        assert_eq!(SilentZero.taken(OTHERS | 0x101), None, "a guest with VME");
+        assert!(Answered.is_granted(OTHERS | 0x100));
+        assert_eq!(Answered.taken(OTHERS | 0x101), None, "a guest with VME");
     }
 }
