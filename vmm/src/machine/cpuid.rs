@@ -76,6 +76,8 @@ const PDCM: u32 = 1 << 15;
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 07H, subleaf 1:EAX.
+const FRED: u32 = 1 << 17;
 
 impl CpuidPlan<'_> {
     /// The table of one vCPU.
@@ -123,6 +125,11 @@ impl CpuidPlan<'_> {
         // APERF and MPERF would cost two exits on every tick.
         table.get(0x6, 0).ecx &= !1;
         table.set_plain(0xa, [0; 4]);
+        // With FRED a guest has no #GP entry in an interrupt table, and so no place
+        // for the doorbell that serves RDPMC in user mode.
+        if !matches!(self.profile, Profile::Host) && table.has_subleaf(0x7, 1) {
+            table.get(0x7, 1).eax &= !FRED;
+        }
     }
 }
 

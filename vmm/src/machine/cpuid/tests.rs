@@ -186,6 +186,27 @@ fn a_foreign_host_offers_nothing_that_needs_a_hypercall() {
     assert_eq!(features(Profile::Host), !0, "its own hypercall works");
 }
 
+/// Guest-contract §5.6: the doorbell needs an interrupt table.
+#[test]
+fn a_guest_with_a_pmu_has_no_fred() {
+    let subleaf = |subleaf, eax| CpuidEntry {
+        subleaf,
+        indexed: true,
+        ..entry(7, [eax, !0, !0, !0])
+    };
+    for (mut host, profile) in [
+        (intel_host(), Profile::IntelGeneric(PMU)),
+        (amd_host(), Profile::Amd(AMD_V2)),
+    ] {
+        host.retain(|entry| entry.leaf != 7);
+        host.extend([subleaf(0, 1), subleaf(1, 1 << 17 | 1 << 4)]);
+        for (profile, fred) in [(profile, 0), (Profile::Host, 1 << 17)] {
+            let table = plan(&host, profile).table(VcpuId(0));
+            assert_eq!(find(&table, 7, 1).eax, fred | 1 << 4);
+        }
+    }
+}
+
 #[test]
 fn without_a_pmu_the_host_cpu_stays_and_its_counters_go() {
     let host = amd_host();
