@@ -41,11 +41,10 @@ fn unwilling() -> Code {
     ])
 }
 
-/// As [`willing`], and it starts each vCPU that comes: INIT and SIPI to its APIC
-/// id, which is its number. The vCPU prints `.` if SYSENTER_EIP and LSTAR, which
-/// INIT leaves alone, are 0, else `X`; it sets both and halts.
-fn starting() -> Code {
-    let trampoline: &[u8] = &[
+/// As [`starting`]: the vCPU prints `.` if SYSENTER_EIP and LSTAR, which INIT
+/// leaves alone, are 0, else `X`; it sets both and halts.
+fn looking_around() -> Code {
+    starting(&[
         0x31, 0xdb, // xor bx, bx
         0x66, 0xb9, 0x76, 0x01, 0x00, 0x00, // mov ecx, 0x176
         0x0f, 0x32, // rdmsr
@@ -64,9 +63,44 @@ fn starting() -> Code {
         0xba, 0xf8, 0x03, // mov dx, 0x3f8
         0xee, // out dx, al
         0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt; jmp hlt
+    ])
+}
+
+/// As [`starting`]: vCPU 1 prints `.` and ejects itself, and would print `!`
+/// then.
+fn leaving() -> Code {
+    let mut program = vec![
+        0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xb0, b'.', // mov al, '.'
+        0xee, // out dx, al
+        0x2e, 0x0f, 0x01, 0x16, 0x80, 0x00, // lgdt cs:[0x80]
+        0x0f, 0x20, 0xc0, // mov eax, cr0
+        0x0c, 0x01, // or al, 1
+        0x0f, 0x22, 0xc0, // mov cr0, eax
+        0x66, 0xea, 0x1c, 0x00, 0x03, 0x00, 0x10, 0x00, // jmp 0x10:0x3001c, 32 bits
+        0x66, 0xbb, 0x08, 0x00, // mov bx, 8
+        0x8e, 0xdb, // mov ds, ebx
+        0xbf, 0x00, 0x00, 0x00, 0xfd, // mov edi, registers
+        0xc7, 0x07, 0x01, 0x00, 0x00, 0x00, // mov dword [edi], 1
+        0xc6, 0x47, 0x04, 0x08, // mov byte [edi+4], 8
+        0xb0, b'!', // mov al, '!'
+        0xee, // out dx, al
+        0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt; jmp hlt
     ];
+    // Segments: none, flat data, flat code; and their table's register.
+    program.resize(0x68, 0);
+    program.extend([0; 8]);
+    program.extend([0xff, 0xff, 0, 0, 0, 0x92, 0xcf, 0]);
+    program.extend([0xff, 0xff, 0, 0, 0, 0x9a, 0xcf, 0]);
+    program.extend([0x17, 0, 0x68, 0x00, 0x03, 0]);
+    starting(&program)
+}
+
+/// As [`willing`], and it starts each vCPU that comes: INIT and SIPI to its APIC
+/// id, which is its number. The vCPU runs `program`, in real mode.
+fn starting(program: &[u8]) -> Code {
     let mut code = Code::default();
-    for (at, byte) in (0x3_0000_u32..).zip(trampoline) {
+    for (at, byte) in (0x3_0000_u32..).zip(program) {
         // mov byte [at], byte
         let [a, b, c, d] = at.to_le_bytes();
         code = code.raw(&[0xc6, 0x04, 0x25, a, b, c, d, *byte]);
@@ -363,7 +397,7 @@ fn a_guest_that_does_not_look_times_out() {
 /// the same.
 #[test]
 fn a_vcpu_that_comes_again_is_fresh() {
-    let Some(vm) = Vm::start("fresh", &starting(), "type=software", "boot=1,max=3") else {
+    let Some(vm) = Vm::start("fresh", &looking_around(), "type=software", "boot=1,max=3") else {
         return;
     };
     for vcpu in ["1", "2", "1", "1", "2"] {
@@ -375,13 +409,32 @@ fn a_vcpu_that_comes_again_is_fresh() {
     assert_eq!(vm.end(), ".....");
 }
 
+/// The eject is a register write by the thread that has to end.
+#[test]
+fn a_vcpu_may_eject_itself() {
+    let Some(vm) = Vm::start("self", &leaving(), "type=software", "boot=1,max=2") else {
+        return;
+    };
+    for _ in 0..5 {
+        // It may be gone again before it is seen to be there.
+        vm.ctl(&["vcpu", "add", "1"]);
+        let start = Instant::now();
+        while vm.states() != ["present", "absent"] {
+            assert!(start.elapsed() < PATIENCE, "{:?}", vm.states());
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(vm.threads(), ["vcpu0"]);
+    }
+    assert_eq!(vm.end(), ".....");
+}
+
 /// Nothing is left over: no descriptor, thread or memory. `STORM` sets how many
 /// operations.
 #[test]
 fn a_storm_leaves_nothing_behind() {
     let wanted = std::env::var("STORM").ok().and_then(|n| n.parse().ok());
     let operations: u32 = wanted.unwrap_or(200);
-    let Some(vm) = Vm::start("storm", &starting(), "type=software", "boot=1,max=4") else {
+    let Some(vm) = Vm::start("storm", &looking_around(), "type=software", "boot=1,max=4") else {
         return;
     };
     let (mut there, mut random) = ([true, false, false, false], 1_u32);
