@@ -195,7 +195,7 @@ fn a_guest_with_a_pmu_has_no_fred() {
         ..entry(7, [eax, !0, !0, !0])
     };
     for (mut host, profile) in [
-        (intel_host(), Profile::IntelGeneric(PMU)),
+        (intel_host(), Profile::IntelGeneric(Some(PMU))),
         (amd_host(), Profile::Amd(AMD_V2)),
     ] {
         host.retain(|entry| entry.leaf != 7);
