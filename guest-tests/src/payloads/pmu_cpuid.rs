@@ -51,7 +51,16 @@ fn main(report: &mut Report) {
         Ok(0x2000),
         "PERF_CAPABILITIES"
     );
+    check!(
+        report,
+        "s1.2",
+        cpu::rdmsr(MISC_ENABLE) & 0x1880,
+        0x1880,
+        "MISC_ENABLE: monitoring, no BTS, no PEBS"
+    );
 }
+
+const MISC_ENABLE: u32 = 0x1a0;
 
 /// Vendor, family, model and the KVM signature.
 fn identity(report: &mut Report) {

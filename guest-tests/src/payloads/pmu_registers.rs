@@ -13,8 +13,10 @@ use guest_tests::{check, payload};
 payload!(main);
 
 /// Runs of MSRs, first and last, that the profile does not have: any access is #GP.
-const ABSENT: [(u32, u32); 36] = [
+const ABSENT: [(u32, u32); 39] = [
+    (0xe7, 0xe8),               // MPERF, APERF
     (0x10f, 0x10f),             // TSX_FORCE_ABORT
+    (0x19c, 0x19c),             // THERM_STATUS
     (0x1a6, 0x1a7),             // OFFCORE_RSP
     (0x1c8, 0x1c9),             // LBR select, top of stack
     (0x329, 0x329),             // PERF_METRICS
@@ -29,6 +31,7 @@ const ABSENT: [(u32, u32); 36] = [
     (0x618, 0x61c),             // RAPL, RAM
     (0x638, 0x642),             // RAPL, PP0 and PP1
     (0x60d, 0x60d),             // C-state residency
+    (0x64d, 0x64e),             // RAPL, platform; PPERF
     (0x680, 0x681),             // LBR from
     (0x6c0, 0x6c1),             // LBR to
     (0xdc0, 0xdc0),             // LBR info
@@ -52,6 +55,7 @@ const ABSENT: [(u32, u32); 36] = [
     (0xc001_1030, 0xc001_1030), // AMD IBS
 ];
 
+const SMI_COUNT: u32 = 0x34;
 /// The GP counters that the register layout has room for.
 const ROOM: u32 = 8;
 
@@ -371,6 +375,7 @@ fn absent(report: &mut Report, leaf: Leaf0A) {
         }
     }
     faults(report, pmu::FIXED + leaf.fixed);
+    read_only(report, "s8 0x34", SMI_COUNT, 0);
     for (first, last) in ABSENT {
         for msr in first..=last {
             faults(report, msr);
