@@ -67,7 +67,8 @@ fn looking_around() -> Code {
 }
 
 /// As [`starting`]: vCPU 1 prints `.` and ejects itself, and would print `!`
-/// then.
+/// then. It tries often: vCPU 0 may select another in between, which ACPI's
+/// methods have a lock against.
 fn leaving() -> Code {
     let mut program = vec![
         0xba, 0xf8, 0x03, // mov dx, 0x3f8
@@ -81,8 +82,10 @@ fn leaving() -> Code {
         0x66, 0xbb, 0x08, 0x00, // mov bx, 8
         0x8e, 0xdb, // mov ds, ebx
         0xbf, 0x00, 0x00, 0x00, 0xfd, // mov edi, registers
-        0xc7, 0x07, 0x01, 0x00, 0x00, 0x00, // mov dword [edi], 1
+        0xb9, 0xe8, 0x03, 0x00, 0x00, // mov ecx, 1000
+        0xc7, 0x07, 0x01, 0x00, 0x00, 0x00, // again: mov dword [edi], 1
         0xc6, 0x47, 0x04, 0x08, // mov byte [edi+4], 8
+        0xe2, 0xf4, // loop again
         0xb0, b'!', // mov al, '!'
         0xee, // out dx, al
         0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt; jmp hlt

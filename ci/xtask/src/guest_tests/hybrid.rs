@@ -133,7 +133,7 @@ fn moved_away() -> String {
 
 fn stopped_with_the_reason(seen: &Seen, _: &GuestTest) -> Result<()> {
     seen.shows("status=1")?;
-    for part in ["vCPU 0 was moved to host CPUs 2", "cpu_core", "0-1 only"] {
+    for part in ["vCPU 0 was moved to host CPUs ", "cpu_core", "0-1 only"] {
         ensure!(seen.vmm.contains(part), "{part:?} is not said");
     }
     Ok(())

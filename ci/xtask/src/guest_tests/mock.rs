@@ -101,7 +101,7 @@ fn levels(host_kernel: &'static str) -> GuestTest {
         host_kernel,
         "user-and-kernel",
         "perf stat -x, -e cycles:u,cycles:k spin 200000000 2>&1; \
-         perf stat -x, -e cycles:u,cycles:k dd if=/dev/zero of=/dev/null bs=1 count=100000 2>&1",
+         perf stat -x, -e cycles:u,cycles:k dd if=/dev/zero of=/dev/null bs=64k count=30000 2>&1",
         split_by_level,
     )
 }

@@ -9,6 +9,8 @@ use super::pattern::{self, CONTEXT};
 
 /// Kernels map their text in pages of this size, or in parts of one.
 const STEP: u64 = 2 << 20;
+/// How much of it is copied at a time: what a copy takes stays with the process.
+const WINDOW: u64 = 64 << 10;
 /// The farthest that a scan goes in one direction: more than any kernel's text.
 const FARTHEST: u64 = 128 << 20;
 
@@ -89,8 +91,14 @@ impl Text<'_> {
     }
 
     fn find_readers(&self, step: u64, result: &mut Scan) {
+        for window in (0..STEP / WINDOW).map(|n| step.saturating_add(n * WINDOW)) {
+            self.find_in_window(window, result);
+        }
+    }
+
+    fn find_in_window(&self, window: u64, result: &mut Scan) {
         let context = CONTEXT as u64;
-        let range = step.saturating_sub(context)..step.saturating_add(STEP + context);
+        let range = window.saturating_sub(context)..window.saturating_add(WINDOW + context);
         let offset = |address: u64| usize::try_from(address - range.start).unwrap_or(usize::MAX);
         // What is not executable stays zero and holds no RDPMC.
         let mut bytes = vec![0; offset(range.end)];
@@ -103,7 +111,7 @@ impl Text<'_> {
                 slice.fill(0);
             }
         }
-        let inner = offset(step)..offset(step.saturating_add(STEP));
+        let inner = offset(window)..offset(window.saturating_add(WINDOW));
         let found = pattern::find(&bytes, inner);
         result.doubtful += found.doubtful;
         result.readers.extend(found.readers.iter().filter_map(|at| {
