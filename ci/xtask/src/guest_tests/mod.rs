@@ -248,6 +248,12 @@ fn run_once<'a>(
                 say!("{}: {}", test.name, seen.last_words());
                 stuck.push((test, "the guest took too long, or never said a word"));
             }
+            // Counting instructions, an interrupt may be delivered twice: see
+            // resources/README.md.
+            Some(seen) if nested.is_some_and(|host| host.icount) && seen.panicked() => {
+                say!("{}: {}", test.name, seen.last_words());
+                stuck.push((test, "the guest's kernel panicked"));
+            }
             Some(seen) => locked(report).step(&test.name, || {
                 (test.check)(&seen, test).map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
             }),
@@ -319,6 +325,11 @@ impl Seen {
     /// SIGTERM ended.
     fn timed_out(&self) -> bool {
         matches!(self.status, 124 | 143)
+    }
+
+    /// Whether the guest's kernel gave up.
+    fn panicked(&self) -> bool {
+        self.console.contains("Kernel panic - not syncing")
     }
 
     /// Whether perfvisor failed before the guest's kernel had printed anything.
