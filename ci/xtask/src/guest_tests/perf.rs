@@ -84,15 +84,15 @@ fn accurate(seen: &Seen, _: &GuestTest) -> Result<()> {
 }
 
 /// User and kernel filters on a clock: a loop that hardly leaves user mode, and a
-/// program that lives in system calls.
+/// program that lives in system calls. On a host 6.12 alone: the timers of the samples
+/// wedge the emulation of a 6.1 one that counts instructions now and then.
 fn privilege(guest_kernel: &'static str) -> GuestTest {
     GuestTest {
-        host_kernel: guest_kernel,
         clock: Clock::InstructionsIfNested,
         guest_kernel,
         limit: 300,
         ..GuestTest::new(
-            format!("privilege/kernel-{guest_kernel}"),
+            format!("privilege/guest-{guest_kernel}"),
             "for job in 'spin 1000000000' 'dd if=/dev/zero of=/dev/null bs=64k count=60000'; do \
                perf stat -x, -e cycles:u,cycles:k,cycles -o /tmp/stat $job 2>/dev/null; \
                cat /tmp/stat; done",
