@@ -14,7 +14,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// PMI among it may have frozen every counter: then the others are taken in
     /// as well, and all are stopped.
     pub(super) fn fold(&mut self, set: PmcSet) {
-        if self.paused {
+        if self.is_paused() {
             return;
         }
         let interrupts = self.fold_counters(set);
@@ -54,6 +54,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Brings the events in line with what the model wants of them after a write
     /// to the counters `touched`, of which the guest gave `rewritten` new values.
     pub(super) fn reconcile(&mut self, touched: PmcSet, rewritten: PmcSet) {
+        let was_paused = self.is_paused();
         for pmc in touched.iter() {
             match self.demand(pmc) {
                 None => {
@@ -74,34 +75,36 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
                 self.totals.starved += 1;
             }
         }
-        if self.wanted.is_empty() {
-            self.paused = true;
-            self.backing.pause();
-            return;
+        if !self.is_paused() {
+            let stale = if was_paused { self.wanted } else { touched };
+            self.enable_wanted(stale, rewritten, was_paused);
         }
-        for pmc in self.enabled.iter() {
-            if !self.wanted.contains(pmc) {
-                self.backing.set_enabled(pmc.slot(), false);
-                self.enabled.remove(pmc);
-            }
-        }
-        let stale = if self.paused { self.wanted } else { touched };
-        for pmc in stale.and(self.wanted).iter() {
-            if let Some(Demand::Event(attr)) = self.demand(pmc) {
-                self.bring_on(pmc, attr, self.paused || rewritten.contains(pmc));
-            }
-        }
-        self.paused = self.wanted.is_empty();
-        if self.paused {
+        if self.is_paused() {
             self.backing.pause();
         } else {
             self.backing.resume();
         }
     }
 
-    /// Has the event of `pmc` compete for a counter; `aim`: its distance to the
-    /// overflow has changed.
-    fn bring_on(&mut self, pmc: Pmc, attr: EventAttr, aim: bool) {
+    /// Disables what is not wanted and brings on what is, of `stale`; after a
+    /// pause, each has another distance to its overflow and another chance.
+    fn enable_wanted(&mut self, stale: PmcSet, rewritten: PmcSet, was_paused: bool) {
+        for pmc in self.enabled.iter() {
+            if !self.wanted.contains(pmc) {
+                self.backing.set_enabled(pmc.slot(), false);
+                self.enabled.remove(pmc);
+            }
+        }
+        for pmc in stale.and(self.wanted).iter() {
+            if let Some(Demand::Event(attr)) = self.demand(pmc) {
+                self.bring_on(pmc, attr, rewritten.contains(pmc), was_paused);
+            }
+        }
+    }
+
+    /// Has the event of `pmc` compete for a counter; `rewritten`: the guest gave
+    /// it another value.
+    fn bring_on(&mut self, pmc: Pmc, attr: EventAttr, rewritten: bool, was_paused: bool) {
         let slot = pmc.slot();
         let kept = self.backing.has(slot, &attr);
         if !kept {
@@ -113,11 +116,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         }
         self.unbacked[slot] = CounterState::Off;
         let on = self.enabled.contains(pmc);
-        if aim || !on {
+        if rewritten || was_paused || !on {
             self.backing.aim(slot, self.model.distance(pmc));
         }
         // What is in error is only left by another enable.
-        let error = self.paused && self.backing.state(slot) == Some(EventState::Error);
+        let error = was_paused && self.backing.state(slot) == Some(EventState::Error);
         if !on || error {
             self.backing.set_enabled(slot, true);
             self.enabled.insert(pmc);

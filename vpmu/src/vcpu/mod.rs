@@ -43,12 +43,11 @@ pub struct VcpuPmu<G, H> {
     model: G,
     rules: Rules,
     backing: Backing<H>,
-    /// Counters that the guest wants to count and whose event is open.
+    /// Counters that the guest wants to count and whose event is open. Without
+    /// one, the PMU is paused.
     wanted: PmcSet,
     /// Counters whose event is enabled; all of `wanted` unless paused.
     enabled: PmcSet,
-    /// The guest has none of its counters count.
-    paused: bool,
     /// What keeps a counter from having an event, by [`Pmc::slot`].
     unbacked: [CounterState; Pmc::SLOTS],
     /// Stands for the LVTPC mask bit that hardware sets on delivery (G-401).
@@ -67,7 +66,6 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             rules,
             wanted: PmcSet::EMPTY,
             enabled: PmcSet::EMPTY,
-            paused: true,
             unbacked: [CounterState::Off; Pmc::SLOTS],
             armed: true,
             pmi: false,
@@ -132,7 +130,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// harmless at any other time.
     pub fn poll(&mut self) {
         self.fold(self.enabled);
-        if self.paused {
+        if self.is_paused() {
             return;
         }
         for pmc in self.enabled.iter() {
@@ -180,12 +178,12 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Whether a counter is on that needs [`VcpuPmu::guest_ran`].
     #[must_use]
     pub const fn wants_guest_time(&self) -> bool {
-        !self.paused
+        !self.is_paused()
     }
 
     /// The guest ran for `span`.
     pub fn guest_ran(&mut self, span: Nanos) {
-        if !self.paused {
+        if !self.is_paused() {
             self.backing.ran(span);
         }
     }
@@ -194,7 +192,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// [`VcpuPmu::guest_was_at`] and before [`VcpuPmu::poll`].
     #[must_use]
     pub fn wants_level(&self) -> bool {
-        !self.paused && self.host().is_some_and(HostPmu::wants_level)
+        !self.is_paused() && self.host().is_some_and(HostPmu::wants_level)
     }
 
     /// An asynchronous exit, which the guest did not cause, found it at `level`.
@@ -209,7 +207,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// counter away.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Nanos> {
-        if self.paused {
+        if self.is_paused() {
             None
         } else {
             self.backing.next_deadline()
@@ -219,12 +217,12 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Whether host events are open that no counter needs now.
     #[must_use]
     pub const fn is_idle(&self) -> bool {
-        self.paused && !self.enabled.is_empty()
+        self.is_paused() && !self.enabled.is_empty()
     }
 
     /// Closes the host events of a guest that has none of its counters count.
     pub fn release(&mut self) {
-        if self.paused {
+        if self.is_paused() {
             self.close_all();
         }
     }
@@ -235,7 +233,6 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         self.close_all();
         self.unbacked = [CounterState::Off; Pmc::SLOTS];
         self.wanted = PmcSet::EMPTY;
-        self.paused = true;
         self.armed = true;
         self.pmi = false;
     }
@@ -275,6 +272,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             revocations: self.backing.placement().map_or(0, Placement::revocations),
             ..self.totals
         }
+    }
+
+    /// The guest has none of its counters count.
+    const fn is_paused(&self) -> bool {
+        self.wanted.is_empty()
     }
 
     fn host(&self) -> Option<&H> {

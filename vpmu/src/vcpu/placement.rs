@@ -16,21 +16,49 @@ use crate::x86::event::{ArchEvent, RawEvent};
 /// The most rotations between two tries with one counter more.
 const LONGEST_BACKOFF: u32 = 32;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     event: Option<EventId>,
-    reserved: bool,
-    /// The scheduler has it on: it counts, unless the PMU is paused.
-    on: bool,
-    /// The host has a counter for it.
-    counting: bool,
-    lost: bool,
     /// The host count that was handed on.
     seen: Count,
     /// Distance to the next overflow.
     left: Count,
-    /// The guest has not run since `seen` was read.
-    fresh: bool,
+}
+
+impl Slot {
+    const FREE: Self = Self {
+        event: None,
+        seen: Count(0),
+        left: Count(u64::MAX),
+    };
+}
+
+/// A set of slots, as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct SlotSet(u32);
+
+impl SlotSet {
+    const EMPTY: Self = Self(0);
+
+    const fn has(self, slot: usize) -> bool {
+        self.0 >> slot & 1 == 1
+    }
+
+    const fn set(&mut self, slot: usize, is_in: bool) {
+        self.0 = self.0 & !(1 << slot) | (is_in as u32) << slot;
+    }
+
+    const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    const fn is_subset(self, of: Self) -> bool {
+        self.0 & !of.0 == 0
+    }
+
+    fn iter(self) -> impl Iterator<Item = usize> {
+        (0..Pmc::SLOTS).filter(move |slot| self.has(*slot))
+    }
 }
 
 /// The counters of one host PMU, as one vCPU uses them.
@@ -39,16 +67,23 @@ pub(super) struct Placement<H> {
     host: H,
     /// By [`Pmc::slot`], which is also the [`HostEventId`].
     slots: [Slot; Pmc::SLOTS],
-    reserved: usize,
+    reserved: SlotSet,
+    /// What the scheduler has on: it counts, unless the PMU is paused.
+    on: SlotSet,
+    /// What the host has counters for.
+    counting: SlotSet,
+    /// What was found without its counter, and not handed out yet.
+    lost: SlotSet,
+    /// Counts that were read since the guest ran.
+    fresh: SlotSet,
+    /// What was seen to count together: that and less of it has counters, until
+    /// one is lost.
+    proven: SlotSet,
     /// The counters that are believed to be there.
     limit: usize,
     backoff: u32,
     countdown: u32,
     paused: bool,
-    any_lost: bool,
-    /// Slots that were seen to count together, as bits: they and fewer of them
-    /// have counters, until one is lost.
-    proven: u32,
     revocations: u64,
     /// Why the last [`PmuDriver::event_init`] failed.
     refusal: Option<OpenError>,
@@ -83,26 +118,19 @@ fn decode(attr: &EventAttr) -> Option<(usize, HostAttr)> {
 
 impl<H: HostPmu> Placement<H> {
     pub(super) const fn new(host: H) -> Self {
-        const NO_SLOT: Slot = Slot {
-            event: None,
-            reserved: false,
-            on: false,
-            counting: false,
-            lost: false,
-            seen: Count(0),
-            left: Count(u64::MAX),
-            fresh: false,
-        };
         Self {
             host,
-            slots: [NO_SLOT; Pmc::SLOTS],
-            reserved: 0,
+            slots: [Slot::FREE; Pmc::SLOTS],
+            reserved: SlotSet::EMPTY,
+            on: SlotSet::EMPTY,
+            counting: SlotSet::EMPTY,
+            lost: SlotSet::EMPTY,
+            fresh: SlotSet::EMPTY,
+            proven: SlotSet::EMPTY,
             limit: usize::MAX,
             backoff: 1,
             countdown: 1,
             paused: false,
-            any_lost: false,
-            proven: 0,
             revocations: 0,
             refusal: None,
         }
@@ -133,57 +161,45 @@ impl<H: HostPmu> Placement<H> {
 
     /// Whether any event counts.
     pub(super) fn is_counting(&self) -> bool {
-        !self.paused && self.slots.iter().any(|s| s.counting)
+        self.counting != SlotSet::EMPTY
     }
 
     /// The guest is about to run or has run: counts may have moved.
     pub(super) fn guest_ran(&mut self, span: Nanos) {
-        for slot in &mut self.slots {
-            slot.fresh = false;
-        }
+        self.fresh = SlotSet::EMPTY;
         self.host.guest_ran(span);
     }
 
     /// Looks at the events that run together for the first time: the host may
     /// have a counter too few, and says so of any of them when it is read.
     pub(super) fn verify(&mut self) {
-        let running = self.running();
-        if running & !self.proven == 0 || !self.host.can_lose() {
+        if self.counting.is_subset(self.proven) || !self.host.can_lose() {
             return;
         }
-        for (i, slot) in self
-            .slots
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, s)| s.counting)
-        {
+        for i in self.counting.iter() {
             if self.host.read(HostEventId(i)).is_err() {
-                slot.counting = false;
-                slot.lost = true;
-                self.any_lost = true;
+                self.is_lost(i);
             }
         }
-        self.proven = if self.any_lost { 0 } else { running };
+        if self.lost == SlotSet::EMPTY {
+            self.proven = self.counting;
+        }
     }
 
-    /// The slots that count, as bits.
-    fn running(&self) -> u32 {
-        let bits = self.slots.iter().enumerate().filter(|(_, s)| s.counting);
-        bits.fold(0, |set, (i, _)| set | 1 << i)
+    /// The event has no counter; what it counted comes with the next good read.
+    fn is_lost(&mut self, i: usize) {
+        self.counting.set(i, false);
+        self.lost.set(i, true);
+        self.proven = SlotSet::EMPTY;
     }
 
     /// An event that was found without its counter, which the scheduler has to
     /// be told of; each is returned once.
     pub(super) fn take_lost(&mut self) -> Option<EventId> {
-        if !self.any_lost {
-            return None;
-        }
-        self.any_lost = self.slots.iter().filter(|s| s.lost).count() > 1;
-        let slot = self.slots.iter_mut().find(|s| s.lost)?;
-        slot.lost = false;
-        let event = slot.event;
-        self.limit = self.slots.iter().filter(|s| s.counting).count();
-        event
+        let slot = self.lost.iter().next()?;
+        self.lost.set(slot, false);
+        self.limit = self.counting.len();
+        self.slots[slot].event
     }
 
     /// Before a rotation: now and then one counter more is believed in. How many
@@ -223,23 +239,16 @@ impl<H: HostPmu> Placement<H> {
     /// Holds all events still without giving up what is scheduled.
     /// Linux: `perf_pmu_disable`.
     pub(super) fn pause(&mut self) {
-        if core::mem::replace(&mut self.paused, true) {
-            return;
-        }
-        for (i, slot) in self.slots.iter_mut().enumerate() {
-            if core::mem::take(&mut slot.counting) {
-                self.host.stop(HostEventId(i));
-            }
+        self.paused = true;
+        for i in core::mem::take(&mut self.counting).iter() {
+            self.host.stop(HostEventId(i));
         }
     }
 
     /// Lets the events that are scheduled count again. Linux: `perf_pmu_enable`.
     pub(super) fn resume(&mut self) {
-        if !core::mem::replace(&mut self.paused, false) {
-            return;
-        }
-        for i in 0..Pmc::SLOTS {
-            if self.slots[i].on {
+        if core::mem::replace(&mut self.paused, false) {
+            for i in self.on.iter() {
                 self.start_host(i);
             }
         }
@@ -248,17 +257,17 @@ impl<H: HostPmu> Placement<H> {
     /// The next overflow of the event in `slot` is `left` events away.
     pub(super) fn aim(&mut self, slot: usize, left: Count) {
         self.slots[slot].left = left;
-        if self.slots[slot].counting {
+        if self.counting.has(slot) {
             self.start_host(slot);
         }
     }
 
     fn start_host(&mut self, i: usize) {
-        let slot = &mut self.slots[i];
-        slot.fresh = false;
-        slot.counting = self.host.start(HostEventId(i), slot.left).is_ok();
-        slot.lost = !slot.counting;
-        self.any_lost |= slot.lost;
+        self.fresh.set(i, false);
+        match self.host.start(HostEventId(i), self.slots[i].left) {
+            Ok(()) => self.counting.set(i, true),
+            Err(_none) => self.is_lost(i),
+        }
     }
 
     fn slot_of(&self, event: EventId) -> Option<usize> {
@@ -267,26 +276,30 @@ impl<H: HostPmu> Placement<H> {
 
     /// What the host counted since the last time.
     fn fold(&mut self, i: usize) -> Count {
-        let slot = &mut self.slots[i];
-        if slot.fresh || !slot.counting {
+        if self.fresh.has(i) || !self.counting.has(i) {
             return Count(0);
         }
-        match self.host.read(HostEventId(i)) {
-            Ok(count) => {
-                let delta = count.since(slot.seen);
-                slot.seen = count;
-                slot.fresh = true;
-                delta
-            }
-            Err(_lost) => {
-                // What it counted until then comes with the next good read.
-                slot.counting = false;
-                slot.lost = true;
-                self.any_lost = true;
-                self.proven = 0;
-                self.revocations += 1;
-                Count(0)
-            }
+        let Ok(count) = self.host.read(HostEventId(i)) else {
+            self.is_lost(i);
+            self.revocations += 1;
+            return Count(0);
+        };
+        self.fresh.set(i, true);
+        let seen = core::mem::replace(&mut self.slots[i].seen, count);
+        count.since(seen)
+    }
+
+    /// The slot has nothing on the host any more, or something new.
+    fn forget(&mut self, i: usize) {
+        for set in [
+            &mut self.reserved,
+            &mut self.on,
+            &mut self.counting,
+            &mut self.lost,
+            &mut self.fresh,
+            &mut self.proven,
+        ] {
+            set.set(i, false);
         }
     }
 }
@@ -298,10 +311,11 @@ impl<H: HostPmu> PmuDriver for Placement<H> {
         };
         match self.host.open(HostEventId(slot), &attr) {
             Ok(()) => {
+                self.forget(slot);
                 self.slots[slot] = Slot {
                     event: Some(request.event),
                     left: self.slots[slot].left,
-                    ..Slot::default()
+                    ..Slot::FREE
                 };
                 Ok(())
             }
@@ -315,32 +329,29 @@ impl<H: HostPmu> PmuDriver for Placement<H> {
     fn event_destroy(&mut self, event: EventId) {
         if let Some(i) = self.slot_of(event) {
             self.host.close(HostEventId(i));
-            self.slots[i] = Slot::default();
-            self.proven &= !(1 << i);
+            self.forget(i);
+            self.slots[i] = Slot::FREE;
         }
     }
 
     fn add(&mut self, _vcpu: VcpuId, event: EventId) -> Result<(), NoCounter> {
         let slot = self.slot_of(event).ok_or(NoCounter)?;
-        if self.reserved >= self.limit {
+        if self.reserved.len() >= self.limit {
             return Err(NoCounter);
         }
-        self.slots[slot].reserved = true;
-        self.reserved += 1;
+        self.reserved.set(slot, true);
         Ok(())
     }
 
     fn del(&mut self, _vcpu: VcpuId, event: EventId) {
-        if let Some(i) = self.slot_of(event)
-            && core::mem::take(&mut self.slots[i].reserved)
-        {
-            self.reserved -= 1;
+        if let Some(i) = self.slot_of(event) {
+            self.reserved.set(i, false);
         }
     }
 
     fn start(&mut self, _vcpu: VcpuId, event: EventId, _at: Nanos) {
         if let Some(i) = self.slot_of(event) {
-            self.slots[i].on = true;
+            self.on.set(i, true);
             if !self.paused {
                 self.start_host(i);
             }
@@ -352,11 +363,10 @@ impl<H: HostPmu> PmuDriver for Placement<H> {
             return Count(0);
         };
         let delta = self.fold(i);
-        let slot = &mut self.slots[i];
-        slot.on = false;
-        slot.lost = false;
+        self.on.set(i, false);
+        self.lost.set(i, false);
         if !self.paused {
-            slot.counting = false;
+            self.counting.set(i, false);
             self.host.stop(HostEventId(i));
         }
         delta

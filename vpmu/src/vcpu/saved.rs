@@ -66,8 +66,9 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         pmu.load_model(&saved)?;
         pmu.open_saved(&saved)?;
         pmu.try_all(&saved)?;
-        // From what the registers want, as after a write to all of them.
-        pmu.paused = false;
+        // From what the registers want, as after a write to all of them. The
+        // events go on: what is in error stays there.
+        pmu.wanted = pmu.enabled;
         pmu.reconcile(pmu.model.counters(), PmcSet::EMPTY);
         pmu.armed = saved.armed;
         pmu.pmi = saved.pmi;

@@ -92,7 +92,7 @@ impl Twins {
         if self.dice.roll(8) != 0 {
             return;
         }
-        self.seen[2] += u32::from(self.saved.paused);
+        self.seen[2] += u32::from(self.saved.is_paused());
         let bytes = self.saved.save();
         let restored = Any::restore(fresh(self.driver.model), sim(8), self.policy, &bytes);
         self.saved = restored.unwrap();
