@@ -88,10 +88,10 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
         ApiSocket::check(path)?;
     }
     let sysfs = Sysfs::default();
-    let pmu = PmuPlan::new(&config.pmu, &config.cpus, &sysfs)?;
+    let host_cpus = HostCpus::read(&sysfs);
+    let pmu = PmuPlan::new(&config.pmu, &config.cpus, &sysfs, &host_cpus)?;
     let backing = pmu.as_ref().map(PmuPlan::host);
-    let placement =
-        place(&config.cpus, backing, &HostCpus::read(&sysfs)).map_err(PmuError::from)?;
+    let placement = place(&config.cpus, backing, &host_cpus).map_err(PmuError::from)?;
     let mut hooks = match &pmu {
         Some(pmu) => pmu.hooks()?,
         None => PmuHooks::none(),

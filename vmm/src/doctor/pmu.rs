@@ -11,14 +11,19 @@ use super::report::{
 };
 use crate::config::{CpusConfig, PmuKind};
 use crate::kvm::Hypervisor;
-use crate::pmu::{Backing, HostCpus, free_counters, select, source_of};
+use crate::pmu::{Backing, HostCpus, free_counters, select};
 use crate::probe::{self, INDICES, ProbeError, Rdpmc, RdpmcClass};
 
 const CLOCK_NOTE: &str = "clock-derived counts come from the time that the vCPU spends in the guest; filters for user or kernel mode (:u, :k) are sampled, once a millisecond of guest time";
 
 /// What `--pmu type=auto` would choose, by its own rules.
 pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
-    let chosen = select(&PmuKind::Auto, &CpusConfig::flat(1), sysfs);
+    let chosen = select(
+        &PmuKind::Auto,
+        &CpusConfig::flat(1),
+        sysfs,
+        &HostCpus::read(sysfs),
+    );
     let events = ArchEvent::ALL.map(|event| match &chosen {
         Ok(backing) if backing.events().contains(event) => backed(event, backing),
         _ => EventReport {
@@ -58,7 +63,7 @@ pub(super) fn counters(sysfs: &Sysfs) -> Vec<CountersReport> {
         .map(|pmu| {
             let cpus = pmu.cpus().unwrap_or(&host.online);
             let cpus = cpus.intersection(&host.allowed);
-            counters_of(pmu, source_of(pmu, &pmus), &cpus)
+            counters_of(pmu, pmus.source(pmu), &cpus)
         })
         .collect()
 }

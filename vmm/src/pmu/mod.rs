@@ -52,7 +52,7 @@ pub(crate) use rdpmc::DOORBELL_PORT;
 pub use rdpmc::Paging;
 pub use select::{
     Backing, CountersError, HostCpus, HostSource, Reason, SelectError, free_counters, place, probe,
-    select, source_of,
+    select,
 };
 pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
 pub use totals::VmTotals;
@@ -100,7 +100,12 @@ impl PmuPlan {
     ///
     /// # Errors
     /// [`PmuError`]; nothing is started then.
-    pub fn new(arg: &PmuArg, cpus: &CpusConfig, sysfs: &Sysfs) -> Result<Option<Self>, PmuError> {
+    pub fn new(
+        arg: &PmuArg,
+        cpus: &CpusConfig,
+        sysfs: &Sysfs,
+        host_cpus: &HostCpus,
+    ) -> Result<Option<Self>, PmuError> {
         let PmuArg::On(asked) = arg else {
             return Ok(None);
         };
@@ -111,14 +116,14 @@ impl PmuPlan {
             );
             return Ok(None);
         }
-        let backing = select(&asked.kind, cpus, sysfs)?;
+        let backing = select(&asked.kind, cpus, sysfs, host_cpus)?;
         let filter = event_filter::read(&asked.filter)?;
         let host = model::host_vendor();
         let events = filter.admitted(backing.events());
         let model = if backing.core_types().is_some() {
             Choice::hybrid(events)
         } else {
-            let found = Budget::find(&backing, asked.policy, &HostCpus::read(sysfs));
+            let found = Budget::find(&backing, asked.policy, host_cpus);
             let found = found.map_err(ChoiceError::from).map_err(PmuError::Config)?;
             Choice::new(asked, events, host, found.as_ref()).map_err(PmuError::Config)?
         };

@@ -1,28 +1,20 @@
 //! Getting a vCPU thread out of the guest.
 //!
-//! A kick is a signal whose handler does two things to the thread that it hits:
-//! it sets that thread's `kvm_run.immediate_exit`, so that a `KVM_RUN` that has
-//! not started yet returns at once, and it ORs a bit into that thread's pending
-//! word. Both live in thread-local storage; nothing is shared.
+//! A kick is a signal whose handler sets `kvm_run.immediate_exit` of the thread
+//! that it hits, so that a `KVM_RUN` that has not started yet returns at once.
+//! What the kick is for, the thread looks up itself: its mailbox and its counters.
 #![expect(unsafe_code, reason = "signal handlers and the kvm_run page")]
 
 use std::cell::Cell;
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use crate::kvm::ImmediateExit;
 
-/// Pending bit: somebody wrote to the mailbox.
-pub const PENDING_MAILBOX: u32 = 1;
-/// Pending bit: a host counter of this vCPU overflowed.
-pub const PENDING_OVERFLOW: u32 = 2;
-
 thread_local! {
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
-    static PENDING: AtomicU32 = const { AtomicU32::new(0) };
 }
 
 /// The signal that says "look into your mailbox".
@@ -37,13 +29,7 @@ pub fn overflow_signal() -> i32 {
     libc::SIGRTMIN() + 1
 }
 
-extern "C" fn on_signal(signal: libc::c_int) {
-    let bit = if signal == libc::SIGRTMIN() {
-        PENDING_MAILBOX
-    } else {
-        PENDING_OVERFLOW
-    };
-    PENDING.with(|pending| pending.fetch_or(bit, Ordering::Relaxed));
+extern "C" fn on_signal(_signal: libc::c_int) {
     let flag = IMMEDIATE_EXIT.with(Cell::get);
     if !flag.is_null() {
         // SAFETY: `Registration` put it there on this very thread and takes it
@@ -86,13 +72,12 @@ impl Registration {
         Self { flag }
     }
 
-    /// Takes the pending bits and re-arms `KVM_RUN`. The order matters: a
-    /// signal after the first step sets both again, so none is lost.
-    #[must_use]
-    pub fn take_pending(&self) -> u32 {
+    /// Lets the next `KVM_RUN` enter the guest again. To be called before the
+    /// thread looks for what it was kicked for: a kick after the look then keeps
+    /// it out.
+    pub fn rearm(&self) {
         // SAFETY: the vCPU outlives its registration (see `new`).
         unsafe { ptr::write_volatile(self.flag.as_ptr(), 0) };
-        PENDING.with(|pending| pending.swap(0, Ordering::Relaxed))
     }
 }
 

@@ -7,7 +7,7 @@ use vpmu::ids::VcpuId;
 
 use super::handle::{VcpuMessage, VcpuReport};
 use super::placement::HomeGuard;
-use super::port::MsrPort;
+use super::port::{MsrPort, PortError};
 use crate::devices::Bus;
 use crate::kvm::{Exit, Vcpu};
 use crate::pmu::DOORBELL_PORT;
@@ -125,9 +125,7 @@ impl VcpuThread {
     }
 
     fn check_mailbox(&mut self) -> VcpuState {
-        // The mailbox itself says what is pending; the bits are for the port,
-        // which looks at its counters after every interruption.
-        let _pending = self.kicks.take_pending();
+        self.kicks.rearm();
         let mut state = VcpuState::Running;
         loop {
             match self.mailbox.try_recv() {
@@ -159,8 +157,7 @@ impl VcpuThread {
     /// One round through the guest.
     fn enter(&mut self) -> Next {
         if let Err(source) = self.port.before_run(&mut self.vcpu) {
-            let vcpu = self.id;
-            return Next::Stop(StopReason::Port { vcpu, source });
+            return Next::Stop(self.port_failed(source));
         }
         let exit = self.vcpu.run();
         let interrupted = matches!(exit, Ok(Exit::Interrupted));
@@ -172,8 +169,7 @@ impl VcpuThread {
             Ok(Exit::PioIn { port, data }) => self.buses.pio.read(port.into(), data),
             Ok(Exit::PioOut { port, .. }) if port == u16::from(DOORBELL_PORT) => {
                 if let Err(source) = self.port.on_doorbell(&mut self.vcpu) {
-                    let vcpu = self.id;
-                    return Next::Stop(StopReason::Port { vcpu, source });
+                    return Next::Stop(self.port_failed(source));
                 }
             }
             Ok(Exit::PioOut { port, data }) => {
@@ -222,6 +218,11 @@ impl VcpuThread {
         } else {
             Next::Pause
         }
+    }
+
+    const fn port_failed(&self, source: PortError) -> StopReason {
+        let vcpu = self.id;
+        StopReason::Port { vcpu, source }
     }
 
     fn triple_fault(&mut self) -> StopReason {

@@ -106,15 +106,14 @@ impl Rewriter {
             return;
         }
         let found = scan(&self.memory, paging, rip);
-        let mut next = Known::clone(&known);
-        let verdict = self.rewrite(&found, &mut next.sites);
-        report(&found, verdict);
-        next.spans.push((found.span, verdict));
-        if verdict == Verdict::Served {
-            next.gates.extend(self.put_doorbell(paging, idt));
-        }
-        *known = Arc::new(next);
-        self.scans.fetch_add(1, Ordering::Release);
+        self.publish(&mut known, |next| {
+            let verdict = self.rewrite(&found, &mut next.sites);
+            report(&found, verdict);
+            next.spans.push((found.span, verdict));
+            if verdict == Verdict::Served {
+                next.gates.extend(self.put_doorbell(paging, idt));
+            }
+        });
     }
 
     fn put_doorbell(&self, paging: Paging, idt: u64) -> Option<Gate> {
@@ -144,11 +143,16 @@ impl Rewriter {
         if intact {
             return;
         }
-        let mut next = Known::clone(&known);
-        next.spans.retain(|(other, _)| *other != span);
-        next.sites.retain(|site| !span.contains(site));
-        next.gates.retain(|gate| !span.contains(&gate.address()));
-        *known = Arc::new(next);
+        self.publish(&mut known, |next| {
+            next.spans.retain(|(other, _)| *other != span);
+            next.sites.retain(|site| !span.contains(site));
+            next.gates.retain(|gate| !span.contains(&gate.address()));
+        });
+    }
+
+    /// Changes what is known, and has the vCPUs' copies renewed.
+    fn publish(&self, known: &mut Arc<Known>, change: impl FnOnce(&mut Known)) {
+        change(Arc::make_mut(known));
         self.scans.fetch_add(1, Ordering::Release);
     }
 
@@ -160,12 +164,9 @@ impl Rewriter {
             return;
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Known::clone(&known);
-        next.sites.push(rip);
-        *known = Arc::new(next);
         // First known, then changed: the other way round, another vCPU's RDMSR
         // would fault.
-        self.scans.fetch_add(1, Ordering::Release);
+        self.publish(&mut known, |next| next.sites.push(rip));
         let stored = self
             .memory
             .store(SECOND_BYTE_OF_RDMSR, second_byte, Ordering::SeqCst);

@@ -46,30 +46,26 @@ pub fn probe(source: EventSource) -> Result<ArchEventSet, OpenError> {
     }
 }
 
-/// Chooses the backing on the host whose sysfs this is.
+/// Chooses the backing on the host whose sysfs and CPUs these are.
 ///
 /// # Errors
 /// [`SelectError`]; nothing is open then.
-pub fn select(kind: &PmuKind, cpus: &CpusConfig, sysfs: &Sysfs) -> Result<Backing, SelectError> {
+pub fn select(
+    kind: &PmuKind,
+    cpus: &CpusConfig,
+    sysfs: &Sysfs,
+    host: &HostCpus,
+) -> Result<Backing, SelectError> {
     if *kind == PmuKind::Software {
         return Ok(Backing::Software(Reason::Asked));
     }
     Selector {
         pmus: &PmuRegistry::read(sysfs)?,
-        host: &HostCpus::read(sysfs),
+        host,
         cpus,
         probe: &probe,
     }
     .select(kind)
-}
-
-/// How events of a core PMU are opened: without a type where there is no other.
-pub fn source_of(pmu: &PmuDevice, pmus: &PmuRegistry) -> EventSource {
-    if pmu.is_core() && pmus.cores().count() == 1 {
-        EventSource::Hardware
-    } else {
-        EventSource::Pmu(pmu.kind)
-    }
 }
 
 /// What a choice depends on.
@@ -180,7 +176,7 @@ impl Selector<'_> {
     }
 
     fn source(&self, pmu: &PmuDevice) -> Result<HostSource, SelectError> {
-        let source = source_of(pmu, self.pmus);
+        let source = self.pmus.source(pmu);
         let name = pmu.name.clone();
         match (self.probe)(source) {
             Ok(events) => Ok(HostSource {

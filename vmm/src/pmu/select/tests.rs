@@ -280,7 +280,7 @@ fn a_pmu_that_counts_no_guest_event_is_refused() {
         "bus/event_source/devices/nothing/type: 65000",
     );
     let (cpus, kind) = flags("boot=1", "type=65000");
-    let error = select(&kind, &cpus, &tree.sysfs()).unwrap_err();
+    let error = select(&kind, &cpus, &tree.sysfs(), &HostCpus::read(&tree.sysfs())).unwrap_err();
     let text = error.to_string();
     assert!(
         text.contains("type=nothing") && text.contains("type=software"),

@@ -13,64 +13,23 @@ use crate::units::Count;
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
 use super::event::{OpenError, PerfEvent, Spec};
-use super::sysfs::PmuType;
+use super::sysfs::{EventSource, GenericEvent, RawConfig};
 
 /// The signal that an overflow sends to the vCPU thread. The thread's handler
 /// has to make it leave the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverflowSignal(pub c_int);
 
-/// Which host PMU counts an architectural event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventSource {
-    /// The host kernel's choice: the one core PMU of a host that is not hybrid.
-    Hardware,
-    /// This PMU: its type stands in the upper half of `config`.
-    ///
-    /// Linux: `PERF_PMU_TYPE_SHIFT`.
-    Pmu(PmuType),
-}
-
 impl EventSource {
     pub(super) fn spec(self, attr: &EventAttr) -> Spec {
-        let (kind, config) = match attr.event {
-            HostEvent::Architectural(event) => {
-                (bindings::PERF_TYPE_HARDWARE, self.generic_config(event))
-            }
-            HostEvent::Raw(event) => (self.raw_type(), event.config()),
-        };
         Spec {
-            kind,
-            config,
+            address: match attr.event {
+                HostEvent::Architectural(event) => self.generic(generic(event)),
+                HostEvent::Raw(event) => self.raw(RawConfig::of(event.config())),
+            },
             privilege: attr.privilege,
             guest_only: true,
         }
-    }
-
-    const fn raw_type(self) -> u32 {
-        match self {
-            Self::Hardware => bindings::PERF_TYPE_RAW,
-            Self::Pmu(PmuType(number)) => number,
-        }
-    }
-
-    fn generic_config(self, event: ArchEvent) -> u64 {
-        const PMU_TYPE_SHIFT: u32 = 32;
-        let generic = match event {
-            ArchEvent::Cycles => bindings::PERF_COUNT_HW_CPU_CYCLES,
-            ArchEvent::Instructions => bindings::PERF_COUNT_HW_INSTRUCTIONS,
-            ArchEvent::BusCycles => bindings::PERF_COUNT_HW_BUS_CYCLES,
-            ArchEvent::LlcReferences => bindings::PERF_COUNT_HW_CACHE_REFERENCES,
-            ArchEvent::LlcMisses => bindings::PERF_COUNT_HW_CACHE_MISSES,
-            ArchEvent::Branches => bindings::PERF_COUNT_HW_BRANCH_INSTRUCTIONS,
-            ArchEvent::BranchMisses => bindings::PERF_COUNT_HW_BRANCH_MISSES,
-            ArchEvent::RefTsc => bindings::PERF_COUNT_HW_REF_CPU_CYCLES,
-        };
-        let extended = match self {
-            Self::Hardware => 0,
-            Self::Pmu(PmuType(number)) => u64::from(number) << PMU_TYPE_SHIFT,
-        };
-        extended | u64::from(generic)
     }
 
     /// Tries to open `event` for the calling thread, and closes it again.
@@ -85,6 +44,19 @@ impl EventSource {
         let event = event.into();
         PerfEvent::open(&self.spec(&EventAttr { event, privilege })).map(drop)
     }
+}
+
+const fn generic(event: ArchEvent) -> GenericEvent {
+    GenericEvent::Hardware(match event {
+        ArchEvent::Cycles => bindings::PERF_COUNT_HW_CPU_CYCLES,
+        ArchEvent::Instructions => bindings::PERF_COUNT_HW_INSTRUCTIONS,
+        ArchEvent::BusCycles => bindings::PERF_COUNT_HW_BUS_CYCLES,
+        ArchEvent::LlcReferences => bindings::PERF_COUNT_HW_CACHE_REFERENCES,
+        ArchEvent::LlcMisses => bindings::PERF_COUNT_HW_CACHE_MISSES,
+        ArchEvent::Branches => bindings::PERF_COUNT_HW_BRANCH_INSTRUCTIONS,
+        ArchEvent::BranchMisses => bindings::PERF_COUNT_HW_BRANCH_MISSES,
+        ArchEvent::RefTsc => bindings::PERF_COUNT_HW_REF_CPU_CYCLES,
+    })
 }
 
 /// The host PMU of one vCPU thread. Everything is called on that thread.

@@ -10,6 +10,7 @@ use crate::host::{NoCounter, Privilege, ReadError};
 use crate::units::Count;
 
 use super::sys;
+use super::sysfs::EventAddress;
 
 /// Why the host opened no event.
 #[derive(Debug, thiserror::Error)]
@@ -51,10 +52,7 @@ const FAR: u64 = 1 << 40;
 /// What to open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spec {
-    /// `perf_event_attr.type`.
-    pub(super) kind: u32,
-    /// `perf_event_attr.config`.
-    pub(super) config: u64,
+    pub(super) address: EventAddress,
     pub(super) privilege: Privilege,
     /// Count in guest mode only.
     pub(super) guest_only: bool,
@@ -74,8 +72,8 @@ impl PerfEvent {
     /// infinite until [`PerfEvent::start`].
     pub(super) fn open(spec: &Spec) -> Result<Self, OpenError> {
         let mut attr = perf_event_attr {
-            type_: spec.kind,
-            config: spec.config,
+            type_: spec.address.kind,
+            config: spec.address.config.config,
             ..perf_event_attr::default()
         };
         attr.size = u32::try_from(size_of::<perf_event_attr>()).unwrap_or(u32::MAX);
@@ -144,11 +142,11 @@ mod tests {
     //! as for a hardware event.
 
     use super::*;
+    use crate::host::linux::sysfs::{EventSource, PmuType, RawConfig};
 
     fn task_clock() -> Option<PerfEvent> {
         let spec = Spec {
-            kind: bindings::PERF_TYPE_SOFTWARE,
-            config: u64::from(bindings::PERF_COUNT_SW_TASK_CLOCK),
+            address: EventAddress::TASK_CLOCK,
             privilege: Privilege {
                 user: true,
                 kernel: true,
@@ -211,8 +209,7 @@ mod tests {
     #[test]
     fn an_event_that_no_host_has_is_unsupported() {
         let spec = Spec {
-            kind: 0xffff,
-            config: 0,
+            address: EventSource::Pmu(PmuType(0xffff)).raw(RawConfig::of(0)),
             privilege: Privilege {
                 user: true,
                 kernel: true,

@@ -11,5 +11,6 @@ pub mod probe;
 mod sys;
 pub mod sysfs;
 
-pub use driver::{EventSource, LinuxPmu, OverflowSignal};
+pub use driver::{LinuxPmu, OverflowSignal};
 pub use event::OpenError;
+pub use sysfs::EventSource;

@@ -1,14 +1,11 @@
 //! What the host lets this thread open, found by trying.
 
-use perf_event_open_sys::bindings;
-
 use crate::host::{EventAttr, Privilege};
 use crate::units::Count;
 use crate::x86::event::ArchEvent;
 
-use super::driver::EventSource;
 use super::event::{OpenError, PerfEvent, Spec};
-use super::sysfs::PmuType;
+use super::sysfs::{EventAddress, EventSource, PmuType};
 
 /// User mode alone, which `perf_event_paranoid` = 2 still allows.
 const USER: Privilege = Privilege {
@@ -17,8 +14,7 @@ const USER: Privilege = Privilege {
 };
 
 const TASK_CLOCK: Spec = Spec {
-    kind: bindings::PERF_TYPE_SOFTWARE,
-    config: bindings::PERF_COUNT_SW_TASK_CLOCK as u64,
+    address: EventAddress::TASK_CLOCK,
     privilege: USER,
     guest_only: false,
 };

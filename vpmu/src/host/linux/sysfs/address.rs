@@ -13,6 +13,14 @@ pub struct EventAddress {
     pub config: RawConfig,
 }
 
+impl EventAddress {
+    /// The time that a task runs: every Linux host counts it.
+    pub const TASK_CLOCK: Self = Self {
+        kind: bindings::PERF_TYPE_SOFTWARE,
+        config: RawConfig::of(bindings::PERF_COUNT_SW_TASK_CLOCK as u64),
+    };
+}
+
 /// An event by a number that means the same on every core PMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GenericEvent {
@@ -22,62 +30,58 @@ pub enum GenericEvent {
     Cache(u32),
 }
 
-/// How generic events reach a core PMU.
+/// Which host PMU counts an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Addressing {
-    /// The kernel knows no other core PMU.
-    Only,
-    /// By the PMU's type in the upper half of `config`.
+pub enum EventSource {
+    /// The host kernel's choice: the one core PMU of a host that is not hybrid.
+    Hardware,
+    /// This PMU. The host has to take its type in the upper half of `config` for
+    /// generic events (see [`super::super::probe::extended_type`]); raw ones
+    /// reach any.
     ///
     /// Linux: `PERF_PMU_TYPE_SHIFT`, `PERF_PMU_CAP_EXTENDED_HW_TYPE`.
-    Extended,
+    Pmu(PmuType),
 }
 
 impl PmuRegistry {
-    /// How generic events reach `pmu`. `extended` says that the host takes its
-    /// type in `config` (see [`super::super::probe::extended_type`]).
-    ///
-    /// `None`: it is one of several core PMUs and has no such capability, or it
-    /// is no core PMU. Raw events alone reach it then.
+    /// How events of `pmu` are opened: without a type where there is no other
+    /// core PMU.
     #[must_use]
-    pub fn addressing(&self, pmu: &PmuDevice, extended: bool) -> Option<Addressing> {
-        match self.cores().count() {
-            _ if !pmu.is_core() => None,
-            1 => Some(Addressing::Only),
-            _ => extended.then_some(Addressing::Extended),
+    pub fn source(&self, pmu: &PmuDevice) -> EventSource {
+        if pmu.is_core() && self.cores().count() == 1 {
+            EventSource::Hardware
+        } else {
+            EventSource::Pmu(pmu.kind)
         }
     }
 }
 
-impl PmuType {
-    /// A generic event of this PMU.
+impl EventSource {
+    /// A generic event.
     #[must_use]
-    pub const fn generic(self, event: GenericEvent, addressing: Addressing) -> EventAddress {
+    pub const fn generic(self, event: GenericEvent) -> EventAddress {
         const PMU_TYPE_SHIFT: u32 = 32;
         let (kind, number) = match event {
             GenericEvent::Hardware(number) => (bindings::PERF_TYPE_HARDWARE, number),
             GenericEvent::Cache(number) => (bindings::PERF_TYPE_HW_CACHE, number),
         };
-        let pmu = match addressing {
-            Addressing::Only => 0,
-            Addressing::Extended => (self.0 as u64) << PMU_TYPE_SHIFT,
+        let pmu = match self {
+            Self::Hardware => 0,
+            Self::Pmu(PmuType(number)) => (number as u64) << PMU_TYPE_SHIFT,
         };
         EventAddress {
             kind,
-            config: RawConfig {
-                config: pmu | number as u64,
-                config1: 0,
-                config2: 0,
-            },
+            config: RawConfig::of(pmu | number as u64),
         }
     }
 
-    /// An event of this PMU in its own encoding.
+    /// An event in the PMU's own encoding.
     #[must_use]
     pub const fn raw(self, config: RawConfig) -> EventAddress {
-        EventAddress {
-            kind: self.0,
-            config,
-        }
+        let kind = match self {
+            Self::Hardware => bindings::PERF_TYPE_RAW,
+            Self::Pmu(PmuType(number)) => number,
+        };
+        EventAddress { kind, config }
     }
 }

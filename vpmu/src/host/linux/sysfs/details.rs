@@ -18,6 +18,18 @@ pub struct RawConfig {
     pub config2: u64,
 }
 
+impl RawConfig {
+    /// An event that `config` alone names.
+    #[must_use]
+    pub const fn of(config: u64) -> Self {
+        Self {
+            config,
+            config1: 0,
+            config2: 0,
+        }
+    }
+}
+
 /// Why a text names no event of a PMU.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {

@@ -20,7 +20,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use address::{Addressing, EventAddress, GenericEvent};
+pub use address::{EventAddress, EventSource, GenericEvent};
 pub use cpus::CpuSet;
 pub use details::{EncodeError, PmuDetails, RawConfig};
 pub use registry::PmuRegistry;

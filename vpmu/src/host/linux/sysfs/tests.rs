@@ -105,38 +105,28 @@ fn generic_events_carry_the_type_where_there_are_several_core_pmus() {
     let tree = Tree::unpack("address", ALDER_LAKE);
     let registry = PmuRegistry::read(&tree.sysfs()).unwrap();
     let atom = registry.by_name("cpu_atom").unwrap();
-    assert_eq!(registry.addressing(atom, false), None, "raw events alone");
-    let by_type = registry.addressing(atom, true).unwrap();
-    let instructions = atom.kind.generic(GenericEvent::Hardware(1), by_type);
+    let by_type = registry.source(atom);
+    let instructions = by_type.generic(GenericEvent::Hardware(1));
     assert_eq!(
         (instructions.kind, instructions.config.config),
         (0, 0xa_0000_0001)
     );
-    let l1d_misses = atom.kind.generic(GenericEvent::Cache(0x1_0000), by_type);
+    let l1d_misses = by_type.generic(GenericEvent::Cache(0x1_0000));
     assert_eq!(
         (l1d_misses.kind, l1d_misses.config.config),
         (3, 0xa_0001_0000)
     );
-    let raw = RawConfig {
-        config: 0xc0,
-        ..RawConfig::default()
-    };
-    assert_eq!(
-        atom.kind.raw(raw),
-        EventAddress {
-            kind: 10,
-            config: raw
-        }
-    );
-    let power = registry.by_name("power").unwrap();
-    assert_eq!(registry.addressing(power, true), None, "no core PMU");
+    let config = RawConfig::of(0xc0);
+    assert_eq!(by_type.raw(config), EventAddress { kind: 10, config });
 
     let tree = Tree::unpack("address-zen", ZEN);
     let registry = PmuRegistry::read(&tree.sysfs()).unwrap();
-    let cpu = registry.by_name("cpu").unwrap();
-    let only = registry.addressing(cpu, true).unwrap();
-    let cycles = cpu.kind.generic(GenericEvent::Hardware(0), only);
+    let only = registry.source(registry.by_name("cpu").unwrap());
+    let cycles = only.generic(GenericEvent::Hardware(0));
     assert_eq!((cycles.kind, cycles.config.config), (0, 0));
+    assert_eq!(only.raw(config), EventAddress { kind: 4, config });
+    let power = registry.by_name("amd_l3").unwrap();
+    assert_eq!(registry.source(power), EventSource::Pmu(power.kind));
 }
 
 #[test]
