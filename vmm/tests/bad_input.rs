@@ -6,9 +6,13 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use common::Code;
 
 /// A directory of this test's own, gone afterwards.
 struct Scratch(PathBuf);
@@ -34,23 +38,9 @@ impl Drop for Scratch {
     }
 }
 
-/// A minimal x86-64 ELF file: one segment with a HLT at 2 MiB.
+/// A kernel that halts.
 fn elf() -> Vec<u8> {
-    let mut bytes = vec![0u8; 120];
-    bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
-    bytes[16] = 2;
-    bytes[18] = 62;
-    bytes[24..32].copy_from_slice(&0x20_0000u64.to_le_bytes());
-    bytes[32] = 64;
-    bytes[54] = 56;
-    bytes[56] = 1;
-    bytes[64] = 1;
-    bytes[72] = 120;
-    bytes[88..96].copy_from_slice(&0x20_0000u64.to_le_bytes());
-    bytes[96] = 1;
-    bytes[104] = 1;
-    bytes.push(0xf4);
-    bytes
+    Code::default().raw(&[0xf4]).elf()
 }
 
 /// A bzImage header that announces 64 KiB.

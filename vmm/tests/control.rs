@@ -13,18 +13,12 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, Guest};
+use common::{Code, PATIENCE, Vm, socket_path};
 use serde_json::Value;
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A guest that prints a dot now and then.
 fn ticking() -> Code {
@@ -46,139 +40,12 @@ fn halted() -> Code {
     Code::default().raw(&[0xfa, 0xf4, 0xeb, 0xfd])
 }
 
-/// A running VM with a control socket.
-struct Vm {
-    child: Child,
-    socket: PathBuf,
-    /// Bytes on its console so far.
-    printed: Arc<AtomicU64>,
-    _guest: Guest,
-}
-
-fn socket_path(name: &str) -> PathBuf {
-    // Short: a socket's path is limited.
-    std::env::temp_dir().join(format!("pv-{name}-{}", std::process::id()))
-}
-
-impl Vm {
-    /// `None`, loudly, where there is no KVM.
-    fn start(name: &str, code: &Code, pmu: &str, args: &[&str]) -> Option<Self> {
-        let mut vm = Self::start_unread(name, code, pmu, args)?;
-        let mut console = vm.child.stdout.take().unwrap();
-        let printed = Arc::clone(&vm.printed);
-        thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(read @ 1..) = console.read(&mut chunk) {
-                printed.fetch_add(read as u64, Ordering::Relaxed);
-            }
-        });
-        Some(vm)
-    }
-
-    /// One whose console nobody reads.
-    fn start_unread(name: &str, code: &Code, pmu: &str, args: &[&str]) -> Option<Self> {
-        let guest = Guest::new(&format!("control-{name}"), code)?;
-        let socket = socket_path(name);
-        let flag = format!("path={}", socket.display());
-        let mut child = guest.start_with_pmu(pmu, &[&["--api-socket", &flag], args].concat());
-        let start = Instant::now();
-        while UnixStream::connect(&socket).is_err() {
-            if let Some(status) = child.try_wait().unwrap() {
-                let mut text = String::new();
-                child
-                    .stderr
-                    .take()
-                    .unwrap()
-                    .read_to_string(&mut text)
-                    .unwrap();
-                panic!("it ended with {status}: {text}");
-            }
-            assert!(start.elapsed() < PATIENCE, "no socket");
-            thread::sleep(Duration::from_millis(5));
-        }
-        Some(Self {
-            child,
-            socket,
-            printed: Arc::default(),
-            _guest: guest,
-        })
-    }
-
-    fn ctl(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_perfvisor"))
-            .args(["ctl", "--api-socket"])
-            .arg(&self.socket)
-            .args(args)
-            .output()
-            .unwrap()
-    }
-
-    /// The text of a command that works.
-    fn tell(&self, args: &[&str]) -> String {
-        let output = self.ctl(args);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
-        assert_eq!(stderr, "", "{args:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn ask(&self, command: &str) -> Value {
-        serde_json::from_str(&self.tell(&["--json", command])).unwrap()
-    }
-
-    fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    }
-
-    /// Sends bytes as they are; returns the whole answer.
-    fn raw(&self, bytes: &[u8]) -> String {
-        let mut stream = self.connect();
-        // The server may have refused before it read all.
-        drop(stream.write_all(bytes));
-        read_answer(&mut stream)
-    }
-
-    fn printed(&self) -> u64 {
-        self.printed.load(Ordering::Relaxed)
-    }
-
-    /// Waits until the guest has printed more.
-    fn goes_on(&self) {
-        let (before, start) = (self.printed(), Instant::now());
-        while self.printed() <= before {
-            assert!(start.elapsed() < PATIENCE, "the guest does not run");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Ends it; its status and what it said on standard error.
-    fn end(mut self) -> (Option<i32>, String) {
-        self.tell(&["shutdown", "--force"]);
-        self.wait()
-    }
-
-    fn wait(&mut self) -> (Option<i32>, String) {
-        let status = self.child.wait().unwrap();
-        let mut text = String::new();
-        self.child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
-        assert!(!self.socket.exists(), "the socket is left behind");
-        (status.code(), text)
-    }
-}
-
-impl Drop for Vm {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        drop(fs::remove_file(&self.socket));
-    }
+/// Sends bytes as they are; returns the whole answer.
+fn raw(vm: &Vm, bytes: &[u8]) -> String {
+    let mut stream = vm.connect();
+    // The server may have refused before it read all.
+    drop(stream.write_all(bytes));
+    read_answer(&mut stream)
 }
 
 fn read_answer(stream: &mut UnixStream) -> String {
@@ -198,17 +65,17 @@ fn status_of(answer: &str) -> u16 {
 
 #[test]
 fn info_tells_what_runs() {
-    let Some(vm) = Vm::start("info", &halted(), "off", &["--cpus", "boot=3"]) else {
+    let Some(vm) = Vm::start_watched("info", &halted(), "off", &["--cpus", "boot=3"]) else {
         return;
     };
-    let info = vm.ask("info");
+    let info = vm.ask(&["info"]);
     assert_eq!(info["name"], "perfvisor");
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(info["pid"], vm.child.id());
     assert_eq!(info["state"], "running");
     assert_eq!(info["vcpus"], 3);
     assert_eq!(info["memory_bytes"], 16 << 20);
-    assert_eq!(info["kernel"], vm._guest.0.display().to_string());
+    assert_eq!(info["kernel"], vm.guest.0.display().to_string());
     assert_eq!(info["pmu"], Value::Null);
     let text = vm.tell(&["info"]);
     assert!(text.contains("memory    16 MiB"), "{text}");
@@ -218,7 +85,7 @@ fn info_tells_what_runs() {
 
 #[test]
 fn a_paused_guest_stands_and_goes_on_again() {
-    let Some(vm) = Vm::start("pause", &ticking(), "off", &["--cpus", "boot=2"]) else {
+    let Some(vm) = Vm::start_watched("pause", &ticking(), "off", &["--cpus", "boot=2"]) else {
         return;
     };
     vm.goes_on();
@@ -231,11 +98,11 @@ fn a_paused_guest_stands_and_goes_on_again() {
         let printed = vm.printed();
         thread::sleep(Duration::from_millis(200));
         assert_eq!(vm.printed(), printed, "a paused guest prints");
-        assert_eq!(vm.ask("info")["state"], "paused");
+        assert_eq!(vm.ask(&["info"])["state"], "paused");
         assert_eq!(vm.tell(&["resume"]), "running\n");
         assert_eq!(vm.tell(&["resume"]), "running\n");
         vm.goes_on();
-        assert_eq!(vm.ask("info")["state"], "running");
+        assert_eq!(vm.ask(&["info"])["state"], "running");
     }
     vm.tell(&["pause"]);
     let refused = vm.ctl(&["shutdown"]);
@@ -247,7 +114,7 @@ fn a_paused_guest_stands_and_goes_on_again() {
 
 #[test]
 fn a_vcpu_that_cannot_stand_is_named_and_the_guest_goes_on() {
-    let Some(mut vm) = Vm::start_unread("stuck", &chatty(), "type=software", &[]) else {
+    let Some(mut vm) = Vm::start("stuck", &chatty(), "type=software", &[]) else {
         return;
     };
     // Until the console's pipe is full.
@@ -263,7 +130,7 @@ fn a_vcpu_that_cannot_stand_is_named_and_the_guest_goes_on() {
     };
     assert!(error.contains("vCPU 0 did not leave the guest"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
-    let info = vm.ask("info");
+    let info = vm.ask(&["info"]);
     assert_eq!(info["state"], "running");
     assert_eq!(info["pmu"]["totals"], Value::Null);
     assert_eq!(vm.ctl(&["pmu"]).status.code(), Some(1));
@@ -272,7 +139,7 @@ fn a_vcpu_that_cannot_stand_is_named_and_the_guest_goes_on() {
     console.read_exact(&mut read).unwrap();
     thread::spawn(move || drop(std::io::copy(&mut console, &mut std::io::sink())));
     assert_eq!(vm.tell(&["pause"]), "paused\n");
-    assert_eq!(vm.ask("info")["pmu"]["totals"]["overflows"], 0);
+    assert_eq!(vm.ask(&["info"])["pmu"]["totals"]["overflows"], 0);
     assert_eq!(vm.end().0, Some(0));
 }
 
@@ -304,14 +171,15 @@ fn fixed1(pmu: &Value) -> &Value {
 
 #[test]
 fn counters_are_shown_and_do_not_count_while_paused() {
-    let Some(vm) = Vm::start("count", &counting(), "type=software", &["--cpus", "boot=2"]) else {
+    let Some(vm) = Vm::start_watched("count", &counting(), "type=software", &["--cpus", "boot=2"])
+    else {
         return;
     };
     while vm.printed() == 0 {
         thread::sleep(Duration::from_millis(5));
     }
     vm.tell(&["pause"]);
-    let pmu = vm.ask("pmu");
+    let pmu = vm.ask(&["pmu"]);
     let counter = fixed1(&pmu);
     assert_eq!(pmu["vcpus"].as_array().unwrap().len(), 2);
     assert_eq!(counter["event"], "cycles");
@@ -325,18 +193,18 @@ fn counters_are_shown_and_do_not_count_while_paused() {
     assert_eq!(counter["enabled_ns"], counter["running_ns"]);
     assert_eq!(counter["scaled"], false);
     thread::sleep(Duration::from_millis(500));
-    assert_eq!(&vm.ask("pmu"), &pmu, "paused, and it counts");
+    assert_eq!(&vm.ask(&["pmu"]), &pmu, "paused, and it counts");
     let resumed = Instant::now();
     vm.tell(&["resume"]);
     thread::sleep(Duration::from_millis(50));
     vm.tell(&["pause"]);
     let ran = resumed.elapsed();
-    let counted = fixed1(&vm.ask("pmu"))["value"].as_u64().unwrap() - before;
+    let counted = fixed1(&vm.ask(&["pmu"]))["value"].as_u64().unwrap() - before;
     assert!(counted > 0, "it does not count again");
     // 10 GHz is above any TSC: the half second of the pause is not in it.
     let most = u64::try_from(ran.as_nanos()).unwrap() * 10;
     assert!(counted < most, "{counted} cycles in {ran:?}");
-    assert_eq!(vm.ask("info")["pmu"]["totals"]["overflows"], 0);
+    assert_eq!(vm.ask(&["info"])["pmu"]["totals"]["overflows"], 0);
     let text = vm.tell(&["pmu"]);
     assert!(text.contains("clock-derived"), "{text}");
     vm.end();
@@ -344,13 +212,14 @@ fn counters_are_shown_and_do_not_count_while_paused() {
 
 #[test]
 fn halted_and_waiting_vcpus_answer_too() {
-    let Some(vm) = Vm::start("halt", &halted(), "type=software", &["--cpus", "boot=4"]) else {
+    let Some(vm) = Vm::start_watched("halt", &halted(), "type=software", &["--cpus", "boot=4"])
+    else {
         return;
     };
     for _ in 0..3 {
-        assert_eq!(vm.ask("pmu")["vcpus"].as_array().unwrap().len(), 4);
+        assert_eq!(vm.ask(&["pmu"])["vcpus"].as_array().unwrap().len(), 4);
         vm.tell(&["pause"]);
-        assert_eq!(vm.ask("pmu")["vcpus"].as_array().unwrap().len(), 4);
+        assert_eq!(vm.ask(&["pmu"])["vcpus"].as_array().unwrap().len(), 4);
         vm.tell(&["resume"]);
     }
     vm.end();
@@ -358,7 +227,7 @@ fn halted_and_waiting_vcpus_answer_too() {
 
 #[test]
 fn malformed_and_oversized_requests_are_refused_while_the_guest_runs() {
-    let Some(vm) = Vm::start("abuse", &ticking(), "off", &[]) else {
+    let Some(vm) = Vm::start_watched("abuse", &ticking(), "off", &[]) else {
         return;
     };
     let put = |path: &str, body: &str| {
@@ -409,20 +278,20 @@ fn malformed_and_oversized_requests_are_refused_while_the_guest_runs() {
         ),
     ];
     for (status, bytes, part) in cases {
-        let answer = vm.raw(&bytes);
+        let answer = raw(&vm, &bytes);
         let start = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
         assert_eq!(status_of(&answer), status, "{start:?}: {answer}");
         assert!(answer.contains(part), "{start:?}: {answer}");
         assert!(answer.contains("{\"error\":\""), "{start:?}: {answer}");
         vm.goes_on();
     }
-    assert_eq!(vm.ask("info")["state"], "running");
+    assert_eq!(vm.ask(&["info"])["state"], "running");
     assert_eq!(vm.end(), (Some(0), String::new()));
 }
 
 #[test]
 fn clients_that_say_or_read_nothing_disturb_nobody() {
-    let Some(vm) = Vm::start("silent", &ticking(), "off", &[]) else {
+    let Some(vm) = Vm::start_watched("silent", &ticking(), "off", &[]) else {
         return;
     };
     // More than are served at once: some say nothing, some ask and do not read.
@@ -436,7 +305,7 @@ fn clients_that_say_or_read_nothing_disturb_nobody() {
         .collect();
     vm.goes_on();
     let asked = Instant::now();
-    assert_eq!(vm.ask("info")["state"], "running");
+    assert_eq!(vm.ask(&["info"])["state"], "running");
     assert!(
         asked.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -452,7 +321,7 @@ fn clients_that_say_or_read_nothing_disturb_nobody() {
 
 #[test]
 fn a_thousand_clients_at_once_are_all_served() {
-    let Some(vm) = Vm::start("many", &ticking(), "type=software", &[]) else {
+    let Some(vm) = Vm::start_watched("many", &ticking(), "type=software", &[]) else {
         return;
     };
     vm.goes_on();
@@ -465,7 +334,7 @@ fn a_thousand_clients_at_once_are_all_served() {
         } else {
             "/pmu"
         };
-        vm.raw(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())
+        raw(&vm, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())
     };
     let answers: Vec<_> = thread::scope(|scope| {
         let client = &client;
@@ -495,23 +364,23 @@ fn a_thousand_clients_at_once_are_all_served() {
 
 #[test]
 fn the_socket_is_private_and_gone_at_every_end() {
-    let Some(vm) = Vm::start("mode", &halted(), "off", &[]) else {
+    let Some(vm) = Vm::start_watched("mode", &halted(), "off", &[]) else {
         return;
     };
     let file = fs::symlink_metadata(&vm.socket).unwrap();
     assert_eq!(file.mode() & 0o7777, 0o600);
     // A live one is refused.
     let flag = format!("path={}", vm.socket.display());
-    let second = vm._guest.run(&["--api-socket", &flag]);
+    let second = vm.guest.run(&["--api-socket", &flag]);
     let text = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(2), "{text}");
     assert!(text.contains("in use by a running process"), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
-    assert_eq!(vm.ask("info")["state"], "running");
+    assert_eq!(vm.ask(&["info"])["state"], "running");
     assert_eq!(vm.end(), (Some(0), String::new()));
 
     for signal in ["-TERM", "-INT", "-HUP"] {
-        let mut vm = Vm::start("signal", &halted(), "off", &[]).unwrap();
+        let mut vm = Vm::start_watched("signal", &halted(), "off", &[]).unwrap();
         let pid = vm.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -530,7 +399,7 @@ fn the_socket_is_private_and_gone_at_every_end() {
     let fault = Code::default().raw(&[
         0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xfb, 0x0f, 0x0b,
     ]);
-    let mut vm = Vm::start("fault", &fault, "off", &[]).unwrap();
+    let mut vm = Vm::start_watched("fault", &fault, "off", &[]).unwrap();
     vm.child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
     let (status, text) = vm.wait();
     assert_eq!(status, Some(1), "{text}");
@@ -539,21 +408,21 @@ fn the_socket_is_private_and_gone_at_every_end() {
 
 #[test]
 fn the_socket_of_a_killed_vmm_is_replaced() {
-    let Some(mut vm) = Vm::start("stale", &halted(), "off", &[]) else {
+    let Some(mut vm) = Vm::start_watched("stale", &halted(), "off", &[]) else {
         return;
     };
     vm.child.kill().unwrap();
     vm.child.wait().unwrap();
     assert!(vm.socket.exists());
     let flag = format!("path={}", vm.socket.display());
-    let child = vm._guest.start(&["--api-socket", &flag]);
+    let child = vm.guest.start(&["--api-socket", &flag]);
     vm.child = child;
     let start = Instant::now();
     while UnixStream::connect(&vm.socket).is_err() {
         assert!(start.elapsed() < PATIENCE, "no socket");
         thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(vm.ask("info")["pid"], vm.child.id());
+    assert_eq!(vm.ask(&["info"])["pid"], vm.child.id());
     assert_eq!(vm.end(), (Some(0), String::new()));
 }
 

@@ -2,7 +2,6 @@
 //! refusals, and that nothing is left of a vCPU that went.
 
 #![expect(
-    clippy::panic,
     clippy::unwrap_used,
     reason = "a test that cannot go on says so by panicking"
 )]
@@ -11,17 +10,12 @@ mod common;
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, Guest};
+use common::{Code, PATIENCE, Vm};
 use serde_json::Value;
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a guest does whose ACPI methods are a loop: for each vCPU, looks at the
 /// registers of `devices::cpu_hotplug`, takes what comes and gives what is to go.
@@ -166,136 +160,73 @@ fn looking_with(before: Code, takes: &[u8], gives: &[u8]) -> Code {
         .raw(&body)
 }
 
-/// A running VM with a control socket.
-struct Vm {
-    child: Child,
-    socket: PathBuf,
-    _guest: Guest,
+fn start(name: &str, code: &Code, pmu: &str, cpus: &str) -> Option<Vm> {
+    Vm::start(&format!("hotplug-{name}"), code, pmu, &["--cpus", cpus])
 }
 
-impl Vm {
-    /// `None`, loudly, where there is no KVM.
-    fn start(name: &str, code: &Code, pmu: &str, cpus: &str) -> Option<Self> {
-        let guest = Guest::new(&format!("hotplug-{name}"), code)?;
-        let socket = std::env::temp_dir().join(format!("pv-h-{name}-{}", std::process::id()));
-        let flag = format!("path={}", socket.display());
-        let mut child = guest.start_with_pmu(pmu, &["--cpus", cpus, "--api-socket", &flag]);
-        let start = Instant::now();
-        while UnixStream::connect(&socket).is_err() {
-            if let Some(status) = child.try_wait().unwrap() {
-                let mut text = String::new();
-                let mut stderr = child.stderr.take().unwrap();
-                stderr.read_to_string(&mut text).unwrap();
-                panic!("it ended with {status}: {text}");
-            }
-            assert!(start.elapsed() < PATIENCE, "no socket");
-            thread::sleep(Duration::from_millis(5));
-        }
-        Some(Self {
-            child,
-            socket,
-            _guest: guest,
-        })
-    }
-
-    fn ctl(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_perfvisor"))
-            .args(["ctl", "--api-socket"])
-            .arg(&self.socket)
-            .args(args)
-            .output()
-            .unwrap()
-    }
-
-    /// The text of a command that works.
-    fn tell(&self, args: &[&str]) -> String {
-        let output = self.ctl(args);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The line that a command fails with.
-    fn refused(&self, args: &[&str]) -> String {
-        let output = self.ctl(args);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(text.lines().count(), 1, "{text}");
-        text
-    }
-
-    fn states(&self) -> Vec<String> {
-        let list: Value = serde_json::from_str(&self.tell(&["vcpu", "list", "--json"])).unwrap();
-        let vcpus = list["vcpus"].as_array().unwrap();
-        let state = |vcpu: &Value| vcpu["state"].as_str().unwrap().to_owned();
-        vcpus.iter().map(state).collect()
-    }
-
-    fn info(&self) -> Value {
-        serde_json::from_str(&self.tell(&["info", "--json"])).unwrap()
-    }
-
-    fn proc(&self, what: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{what}", self.child.id()))
-    }
-
-    /// How many entries a folder of its has.
-    fn count(&self, what: &str) -> usize {
-        fs::read_dir(self.proc(what)).unwrap().count()
-    }
-
-    fn threads(&self) -> Vec<String> {
-        let name = |entry: Result<fs::DirEntry, _>| {
-            let path = entry.ok()?.path().join("comm");
-            Some(fs::read_to_string(path).ok()?.trim().to_owned())
-        };
-        let mut names: Vec<_> = fs::read_dir(self.proc("task"))
-            .unwrap()
-            .filter_map(name)
-            .filter(|name| name.starts_with("vcpu"))
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// KiB, by a name of /proc/PID/status.
-    fn memory(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    /// Ends it; what it printed.
-    fn end(mut self) -> String {
-        self.tell(&["shutdown", "--force"]);
-        let mut text = String::new();
-        let mut stdout = self.child.stdout.take().unwrap();
-        stdout.read_to_string(&mut text).unwrap();
-        assert_eq!(self.child.wait().unwrap().code(), Some(0));
-        text
-    }
+fn states(vm: &Vm) -> Vec<String> {
+    let list: Value = vm.ask(&["vcpu", "list"]);
+    let vcpus = list["vcpus"].as_array().unwrap();
+    let state = |vcpu: &Value| vcpu["state"].as_str().unwrap().to_owned();
+    vcpus.iter().map(state).collect()
 }
 
-impl Drop for Vm {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        drop(fs::remove_file(&self.socket));
-    }
+fn info(vm: &Vm) -> Value {
+    vm.ask(&["info"])
+}
+
+fn proc(vm: &Vm, what: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/{what}", vm.child.id()))
+}
+
+/// How many entries a folder of its has.
+fn count(vm: &Vm, what: &str) -> usize {
+    fs::read_dir(proc(vm, what)).unwrap().count()
+}
+
+fn threads(vm: &Vm) -> Vec<String> {
+    let name = |entry: Result<fs::DirEntry, _>| {
+        let path = entry.ok()?.path().join("comm");
+        Some(fs::read_to_string(path).ok()?.trim().to_owned())
+    };
+    let mut names: Vec<_> = fs::read_dir(proc(vm, "task"))
+        .unwrap()
+        .filter_map(name)
+        .filter(|name| name.starts_with("vcpu"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// KiB, by a name of /proc/PID/status.
+fn memory(vm: &Vm, name: &str) -> u64 {
+    let status = fs::read_to_string(proc(vm, "status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Ends it; what it printed.
+fn end(mut vm: Vm) -> String {
+    vm.tell(&["shutdown", "--force"]);
+    let mut text = String::new();
+    let mut stdout = vm.child.stdout.take().unwrap();
+    stdout.read_to_string(&mut text).unwrap();
+    assert_eq!(vm.child.wait().unwrap().code(), Some(0));
+    text
 }
 
 #[test]
 fn a_vcpu_comes_and_goes_and_its_thread_with_it() {
-    let Some(vm) = Vm::start("one", &willing(), "type=software", "boot=2,max=4") else {
+    let Some(vm) = start("one", &willing(), "type=software", "boot=2,max=4") else {
         return;
     };
-    assert_eq!(vm.info()["vcpus"], 2);
-    assert_eq!(vm.info()["possible_vcpus"], 4);
-    assert_eq!(vm.threads(), ["vcpu0", "vcpu1"]);
+    assert_eq!(info(&vm)["vcpus"], 2);
+    assert_eq!(info(&vm)["possible_vcpus"], 4);
+    assert_eq!(threads(&vm), ["vcpu0", "vcpu1"]);
     assert_eq!(vm.tell(&["vcpu", "add", "3"]), "vCPU 3: plugged in\n");
-    assert_eq!(vm.threads(), ["vcpu0", "vcpu1", "vcpu3"]);
-    assert_eq!(vm.states(), ["present", "present", "absent", "present"]);
-    assert_eq!(vm.info()["vcpus"], 3);
+    assert_eq!(threads(&vm), ["vcpu0", "vcpu1", "vcpu3"]);
+    assert_eq!(states(&vm), ["present", "present", "absent", "present"]);
+    assert_eq!(info(&vm)["vcpus"], 3);
     let text = vm.tell(&["info"]);
     assert!(text.contains("vCPUs     3 of 4\n"), "{text}");
     // One that was there from the start may go as well, and come back.
@@ -303,21 +234,21 @@ fn a_vcpu_comes_and_goes_and_its_thread_with_it() {
         vm.tell(&["vcpu", "remove", "1"]),
         "vCPU 1: not plugged in\n"
     );
-    assert_eq!(vm.threads(), ["vcpu0", "vcpu3"]);
+    assert_eq!(threads(&vm), ["vcpu0", "vcpu3"]);
     vm.tell(&["vcpu", "add", "1"]);
     // All but one.
     vm.tell(&["vcpu", "remove", "1"]);
     vm.tell(&["vcpu", "remove", "3"]);
-    assert_eq!(vm.threads(), ["vcpu0"]);
-    assert_eq!(vm.info()["vcpus"], 1);
+    assert_eq!(threads(&vm), ["vcpu0"]);
+    assert_eq!(info(&vm)["vcpus"], 1);
     vm.tell(&["pause"]);
     vm.tell(&["resume"]);
-    vm.end();
+    end(vm);
 }
 
 #[test]
 fn what_cannot_be_is_refused_with_what_can() {
-    let Some(vm) = Vm::start("no", &willing(), "off", "boot=2,max=4") else {
+    let Some(vm) = start("no", &willing(), "off", "boot=2,max=4") else {
         return;
     };
     for (args, part) in [
@@ -345,21 +276,21 @@ fn what_cannot_be_is_refused_with_what_can() {
     vm.tell(&["vcpu", "add", "1"]);
     let output = vm.ctl(&["vcpu", "add", "x"]);
     assert_eq!(output.status.code(), Some(2));
-    vm.end();
+    end(vm);
 }
 
 /// Guest-contract §7.4: the guest's answer is passed on at once.
 #[test]
 fn a_guest_that_refuses_is_quoted() {
-    let Some(vm) = Vm::start("busy", &unwilling(), "off", "boot=2,max=2") else {
+    let Some(vm) = start("busy", &unwilling(), "off", "boot=2,max=2") else {
         return;
     };
     for _ in 0..3 {
         let text = vm.refused(&["vcpu", "remove", "1"]);
         assert!(text.contains("0x82: device busy"), "{text}");
-        assert_eq!(vm.states(), ["present", "present"]);
+        assert_eq!(states(&vm), ["present", "present"]);
     }
-    vm.end();
+    end(vm);
 }
 
 /// A guest without ACPI: the request runs into its time-out, and what was begun
@@ -367,7 +298,7 @@ fn a_guest_that_refuses_is_quoted() {
 #[test]
 fn a_guest_that_does_not_look_times_out() {
     let halted = Code::default().raw(&[0xfa, 0xf4, 0xeb, 0xfd]);
-    let Some(vm) = Vm::start("deaf", &halted, "off", "boot=2,max=3") else {
+    let Some(vm) = start("deaf", &halted, "off", "boot=2,max=3") else {
         return;
     };
     let outcomes = thread::scope(|scope| {
@@ -380,7 +311,7 @@ fn a_guest_that_does_not_look_times_out() {
                 .contains("being removed")
         );
         // The API serves others meanwhile.
-        assert_eq!(vm.info()["state"], "running");
+        assert_eq!(info(&vm)["state"], "running");
         [add.join().unwrap(), remove.join().unwrap()]
     });
     assert!(
@@ -391,16 +322,16 @@ fn a_guest_that_does_not_look_times_out() {
         outcomes[1].contains("did not let vCPU 1 go within 30 s"),
         "{outcomes:?}"
     );
-    assert_eq!(vm.states(), ["present", "present", "absent"]);
-    assert_eq!(vm.threads(), ["vcpu0", "vcpu1"]);
-    vm.end();
+    assert_eq!(states(&vm), ["present", "present", "absent"]);
+    assert_eq!(threads(&vm), ["vcpu0", "vcpu1"]);
+    end(vm);
 }
 
 /// Rule G-704: what the vCPU did before is not to be seen, though KVM's vCPU is
 /// the same.
 #[test]
 fn a_vcpu_that_comes_again_is_fresh() {
-    let Some(vm) = Vm::start("fresh", &looking_around(), "type=software", "boot=1,max=3") else {
+    let Some(vm) = start("fresh", &looking_around(), "type=software", "boot=1,max=3") else {
         return;
     };
     for vcpu in ["1", "2", "1", "1", "2"] {
@@ -409,26 +340,26 @@ fn a_vcpu_that_comes_again_is_fresh() {
         thread::sleep(Duration::from_millis(100));
         vm.tell(&["vcpu", "remove", vcpu]);
     }
-    assert_eq!(vm.end(), ".....");
+    assert_eq!(end(vm), ".....");
 }
 
 /// The eject is a register write by the thread that has to end.
 #[test]
 fn a_vcpu_may_eject_itself() {
-    let Some(vm) = Vm::start("self", &leaving(), "type=software", "boot=1,max=2") else {
+    let Some(vm) = start("self", &leaving(), "type=software", "boot=1,max=2") else {
         return;
     };
     for _ in 0..5 {
         // It may be gone again before it is seen to be there.
         vm.ctl(&["vcpu", "add", "1"]);
         let start = Instant::now();
-        while vm.states() != ["present", "absent"] {
-            assert!(start.elapsed() < PATIENCE, "{:?}", vm.states());
+        while states(&vm) != ["present", "absent"] {
+            assert!(start.elapsed() < PATIENCE, "{:?}", states(&vm));
             thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(vm.threads(), ["vcpu0"]);
+        assert_eq!(threads(&vm), ["vcpu0"]);
     }
-    assert_eq!(vm.end(), ".....");
+    assert_eq!(end(vm), ".....");
 }
 
 /// Nothing is left over: no descriptor, thread or memory. `STORM` sets how many
@@ -437,7 +368,7 @@ fn a_vcpu_may_eject_itself() {
 fn a_storm_leaves_nothing_behind() {
     let wanted = std::env::var("STORM").ok().and_then(|n| n.parse().ok());
     let operations: u32 = wanted.unwrap_or(200);
-    let Some(vm) = Vm::start("storm", &looking_around(), "type=software", "boot=1,max=4") else {
+    let Some(vm) = start("storm", &looking_around(), "type=software", "boot=1,max=4") else {
         return;
     };
     let (mut there, mut random) = ([true, false, false, false], 1_u32);
@@ -453,30 +384,30 @@ fn a_storm_leaves_nothing_behind() {
     for _ in 0..20 {
         change(&vm);
     }
-    let fds = vm.count("fd");
-    let others = vm.count("task") - vm.threads().len();
-    let memory = vm.memory("VmRSS");
+    let fds = count(&vm, "fd");
+    let others = count(&vm, "task") - threads(&vm).len();
+    let before = memory(&vm, "VmRSS");
     for n in 0..operations {
         let there = change(&vm);
         let due = (0..4).filter(|&n| there[n]).map(|n| format!("vcpu{n}"));
         let due: Vec<_> = due.collect();
-        assert_eq!(vm.threads(), due, "after {n}");
-        assert_eq!(vm.count("task"), others + due.len(), "after {n}");
+        assert_eq!(threads(&vm), due, "after {n}");
+        assert_eq!(count(&vm, "task"), others + due.len(), "after {n}");
     }
     // The last client's descriptor goes by itself.
     let start = Instant::now();
-    while vm.count("fd") != fds {
+    while count(&vm, "fd") != fds {
         assert!(
             start.elapsed() < PATIENCE,
             "{} descriptors, not {fds}",
-            vm.count("fd")
+            count(&vm, "fd")
         );
         thread::sleep(Duration::from_millis(5));
     }
-    let grown = vm.memory("VmRSS").saturating_sub(memory);
+    let grown = memory(&vm, "VmRSS").saturating_sub(before);
     assert!(
         grown < 1024,
         "{grown} KiB more after {operations} operations"
     );
-    vm.end();
+    end(vm);
 }

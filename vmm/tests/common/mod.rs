@@ -1,14 +1,20 @@
 //! Guests of a few instructions, for the tests that run the binary.
 
 #![allow(
+    clippy::panic,
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each test binary uses a part of it"
 )]
+
+mod vm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+
+pub use vm::{PATIENCE, Vm, socket_path};
 
 /// Machine code, put together by hand.
 #[derive(Default)]
@@ -83,7 +89,7 @@ impl Code {
     }
 
     /// An ELF file with it at 2 MiB.
-    fn elf(&self) -> Vec<u8> {
+    pub fn elf(&self) -> Vec<u8> {
         let mut bytes = vec![0u8; 120];
         bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
         bytes[16] = 2;
