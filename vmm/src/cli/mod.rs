@@ -102,7 +102,8 @@ pub struct RunArgs {
     pub cmdline: String,
 
     /// Virtual CPUs: boot=N, then optionally max=N (by default boot; perfvisor ctl vcpu adds and
-    /// removes them while the guest runs), topology=threads:cores:dies:packages,
+    /// removes them while the guest runs), topology=threads:cores:dies:packages
+    /// (or threads:cores:clusters:dies:packages, with cores that share an L2 cache; Intel models),
     /// affinity=[VCPU@[HOST CPUS],...] and core-types=[core=[VCPUS],atom=[VCPUS]]. N is 1 to 254;
     /// the product of the topology is max; without one, all are cores of one package. Affinity binds vCPU threads, for example
     /// [0@[2,3],1@[4-7]]; core-types goes with --pmu type=hybrid and names each vCPU once

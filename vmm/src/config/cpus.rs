@@ -14,19 +14,21 @@ pub const MAX_VCPUS: u16 = 254;
 const FLAG: Flag = Flag {
     name: "--cpus",
     keys: &["boot", "max", "topology", "affinity", "core-types"],
-    accepted: "boot=N[,max=N][,topology=threads:cores:dies:packages][,affinity=[VCPU@[CPUS],…]][,core-types=[core=[VCPUS],atom=[VCPUS]]]",
+    accepted: "boot=N[,max=N][,topology=threads:cores[:clusters]:dies:packages][,affinity=[VCPU@[CPUS],…]][,core-types=[core=[VCPUS],atom=[VCPUS]]]",
 };
 const COUNT: &str = "1 to 254";
-const TOPOLOGY: &str = "threads:cores:dies:packages, each 1 to 254, such as 2:4:1:1";
+const TOPOLOGY: &str = "threads:cores:dies:packages, each 1 to 254, such as 2:4:1:1, or threads:cores:clusters:dies:packages with clusters of cores that share an L2 cache";
 
-/// How many vCPUs share what: threads per core, cores per die, dies per
-/// package, packages.
+/// How many vCPUs share what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
     /// Threads per core.
     pub threads: u16,
     /// Cores per die.
     pub cores: u16,
+    /// Cores that share an L2 cache; `cores` is a multiple of it. 1 without
+    /// clusters.
+    pub cluster: u16,
     /// Dies per package.
     pub dies: u16,
     /// Packages.
@@ -40,6 +42,7 @@ impl Topology {
         Self {
             threads: 1,
             cores: cpus,
+            cluster: 1,
             dies: 1,
             packages: 1,
         }
@@ -60,10 +63,17 @@ impl Topology {
         log2_up(self.threads)
     }
 
+    /// The bit of the APIC id where the cluster number starts; without
+    /// clusters, each core is one.
+    #[must_use]
+    pub fn cluster_shift(&self) -> u32 {
+        self.core_shift() + log2_up(self.cluster)
+    }
+
     /// The bit of the APIC id where the die number starts.
     #[must_use]
     pub fn die_shift(&self) -> u32 {
-        self.core_shift() + log2_up(self.cores)
+        self.cluster_shift() + log2_up(self.cores / self.cluster.max(1))
     }
 
     /// The bit of the APIC id where the package number starts.
@@ -72,23 +82,21 @@ impl Topology {
         self.die_shift() + log2_up(self.dies)
     }
 
-    /// The APIC id of a vCPU: thread, core, die and package number from low
-    /// bits to high, each in a field of its own. Ids are dense only where each
+    /// The APIC id of a vCPU: thread, core, cluster, die and package number from
+    /// low bits to high, each in a field of its own. Ids are dense only where each
     /// count is a power of two.
     #[must_use]
     pub fn apic_id(&self, vcpu: VcpuId) -> u32 {
         let index = u32::from(vcpu.0);
-        let (threads, cores, dies) = (
-            u32::from(self.threads.max(1)),
-            u32::from(self.cores.max(1)),
-            u32::from(self.dies.max(1)),
-        );
+        let [threads, cores, cluster, dies] =
+            [self.threads, self.cores, self.cluster, self.dies].map(|n| u32::from(n.max(1)));
         let thread = index % threads;
         let core = index / threads % cores;
         let die = index / (threads * cores) % dies;
         let package = index / (threads * cores * dies);
         thread
-            | core << self.core_shift()
+            | (core % cluster) << self.core_shift()
+            | (core / cluster) << self.cluster_shift()
             | die << self.die_shift()
             | package << self.package_shift()
     }
@@ -96,11 +104,13 @@ impl Topology {
 
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}:{}:{}",
-            self.threads, self.cores, self.dies, self.packages
-        )
+        write!(f, "{}:", self.threads)?;
+        if self.cluster > 1 {
+            write!(f, "{}:{}", self.cluster, self.cores / self.cluster)?;
+        } else {
+            write!(f, "{}", self.cores)?;
+        }
+        write!(f, ":{}:{}", self.dies, self.packages)
     }
 }
 
@@ -191,18 +201,24 @@ impl CpusConfig {
 }
 
 fn parse_topology(text: &str) -> Option<Topology> {
-    let mut counts = text.split(':').map(|part| {
-        part.parse::<u16>()
-            .ok()
-            .filter(|count| (1..=MAX_VCPUS).contains(count))
-    });
-    let topology = Topology {
-        threads: counts.next()??,
-        cores: counts.next()??,
-        dies: counts.next()??,
-        packages: counts.next()??,
+    let counts: Option<Vec<u16>> = text
+        .split(':')
+        .map(|part| part.parse().ok().filter(|n| (1..=MAX_VCPUS).contains(n)))
+        .collect();
+    let (threads, cluster, clusters, dies, packages) = match counts?[..] {
+        [threads, cores, dies, packages] => (threads, 1, cores, dies, packages),
+        [threads, cluster, clusters, dies, packages] => {
+            (threads, cluster, clusters, dies, packages)
+        }
+        _ => return None,
     };
-    counts.next().is_none().then_some(topology)
+    Some(Topology {
+        threads,
+        cores: cluster.checked_mul(clusters)?,
+        cluster,
+        dies,
+        packages,
+    })
 }
 
 #[cfg(test)]
@@ -214,6 +230,7 @@ mod tests {
         let topology = Topology {
             threads: 2,
             cores: 3,
+            cluster: 1,
             dies: 2,
             packages: 2,
         };
@@ -223,6 +240,18 @@ mod tests {
         let ids: Vec<_> = (0..24).map(|n| topology.apic_id(VcpuId(n))).collect();
         assert_eq!(&ids[..8], [0, 1, 2, 3, 4, 5, 8, 9]);
         assert_eq!(ids[23], 0b1_1101);
+    }
+
+    #[test]
+    fn clusters_have_a_field_of_their_own() {
+        let topology = parse_topology("1:3:2:1:2").unwrap();
+        assert_eq!((topology.cores, topology.cluster), (6, 3));
+        assert_eq!((topology.cluster_shift(), topology.die_shift()), (2, 3));
+        let ids: Vec<_> = (0..12).map(|n| topology.apic_id(VcpuId(n))).collect();
+        assert_eq!(ids, [0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14]);
+        assert_eq!(topology.to_string(), "1:3:2:1:2");
+        let flat = parse_topology("1:1:4:1:1").unwrap();
+        assert_eq!(flat, Topology::flat(4), "a cluster of one is none");
     }
 
     #[test]
@@ -250,7 +279,12 @@ mod tests {
             ("boot=2,max=4,topology=1:2:1:1", "product is 4"),
             ("boot=4,topology=2:4:1:1", "product is 4"),
             ("boot=4,topology=2:2:1", "threads:cores:dies:packages"),
-            ("boot=4,topology=2:2:1:1:1", "threads:cores:dies:packages"),
+            ("boot=4,topology=2:1:2:1:1:1", "threads:cores:dies:packages"),
+            (
+                "boot=4,topology=2:2:2:1:1",
+                "topology=2:2:2:1:1 describes 8",
+            ),
+            ("boot=4,topology=254:254:254:254:254", "product is 4"),
             ("boot=4,topology=0:4:1:1", "threads:cores:dies:packages"),
             ("boot=240,topology=1:3:5:16", "below 255"),
             ("boot=2,affinity=[2@[0]]", "not possible for 'affinity'"),

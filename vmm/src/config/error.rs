@@ -73,7 +73,7 @@ pub enum ConfigError {
     },
     /// The topology describes another number of CPUs.
     #[error(
-        "--cpus: topology={topology} describes {} CPUs but max={max}; accepted: threads:cores:dies:packages whose product is {max}", topology.cpus()
+        "--cpus: topology={topology} describes {} CPUs but max={max}; accepted: threads:cores[:clusters]:dies:packages whose product is {max}", topology.cpus()
     )]
     TopologyProduct {
         /// What the user wrote.

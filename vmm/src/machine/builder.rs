@@ -68,15 +68,15 @@ pub enum BuildError {
     /// The kernel is too much for this KVM.
     #[error(transparent)]
     Emulated(#[from] LinuxNeedsHardware),
-    /// The guest's CPU cannot tell of so many dies.
+    /// The guest's CPU has no way to tell of it.
     #[error(
-        "--cpus: topology={topology} is not possible with an AMD CPU in the guest; accepted: up to {most} dies per package, or an Intel model (--pmu model=)"
+        "--cpus: topology={topology} is not possible with an AMD CPU in the guest; accepted: {accepted}, or an Intel model (--pmu model=)"
     )]
-    TooManyDies {
+    Topology {
         /// What was asked for.
         topology: Topology,
         /// What it can tell of.
-        most: u16,
+        accepted: &'static str,
     },
     /// A vCPU thread did not come up.
     #[error(transparent)]
@@ -115,7 +115,7 @@ impl BuildError {
                 | Self::SerialFile { .. }
                 | Self::Memory { .. }
                 | Self::TooManyVcpus { .. }
-                | Self::TooManyDies { .. }
+                | Self::Topology { .. }
         )
     }
 }

@@ -103,16 +103,20 @@ impl CpuidPlan<'_> {
         table.into_entries()
     }
 
-    /// The most dies of a package that this CPU can describe, if the topology
-    /// has more.
+    /// What the topology would have to be for this CPU to tell of it, if it
+    /// cannot.
     #[must_use]
-    pub fn most_dies(&self) -> Option<u16> {
+    pub fn cannot_tell(&self) -> Option<&'static str> {
         let is_intel = match self.profile {
             Profile::IntelGeneric(_) => true,
             Profile::Amd(_) => false,
             Profile::Host => Table::new(self.supported).is_intel(),
         };
-        (!is_intel && self.topology.dies > amd::MOST_DIES).then_some(amd::MOST_DIES)
+        if is_intel {
+            None
+        } else {
+            amd::cannot_tell(&self.topology)
+        }
     }
 
     fn common(&self, table: &mut Table) {

@@ -111,8 +111,8 @@ impl Blueprint<'_> {
             profile,
             core_types: self.hooks.core_types.as_ref(),
         };
-        if let Some(most) = cpuid.most_dies() {
-            return Err(BuildError::TooManyDies { topology, most });
+        if let Some(accepted) = cpuid.cannot_tell() {
+            return Err(BuildError::Topology { topology, accepted });
         }
         let plan = VcpuPlan {
             cpuid,

@@ -21,6 +21,7 @@ pub(super) fn all() -> Vec<GuestTest> {
         topology(&CORES_IN_DIES, "amd-core", "6.12"),
         topology(&THREADS, "intel-v2", "6.12"),
         topology(&THREADS, "amd-core", "6.1"),
+        topology(&CLUSTERS, "intel-v2", "6.12"),
     ]
     .into();
     all.extend([
@@ -35,18 +36,18 @@ pub(super) fn all() -> Vec<GuestTest> {
 /// A topology of four vCPUs, and what each shows of it.
 struct Shape {
     flag: &'static str,
-    /// Who shares the package, the die, the core and the last cache.
-    lists: [[&'static str; 4]; 4],
+    /// Who shares the package, the die, the cluster, the core and the last cache.
+    lists: [[&'static str; 5]; 4],
     cores: [u32; 4],
 }
 
 const CORES_IN_DIES: Shape = Shape {
     flag: "1:2:2:1",
     lists: [
-        ["0-3", "0-1", "0", "0-1"],
-        ["0-3", "0-1", "1", "0-1"],
-        ["0-3", "2-3", "2", "2-3"],
-        ["0-3", "2-3", "3", "2-3"],
+        ["0-3", "0-1", "0", "0", "0-1"],
+        ["0-3", "0-1", "1", "1", "0-1"],
+        ["0-3", "2-3", "2", "2", "2-3"],
+        ["0-3", "2-3", "3", "3", "2-3"],
     ],
     cores: [0, 1, 2, 3],
 };
@@ -54,25 +55,38 @@ const CORES_IN_DIES: Shape = Shape {
 const THREADS: Shape = Shape {
     flag: "2:2:1:1",
     lists: [
-        ["0-3", "0-3", "0-1", "0-3"],
-        ["0-3", "0-3", "0-1", "0-3"],
-        ["0-3", "0-3", "2-3", "0-3"],
-        ["0-3", "0-3", "2-3", "0-3"],
+        ["0-3", "0-3", "0-1", "0-1", "0-3"],
+        ["0-3", "0-3", "0-1", "0-1", "0-3"],
+        ["0-3", "0-3", "2-3", "2-3", "0-3"],
+        ["0-3", "0-3", "2-3", "2-3", "0-3"],
     ],
     cores: [0, 0, 1, 1],
+};
+
+const CLUSTERS: Shape = Shape {
+    flag: "1:2:2:1:1",
+    lists: [
+        ["0-3", "0-3", "0-1", "0", "0-3"],
+        ["0-3", "0-3", "0-1", "1", "0-3"],
+        ["0-3", "0-3", "2-3", "2", "0-3"],
+        ["0-3", "0-3", "2-3", "3", "0-3"],
+    ],
+    cores: [0, 1, 2, 3],
 };
 
 /// Guest-contract §7.5, rule G-705: sysfs shows what was asked for.
 fn topology(shape: &'static Shape, model: &'static str, guest_kernel: &'static str) -> GuestTest {
     const LINE: &str = "cd /sys/devices/system/cpu; for n in 0 1 2 3; do cd cpu$n/topology; \
          echo cpu$n package=$(cat physical_package_id) core=$(cat core_id) \
-         $(cat package_cpus_list) $(cat die_cpus_list) $(cat core_cpus_list) \
+         $(cat package_cpus_list) $(cat die_cpus_list) \
+         $(cat cluster_cpus_list) $(cat core_cpus_list) \
          $(cat ../cache/index3/shared_cpu_list); cd ../..; done; \
          echo === complaints; dmesg | grep -e BUG: -e WARNING -e irmware.bug; echo === end";
     let flags = match (shape.flag, model) {
         ("1:2:2:1", "intel-v2") => {
             "--cpus boot=4,topology=1:2:2:1 --pmu type=software,model=intel-v2"
         }
+        ("1:2:2:1:1", _) => "--cpus boot=4,topology=1:2:2:1:1 --pmu type=software,model=intel-v2",
         ("1:2:2:1", _) => "--cpus boot=4,topology=1:2:2:1 --pmu type=software,model=amd-core",
         (_, "intel-v2") => "--cpus boot=4,topology=2:2:1:1 --pmu type=software,model=intel-v2",
         _ => "--cpus boot=4,topology=2:2:1:1 --pmu type=software,model=amd-core",
@@ -90,8 +104,9 @@ fn topology(shape: &'static Shape, model: &'static str, guest_kernel: &'static s
 
 fn shows_shape(seen: &Seen, test: &GuestTest) -> Result<()> {
     seen.succeeded()?;
-    let shapes = [&CORES_IN_DIES, &THREADS];
-    let shape = shapes.into_iter().find(|s| test.vmm.contains(s.flag));
+    let shapes = [&CORES_IN_DIES, &THREADS, &CLUSTERS];
+    let of = |s: &&Shape| test.vmm.contains(&format!("topology={} ", s.flag));
+    let shape = shapes.into_iter().find(of);
     let shape = shape.context("the test is of no shape")?;
     for (cpu, (lists, core)) in shape.lists.iter().zip(shape.cores).enumerate() {
         let lists = lists.join(" ");

@@ -30,7 +30,7 @@ const CACHES: u32 = 0x8000_001d;
 const NODES: u32 = 0x8000_001e;
 const EXT_TOPOLOGY: u32 = 0x8000_0026;
 /// Leaf 8000_001EH counts the nodes of a package in three bits.
-pub(super) const MOST_DIES: u16 = 8;
+const MOST_DIES: u16 = 8;
 /// Family 17h, model 31h, stepping 0 (Zen 2).
 const SIGNATURE: u32 = 0x0083_0f10;
 /// The first family whose generic events are the ones that the models know.
@@ -84,6 +84,17 @@ fn from_foreign(table: &mut Table) {
     let features = table.get(0x8000_0001, 0);
     features.eax = SIGNATURE;
     table.raise_max_extended_leaf(0x8000_0008);
+}
+
+/// What a topology has to be for these leaves to tell of it, if they cannot.
+pub(super) const fn cannot_tell(topology: &Topology) -> Option<&'static str> {
+    if topology.dies > MOST_DIES {
+        Some("up to 8 dies per package")
+    } else if topology.cluster > 1 {
+        Some("no clusters")
+    } else {
+        None
+    }
 }
 
 /// The leaves that depend on a vCPU's place, and no PMU.

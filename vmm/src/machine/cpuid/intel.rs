@@ -149,6 +149,7 @@ pub(super) fn share_caches(table: &mut Table, topology: &Topology) {
         let cache = table.get(CACHES, subleaf);
         let sharing = match cache.eax >> 5 & 7 {
             3.. => 1u32 << topology.die_shift(),
+            2 => 1 << topology.cluster_shift(),
             _ => 1 << topology.core_shift(),
         };
         if cache.eax & 0x1f != 0 {
@@ -158,10 +159,12 @@ pub(super) fn share_caches(table: &mut Table, topology: &Topology) {
     }
 }
 
-/// Leaf 04H ("Deterministic Cache Parameters"): 32 KiB + 32 KiB, 1 MiB per
-/// core, 16 MiB per die.
+/// Leaf 04H ("Deterministic Cache Parameters"): 32 KiB + 32 KiB per core,
+/// 1 MiB per cluster, 16 MiB per die. Linux finds clusters by the second level
+/// (guest-contract §7.5).
 fn caches(table: &mut Table, topology: &Topology) {
     let core = 1u32 << topology.core_shift();
+    let cluster = 1u32 << topology.cluster_shift();
     let die = 1u32 << topology.die_shift();
     let cores = 1u32 << (topology.package_shift() - topology.core_shift());
     let cache = |kind, level, ways, sets, sharing| {
@@ -179,7 +182,7 @@ fn caches(table: &mut Table, topology: &Topology) {
         &[
             cache(1, 1, 8, 64, core),
             cache(2, 1, 8, 64, core),
-            cache(3, 2, 16, 1024, core),
+            cache(3, 2, 16, 1024, cluster),
             cache(3, 3, 16, 16384, die),
             [0; 4],
         ],

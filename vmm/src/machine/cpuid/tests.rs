@@ -42,6 +42,7 @@ fn plan(supported: &[CpuidEntry], profile: Profile) -> CpuidPlan<'_> {
             threads: 2,
             cores: 3,
             dies: 2,
+            cluster: 1,
             packages: 1,
         },
         profile,
@@ -294,20 +295,38 @@ fn the_hosts_own_caches_are_shared_as_the_topology_says() {
     assert_eq!(find(&table, 4, 1).eax, 0x163 | 7 << 14 | 7 << 26);
 }
 
-/// 8000001EH counts the nodes of a package in three bits.
+/// Guest-contract §7.5: the L2 cache makes the cluster.
 #[test]
-fn an_amd_guest_has_at_most_eight_dies() {
+fn cores_of_a_cluster_share_the_second_level() {
     let host = amd_host();
-    for (profile, most) in [
-        (Profile::Amd(AMD_V2), Some(8)),
-        (Profile::Host, Some(8)),
-        (Profile::IntelGeneric(None), None),
+    let mut plan = plan(&host, Profile::IntelGeneric(Some(PMU)));
+    let sharing = |plan: &CpuidPlan<'_>, subleaf| {
+        (find(&plan.table(VcpuId(0)), 4, subleaf).eax >> 14 & 0xfff) + 1
+    };
+    assert_eq!([0, 2, 3].map(|cache| sharing(&plan, cache)), [2, 2, 8]);
+    plan.topology.cores = 4;
+    plan.topology.cluster = 2;
+    assert_eq!([0, 2, 3].map(|cache| sharing(&plan, cache)), [2, 4, 8]);
+}
+
+/// 8000001EH counts the nodes of a package in three bits, and no leaf of AMD's
+/// has Linux find clusters.
+#[test]
+fn an_amd_guest_has_at_most_eight_dies_and_no_clusters() {
+    let host = amd_host();
+    for (profile, tells) in [
+        (Profile::Amd(AMD_V2), false),
+        (Profile::Host, false),
+        (Profile::IntelGeneric(None), true),
     ] {
         let mut plan = plan(&host, profile);
         plan.topology.dies = 8;
-        assert_eq!(plan.most_dies(), None);
+        assert_eq!(plan.cannot_tell(), None);
         plan.topology.dies = 9;
-        assert_eq!(plan.most_dies(), most, "{profile:?}");
+        assert_eq!(plan.cannot_tell().is_none(), tells, "{profile:?}");
+        plan.topology.dies = 8;
+        plan.topology.cluster = 3;
+        assert_eq!(plan.cannot_tell().is_none(), tells, "{profile:?}");
     }
 }
 
