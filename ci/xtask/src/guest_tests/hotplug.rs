@@ -236,13 +236,14 @@ fn totals_are_kept(seen: &Seen) -> Result<()> {
     Ok(())
 }
 
-/// vCPUs leave while `perf record -a` samples on them, and the last but one goes.
+/// vCPUs leave while `perf record -a` samples on them, which are busy, and the last but
+/// one goes.
 fn during_record() -> GuestTest {
     let run = guest(
         "6.12",
         "--cpus boot=3,max=4 --pmu type=software",
         &format!(
-            "while :; do :; done & load=$!; (echo echo recording; echo sleep 4) >/tmp/load; echo ready; \
+            "load=; for n in 1 2 3; do while :; do :; done & load=$load\\ $!; done; (echo echo recording; echo sleep 4) >/tmp/load; echo ready; \
              perf record -a -e cycles -F 200 -o /tmp/perf.data sh /tmp/load 2>&1; echo record=$?; \
              echo report=$(perf report -i /tmp/perf.data --stdio 2>/dev/null | grep -c %); {ENDING}"
         ),
@@ -274,22 +275,26 @@ fn during_record() -> GuestTest {
     }
 }
 
-/// On a host with a PMU: the events of a vCPU that goes are closed. And the guest may
-/// eject one that nobody asked for (rule G-702).
+/// On a host with a PMU: the events of a vCPU that goes are closed, also while eight of
+/// its counters take turns on four. And the guest may eject one that nobody asked for
+/// (rule G-702).
 fn host_events() -> GuestTest {
     let own_eject = "until [ -d cpu2 ]; do sleep 0.2; done; \
                      echo 1 >/sys/bus/acpi/devices/ACPI0007:02/eject; ";
     let run = guest(
         "6.12",
-        "--cpus boot=2,max=4",
+        "--cpus boot=2,max=4 --pmu type=auto,model=intel-v2,gp=8",
         &format!(
-            "perf stat -a -e cycles,instructions sleep 1000 & load=$!; sleep 2; echo ready; \
+            "while :; do :; done & load=$!; while :; do :; done & load=$load\\ $!; \
+             perf stat -a -e instructions,instructions:u,branches,branches:u,branch-misses,\
+cache-references,cache-misses,bus-cycles sleep 1000 & load=$load\\ $!; sleep 2; echo ready; \
              {own_eject}{ENDING}"
         ),
     );
     let line = format!(
         "{run} events() {{ echo events $1=$(ls -l /proc/$vmm/fd | grep -c perf_event); }}; \
          events before; $ctl vcpu remove 1; events without; $ctl vcpu add 1; sleep 2; events again; \
+         $ctl info --json | grep -o 'rotations.:[0-9]*'; \
          $ctl vcpu add 2; until $ctl vcpu list | grep -q \"vCPU 2: not plugged in\"; do sleep 0.2; done; \
          echo ejected; {THE_WORD}"
     );
@@ -304,6 +309,15 @@ fn host_events() -> GuestTest {
         ensure!(without > 0, "nothing counts on vCPU 0");
         ensure!(before == 2 * without, "{before} events, then {without}");
         ensure!(count("again")? <= before, "{} events", count("again")?);
+        let rotations = seen
+            .console
+            .split_once("rotations\":")
+            .map(|(_, rest)| rest);
+        let rotations: u32 = rotations
+            .and_then(|r| r.lines().next())
+            .unwrap_or_default()
+            .parse()?;
+        ensure!(rotations > 10, "{rotations} rotations: nothing took turns");
         seen.shows("ejected\n")?;
         seen.shows("online=0-1,3\n")?;
         seen.shows("status=0\n")?;
