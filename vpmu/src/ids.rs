@@ -101,6 +101,39 @@ impl fmt::Display for Pmc {
     }
 }
 
+/// A monitor of a vCPU: an event that an operator attached, beside the guest's
+/// counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MonitorId(u8);
+
+impl MonitorId {
+    /// The most monitors that a vCPU may have.
+    pub const MAX: u8 = 8;
+
+    /// Monitor `i`; `None` from [`MonitorId::MAX`] on.
+    #[must_use]
+    pub const fn new(i: u8) -> Option<Self> {
+        if i < Self::MAX { Some(Self(i)) } else { None }
+    }
+
+    /// All there can be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::MAX).map(Self)
+    }
+
+    /// Its number, for arrays of monitors.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for MonitorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// A set of counters, laid out as IA32_PERF_GLOBAL_CTRL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PmcSet(pub u64);

@@ -19,5 +19,6 @@ mod vcpu;
 pub mod x86;
 
 pub use vcpu::{
-    CounterState, CounterView, EventFilter, FilterLists, Policy, Rules, Times, Totals, VcpuPmu,
+    AttachError, CounterState, CounterView, EventFilter, FilterLists, MonitorView, Policy, Rules,
+    Times, Totals, VcpuPmu,
 };

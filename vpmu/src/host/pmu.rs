@@ -3,12 +3,32 @@
 use alloc::boxed::Box;
 use core::fmt;
 
+use crate::ids::{MonitorId, Pmc};
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 
-/// A host event of one vCPU. The caller numbers them: small, dense, reused.
+/// A host event of one vCPU. The caller numbers them, below
+/// [`HostEventId::COUNT`]: the guest's counters by [`Pmc::slot`], then the
+/// monitors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostEventId(pub usize);
+
+impl HostEventId {
+    /// The most that a vCPU has.
+    pub const COUNT: usize = Pmc::SLOTS + MonitorId::MAX as usize;
+}
+
+impl From<Pmc> for HostEventId {
+    fn from(pmc: Pmc) -> Self {
+        Self(pmc.slot())
+    }
+}
+
+impl From<MonitorId> for HostEventId {
+    fn from(monitor: MonitorId) -> Self {
+        Self(Pmc::SLOTS + monitor.index())
+    }
+}
 
 /// The guest privilege levels in which an event counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

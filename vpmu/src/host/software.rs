@@ -5,7 +5,6 @@
 //! part of guest time that samples give to that level, which needs an exit a
 //! millisecond of guest time while one runs.
 
-use crate::ids::Pmc;
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
@@ -79,7 +78,7 @@ pub struct SoftwarePmu {
     levels: LevelClocks,
     /// Running events that count at one level.
     sampled: usize,
-    events: [Option<Event>; Pmc::SLOTS],
+    events: [Option<Event>; HostEventId::COUNT],
 }
 
 impl SoftwarePmu {
@@ -96,7 +95,7 @@ impl SoftwarePmu {
             now: Nanos(0),
             levels: LevelClocks::new(),
             sampled: 0,
-            events: [None; Pmc::SLOTS],
+            events: [None; HostEventId::COUNT],
         }
     }
 

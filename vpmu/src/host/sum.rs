@@ -7,7 +7,7 @@ use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
 use super::pmu::{
-    EventAttr, HostEventId, HostPmu, Level, NoCounter, OpenError, Quality, ReadError,
+    EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Quality, ReadError,
 };
 
 /// Every event is on every part, and what the parts count is added up.
@@ -41,7 +41,9 @@ impl<P: HostPmu> HostPmu for SumPmu<P> {
     }
 
     fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
-        if self.parts.is_empty() {
+        // What a code means differs between parts.
+        let is_code = matches!(attr.event, HostEvent::Raw(_));
+        if self.parts.is_empty() || is_code && self.parts.len() > 1 {
             return Err(OpenError::Unsupported);
         }
         let opened = self
@@ -130,7 +132,7 @@ mod tests {
 
     const ID: HostEventId = HostEventId(0);
     const ATTR: EventAttr = EventAttr {
-        event: crate::host::HostEvent::Architectural(ArchEvent::Instructions),
+        event: HostEvent::Architectural(ArchEvent::Instructions),
         privilege: Privilege {
             user: true,
             kernel: true,
@@ -173,6 +175,17 @@ mod tests {
         assert_eq!(pmu.supported(), few);
         assert_eq!(pmu.open(ID, &ATTR), Err(OpenError::Unsupported));
         assert_eq!(pmu.parts[0].open(ID, &ATTR), Ok(()), "the number is free");
+    }
+
+    #[test]
+    fn a_code_has_no_sum() {
+        let mut pmu = sum([1, 1]);
+        let attr = EventAttr {
+            event: HostEvent::Raw(crate::x86::event::RawEvent::of_event_sel(0x1d1)),
+            ..ATTR
+        };
+        assert_eq!(pmu.open(ID, &attr), Err(OpenError::Unsupported));
+        assert_eq!(pmu.open(ID, &ATTR), Ok(()), "the number is free");
     }
 
     #[test]

@@ -1,12 +1,21 @@
-//! The events behind the guest's counters: one task of a scheduler.
+//! The events behind the guest's counters and an operator's monitors, in one
+//! scheduler.
 //!
-//! Each counter is an event of the one task that stands for the guest, on the
-//! one CPU that stands for the vCPU. Its clock is the time that the guest ran
-//! with its PMU enabled, so that times stand still while nothing can count.
+//! Each counter is an event of the one task that stands for the guest, and each
+//! monitor one of the one CPU that stands for the vCPU: the classes of R-120 say
+//! who has a host counter. The clock is the time that the guest ran with its PMU
+//! enabled or a monitor attached, so that times stand still while nothing can
+//! count.
+//!
+//! A guest that disables its PMU holds its events still where they are.
+//! Monitors go on meanwhile: then the guest's task leaves the CPU, and
+//! with it the task's clock stands.
 
 mod carried;
+mod losses;
+mod monitors;
 
-use crate::host::{EventAttr as HostAttr, HostPmu, OpenError};
+use crate::host::{EventAttr as HostAttr, HostEventId, HostPmu, OpenError};
 use crate::ids::{Pmc, VcpuId};
 use crate::sched::{
     AttrFlags, Config, EventId, EventState, Extent, OpenError as SchedError, OpenRequest, PmuClass,
@@ -14,64 +23,18 @@ use crate::sched::{
 };
 use crate::units::{Count, Nanos};
 
-use super::Policy;
 use super::placement::{self, Placement};
+use super::{Policy, Times};
 
 pub(crate) use carried::Carried;
+pub(super) use monitors::Watched;
+use monitors::Monitors;
 
 /// The only CPU and the only PMU of a vCPU's scheduler.
 const CPU: VcpuId = VcpuId(0);
 /// How often a running event is looked at, in case the host took its counter
 /// away: there is no signal for that.
 const LOOK_INTERVAL: Nanos = Nanos(100_000_000);
-
-/// How long an event was wanted, and how long it had a counter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    /// Guest time for which the guest wanted it.
-    pub enabled: Nanos,
-    /// Guest time for which it had a counter.
-    pub running: Nanos,
-}
-
-impl Times {
-    /// These, and then those.
-    fn and_then(self, enabled: Nanos, running: Nanos) -> Self {
-        Self {
-            enabled: self.enabled + enabled,
-            running: self.running + running,
-        }
-    }
-
-    /// Whether the count is an estimate for the whole from a part.
-    #[must_use]
-    pub fn is_scaled(&self) -> bool {
-        self.enabled != self.running
-    }
-
-    /// The estimate for the whole time from a count of the running time. Of an
-    /// event that never ran nothing is known: 0.
-    fn whole(&self, count: u64) -> u64 {
-        if !self.is_scaled() {
-            return count;
-        }
-        if self.running == Nanos(0) {
-            return 0;
-        }
-        let whole = u128::from(count) * u128::from(self.enabled.0) / u128::from(self.running.0);
-        u64::try_from(whole).unwrap_or(u64::MAX)
-    }
-
-    /// The count of the running time at which the estimate reaches `whole`.
-    fn part(&self, whole: u64) -> u64 {
-        if !self.is_scaled() || self.running == Nanos(0) {
-            return whole;
-        }
-        let part = (u128::from(whole) * u128::from(self.running.0))
-            .div_ceil(u128::from(self.enabled.0.max(1)));
-        u64::try_from(part).unwrap_or(u64::MAX)
-    }
-}
 
 /// The event of one counter.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +63,11 @@ pub(super) struct Backing<H> {
     next_look: Nanos,
     /// By [`Pmc::slot`].
     events: [Option<Tracked>; Pmc::SLOTS],
+    /// Slots whose error was counted, as bits.
+    in_error: u32,
+    monitors: Monitors,
+    /// The guest's task is off the CPU.
+    away: bool,
     pinned_errors: u64,
     rotations: u64,
 }
@@ -123,6 +91,9 @@ impl<H: HostPmu> Backing<H> {
             now: Nanos(0),
             next_look: LOOK_INTERVAL,
             events: [None; Pmc::SLOTS],
+            in_error: 0,
+            monitors: Monitors::default(),
+            away: false,
             pinned_errors: 0,
             rotations: 0,
         }
@@ -152,27 +123,36 @@ impl<H: HostPmu> Backing<H> {
     /// Opens an event for `attr` in place of the one that the counter had.
     pub(super) fn open(&mut self, slot: usize, attr: HostAttr) -> Result<(), OpenError> {
         self.close(slot);
-        let mut encoded = placement::encode(slot, &attr);
-        encoded
-            .flags
-            .set(AttrFlags::PINNED, self.policy == Policy::Pinned);
-        let mut request = OpenRequest::new(encoded, Target::Task(self.task), None);
+        let target = Target::Task(self.task);
+        let event = self.open_event(HostEventId(slot), &attr, self.policy, target)?;
+        self.events[slot] = Some(Tracked {
+            event,
+            attr,
+            count: 0,
+            times: Times::default(),
+            taken: 0,
+            starved: false,
+            before: (0, Times::default()),
+        });
+        Ok(())
+    }
+
+    /// A disabled event.
+    fn open_event(
+        &mut self,
+        id: HostEventId,
+        attr: &HostAttr,
+        policy: Policy,
+        target: Target,
+    ) -> Result<EventId, OpenError> {
+        let mut encoded = placement::encode(id, attr);
+        let pinned = policy == Policy::Pinned;
+        encoded.flags.set(AttrFlags::PINNED, pinned);
+        let vcpu = (target == Target::Cpu).then_some(CPU);
+        let mut request = OpenRequest::new(encoded, target, vcpu);
         request.in_kernel = true;
-        match self.sched.open(self.now, &request) {
-            Ok(event) => {
-                self.events[slot] = Some(Tracked {
-                    event,
-                    attr,
-                    count: 0,
-                    times: Times::default(),
-                    taken: 0,
-                    starved: false,
-                    before: (0, Times::default()),
-                });
-                Ok(())
-            }
-            Err(error) => Err(self.refusal(&error)),
-        }
+        let opened = self.sched.open(self.now, &request);
+        opened.map_err(|error| self.refusal(&error))
     }
 
     fn refusal(&mut self, error: &SchedError) -> OpenError {
@@ -183,6 +163,7 @@ impl<H: HostPmu> Backing<H> {
     /// The counter has no event any more.
     pub(super) fn close(&mut self, slot: usize) {
         if let Some(event) = self.events[slot].take() {
+            self.in_error &= !(1 << slot);
             let _ = self.sched.close(self.now, event.event);
             self.settle();
         }
@@ -194,6 +175,7 @@ impl<H: HostPmu> Backing<H> {
             return;
         };
         let id = event.event;
+        self.in_error &= !(1 << slot);
         let _ = if enabled {
             self.sched.enable(self.now, id, Extent::Event)
         } else {
@@ -266,42 +248,28 @@ impl<H: HostPmu> Backing<H> {
         }
     }
 
-    /// The guest's PMU is disabled: events keep their counters and stand still.
+    /// The guest's PMU is disabled: its events stand still. They keep their
+    /// counters, but where there are monitors that may have use for them.
     pub(super) fn pause(&mut self) {
-        if let Some(placement) = self.placement_mut() {
+        if self.has_monitors() {
+            self.leave();
+        } else if !self.away
+            && let Some(placement) = self.placement_mut()
+        {
             placement.pause();
         }
     }
 
     /// The guest's PMU is enabled.
     pub(super) fn resume(&mut self) {
+        self.come_back();
         if let Some(placement) = self.placement_mut() {
             placement.resume();
         }
         self.settle();
     }
 
-    /// Looks whether the events that run have counters, and tells the scheduler
-    /// of those that do not.
-    pub(super) fn settle(&mut self) {
-        while let Some(event) = self.next_lost() {
-            let _ = self.sched.lose(self.now, event);
-            if self.policy == Policy::Pinned {
-                self.pinned_errors += 1;
-                if let Some(placement) = self.placement_mut() {
-                    placement.forget_limit();
-                }
-            }
-        }
-    }
-
-    fn next_lost(&mut self) -> Option<EventId> {
-        let placement = self.placement_mut()?;
-        placement.verify();
-        placement.take_lost()
-    }
-
-    /// The guest ran for `span` with its PMU enabled.
+    /// The guest ran for `span`, with its PMU enabled or a monitor attached.
     pub(super) fn ran(&mut self, span: Nanos) {
         self.now += span;
         if let Some(placement) = self.placement_mut() {
@@ -327,6 +295,7 @@ impl<H: HostPmu> Backing<H> {
     /// Running events were looked at.
     pub(super) fn looked(&mut self) {
         self.next_look = self.now + LOOK_INTERVAL;
+        self.read_monitors();
         self.settle();
     }
 
@@ -337,6 +306,8 @@ impl<H: HostPmu> Backing<H> {
         self.settle();
         if self.sched.next_timer().is_some() {
             self.rotations += 1;
+        } else if self.policy == Policy::Pinned {
+            self.forget_limit_unless_tried();
         }
         if let Some(counters) = hoped
             && !self.placement_mut().is_some_and(|p| p.came_true(counters))
@@ -346,28 +317,5 @@ impl<H: HostPmu> Backing<H> {
             self.sched.resched_pmu(self.now, CPU, self.pmu);
             self.settle();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_part_stands_for_the_whole_and_back() {
-        let times = Times {
-            enabled: Nanos(1_000),
-            running: Nanos(250),
-        };
-        assert_eq!(times.whole(10), 40);
-        assert_eq!(times.part(40), 10);
-        assert_eq!(times.part(41), 11, "rounded up: an overflow is never early");
-        let never = Times {
-            enabled: Nanos(5),
-            running: Nanos(0),
-        };
-        assert_eq!(never.whole(7), 0, "nothing is made up");
-        let always = Times::default();
-        assert_eq!((always.whole(7), always.part(7)), (7, 7));
     }
 }

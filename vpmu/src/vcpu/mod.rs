@@ -12,16 +12,19 @@
 //! Owned by the vCPU's thread: no lock, no clock, and nothing is done for a
 //! counter that is not enabled. A guest that disables all its counters at once,
 //! as its PMI handler does, only pauses them (Linux: `perf_pmu_disable`): the
-//! schedule stands still until it enables one again.
+//! schedule stands still until it enables one again. Beside the counters there
+//! are [`monitors`], which an operator attaches and no guest can pause.
 
 mod backing;
 mod follow;
+mod monitors;
 mod placement;
 mod rules;
 mod saved;
 mod status;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use crate::guest::{Demand, GuestPmu, MsrError};
 use crate::host::{HostPmu, Level};
@@ -33,9 +36,10 @@ use backing::Backing;
 use placement::Placement;
 
 pub(crate) use backing::Carried;
-pub use backing::Times;
+pub use monitors::{AttachError, MonitorView};
 pub use rules::{EventFilter, FilterLists, Policy, Rules};
 pub use status::{CounterState, CounterView, Totals};
+pub use times::Times;
 
 /// The PMU of one vCPU.
 #[derive(Debug)]
@@ -130,9 +134,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// harmless at any other time.
     pub fn poll(&mut self) {
         self.fold(self.enabled);
-        if self.is_paused() {
+        if !self.wants_guest_time() {
             return;
         }
+        // Those of a paused guest are aimed anew when it goes on.
         for pmc in self.enabled.iter() {
             if self.backing.times(pmc.slot()).is_scaled() {
                 self.backing.aim(pmc.slot(), self.model.distance(pmc));
@@ -175,15 +180,15 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         self.totals.pmis_suppressed += 1;
     }
 
-    /// Whether a counter is on that needs [`VcpuPmu::guest_ran`].
+    /// Whether a counter or a monitor is on that needs [`VcpuPmu::guest_ran`].
     #[must_use]
     pub const fn wants_guest_time(&self) -> bool {
-        !self.is_paused()
+        !self.is_paused() || self.has_monitors()
     }
 
     /// The guest ran for `span`.
     pub fn guest_ran(&mut self, span: Nanos) {
-        if !self.is_paused() {
+        if self.wants_guest_time() {
             self.backing.ran(span);
         }
     }
@@ -192,7 +197,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// [`VcpuPmu::guest_was_at`] and before [`VcpuPmu::poll`].
     #[must_use]
     pub fn wants_level(&self) -> bool {
-        !self.is_paused() && self.host().is_some_and(HostPmu::wants_level)
+        self.wants_guest_time() && self.host().is_some_and(HostPmu::wants_level)
     }
 
     /// An asynchronous exit, which the guest did not cause, found it at `level`.
@@ -207,27 +212,29 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// counter away.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Nanos> {
-        if self.is_paused() {
-            None
-        } else {
+        if self.wants_guest_time() {
             self.backing.next_deadline()
+        } else {
+            None
         }
     }
 
-    /// Whether host events are open that no counter needs now.
+    /// Whether host events are open that nobody needs now. Beside a monitor,
+    /// those of stopped counters stay.
     #[must_use]
     pub const fn is_idle(&self) -> bool {
-        self.is_paused() && !self.enabled.is_empty()
+        !self.wants_guest_time() && !self.enabled.is_empty()
     }
 
     /// Closes the host events of a guest that has none of its counters count.
     pub fn release(&mut self) {
-        if self.is_paused() {
+        if self.is_idle() {
             self.close_all();
         }
     }
 
-    /// RESET of the vCPU: registers as after power-up, no host event left.
+    /// RESET of the vCPU: registers as after power-up, no host event left but of
+    /// monitors, which are the host's.
     pub fn reset(&mut self) {
         self.model.reset();
         self.close_all();

@@ -7,7 +7,7 @@
 //! runs; each so many rotations it is tried again with one more.
 
 use crate::host::{EventAttr as HostAttr, HostEvent, HostEventId, HostPmu, OpenError, Privilege};
-use crate::ids::{Pmc, VcpuId};
+use crate::ids::VcpuId;
 use crate::sched::driver::{InitError, InitRequest, NoCounter};
 use crate::sched::{AttrFlags, Errno, EventAttr, EventId, PmuDriver, PmuType};
 use crate::units::{Count, Nanos};
@@ -33,7 +33,7 @@ impl Slot {
     };
 }
 
-/// A set of slots, as bits.
+/// A set of slots, as bits: [`HostEventId::COUNT`] at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct SlotSet(u32);
 
@@ -57,7 +57,12 @@ impl SlotSet {
     }
 
     fn iter(self) -> impl Iterator<Item = usize> {
-        (0..Pmc::SLOTS).filter(move |slot| self.has(*slot))
+        let mut left = self.0;
+        core::iter::from_fn(move || {
+            let slot = left.trailing_zeros();
+            left &= left.checked_sub(1)?;
+            usize::try_from(slot).ok()
+        })
     }
 }
 
@@ -65,8 +70,8 @@ impl SlotSet {
 #[derive(Debug)]
 pub(super) struct Placement<H> {
     host: H,
-    /// By [`Pmc::slot`], which is also the [`HostEventId`].
-    slots: [Slot; Pmc::SLOTS],
+    /// By [`HostEventId`].
+    slots: [Slot; HostEventId::COUNT],
     reserved: SlotSet,
     /// What the scheduler has on: it counts, unless the PMU is paused.
     on: SlotSet,
@@ -89,8 +94,8 @@ pub(super) struct Placement<H> {
     refusal: Option<OpenError>,
 }
 
-/// What the scheduler is given for a counter's event: `config1` names the slot.
-pub(super) fn encode(slot: usize, attr: &HostAttr) -> EventAttr {
+/// What the scheduler is given for an event: `config1` names the slot.
+pub(super) fn encode(id: HostEventId, attr: &HostAttr) -> EventAttr {
     let mut flags = AttrFlags::EXCLUDE_HOST | AttrFlags::DISABLED;
     flags.set(AttrFlags::EXCLUDE_USER, !attr.privilege.user);
     flags.set(AttrFlags::EXCLUDE_KERNEL, !attr.privilege.kernel);
@@ -98,7 +103,7 @@ pub(super) fn encode(slot: usize, attr: &HostAttr) -> EventAttr {
         HostEvent::Architectural(event) => EventAttr::new(PmuType::HARDWARE, event as u64),
         HostEvent::Raw(event) => EventAttr::new(PmuType::RAW, event.config()),
     };
-    encoded.config1 = slot as u64;
+    encoded.config1 = id.0 as u64;
     encoded.with(flags)
 }
 
@@ -113,14 +118,14 @@ fn decode(attr: &EventAttr) -> Option<(usize, HostAttr)> {
         kernel: !attr.has(AttrFlags::EXCLUDE_KERNEL),
     };
     let attr = HostAttr { event, privilege };
-    (slot < Pmc::SLOTS).then_some((slot, attr))
+    (slot < HostEventId::COUNT).then_some((slot, attr))
 }
 
 impl<H: HostPmu> Placement<H> {
     pub(super) const fn new(host: H) -> Self {
         Self {
             host,
-            slots: [Slot::FREE; Pmc::SLOTS],
+            slots: [Slot::FREE; HostEventId::COUNT],
             reserved: SlotSet::EMPTY,
             on: SlotSet::EMPTY,
             counting: SlotSet::EMPTY,

@@ -289,6 +289,7 @@ fn reset_leaves_no_host_event() {
 
 mod contention;
 mod freeze;
+mod monitors;
 mod saved;
 mod twins;
 mod against_a_naive_model {

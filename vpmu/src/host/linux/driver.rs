@@ -8,7 +8,6 @@ use crate::host::{
     EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenError as HostError, Privilege,
     ReadError,
 };
-use crate::ids::Pmc;
 use crate::units::Count;
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
@@ -65,7 +64,7 @@ pub struct LinuxPmu {
     source: EventSource,
     supported: ArchEventSet,
     signal: OverflowSignal,
-    events: [Option<PerfEvent>; Pmc::SLOTS],
+    events: [Option<PerfEvent>; HostEventId::COUNT],
 }
 
 impl LinuxPmu {
@@ -77,7 +76,7 @@ impl LinuxPmu {
             source,
             supported,
             signal,
-            events: [const { None }; Pmc::SLOTS],
+            events: [const { None }; HostEventId::COUNT],
         }
     }
 

@@ -66,6 +66,8 @@ impl<H: HostPmu> Backing<H> {
             self.set_enabled(slot, carried.state != EventState::Off);
             if carried.state == EventState::Error {
                 let _ = self.sched.lose(self.now, id);
+                // The totals that go on have it.
+                self.in_error |= 1 << slot;
             }
         }
         Ok(())

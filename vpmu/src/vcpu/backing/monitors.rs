@@ -1,0 +1,116 @@
+//! Monitors: events of the CPU beside the guest's, which are of its task.
+
+use crate::host::{EventAttr as HostAttr, HostPmu, OpenError};
+use crate::ids::MonitorId;
+use crate::sched::{EventId, EventState, Extent, Target};
+
+use super::super::{Policy, Times};
+use super::{Backing, CPU, Placement};
+
+/// One monitor.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::vcpu) struct Watched {
+    event: EventId,
+    pub(in crate::vcpu) attr: HostAttr,
+    pub(in crate::vcpu) policy: Policy,
+    /// What it had counted when it was last read.
+    pub(in crate::vcpu) count: u64,
+    pub(in crate::vcpu) times: Times,
+}
+
+/// The monitors of a vCPU, by [`MonitorId`].
+#[derive(Debug, Default)]
+pub(super) struct Monitors {
+    all: [Option<Watched>; MonitorId::MAX as usize],
+    attached: u8,
+}
+
+impl<H: HostPmu> Backing<H> {
+    pub(in crate::vcpu) const fn has_monitors(&self) -> bool {
+        self.monitors.attached > 0
+    }
+
+    /// A monitor, as it was last read.
+    pub(in crate::vcpu) fn monitor(&self, id: MonitorId) -> Option<&Watched> {
+        self.monitors.all[id.index()].as_ref()
+    }
+
+    pub(in crate::vcpu) fn monitor_state(&self, id: MonitorId) -> Option<EventState> {
+        self.sched.state(self.monitor(id)?.event)
+    }
+
+    /// Attaches a monitor, of which there is none with this number; `paused`:
+    /// the guest's PMU is disabled.
+    pub(in crate::vcpu) fn attach(
+        &mut self,
+        id: MonitorId,
+        attr: HostAttr,
+        policy: Policy,
+        paused: bool,
+    ) -> Result<(), OpenError> {
+        // Counters may have come back since somebody last tried.
+        self.placement_mut().map(Placement::forget_limit);
+        let event = self.open_event(id.into(), &attr, policy, Target::Cpu)?;
+        if paused {
+            self.leave();
+        }
+        self.monitors.attached += 1;
+        self.monitors.all[id.index()] = Some(Watched {
+            event,
+            attr,
+            policy,
+            count: 0,
+            times: Times::default(),
+        });
+        let _ = self.sched.enable(self.now, event, Extent::Event);
+        self.settle();
+        Ok(())
+    }
+
+    /// Takes a monitor away and returns it as it was at the end. What it leaves
+    /// is for those that wait, at their next turn at the latest.
+    pub(in crate::vcpu) fn detach(&mut self, id: MonitorId) -> Option<Watched> {
+        self.read_monitor(id);
+        let watched = self.monitors.all[id.index()].take()?;
+        let _ = self.sched.close(self.now, watched.event);
+        self.monitors.attached -= 1;
+        self.settle();
+        self.placement_mut().map(Placement::forget_limit);
+        Some(watched)
+    }
+
+    /// Brings counts and times of all monitors up to date.
+    pub(in crate::vcpu) fn read_monitors(&mut self) {
+        if self.has_monitors() {
+            MonitorId::all().for_each(|id| self.read_monitor(id));
+        }
+    }
+
+    fn read_monitor(&mut self, id: MonitorId) {
+        let Some(monitor) = &mut self.monitors.all[id.index()] else {
+            return;
+        };
+        let event = monitor.event;
+        // A pinned event in ERROR cannot be read: it stays where it was.
+        if let Ok((count, enabled, running)) = self.sched.read_local(self.now, event, CPU, None) {
+            monitor.count = count.0;
+            monitor.times = Times { enabled, running };
+        }
+    }
+
+    /// The guest's task leaves the CPU: its events give their counters up, and
+    /// its clock stands.
+    pub(super) fn leave(&mut self) {
+        if !core::mem::replace(&mut self.away, true) {
+            let _ = self.sched.switch_to(self.now, CPU, None);
+            // Whatever was held still has gone.
+            self.placement_mut().map(Placement::resume);
+        }
+    }
+
+    pub(super) fn come_back(&mut self) {
+        if core::mem::take(&mut self.away) {
+            let _ = self.sched.switch_to(self.now, CPU, Some(self.task));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Monitors: events that an operator attaches to a vCPU.
+//!
+//! A monitor counts what the guest executes, whether the guest's own PMU is
+//! enabled or not, and takes part in the competition for host counters: CPU
+//! pinned, the guest's pinned ones, CPU flexible, the guest's flexible ones
+//! . The guest does not see it, gets no PMI from it, and does not take
+//! it along when it is saved.
+
+use crate::guest::GuestPmu;
+use crate::host::{EventAttr, HostPmu, OpenError, Quality};
+use crate::ids::MonitorId;
+use crate::sched::EventState;
+
+use super::backing::Watched;
+use super::{CounterState, Policy, Times, VcpuPmu};
+
+/// Why there is no monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// There is one with this number.
+    #[error("there is a monitor {0}")]
+    Taken(MonitorId),
+    /// The host gave no event.
+    #[error(transparent)]
+    Refused(#[from] OpenError),
+}
+
+/// One monitor as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MonitorView {
+    /// Which.
+    pub id: MonitorId,
+    /// What it counts.
+    pub attr: EventAttr,
+    /// How it competes for a host counter.
+    pub policy: Policy,
+    /// Counting, waiting or in error. One in error stays so until it is attached
+    /// anew.
+    pub state: CounterState,
+    /// How good its count is.
+    pub quality: Option<Quality>,
+    /// What it counted while it had a host counter.
+    pub count: u64,
+    /// Guest time since it was attached, and for how much of it it counted.
+    pub times: Times,
+}
+
+impl MonitorView {
+    /// The count for the whole time, estimated from the part in which it had a
+    /// host counter: `count × enabled / running`; 0 if it never had one.
+    #[must_use]
+    pub fn scaled(&self) -> u64 {
+        self.times.whole(self.count)
+    }
+}
+
+impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
+    /// Counts `attr` from now on, as monitor `id`.
+    ///
+    /// # Errors
+    /// [`AttachError`]; nothing has changed then.
+    pub fn attach(
+        &mut self,
+        id: MonitorId,
+        attr: EventAttr,
+        policy: Policy,
+    ) -> Result<(), AttachError> {
+        if self.backing.monitor(id).is_some() {
+            return Err(AttachError::Taken(id));
+        }
+        // What the guest's counters have so far is theirs.
+        self.fold(self.enabled);
+        let paused = self.is_paused();
+        Ok(self.backing.attach(id, attr, policy, paused)?)
+    }
+
+    /// Ends a monitor; returns it as it was at the end.
+    pub fn detach(&mut self, id: MonitorId) -> Option<MonitorView> {
+        let state = self.monitor_state(id);
+        let watched = self.backing.detach(id)?;
+        Some(self.monitor_view(id, &watched, state))
+    }
+
+    /// Each monitor, as of now.
+    pub fn monitors(&mut self) -> impl Iterator<Item = MonitorView> {
+        self.backing.read_monitors();
+        MonitorId::all().filter_map(|id| {
+            let watched = self.backing.monitor(id)?;
+            Some(self.monitor_view(id, watched, self.monitor_state(id)))
+        })
+    }
+
+    /// Whether there is a monitor.
+    #[must_use]
+    pub const fn has_monitors(&self) -> bool {
+        self.backing.has_monitors()
+    }
+
+    fn monitor_state(&self, id: MonitorId) -> CounterState {
+        match self.backing.monitor_state(id) {
+            Some(EventState::Active) => CounterState::Counting,
+            Some(EventState::Inactive) => CounterState::Waiting,
+            Some(EventState::Error) => CounterState::Error,
+            _ => CounterState::Off,
+        }
+    }
+
+    fn monitor_view(&self, id: MonitorId, watched: &Watched, state: CounterState) -> MonitorView {
+        MonitorView {
+            id,
+            attr: watched.attr,
+            policy: watched.policy,
+            state,
+            quality: self.host().map(|host| host.quality(&watched.attr)),
+            count: watched.count,
+            times: watched.times,
+        }
+    }
+}
