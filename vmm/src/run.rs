@@ -131,6 +131,7 @@ fn serve_api(
         kernel: config.kernel.clone(),
         pmu_backing: pmu.map(PmuPlan::backing),
         ended: pmu.map(PmuPlan::ended).unwrap_or_default(),
+        monitors: pmu.map(PmuPlan::monitors),
     };
     let socket = ApiSocket::bind(path)?;
     let server = ControlServer::start(socket, VmControl::new(facts, machine.control()));

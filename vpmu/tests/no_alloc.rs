@@ -15,9 +15,10 @@ use std::cell::Cell;
 use ops::Bench;
 use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
 use vpmu::host::sim::SimPmu;
-use vpmu::ids::MsrIndex;
+use vpmu::host::{EventAttr, HostEvent, Privilege};
+use vpmu::ids::{MonitorId, MsrIndex};
 use vpmu::units::Nanos;
-use vpmu::x86::event::ArchEventSet;
+use vpmu::x86::event::{ArchEvent, ArchEventSet};
 use vpmu::{Policy, VcpuPmu};
 
 struct Counting;
@@ -118,5 +119,31 @@ fn a_guests_accesses_do_not_allocate() {
         let allocations = ALLOCATIONS.with(Cell::get) - before;
         assert_eq!(allocations, 0, "with {host_counters} host counters");
         assert_eq!(pmu.totals().rotations > 0, host_counters < 4);
+    }
+}
+
+#[test]
+fn nor_do_they_beside_monitors() {
+    const ATTR: EventAttr = EventAttr {
+        event: HostEvent::Architectural(ArchEvent::Cycles),
+        privilege: Privilege {
+            user: true,
+            kernel: true,
+        },
+    };
+    let config = ArchPerfmonConfig::new(4, 3, 48, ArchEventSet::ALL).unwrap();
+    for host_counters in [8, 3] {
+        let host = SimPmu::quiet(host_counters, ArchEventSet::ALL);
+        let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+        for (i, policy) in [(0, Policy::Pinned), (1, Policy::Flexible)] {
+            let id = MonitorId::new(i).unwrap();
+            pmu.attach(id, ATTR, policy).unwrap();
+        }
+        exercise(&mut pmu, 100).unwrap();
+        let before = ALLOCATIONS.with(Cell::get);
+        exercise(&mut pmu, 1_000).unwrap();
+        assert_eq!(pmu.monitors().count(), 2);
+        let allocations = ALLOCATIONS.with(Cell::get) - before;
+        assert_eq!(allocations, 0, "with {host_counters} host counters");
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::MonitorArg;
+
 const RUN_EXAMPLES: &str = "\
 Examples:
   perfvisor run --kernel /boot/vmlinuz --initramfs guest.cpio
@@ -40,6 +42,7 @@ Examples:
   perfvisor ctl --api-socket /run/vm1.sock pmu
   perfvisor ctl --api-socket /run/vm1.sock info --json
   perfvisor ctl --api-socket /run/vm1.sock vcpu add 3
+  perfvisor ctl --api-socket /run/vm1.sock monitor add instructions:u,policy=pinned
 
 The socket speaks HTTP/1.1 with JSON bodies; openapi.json in the source describes it.
 
@@ -176,7 +179,7 @@ pub struct CtlArgs {
 }
 
 /// What to ask or tell a VM.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum CtlCommand {
     /// What runs there: vCPUs, memory, kernel, the PMU's backing, totals so far
     Info,
@@ -184,12 +187,46 @@ pub enum CtlCommand {
     Pause,
     /// Let a paused guest run on
     Resume,
-    /// Each guest counter: its event, the host event behind it, whether it counts and for how long
+    /// Each guest counter: its event, the host event behind it, whether it counts and for how long;
+    /// and each monitor
     Pmu,
+    /// Count an event on the vCPUs from outside, beside what the guest counts
+    Monitor(MonitorArgs),
     /// Add or remove a virtual CPU
     Vcpu(VcpuArgs),
     /// Press the guest's ACPI power button, which it may ignore
     Shutdown(ShutdownArgs),
+}
+
+/// The words of `perfvisor ctl monitor`.
+#[derive(Clone, Debug, Args)]
+pub struct MonitorArgs {
+    /// What to do with which.
+    #[command(subcommand)]
+    pub command: MonitorCommand,
+}
+
+/// What to do with a monitor.
+#[derive(Clone, Debug, Subcommand)]
+pub enum MonitorCommand {
+    /// Attach one, of 8 at most. It counts what the guest executes, whatever the guest does with its
+    /// own PMU, and competes with it for host counters in this order: pinned monitors, the guest's
+    /// counters under policy=pinned, flexible monitors, the guest's under policy=flexible
+    Add {
+        /// EVENT[,policy=flexible|pinned][,vcpu=N]. EVENT is cycles, instructions, ref-cycles and so
+        /// on, or r and a code of the host's CPU, then :u or :k; without vcpu=, on all vCPUs, those
+        /// plugged in later too
+        #[arg(value_name = "EVENT[,OPTIONS]")]
+        monitor: MonitorArg,
+    },
+    /// Take one away; shows what it counted
+    Remove {
+        /// Its number, of monitor list
+        #[arg(value_name = "ID")]
+        monitor: u8,
+    },
+    /// Show each and what it counted so far, as it is and scaled to the whole time
+    List,
 }
 
 /// The words of `perfvisor ctl vcpu`.

@@ -46,6 +46,16 @@ pub enum ConfigError {
         /// What the flag takes.
         accepted: &'static str,
     },
+    /// A word is no event.
+    #[error("{flag}: '{event}' is no event; accepted: {accepted}")]
+    BadEvent {
+        /// The flag.
+        flag: &'static str,
+        /// What the user wrote.
+        event: String,
+        /// What would do.
+        accepted: String,
+    },
     /// A value cannot be read or is out of range.
     #[error("{flag}: '{value}' is not possible for '{key}'; accepted: {accepted}")]
     BadValue {

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::client::{self, ClientError};
-use super::report::{ShutdownRequest, VcpuPlace, VcpuSlot, VcpuSlots};
+use super::report::{
+    Monitor, MonitorList, MonitorRequest, ShutdownRequest, VcpuPlace, VcpuSlot, VcpuSlots,
+};
 use super::text;
-use crate::cli::{CtlArgs, CtlCommand, VcpuArgs, VcpuCommand};
+use crate::cli::{CtlArgs, CtlCommand, MonitorArgs, MonitorCommand, VcpuArgs, VcpuCommand};
 
 /// Runs the subcommand; an error is one line on standard error and status 1.
 #[must_use]
@@ -30,24 +32,18 @@ pub fn run(args: &CtlArgs) -> ExitCode {
 
 fn answer(args: &CtlArgs) -> Result<String, ClientError> {
     let path = Path::new(&args.api_socket);
-    let (method, route) = route(args.command);
-    let body = match args.command {
-        CtlCommand::Shutdown(shutdown) => {
-            let force = shutdown.force;
-            serde_json::to_string(&ShutdownRequest { force }).unwrap_or_default()
-        }
-        _ => String::new(),
-    };
+    let (method, route) = route(&args.command);
+    let body = body(&args.command);
     let mut json = client::request(path, method, &route, &body)?;
     if method != "GET"
-        && let CtlCommand::Vcpu(vcpu) = args.command
+        && let CtlCommand::Vcpu(vcpu) = &args.command
     {
         json = settled(path, vcpu.command, json)?;
     }
     if args.json {
         return Ok(json);
     }
-    match args.command {
+    match &args.command {
         CtlCommand::Info => read(path, &json).map(|info| text::info(&info)),
         CtlCommand::Pmu => read(path, &json).map(|pmu| text::pmu(&pmu)),
         CtlCommand::Vcpu(VcpuArgs {
@@ -57,14 +53,40 @@ fn answer(args: &CtlArgs) -> Result<String, ClientError> {
             Ok(slots.vcpus.iter().map(text::vcpu).collect())
         }
         CtlCommand::Vcpu(_) => read(path, &json).map(|slot| text::vcpu(&slot)),
+        CtlCommand::Monitor(MonitorArgs {
+            command: MonitorCommand::List,
+        }) => read(path, &json).map(|list: MonitorList| text::monitors(&list.monitors)),
+        CtlCommand::Monitor(_) => {
+            read(path, &json).map(|monitor: Monitor| text::monitors(&[monitor]))
+        }
         CtlCommand::Pause | CtlCommand::Resume | CtlCommand::Shutdown(_) => {
             read(path, &json).map(|state| text::state(&state))
         }
     }
 }
 
+/// What the first request brings.
+fn body(command: &CtlCommand) -> String {
+    let json = match command {
+        CtlCommand::Shutdown(shutdown) => {
+            let force = shutdown.force;
+            serde_json::to_string(&ShutdownRequest { force })
+        }
+        CtlCommand::Monitor(MonitorArgs {
+            command: MonitorCommand::Add { monitor },
+        }) => serde_json::to_string(&MonitorRequest {
+            event: monitor.event.clone(),
+            policy: monitor.policy,
+            vcpu: monitor.vcpu,
+        }),
+        _ => return String::new(),
+    };
+    // Plain data always serialises.
+    json.unwrap_or_default()
+}
+
 /// Method and path of the first request.
-fn route(command: CtlCommand) -> (&'static str, String) {
+fn route(command: &CtlCommand) -> (&'static str, String) {
     let (method, route) = match command {
         CtlCommand::Info => ("GET", "/info"),
         CtlCommand::Pmu => ("GET", "/pmu"),
@@ -75,6 +97,13 @@ fn route(command: CtlCommand) -> (&'static str, String) {
             VcpuCommand::Add { vcpu } => return ("PUT", format!("/vcpus/{vcpu}")),
             VcpuCommand::Remove { vcpu } => return ("DELETE", format!("/vcpus/{vcpu}")),
             VcpuCommand::List => ("GET", "/vcpus"),
+        },
+        CtlCommand::Monitor(monitor) => match &monitor.command {
+            MonitorCommand::Add { .. } => ("POST", "/monitors"),
+            MonitorCommand::Remove { monitor } => {
+                return ("DELETE", format!("/monitors/{monitor}"));
+            }
+            MonitorCommand::List => ("GET", "/monitors"),
         },
     };
     (method, route.to_owned())

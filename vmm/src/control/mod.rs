@@ -6,7 +6,7 @@
 //!                      │                ▼
 //!                      │              http: bytes ─▶ Request | Refusal
 //!                      │                ▼
-//!                      └─ removed     routes ─▶ vm: VmControl ─▶ vCPU mailboxes, hot-plug, stop, power button
+//!                      └─ removed     routes ─▶ vm, monitors: VmControl ─▶ vCPU mailboxes, hot-plug, stop, power button
 //!                         at the end
 //! ```
 //! The server never touches what a vCPU thread owns: it asks by mailbox and
@@ -17,6 +17,7 @@ mod client;
 mod connection;
 mod ctl;
 mod http;
+mod monitors;
 mod report;
 mod routes;
 mod server;
@@ -27,7 +28,7 @@ mod vm;
 pub use client::ClientError;
 pub use ctl::run as ctl;
 pub use report::{
-    Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuPlace,
+    Info, Monitor, MonitorCount, MonitorList, MonitorRequest, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuPlace,
     VcpuReport, VcpuSlot, VcpuSlots,
 };
 pub use server::ControlServer;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::devices::cpu_hotplug::{SlotReport, SlotState};
-use crate::pmu::{PmuTotals, VcpuPmuStatus};
+use crate::pmu::monitors::MonitorPolicy;
+use crate::pmu::{CountingState, PmuTotals, VcpuPmuStatus};
 
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +71,65 @@ pub struct VcpuReport {
     /// Its counters and totals.
     #[serde(flatten)]
     pub pmu: VcpuPmuStatus,
+}
+
+/// `GET /monitors`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitorList {
+    /// Each monitor.
+    pub monitors: Vec<Monitor>,
+}
+
+/// One monitor: of `GET` and `POST /monitors`, and as it was at the end of
+/// `DELETE /monitors/{id}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Monitor {
+    /// Its number.
+    pub monitor: u8,
+    /// What it counts.
+    pub event: String,
+    /// How it competes for host counters.
+    pub policy: MonitorPolicy,
+    /// The only vCPU that it is for; absent if it is for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u16>,
+    /// Its count on each vCPU that has it.
+    pub counts: Vec<MonitorCount>,
+}
+
+/// What a monitor counted on one vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitorCount {
+    /// The vCPU.
+    pub vcpu: u16,
+    /// Whether it counts.
+    pub state: CountingState,
+    /// What it counted while it had a host counter.
+    pub count: u64,
+    /// The same scaled by enabled / running, for the whole time.
+    pub scaled_count: u64,
+    /// Guest time since it was attached, ns.
+    pub enabled_ns: u64,
+    /// Guest time of that for which it counted, ns.
+    pub running_ns: u64,
+    /// It is derived from a clock.
+    pub clock_derived: bool,
+    /// Its share of the privilege levels is estimated from samples.
+    pub sampled: bool,
+}
+
+/// The body of `POST /monitors`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MonitorRequest {
+    /// What to count.
+    pub event: String,
+    /// How it competes for host counters.
+    #[serde(default)]
+    pub policy: MonitorPolicy,
+    /// The only vCPU; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u16>,
 }
 
 /// `GET /vcpus`.

@@ -45,7 +45,7 @@ impl Route {
 /// Everything that the API does. Putting the VM into a state twice is doing it
 /// once; a vCPU that is there or on its way is refused, since two who want it
 /// want to know.
-pub(super) const ROUTES: [Route; 9] = [
+pub(super) const ROUTES: [Route; 12] = [
     route("GET", "/info", VmControl::info),
     route("GET", "/pmu", VmControl::pmu),
     route("PUT", "/pause", VmControl::pause),
@@ -55,6 +55,9 @@ pub(super) const ROUTES: [Route; 9] = [
     route("GET", "/vcpus/{id}", VmControl::vcpu),
     route("PUT", "/vcpus/{id}", VmControl::add_vcpu),
     route("DELETE", "/vcpus/{id}", VmControl::remove_vcpu),
+    route("GET", "/monitors", VmControl::monitors),
+    route("POST", "/monitors", VmControl::add_monitor),
+    route("DELETE", "/monitors/{id}", VmControl::remove_monitor),
 ];
 
 /// Answers a request.
@@ -96,6 +99,7 @@ mod tests {
 
     use super::super::report::*;
     use super::*;
+    use crate::pmu::monitors::{MonitorPolicy, MonitorStatus};
     use crate::pmu::{CounterStatus, PmuTotals, VcpuPmuStatus};
 
     fn openapi() -> Value {
@@ -178,6 +182,21 @@ mod tests {
             pmu: Some(pmu),
         };
         matches_schema("Info", &info);
+        matches_schema("VcpuMonitor", &MonitorStatus::default());
+        let request = MonitorRequest {
+            event: "cycles".to_owned(),
+            policy: MonitorPolicy::Pinned,
+            vcpu: Some(0),
+        };
+        matches_schema("MonitorRequest", &request);
+        matches_schema("MonitorCount", &MonitorCount::default());
+        let monitor = Monitor {
+            vcpu: Some(0),
+            ..Monitor::default()
+        };
+        matches_schema("Monitor", &monitor);
+        let monitors = vec![monitor];
+        matches_schema("Monitors", &MonitorList { monitors });
         let vcpu = VcpuSlot {
             vcpu: 1,
             state: VcpuPlace::Present,

@@ -1,8 +1,9 @@
 //! Answers for a reader.
 
 use super::report::{
-    Info, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuReport, VcpuSlot,
+    Info, Monitor, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuReport, VcpuSlot,
 };
+use crate::pmu::monitors::{MonitorPolicy, MonitorStatus};
 use crate::pmu::{CounterStatus, PmuTotals};
 
 /// Where the values of `info` start.
@@ -76,10 +77,19 @@ fn one_vcpu(vcpu: &VcpuReport) -> String {
         .map(str::to_owned),
     ];
     rows.extend(vcpu.pmu.counters.iter().map(row));
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-        .collect();
+    rows.extend(vcpu.pmu.monitors.iter().map(monitor_row));
     let mut text = format!("\nvCPU {}: {}\n", vcpu.vcpu, totals(&vcpu.pmu.totals));
+    text.push_str(&table(&rows));
+    text
+}
+
+/// Rows as aligned lines.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].len());
+        cells.max().unwrap_or(0)
+    });
+    let mut text = String::new();
     for row in rows {
         let mut line = String::from(" ");
         for (cell, width) in row.iter().zip(&widths) {
@@ -114,6 +124,68 @@ fn row(counter: &CounterStatus) -> [String; 8] {
         counter.value.to_string(),
         notes.join("; "),
     ]
+}
+
+/// A monitor among the counters of its vCPU.
+fn monitor_row(monitor: &MonitorStatus) -> [String; 8] {
+    let notes = [
+        (monitor.clock_derived, "clock-derived"),
+        (monitor.sampled, "levels sampled"),
+        (monitor.policy == MonitorPolicy::Pinned, "pinned"),
+    ];
+    let notes = notes.iter().filter(|(is_so, _)| *is_so);
+    let notes: Vec<_> = notes.map(|(_, note)| *note).collect();
+    [
+        format!("monitor{}", monitor.monitor),
+        monitor.state.name().replace('_', " "),
+        "-".to_owned(),
+        monitor.event.clone(),
+        format!("{} ns", monitor.enabled_ns),
+        format!("{} ns", monitor.running_ns),
+        monitor.count.to_string(),
+        notes.join("; "),
+    ]
+}
+
+/// `perfvisor ctl monitor`.
+pub(super) fn monitors(monitors: &[Monitor]) -> String {
+    let mut text = String::new();
+    for monitor in monitors {
+        text.push_str(&one_monitor(monitor));
+    }
+    text
+}
+
+fn one_monitor(monitor: &Monitor) -> String {
+    let policy = match monitor.policy {
+        MonitorPolicy::Flexible => "flexible",
+        MonitorPolicy::Pinned => "pinned",
+    };
+    let whose = match monitor.vcpu {
+        None => "all vCPUs".to_owned(),
+        Some(vcpu) => format!("vCPU {vcpu}"),
+    };
+    let mut rows = vec![
+        ["vCPU", "state", "enabled", "running", "count", "scaled", ""].map(str::to_owned),
+    ];
+    rows.extend(monitor.counts.iter().map(|count| {
+        let notes: &[&str] = match (count.clock_derived, count.sampled) {
+            (true, true) => &["clock-derived", "levels sampled"],
+            (true, false) => &["clock-derived"],
+            _ => &[],
+        };
+        [
+            count.vcpu.to_string(),
+            count.state.name().to_owned(),
+            format!("{} ns", count.enabled_ns),
+            format!("{} ns", count.running_ns),
+            count.count.to_string(),
+            count.scaled_count.to_string(),
+            notes.join("; "),
+        ]
+    }));
+    let (number, event) = (monitor.monitor, &monitor.event);
+    format!("monitor {number}: {event}, {policy}, {whose}\n{}", table(&rows))
 }
 
 /// The figures that are not zero; the others are in the JSON.
@@ -159,6 +231,7 @@ pub(super) fn state(report: &StateReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::MonitorCount;
     use super::*;
     use crate::pmu::{CountingState, VcpuPmuStatus};
 
@@ -189,6 +262,14 @@ mod tests {
                 vcpu: 3,
                 pmu: VcpuPmuStatus {
                     counters,
+                    monitors: vec![MonitorStatus {
+                        monitor: 1,
+                        event: "cycles".to_owned(),
+                        policy: MonitorPolicy::Pinned,
+                        state: CountingState::Error,
+                        count: 99,
+                        ..MonitorStatus::default()
+                    }],
                     totals: PmuTotals {
                         overflows: 5,
                         rotations: 2,
@@ -201,9 +282,36 @@ mod tests {
             text,
             "PMU: clock\n\n\
              vCPU 3: 5 overflows, 2 rotations\n\
-             \x20 counter  state       event                 host event  enabled     running  value\n\
-             \x20 gp0      counting    cycles:u              guest time  0 ns        0 ns     12     clock-derived\n\
-             \x20 fixed1   not backed  raw event select 0x1  -           1234567 ns  0 ns     0      because\n"
+             \x20 counter   state       event                 host event  enabled     running  value\n\
+             \x20 gp0       counting    cycles:u              guest time  0 ns        0 ns     12     clock-derived\n\
+             \x20 fixed1    not backed  raw event select 0x1  -           1234567 ns  0 ns     0      because\n\
+             \x20 monitor1  error       -                     cycles      0 ns        0 ns     99     pinned\n"
+        );
+    }
+
+    #[test]
+    fn a_monitor_has_a_line_for_each_vcpu() {
+        let count = MonitorCount {
+            vcpu: 2,
+            state: CountingState::Waiting,
+            count: 10,
+            scaled_count: 40,
+            enabled_ns: 4,
+            running_ns: 1,
+            ..MonitorCount::default()
+        };
+        let text = monitors(&[Monitor {
+            monitor: 3,
+            event: "instructions:u".to_owned(),
+            vcpu: Some(2),
+            counts: vec![count],
+            ..Monitor::default()
+        }]);
+        assert_eq!(
+            text,
+            "monitor 3: instructions:u, flexible, vCPU 2\n\
+             \x20 vCPU  state    enabled  running  count  scaled\n\
+             \x20 2     waiting  4 ns     1 ns     10     40\n"
         );
     }
 }

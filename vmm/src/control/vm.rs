@@ -14,12 +14,13 @@ use super::report::{
 use super::routes::Call;
 use crate::devices::cpu_hotplug::{Refusal, SlotReport, SlotState};
 use crate::machine::{Hotplug, HotplugError, MachineControl};
+use crate::pmu::monitors::Monitors;
 use crate::pmu::{PmuTotals, VcpuPmuStatus, VmTotals};
 use crate::stop::StopReason;
 use crate::vcpu::NoAnswer;
 
 /// How long the vCPUs may take to stand, or to answer.
-const VCPU_TIME: Duration = Duration::from_secs(2);
+pub(super) const VCPU_TIME: Duration = Duration::from_secs(2);
 /// For how long a status is good: a client that asks without end leaves the
 /// guest alone for this long between two kicks.
 const STATUS_TIME: Duration = Duration::from_millis(10);
@@ -35,21 +36,23 @@ pub struct VmFacts {
     pub pmu_backing: Option<String>,
     /// What the PMUs of vCPUs did that have ended.
     pub ended: Arc<VmTotals>,
+    /// What is attached to the vCPUs; `None` if the guest has no PMU.
+    pub monitors: Option<Arc<Monitors>>,
 }
 
 /// A VM as the API sees it.
 #[derive(Debug)]
 pub struct VmControl {
-    facts: VmFacts,
+    pub(super) facts: VmFacts,
     started: Instant,
-    machine: MachineControl,
+    pub(super) machine: MachineControl,
     status: Option<Status>,
 }
 
 #[derive(Debug)]
-struct Status {
+pub(super) struct Status {
     at: Instant,
-    vcpus: Vec<VcpuReport>,
+    pub(super) vcpus: Vec<VcpuReport>,
     /// Totals of the vCPUs that had ended before these were asked: none is
     /// counted twice.
     ended: PmuTotals,
@@ -217,8 +220,13 @@ impl VmControl {
         Some(sum(&status.vcpus).plus(status.ended))
     }
 
+    /// What the vCPUs said last is not so any more.
+    pub(super) fn forget_status(&mut self) {
+        self.status = None;
+    }
+
     /// What the vCPUs said last, or say now.
-    fn status(&mut self) -> Result<&Status, NoAnswer> {
+    pub(super) fn status(&mut self) -> Result<&Status, NoAnswer> {
         let old = self.status.take();
         let status = match old.filter(|status| status.at.elapsed() < STATUS_TIME) {
             Some(status) => status,
@@ -265,6 +273,6 @@ fn state(status: u16, state: NewState) -> Response {
     Response::json(status, &StateReport { state })
 }
 
-fn no_answer(error: &NoAnswer) -> Response {
+pub(super) fn no_answer(error: &NoAnswer) -> Response {
     Response::error(503, &format!("{error}; ask again when it answers"))
 }

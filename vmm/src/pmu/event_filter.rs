@@ -62,7 +62,8 @@ pub enum FilterError {
     },
 }
 
-fn names() -> String {
+/// What [`event`] takes by name.
+pub(super) fn names() -> String {
     ArchEvent::ALL.map(ArchEvent::name).join(", ")
 }
 
@@ -119,7 +120,8 @@ fn read_file(path: &Path) -> Result<FilterLists, FilterError> {
     ))
 }
 
-fn event(word: &str) -> Option<HostEvent> {
+/// The event of a name or a code; `None` if it is neither.
+pub(super) fn event(word: &str) -> Option<HostEvent> {
     if let Some(named) = ArchEvent::ALL.into_iter().find(|e| e.name() == word) {
         return Some(named.into());
     }

@@ -5,6 +5,7 @@
 //!  model:  --pmu model=… ─▶ Model           (or the host's vendor, and what it backs)
 //!  budget: its numbers, from what the host was found to have
 //!  event_filter: filter=… ─▶ vpmu::Rules    what may be counted, and policy=
+//!  monitors: what an operator attaches while the VM runs
 //!                            │
 //!  RDMSR, WRMSR exits ─▶ port ─▶ vpmu::VcpuPmu ─▶ HostPmu (perf events or the guest's clock)
 //!                         │  ▲
@@ -13,13 +14,15 @@
 //!                        pmi: KVM_NMI or a fixed vector, before the next entry
 //! ```
 //! Everything of one vCPU belongs to its thread; what vCPUs share are the
-//! rewritten instructions, read without a lock, and the totals at the end.
+//! rewritten instructions, read without a lock, the list of monitors, read when a
+//! vCPU starts, and the totals at the end.
 
 mod budget;
 pub mod event_filter;
 mod filter;
 mod kick_timer;
 mod model;
+pub mod monitors;
 mod pmi;
 mod port;
 mod rdpmc;
@@ -45,6 +48,7 @@ use crate::vcpu::{MsrPort, PortBuilder};
 
 use budget::Budget;
 use model::{Choice, ChoiceError};
+use monitors::Monitors;
 use port::{PmuPort, PmuPortParts};
 use rdpmc::{Rewriter, Sites, UserAccess};
 
@@ -93,6 +97,7 @@ pub struct PmuPlan {
     model: Choice,
     rules: Rules,
     totals: Arc<VmTotals>,
+    monitors: Arc<Monitors>,
 }
 
 impl PmuPlan {
@@ -146,6 +151,7 @@ impl PmuPlan {
                 codes_match,
             },
             totals: Arc::default(),
+            monitors: Arc::default(),
         }))
     }
 
@@ -163,6 +169,7 @@ impl PmuPlan {
         let (backing, model) = (self.backing.clone(), self.model);
         let cpuid = model.config.cpuid();
         let (rules, totals) = (self.rules.clone(), Arc::clone(&self.totals));
+        let monitors = Arc::clone(&self.monitors);
         let clock = match backing {
             // What the clock counts is what the guest reads.
             Backing::Software(_) => clock::thread_cpu_time,
@@ -198,6 +205,7 @@ impl PmuPlan {
                 clock,
                 entry_cost,
                 totals: Arc::clone(&totals),
+                monitors: Arc::clone(&monitors),
             };
             let build = move || Ok(Box::new(PmuPort::new(parts)?) as Box<dyn MsrPort>);
             Box::new(build) as PortBuilder
@@ -235,6 +243,12 @@ impl PmuPlan {
     #[must_use]
     pub fn ended(&self) -> Arc<VmTotals> {
         Arc::clone(&self.totals)
+    }
+
+    /// What is attached to the vCPUs, for whoever attaches.
+    #[must_use]
+    pub fn monitors(&self) -> Arc<Monitors> {
+        Arc::clone(&self.monitors)
     }
 
     /// What the vCPUs did, in one line; complete once they have ended.

@@ -10,6 +10,7 @@ use vpmu::x86::msr;
 use vpmu::{Rules, VcpuPmu};
 
 use super::kick_timer::KickTimer;
+use super::monitors::{MonitorOrder, MonitorOutcome, Monitors};
 use super::pmi::{self, Lvtpc};
 use super::rdpmc::{Ring, Sites, Verdict};
 use super::status::{self, VcpuPmuStatus};
@@ -81,6 +82,8 @@ pub(super) struct PmuPortParts {
     pub(super) entry_cost: Nanos,
     /// Where the totals go at the end.
     pub(super) totals: Arc<VmTotals>,
+    /// What is attached to it from the start.
+    pub(super) monitors: Arc<Monitors>,
 }
 
 impl PmuPort {
@@ -96,10 +99,19 @@ impl PmuPort {
                     source,
                 }
             })?;
+        let mut pmu = VcpuPmu::new(parts.model, parts.host, parts.rules);
+        for (id, spec) in parts.monitors.all() {
+            if spec.is_for(parts.vcpu)
+                && let Err(error) = pmu.attach(id, spec.attr, spec.policy)
+            {
+                let vcpu = parts.vcpu;
+                log::warn!("pmu: vCPU {vcpu}: monitor {id} does not count: {error}");
+            }
+        }
         Ok(Self {
             vcpu: parts.vcpu,
             apic_id: parts.apic_id,
-            pmu: VcpuPmu::new(parts.model, parts.host, parts.rules),
+            pmu,
             sites: parts.sites,
             interrupter: parts.interrupter,
             clock: GuestClock::new(parts.clock, parts.entry_cost),
@@ -294,7 +306,18 @@ impl MsrPort for PmuPort {
         if self.interrupted && self.look(vcpu).is_ok() {
             self.interrupted = false;
         }
-        Some(status::of(&self.pmu))
+        Some(status::of(&mut self.pmu))
+    }
+
+    fn monitor(&mut self, order: MonitorOrder) -> MonitorOutcome {
+        let view = match order {
+            MonitorOrder::Attach(id, attr, policy) => {
+                self.pmu.attach(id, attr, policy)?;
+                self.pmu.monitors().find(|view| view.id == id)
+            }
+            MonitorOrder::Detach(id) => self.pmu.detach(id),
+        };
+        Ok(view.map(Into::into))
     }
 }
 

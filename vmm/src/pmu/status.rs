@@ -7,6 +7,7 @@ use vpmu::host::{EventAttr, HostPmu, Quality};
 use vpmu::{CounterState, CounterView, Totals, VcpuPmu};
 
 use super::PmuPlan;
+use super::monitors::MonitorStatus;
 
 /// What becomes of a guest counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,15 +193,19 @@ impl PmuTotals {
 pub struct VcpuPmuStatus {
     /// Each guest counter.
     pub counters: Vec<CounterStatus>,
+    /// Each monitor, which is an operator's.
+    pub monitors: Vec<MonitorStatus>,
     /// What happened so far.
     pub totals: PmuTotals,
 }
 
 /// What can be told of a PMU.
-pub(super) fn of<G: GuestPmu, H: HostPmu>(pmu: &VcpuPmu<G, H>) -> VcpuPmuStatus {
+pub(super) fn of<G: GuestPmu, H: HostPmu>(pmu: &mut VcpuPmu<G, H>) -> VcpuPmuStatus {
+    let monitors = pmu.monitors().map(MonitorStatus::from).collect();
     let counter = |view: CounterView| counter(&view, pmu.model().value(view.pmc));
     VcpuPmuStatus {
         counters: pmu.counters().map(counter).collect(),
+        monitors,
         totals: pmu.totals().into(),
     }
 }
@@ -236,7 +241,7 @@ fn counter(view: &CounterView, value: u64) -> CounterStatus {
 }
 
 /// The event as perf writes it.
-fn name(attr: &EventAttr) -> String {
+pub(super) fn name(attr: &EventAttr) -> String {
     let levels = match (attr.privilege.user, attr.privilege.kernel) {
         (true, false) => ":u",
         (false, true) => ":k",

@@ -15,6 +15,7 @@ use super::port::{MsrPort, PortBuilder, PortError};
 use super::thread::{Buses, VcpuState, VcpuThread};
 use crate::kvm::Vcpu;
 use crate::pmu::VcpuPmuStatus;
+use crate::pmu::monitors::{MonitorOrder, MonitorOutcome};
 use crate::stop::StopSignal;
 use crate::sys::affinity::{self, Tid};
 use crate::sys::kick::{self, Registration};
@@ -29,6 +30,8 @@ pub enum VcpuMessage {
     /// Say how it is, at the next exit boundary; a vCPU that waits says it at
     /// once. Behind [`VcpuMessage::Pause`], the answer is that it stands.
     Report(Sender<VcpuReport>),
+    /// Attach or detach a monitor, and say what became of it.
+    Monitor(MonitorOrder, Sender<(VcpuId, MonitorOutcome)>),
     /// End.
     Stop,
 }

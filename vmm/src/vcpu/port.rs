@@ -7,6 +7,7 @@ use vpmu::ids::{MsrIndex, VcpuId};
 
 use crate::kvm::{Gp, KvmError, Vcpu};
 use crate::pmu::VcpuPmuStatus;
+use crate::pmu::monitors::{MonitorOrder, MonitorOutcome};
 use crate::rate_limit::RateLimit;
 
 /// Why a port cannot serve on.
@@ -71,6 +72,15 @@ pub trait MsrPort {
     /// no PMU. Asked on the vCPU's thread, between `after_run` and `before_run`.
     fn status(&mut self, _vcpu: &Vcpu) -> Option<VcpuPmuStatus> {
         None
+    }
+
+    /// Attaches or detaches a monitor, for `perfvisor ctl monitor`. Called as
+    /// [`MsrPort::status`] is.
+    ///
+    /// # Errors
+    /// If the host does not count it.
+    fn monitor(&mut self, _order: MonitorOrder) -> MonitorOutcome {
+        Ok(None)
     }
 }
 

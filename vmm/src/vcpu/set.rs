@@ -1,7 +1,7 @@
 //! The vCPUs of a VM together: start, pause, resume, ask, end; one more, one less.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use vpmu::ids::VcpuId;
 
 use super::{Home, VcpuHandle, VcpuMessage, VcpuReport, VcpuState};
 use crate::kvm::Vcpu;
+use crate::pmu::monitors::{MonitorOrder, MonitorOutcome};
 use crate::sys::affinity::Tid;
 
 /// vCPUs that did not answer in time. One that is held up in the kernel, by a
@@ -137,9 +138,10 @@ impl VcpuSet {
             let mut inner = self.lock();
             before = std::mem::replace(&mut inner.paused, true);
             inner.tell(&VcpuMessage::Pause);
-            inner.ask()
+            inner.ask(None, VcpuMessage::Report)
         };
-        let outcome = collect(&asked, within, |report| report.state != VcpuState::Running);
+        let stands = |report: &VcpuReport| report.state != VcpuState::Running;
+        let outcome = collect(&asked, within, stands);
         if outcome.is_err() && !before {
             self.resume();
         }
@@ -158,8 +160,25 @@ impl VcpuSet {
     /// # Errors
     /// If one does not answer within `within`.
     pub fn reports(&self, within: Duration) -> Result<Vec<VcpuReport>, NoAnswer> {
-        let asked = self.lock().ask();
-        collect(&asked, within, |_| true)
+        let asked = self.lock().ask(None, VcpuMessage::Report);
+        answers(&asked, within)
+    }
+
+    /// Has one vCPU, or each, attach or detach a monitor; none if there is no
+    /// such vCPU.
+    ///
+    /// # Errors
+    /// If one does not answer within `within`; it does as told when it can.
+    pub fn monitor(
+        &self,
+        only: Option<VcpuId>,
+        order: MonitorOrder,
+        within: Duration,
+    ) -> Result<Vec<(VcpuId, MonitorOutcome)>, NoAnswer> {
+        let asked = self
+            .lock()
+            .ask(only, |to| VcpuMessage::Monitor(order, to));
+        answers(&asked, within)
     }
 
     /// Ends the threads and joins them.
@@ -182,7 +201,7 @@ impl VcpuSet {
 }
 
 /// A vCPU, and where its answer comes.
-type Asked = (VcpuId, Receiver<VcpuReport>);
+type Asked<T> = (VcpuId, Receiver<T>);
 
 impl Inner {
     fn runs(&self) -> bool {
@@ -195,23 +214,33 @@ impl Inner {
         }
     }
 
-    fn ask(&self) -> Vec<Asked> {
+    /// Asks one vCPU, or each, by a message with a place for the answer.
+    fn ask<T>(
+        &self,
+        only: Option<VcpuId>,
+        message: impl Fn(Sender<T>) -> VcpuMessage,
+    ) -> Vec<Asked<T>> {
         let ask = |vcpu: &VcpuHandle| {
             let (to, answer) = mpsc::channel();
-            vcpu.send(VcpuMessage::Report(to));
+            vcpu.send(message(to));
             (vcpu.id(), answer)
         };
-        self.handles.values().map(ask).collect()
+        let wanted = |vcpu: &&VcpuHandle| only.is_none_or(|only| vcpu.id() == only);
+        self.handles.values().filter(wanted).map(ask).collect()
     }
+}
+
+fn answers<T>(asked: &[Asked<T>], within: Duration) -> Result<Vec<T>, NoAnswer> {
+    collect(asked, within, |_| true)
 }
 
 /// The answers, or who gave none that `fits` in time. One whose thread has ended
 /// meanwhile, as the guest gave it back, owes none.
-fn collect(
-    asked: &[Asked],
+fn collect<T>(
+    asked: &[Asked<T>],
     within: Duration,
-    fits: impl Fn(&VcpuReport) -> bool,
-) -> Result<Vec<VcpuReport>, NoAnswer> {
+    fits: impl Fn(&T) -> bool,
+) -> Result<Vec<T>, NoAnswer> {
     let deadline = Instant::now() + within;
     let (mut reports, mut vcpus) = (Vec::new(), Vec::new());
     for (vcpu, answer) in asked {

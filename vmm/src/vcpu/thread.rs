@@ -146,6 +146,10 @@ impl VcpuThread {
                 drop(to.send(VcpuReport { vcpu, state, pmu }));
                 state
             }
+            VcpuMessage::Monitor(order, to) => {
+                drop(to.send((self.id, self.port.monitor(order))));
+                state
+            }
             // It stands because of the reason, and executes nothing beyond it.
             VcpuMessage::Run if self.stop.reason().is_some() => state,
             VcpuMessage::Run => after(state, Order::Run),
