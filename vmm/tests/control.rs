@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "control/monitors.rs"]
+mod monitors;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};

@@ -11,23 +11,24 @@ mod callgrind;
 use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
 use vpmu::host::sim::SimPmu;
 use vpmu::host::software::{Khz, SoftwarePmu};
-use vpmu::host::{HostPmu, OpenError};
-use vpmu::ids::MsrIndex;
+use vpmu::host::{EventAttr, HostPmu, OpenError, Privilege};
+use vpmu::ids::{MonitorId, MsrIndex};
 use vpmu::units::Nanos;
-use vpmu::x86::event::ArchEventSet;
+use vpmu::x86::event::{ArchEvent, ArchEventSet};
 use vpmu::x86::msr::{GLOBAL_CTRL, GLOBAL_OVF_CTRL, GLOBAL_STATUS};
 use vpmu::{CounterState, Policy, VcpuPmu};
 
 const CYCLES: u64 = 0x53_003c;
 const STOPPED: u64 = 0x13_003c;
 const OTHER: u64 = 0x51_003c;
-const OPS: [(&str, &str); 7] = [
+const OPS: [(&str, &str); 8] = [
     ("read", "RDPMC of a running counter"),
     ("rewrite", "a new value for a running counter"),
     (
         "toggle",
         "all counters off and on: GLOBAL_CTRL = 0, then 15",
     ),
+    ("watched", "the same beside a monitor"),
     ("stop_start", "one counter off and on by its event select"),
     ("reprogram", "another event for one counter, and back"),
     (
@@ -61,7 +62,7 @@ fn run<H: HostPmu>(op: &str, pmu: &mut VcpuPmu<ArchPerfmon, H>, times: u64) {
     for i in 0..times {
         match op {
             "rewrite" => w(counter(0), i),
-            "toggle" => {
+            "toggle" | "watched" => {
                 w(GLOBAL_CTRL, 0);
                 w(GLOBAL_CTRL, 0xf);
             }
@@ -112,6 +113,15 @@ fn worker(op: &str, counters: u32, times: u64) -> Result<(), OpenError> {
         return Ok(());
     }
     let mut pmu = pmu(SoftwarePmu::new(Khz(1_000_000)), counters);
+    if op == "watched" {
+        let (event, id) = (ArchEvent::RefTsc.into(), MonitorId::all().next().unwrap());
+        let privilege = Privilege {
+            user: true,
+            kernel: true,
+        };
+        let attr = EventAttr { event, privilege };
+        pmu.attach(id, attr, Policy::Flexible).unwrap();
+    }
     if op == "pmi" {
         pmu.wrmsr(counter(0), (1 << 48) - 1_000_000).unwrap();
     }

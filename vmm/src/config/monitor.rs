@@ -74,7 +74,10 @@ mod tests {
             ("cycle", ["'cycle' is no event", "instructions"]),
             ("event=cycles", ["'event=cycles' is no event", "r1d1"]),
             ("cycles,pinned", ["'pinned' is not key=value", "policy="]),
-            ("cycles,policy=hard", ["'hard' is not possible", "flexible or pinned"]),
+            (
+                "cycles,policy=hard",
+                ["'hard' is not possible", "flexible or pinned"],
+            ),
             ("cycles,vcpu=254", ["'254' is not possible", "--cpus"]),
             ("cycles,cpu=0", ["unknown key 'cpu'", "vcpu=N"]),
         ] {

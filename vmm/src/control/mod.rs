@@ -28,8 +28,8 @@ mod vm;
 pub use client::ClientError;
 pub use ctl::run as ctl;
 pub use report::{
-    Info, Monitor, MonitorCount, MonitorList, MonitorRequest, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuPlace,
-    VcpuReport, VcpuSlot, VcpuSlots,
+    Info, Monitor, MonitorCount, MonitorList, MonitorRequest, NewState, PmuInfo, PmuReport,
+    PowerState, ShutdownRequest, StateReport, VcpuPlace, VcpuReport, VcpuSlot, VcpuSlots,
 };
 pub use server::ControlServer;
 pub use socket::{ApiSocket, SocketError};

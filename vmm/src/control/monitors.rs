@@ -68,7 +68,10 @@ impl VmControl {
         };
         let id = call.id.parse().ok().and_then(MonitorId::new);
         let Some((id, spec)) = id.and_then(|id| Some((id, list.remove(id)?))) else {
-            let why = format!("there is no monitor '{}'; ctl monitor list has them", call.id);
+            let why = format!(
+                "there is no monitor '{}'; ctl monitor list has them",
+                call.id
+            );
             return Response::error(404, &why);
         };
         match self.order(&spec, MonitorOrder::Detach(id)) {
@@ -125,7 +128,9 @@ fn refused(spec: &MonitorSpec, vcpu: VcpuId, error: &AttachError) -> Response {
 
 fn spec(body: &[u8]) -> Result<MonitorSpec, String> {
     let request: MonitorRequest = serde_json::from_slice(body).map_err(|error| {
-        format!("the body: {error}; accepted: {{\"event\": \"cycles\"}}, with \"policy\" and \"vcpu\"")
+        format!(
+            "the body: {error}; accepted: {{\"event\": \"cycles\"}}, with \"policy\" and \"vcpu\""
+        )
     })?;
     let attr = monitors::event(&request.event).ok_or_else(|| {
         let accepted = monitors::accepted();

@@ -165,9 +165,8 @@ fn one_monitor(monitor: &Monitor) -> String {
         None => "all vCPUs".to_owned(),
         Some(vcpu) => format!("vCPU {vcpu}"),
     };
-    let mut rows = vec![
-        ["vCPU", "state", "enabled", "running", "count", "scaled", ""].map(str::to_owned),
-    ];
+    let mut rows =
+        vec![["vCPU", "state", "enabled", "running", "count", "scaled", ""].map(str::to_owned)];
     rows.extend(monitor.counts.iter().map(|count| {
         let notes: &[&str] = match (count.clock_derived, count.sampled) {
             (true, true) => &["clock-derived", "levels sampled"],
@@ -185,7 +184,10 @@ fn one_monitor(monitor: &Monitor) -> String {
         ]
     }));
     let (number, event) = (monitor.monitor, &monitor.event);
-    format!("monitor {number}: {event}, {policy}, {whose}\n{}", table(&rows))
+    format!(
+        "monitor {number}: {event}, {policy}, {whose}\n{}",
+        table(&rows)
+    )
 }
 
 /// The figures that are not zero; the others are in the JSON.

@@ -20,6 +20,7 @@
 mod budget;
 pub mod event_filter;
 mod filter;
+mod guest_clock;
 mod kick_timer;
 mod model;
 pub mod monitors;

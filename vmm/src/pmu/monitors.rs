@@ -201,7 +201,16 @@ mod tests {
             assert_eq!(name(&attr), word);
         }
         assert_eq!(event("cycles:uk"), event("cycles"));
-        for word in ["", "cycle", "cycles:", "cycles:x", "r", "rxyz", "r1f53003c", ":u"] {
+        for word in [
+            "",
+            "cycle",
+            "cycles:",
+            "cycles:x",
+            "r",
+            "rxyz",
+            "r1f53003c",
+            ":u",
+        ] {
             assert_eq!(event(word), None, "{word}");
         }
     }
@@ -219,7 +228,10 @@ mod tests {
         assert_eq!(ids.last(), Some(&None), "one too many");
         let second = ids[1].unwrap();
         assert_eq!(monitors.remove(second), Some(spec));
-        assert_eq!((monitors.get(second), monitors.remove(second)), (None, None));
+        assert_eq!(
+            (monitors.get(second), monitors.remove(second)),
+            (None, None)
+        );
         assert_eq!(monitors.add(spec), Some(second));
         assert_eq!(monitors.all().len(), usize::from(MonitorId::MAX));
     }

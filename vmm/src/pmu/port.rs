@@ -9,6 +9,7 @@ use vpmu::units::Nanos;
 use vpmu::x86::msr;
 use vpmu::{Rules, VcpuPmu};
 
+use super::guest_clock::GuestClock;
 use super::kick_timer::KickTimer;
 use super::monitors::{MonitorOrder, MonitorOutcome, Monitors};
 use super::pmi::{self, Lvtpc};
@@ -274,7 +275,7 @@ impl MsrPort for PmuPort {
         ];
         if let Some(kick) = kick.into_iter().flatten().min() {
             self.timer
-                .before_entry(self.clock.guest_time, kick)
+                .before_entry(self.clock.guest_time(), kick)
                 .map_err(|source| PortError::Host {
                     what: "arming the overflow timer",
                     source,
@@ -376,37 +377,5 @@ const fn machine_check_legacy(index: MsrIndex) -> Result<u64, Gp> {
     match index.0 {
         0 | 1 => Ok(0),
         _ => Err(Gp),
-    }
-}
-
-/// How much of the thread's time the guest had: from entry to exit, less what
-/// entering and leaving take.
-#[derive(Debug)]
-struct GuestClock {
-    clock: Clock,
-    entry_cost: Nanos,
-    guest_time: Nanos,
-    entered: Option<Nanos>,
-}
-
-impl GuestClock {
-    const fn new(clock: Clock, entry_cost: Nanos) -> Self {
-        Self {
-            clock,
-            entry_cost,
-            guest_time: Nanos(0),
-            entered: None,
-        }
-    }
-
-    fn enter(&mut self) {
-        self.entered = Some((self.clock)());
-    }
-
-    fn leave(&mut self) -> Option<Nanos> {
-        let inside = (self.clock)().since(self.entered.take()?);
-        let span = inside.since(self.entry_cost);
-        self.guest_time += span;
-        Some(span)
     }
 }

@@ -175,9 +175,7 @@ impl VcpuSet {
         order: MonitorOrder,
         within: Duration,
     ) -> Result<Vec<(VcpuId, MonitorOutcome)>, NoAnswer> {
-        let asked = self
-            .lock()
-            .ask(only, |to| VcpuMessage::Monitor(order, to));
+        let asked = self.lock().ask(only, |to| VcpuMessage::Monitor(order, to));
         answers(&asked, within)
     }
 

@@ -27,8 +27,8 @@ use super::placement::{self, Placement};
 use super::{Policy, Times};
 
 pub(crate) use carried::Carried;
-pub(super) use monitors::Watched;
 use monitors::Monitors;
+pub(super) use monitors::Watched;
 
 /// The only CPU and the only PMU of a vCPU's scheduler.
 const CPU: VcpuId = VcpuId(0);

@@ -13,6 +13,7 @@ mod hybrid;
 mod marks;
 mod mock;
 mod models;
+mod monitors;
 mod perf;
 mod rdpmc;
 mod table;

@@ -3,7 +3,9 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, perf, rdpmc};
+use super::{
+    GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, monitors, perf, rdpmc,
+};
 
 /// The kernels of hosts and of guests.
 pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -16,6 +18,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(mock::all());
     all.extend(contention::all());
     all.extend(control::all());
+    all.extend(monitors::all());
     all.extend(hybrid::all());
     all.extend(hotplug::all());
     all.extend(models::all());

@@ -1,6 +1,6 @@
 //! Events that turn out to have no host counter, and what follows.
 
-use crate::host::HostPmu;
+use crate::host::{HostEventId, HostPmu};
 use crate::sched::{EventId, EventState, Extent};
 
 use super::super::Policy;
@@ -23,29 +23,41 @@ impl<H: HostPmu> Backing<H> {
         placement.take_lost()
     }
 
-    /// The host takes a counter from whom it likes. Among events of several
-    /// classes the scheduler then shares out those that are left, as R-120 says;
-    /// each round believes in fewer of them, so this ends.
+    /// Each round believes in fewer counters, so this ends.
     fn settle_from(&mut self, first: EventId) {
-        let mut lost = Some(first);
-        while let Some(event) = lost {
-            let _ = self.sched.lose(self.now, event);
+        let mut next = Some(first);
+        while let Some(first) = next {
             if self.has_monitors() {
-                self.share_out(event);
+                self.share_out(first);
+            } else {
+                let _ = self.sched.lose(self.now, first);
             }
-            lost = self.next_lost();
+            next = self.next_lost();
         }
         self.note_errors();
         self.forget_limit_unless_tried();
     }
 
-    fn share_out(&mut self, lost: EventId) {
-        if self.sched.state(lost) == Some(EventState::Error) {
-            // Which redoes its class and those below.
-            let _ = self.sched.enable(self.now, lost, Extent::Event);
-        } else {
-            self.sched.resched_pmu(self.now, CPU, self.pmu);
+    /// The host takes counters from whom it likes. Among events of several classes
+    /// the scheduler shares out those that are left, as R-120 says: all that lost
+    /// theirs give up their place, and then compete anew.
+    fn share_out(&mut self, first: EventId) {
+        let mut pinned = [None; HostEventId::COUNT];
+        let (mut next, mut places) = (Some(first), pinned.iter_mut());
+        while let Some(event) = next {
+            let _ = self.sched.lose(self.now, event);
+            if self.sched.state(event) == Some(EventState::Error)
+                && let Some(place) = places.next()
+            {
+                *place = Some(event);
+            }
+            next = self.placement_mut().and_then(Placement::take_lost);
         }
+        for event in pinned.into_iter().flatten() {
+            // Which redoes its class and those below.
+            let _ = self.sched.enable(self.now, event, Extent::Event);
+        }
+        self.sched.resched_pmu(self.now, CPU, self.pmu);
     }
 
     /// Counts the guest's pinned events that have got into the error state.

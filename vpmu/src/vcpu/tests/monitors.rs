@@ -77,7 +77,11 @@ fn a_monitor_counts_also_while_the_guests_pmu_is_disabled() {
     }
     assert_eq!(pmu.rdpmc(0), Some(4 * MS));
     let times = pmu.counters().next().unwrap().times;
-    assert_eq!(times.enabled, Nanos(4 * MS), "R-180: the task's clock stood");
+    assert_eq!(
+        times.enabled,
+        Nanos(4 * MS),
+        "R-180: the task's clock stood"
+    );
     assert!(!times.is_scaled());
     let monitor = view(&mut pmu, 0);
     assert_eq!((monitor.count, monitor.scaled()), (9 * MS, 9 * MS));
@@ -130,7 +134,10 @@ fn a_pinned_monitor_takes_a_counter_from_flexible_ones_which_are_scaled() {
     pmu.attach(id(0), ATTR, Policy::Pinned).unwrap();
     run_for(&mut pmu, 200 * MS);
     let monitor = view(&mut pmu, 0);
-    assert_eq!((monitor.count, monitor.state), (200 * MS, CounterState::Counting));
+    assert_eq!(
+        (monitor.count, monitor.state),
+        (200 * MS, CounterState::Counting)
+    );
     assert!(!monitor.times.is_scaled());
     let running: u64 = pmu.counters().map(|c| c.times.running.0).sum();
     assert_eq!(running, (2 * 100 + 200) * MS, "they have the other counter");
@@ -180,7 +187,10 @@ fn the_guests_pinned_counters_come_before_a_flexible_monitor() {
     run_for(&mut pmu, 100 * MS);
     assert_eq!(pmu.rdpmc(0), Some(100 * MS));
     let monitor = view(&mut pmu, 0);
-    assert_eq!((monitor.state, monitor.scaled()), (CounterState::Waiting, 0));
+    assert_eq!(
+        (monitor.state, monitor.scaled()),
+        (CounterState::Waiting, 0)
+    );
     assert_eq!(monitor.times.enabled, Nanos(100 * MS));
     pmu.wrmsr(SEL0, 0).unwrap();
     // at the next tick.
@@ -193,6 +203,34 @@ fn the_guests_pinned_counters_come_before_a_flexible_monitor() {
     assert_eq!(view(&mut pmu, 0).state, CounterState::Waiting);
     assert_eq!(pmu.totals().pinned_errors, 0);
     assert_eq!(pmu.totals().troubles, 0);
+}
+
+/// two counters go at once, those of the classes above: what is left is
+/// theirs, and all of it.
+#[test]
+fn those_who_lose_their_counters_to_the_host_take_them_from_lower_classes() {
+    let mut pmu = Any::new(fresh("intel-v2"), sim(4), Policy::Pinned);
+    // The host takes from the event that was opened last.
+    for i in 0..2 {
+        pmu.attach(id(i), ATTR, Policy::Flexible).unwrap();
+    }
+    pmu.wrmsr(SEL0, CYCLES).unwrap();
+    pmu.attach(id(2), ATTR, Policy::Pinned).unwrap();
+    pmu.wrmsr(GLOBAL_CTRL, 0xf).unwrap();
+    run_for(&mut pmu, 10 * MS);
+    pmu.host_mut().leave(2);
+    run_for(&mut pmu, 200 * MS);
+    assert_eq!(state_of(&pmu, 0), CounterState::Counting);
+    assert_eq!(view(&mut pmu, 2).state, CounterState::Counting);
+    for i in 0..2 {
+        assert_eq!(view(&mut pmu, i).state, CounterState::Waiting);
+    }
+    assert_eq!(pmu.totals().pinned_errors, 0);
+    pmu.host_mut().leave(1);
+    run_for(&mut pmu, 200 * MS);
+    assert_eq!(view(&mut pmu, 2).state, CounterState::Counting);
+    assert_eq!(state_of(&pmu, 0), CounterState::Error);
+    assert_eq!(pmu.totals().pinned_errors, 1);
 }
 
 /// R-120, third before fourth, and R-171: the guest's flexible counters have
@@ -213,7 +251,10 @@ fn flexible_monitors_come_before_the_guests_flexible_counters() {
     run_for(&mut pmu, 100 * MS);
     let after = [0, 1].map(|i| pmu.counters().nth(i).unwrap().times.running);
     assert_eq!(before, after, "two monitors leave nothing of two");
-    assert_eq!([0, 1].map(|i| state_of(&pmu, i)), [CounterState::Waiting; 2]);
+    assert_eq!(
+        [0, 1].map(|i| state_of(&pmu, i)),
+        [CounterState::Waiting; 2]
+    );
 }
 
 /// three monitors on two counters have two thirds each, with the
@@ -243,7 +284,10 @@ fn a_pinned_monitor_that_the_host_takes_is_in_error() {
     pmu.host_mut().leave(0);
     run_for(&mut pmu, 200 * MS);
     let monitor = view(&mut pmu, 0);
-    assert_eq!((monitor.state, monitor.count), (CounterState::Error, 10 * MS));
+    assert_eq!(
+        (monitor.state, monitor.count),
+        (CounterState::Error, 10 * MS)
+    );
     assert_eq!((pmu.totals().pinned_errors, pmu.totals().troubles), (0, 0));
     pmu.host_mut().leave(2);
     assert!(pmu.detach(id(0)).is_some());
@@ -268,7 +312,10 @@ fn a_pinned_guest_gets_counters_that_came_back_under_a_monitor() {
     pmu.wrmsr(GLOBAL_CTRL, 0).unwrap();
     pmu.wrmsr(GLOBAL_CTRL, 0xf).unwrap();
     run_for(&mut pmu, MS);
-    assert_eq!([0, 1].map(|i| state_of(&pmu, i)), [CounterState::Counting; 2]);
+    assert_eq!(
+        [0, 1].map(|i| state_of(&pmu, i)),
+        [CounterState::Counting; 2]
+    );
     assert_eq!(pmu.totals().pinned_errors, 1);
 }
 
@@ -291,7 +338,10 @@ fn a_monitor_gives_the_guest_no_interrupt_and_no_status() {
     assert!(!pmu.take_pmi());
     assert_eq!(pmu.rdmsr(GLOBAL_STATUS), Ok(0));
     assert_eq!(pmu.totals().overflows, 1);
-    assert!(view(&mut pmu, 0).count > 1 << 62, "beyond a counter's width");
+    assert!(
+        view(&mut pmu, 0).count > 1 << 62,
+        "beyond a counter's width"
+    );
 }
 
 /// A monitor is the host's: the state is that of the guest's counters alone.
@@ -304,7 +354,8 @@ fn a_saved_state_has_the_guests_counters_and_no_monitor() {
             pmu.attach(id(0), ATTR, Policy::Pinned).unwrap();
             for pmu in [&mut pmu, &mut plain] {
                 run_for(pmu, 7 * MS);
-                pmu.wrmsr(GLOBAL_CTRL, if paused { 0 } else { 0xf }).unwrap();
+                pmu.wrmsr(GLOBAL_CTRL, if paused { 0 } else { 0xf })
+                    .unwrap();
             }
             let bytes = pmu.save();
             assert_eq!(bytes, plain.save(), "the guest's alone");
@@ -314,7 +365,10 @@ fn a_saved_state_has_the_guests_counters_and_no_monitor() {
             assert_eq!(again.host_mut().open_events(), 2);
             again.wrmsr(GLOBAL_CTRL, 0xf).unwrap();
             run_for(&mut again, MS);
-            assert_eq!((again.rdpmc(0), again.rdpmc(1)), (Some(8 * MS), Some(8 * MS)));
+            assert_eq!(
+                (again.rdpmc(0), again.rdpmc(1)),
+                (Some(8 * MS), Some(8 * MS))
+            );
             assert_eq!(view(&mut pmu, 0).count, 7 * MS, "it goes on here");
         }
     }

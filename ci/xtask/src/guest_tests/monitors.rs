@@ -1,0 +1,121 @@
+//! Monitors beside a Linux guest's perf: what an operator counts from outside and what
+//! the guest counts itself agree, and who comes first where counters are short.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{GuestTest, Runs, Seen};
+use crate::perf;
+
+/// Every test of monitors.
+pub(super) fn all() -> Vec<GuestTest> {
+    let row = |name: &str, line, check| GuestTest {
+        runs: Runs::OnHost,
+        limit: 180,
+        ..GuestTest::new(format!("monitors/{name}"), line, check)
+    };
+    vec![
+        GuestTest {
+            mock_pmu: "core:gp=4",
+            ..row("mock", line("auto", INSTRUCTIONS, SHORT), on_the_mock)
+        },
+        row("clock", line("software", REF_CYCLES, ""), on_the_clock),
+    ]
+}
+
+/// Beside these, the guest's watchdog counts nothing.
+const INSTRUCTIONS: &str = "instructions";
+const REF_CYCLES: &str = "ref-cycles";
+
+/// Four pinned monitors on four counters, and away again.
+const SHORT: &str = "for i in 1 2 3 4; do $ctl monitor add cycles,policy=pinned; done; sleep 2; look short; \
+     for i in 1 2 3 4; do $ctl monitor remove $i; done; sleep 2; look after; ";
+
+/// The guest spins under a perf that counts everything in it. It is looked at while it
+/// stands, so that both counts are of the same instant.
+fn line(kind: &str, event: &str, more: &str) -> String {
+    format!(
+        "perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
+           --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api --pmu type={kind} \
+           --cmdline 'console=ttyS0 quiet perfvisor.run=\"perf stat -a -e {event} spin 900000000000\"' & \
+         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
+         look() {{ $ctl pause >/dev/null; echo \"=== $1\"; $ctl pmu; $ctl resume >/dev/null; }}; \
+         until $ctl pmu 2>/dev/null | grep -qE '^ *(gp|fixed). +counting +{event} '; do sleep 0.5; done; \
+         $ctl monitor add {event}; sleep 1; look first; sleep 5; look second; {more}\
+         echo '=== end'; $ctl monitor list; $ctl monitor remove 0 >/dev/null && $ctl monitor list; \
+         $ctl shutdown --force; wait $vmm; echo ended=$?"
+    )
+}
+
+/// The value of a line of `ctl pmu` that counts an event: counter, state, the guest's
+/// event, the host's, two times with their unit, value.
+fn value(text: &str, counter: &str, event: &str) -> Result<f64> {
+    let words = text
+        .lines()
+        .map(|l| l.split_whitespace().collect::<Vec<_>>());
+    let mut fitting = words.filter(|words| {
+        words.first().is_some_and(|name| name.starts_with(counter))
+            && words.get(1) == Some(&"counting")
+            && words.iter().skip(2).take(2).any(|word| *word == event)
+    });
+    let line = fitting.next();
+    let line = line.with_context(|| format!("no {counter} counts {event}: {text}"))?;
+    let unit = line.iter().rposition(|word| *word == "ns");
+    let value = unit.and_then(|unit| line.get(unit + 1));
+    Ok(value.context("a line without a value")?.parse()?)
+}
+
+/// Between the two looks both have counted the same, but for the moments in which the
+/// guest has its PMU disabled.
+fn agree(seen: &Seen, guest: &str, event: &str) -> Result<()> {
+    let counted = |counter| -> Result<f64> {
+        let at = |look| value(perf::section(&seen.console, look)?, counter, event);
+        Ok(at("second")? - at("first")?)
+    };
+    let (inside, outside) = (counted(guest)?, counted("monitor0")?);
+    let off = (outside - inside) / outside;
+    crate::say!(
+        "{event}: {inside} inside, {outside} outside: {:.3} %",
+        off * 100.0
+    );
+    ensure!(outside > 1e6, "{event}: {outside} only");
+    ensure!(
+        (0.0..0.005).contains(&off),
+        "{event}: {inside} inside, {outside} outside"
+    );
+    let end = perf::section(&seen.console, "end")?;
+    let heads = end.matches("monitor 0: ").count();
+    ensure!(heads == 1, "listed once, and not when it is gone: {end}");
+    seen.shows("ended=0")
+}
+
+fn on_the_clock(seen: &Seen, _: &GuestTest) -> Result<()> {
+    agree(seen, "fixed", REF_CYCLES)
+}
+
+/// R-120: pinned monitors come before flexible ones, and those before the guest's.
+fn on_the_mock(seen: &Seen, _: &GuestTest) -> Result<()> {
+    agree(seen, "gp", INSTRUCTIONS)?;
+    let states = |look| -> Result<(usize, usize)> {
+        let text = perf::section(&seen.console, look)?;
+        let in_state = |state: &str| {
+            let of_event = |l: &&str| l.contains(INSTRUCTIONS) && l.contains(state);
+            text.lines().filter(of_event).count()
+        };
+        Ok((in_state(" counting "), in_state(" waiting ")))
+    };
+    let short = perf::section(&seen.console, "short")?;
+    let pinned = short.lines().filter(|l| l.trim_end().ends_with("pinned"));
+    let counting = pinned.filter(|l| l.contains(" counting ")).count();
+    ensure!(counting == 4, "the pinned monitors: {short}");
+    ensure!(states("short")? == (0, 2), "the other two: {short}");
+    let after = perf::section(&seen.console, "after")?;
+    ensure!(
+        states("after")? == (2, 0),
+        "the counters come back: {after}"
+    );
+    ensure!(
+        after.lines().any(|l| l.trim_end().ends_with("scaled")),
+        "{after}"
+    );
+    Ok(())
+}
