@@ -3,7 +3,7 @@
 use super::*;
 
 fn monitors(vm: &Vm) -> Vec<Value> {
-    let list: Value = serde_json::from_str(&vm.tell(&["--json", "monitor", "list"])).unwrap();
+    let list = vm.ask(&["monitor", "list"]);
     list["monitors"].as_array().unwrap().clone()
 }
 
@@ -21,14 +21,15 @@ fn error(vm: &Vm, args: &[&str], status: i32) -> String {
 
 #[test]
 fn a_monitor_agrees_with_the_guests_own_counter() {
-    let Some(vm) = Vm::start("watch", &counting(), "type=software", &["--cpus", "boot=2"]) else {
+    let Some(vm) = Vm::start_watched("watch", &counting(), "type=software", &["--cpus", "boot=2"])
+    else {
         return;
     };
     while vm.printed() == 0 {
         thread::sleep(Duration::from_millis(5));
     }
     vm.tell(&["pause"]);
-    let before = number(fixed1(&vm.ask("pmu")), "value");
+    let before = number(fixed1(&vm.ask(&["pmu"])), "value");
     let text = vm.tell(&["monitor", "add", "cycles,policy=pinned"]);
     assert!(
         text.starts_with("monitor 0: cycles, pinned, all vCPUs\n"),
@@ -37,7 +38,7 @@ fn a_monitor_agrees_with_the_guests_own_counter() {
     vm.tell(&["resume"]);
     thread::sleep(Duration::from_millis(500));
     vm.tell(&["pause"]);
-    let pmu = vm.ask("pmu");
+    let pmu = vm.ask(&["pmu"]);
     let guest = number(fixed1(&pmu), "value") - before;
     let [monitor] = &monitors(&vm)[..] else {
         panic!("one was attached");
@@ -60,18 +61,20 @@ fn a_monitor_agrees_with_the_guests_own_counter() {
     assert_eq!(pmu["vcpus"][0]["monitors"][0]["count"], first["count"]);
     let text = vm.tell(&["pmu"]);
     assert!(text.contains("monitor0  counting  -"), "{text}");
-    let end = vm.tell(&["--json", "monitor", "remove", "0"]);
-    let end: Value = serde_json::from_str(&end).unwrap();
+    let end = vm.ask(&["monitor", "remove", "0"]);
     assert_eq!(end["counts"][0]["count"], first["count"]);
     assert!(monitors(&vm).is_empty());
-    assert_eq!(vm.ask("pmu")["vcpus"][0]["monitors"], Value::Array(vec![]));
+    assert_eq!(
+        vm.ask(&["pmu"])["vcpus"][0]["monitors"],
+        Value::Array(vec![])
+    );
     assert_eq!(vm.end().0, Some(0));
 }
 
 #[test]
 fn a_guest_that_counts_nothing_is_counted_and_so_is_a_vcpu_that_comes() {
     let flags = ["--cpus", "boot=1,max=2"];
-    let Some(vm) = Vm::start("alone", &ticking(), "type=software", &flags) else {
+    let Some(vm) = Vm::start_watched("alone", &ticking(), "type=software", &flags) else {
         return;
     };
     vm.tell(&["monitor", "add", "ref-cycles"]);
@@ -87,7 +90,7 @@ fn a_guest_that_counts_nothing_is_counted_and_so_is_a_vcpu_that_comes() {
         Value::Array(vec![]),
         "no such vCPU yet"
     );
-    let answer = vm.raw(b"PUT /vcpus/1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = raw(&vm, b"PUT /vcpus/1 HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(status_of(&answer), 202, "{answer}");
     let [all, second] = &monitors(&vm)[..] else {
         panic!("two were attached");
@@ -138,7 +141,7 @@ fn what_cannot_be_attached_is_told_and_leaves_nothing() {
             "POST /monitors HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let answer = vm.raw(request.as_bytes());
+        let answer = raw(&vm, request.as_bytes());
         assert_eq!(status_of(&answer), 400, "{answer}");
         assert!(answer.contains("accepted: "), "{answer}");
     }
