@@ -10,7 +10,7 @@ use crate::ids::MonitorId;
 use crate::x86::event::RawEvent;
 
 const MS: u64 = 1_000_000;
-const ATTR: EventAttr = EventAttr {
+pub(super) const ATTR: EventAttr = EventAttr {
     event: HostEvent::Architectural(ArchEvent::Cycles),
     privilege: Privilege {
         user: true,

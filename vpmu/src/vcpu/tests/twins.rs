@@ -1,8 +1,10 @@
-//! A PMU that is saved and restored all the time under `perf record`, beside a
-//! twin that never is.
+//! A PMU that is saved and restored, or has monitors come and go, all the time
+//! under `perf record`, beside a twin to which nothing happens.
 
+use super::monitors;
 use super::saved::{Any, fresh, sim};
 use super::*;
+use crate::ids::MonitorId;
 use crate::x86::msr::{AMD_GLOBAL_CTL, AMD_GLOBAL_STATUS, AMD_GLOBAL_STATUS_CLR, DEBUGCTL};
 
 /// Xorshift: the same numbers each time.
@@ -49,8 +51,18 @@ const AMD: Driver = Driver {
     instructions: 0x53_00c0,
 };
 
+/// What happens to one of the twins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is saved, thrown away and restored.
+    Restored,
+    /// Monitors come and go.
+    Watched,
+}
+
 /// The same guest on two PMUs, whose answers must be the same.
 struct Twins {
+    fate: Fate,
     saved: Any,
     kept: Any,
     driver: Driver,
@@ -65,9 +77,10 @@ struct Twins {
 }
 
 impl Twins {
-    fn new(driver: Driver, policy: Policy) -> Self {
+    fn new(fate: Fate, driver: Driver, policy: Policy) -> Self {
         let pmu = || Any::new(fresh(driver.model), sim(8), policy);
         Self {
+            fate,
             saved: pmu(),
             kept: pmu(),
             driver,
@@ -87,17 +100,36 @@ impl Twins {
         MsrIndex(self.driver.first.1 + i * self.driver.first.2)
     }
 
-    /// Now and then one of the two is saved, thrown away and restored.
+    /// Now and then one of the two is disturbed.
     fn perhaps_restore(&mut self) {
         if self.dice.roll(8) != 0 {
             return;
         }
         self.seen[2] += u32::from(self.saved.is_paused());
+        match self.fate {
+            Fate::Restored => self.restore(),
+            Fate::Watched => self.watch(),
+        }
+        self.restored += 1;
+    }
+
+    /// A monitor comes or goes; there are no more of them than host counters.
+    fn watch(&mut self) {
+        let (number, policy) = match self.dice.roll(4) {
+            0 => (0, Policy::Pinned),
+            _ => (1, Policy::Flexible),
+        };
+        let id = MonitorId::new(number).unwrap();
+        if self.saved.detach(id).is_none() {
+            self.saved.attach(id, monitors::ATTR, policy).unwrap();
+        }
+    }
+
+    fn restore(&mut self) {
         let bytes = self.saved.save();
         let restored = Any::restore(fresh(self.driver.model), sim(8), self.policy, &bytes);
         self.saved = restored.unwrap();
         assert!(self.saved.save() == bytes, "and says the same again");
-        self.restored += 1;
     }
 
     fn write(&mut self, msr: MsrIndex, value: u64) {
@@ -236,20 +268,28 @@ impl Twins {
     }
 }
 
-/// Issue: no count lost or doubled, PMI order kept.
-#[test]
-fn restored_a_thousand_times_under_perf_record_nothing_is_lost_or_doubled() {
+fn all_of(fate: Fate) {
     for policy in [Policy::Flexible, Policy::Pinned] {
-        Twins::new(INTEL, policy).record();
-        Twins::new(AMD, policy).record();
-        let mut freezing = Twins::new(
-            Driver {
-                model: "intel-v4",
-                ..INTEL
-            },
-            policy,
-        );
+        Twins::new(fate, INTEL, policy).record();
+        Twins::new(fate, AMD, policy).record();
+        let v4 = Driver {
+            model: "intel-v4",
+            ..INTEL
+        };
+        let mut freezing = Twins::new(fate, v4, policy);
         freezing.write(DEBUGCTL, 1 << 12);
         freezing.record();
     }
+}
+
+/// Issue: no count lost or doubled, PMI order kept.
+#[test]
+fn restored_a_thousand_times_under_perf_record_nothing_is_lost_or_doubled() {
+    all_of(Fate::Restored);
+}
+
+/// Where there are counters for all, a guest cannot tell that it is watched.
+#[test]
+fn monitors_that_come_and_go_a_thousand_times_are_nothing_to_the_guest() {
+    all_of(Fate::Watched);
 }
