@@ -213,9 +213,10 @@ pub enum MonitorCommand {
     /// own PMU, and competes with it for host counters in this order: pinned monitors, the guest's
     /// counters under policy=pinned, flexible monitors, the guest's under policy=flexible
     Add {
-        /// EVENT[,policy=flexible|pinned][,vcpu=N]. EVENT is cycles, instructions, ref-cycles and so
-        /// on, or r and a code of the host's CPU, then :u or :k; without vcpu=, on all vCPUs, those
-        /// plugged in later too
+        /// An event, then optionally policy=flexible|pinned and vcpu=N, such as
+        /// cycles:u,policy=pinned. An event is cycles, instructions, ref-cycles and so on, or r and
+        /// a code of the host's CPU, then :u or :k; without vcpu=, it is on all vCPUs, those plugged
+        /// in later too
         #[arg(value_name = "EVENT[,OPTIONS]")]
         monitor: MonitorArg,
     },
