@@ -95,6 +95,9 @@ impl GuestPmu for Model {
     fn interrupt_postponed(&mut self) {
         each!(self, pmu => pmu.interrupt_postponed());
     }
+    fn interrupt_told(&mut self) {
+        each!(self, pmu => pmu.interrupt_told());
+    }
     fn arms(&self, msr: MsrIndex, value: u64) -> bool {
         each!(self, pmu => pmu.arms(msr, value))
     }

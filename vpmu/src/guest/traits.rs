@@ -199,14 +199,19 @@ pub trait GuestPmu: fmt::Debug {
 
     /// Whether an overflow is reported in the status of a counter that asks for
     /// an interrupt. A PMU without a status register reports the wrap of a
-    /// counter until the counter is written, or until the first write after
-    /// the one that stopped it.
+    /// counter until a PMI told of it, the counter is written, or until the first
+    /// write after the one that stopped it.
     fn interrupt_due(&self) -> bool;
 
     /// The PMI of [`GuestPmu::interrupt_due`] must wait for the end of the
     /// guest's NMI handler. Without a status register nobody will then claim
     /// the wrap of a counter that the handler has stopped: it is forgotten.
     fn interrupt_postponed(&mut self) {}
+
+    /// A PMI has told of every wrap so far, or was lost at a masked LVTPC. Without
+    /// a status register nothing is left of them: as on hardware, where the wrap
+    /// itself is what interrupts.
+    fn interrupt_told(&mut self) {}
 
     /// Whether a write of `value` to `msr` makes the guest ready for another
     /// PMI (rule G-401).

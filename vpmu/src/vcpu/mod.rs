@@ -164,6 +164,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
 
     /// The PMI that was taken is on its way into the guest.
     pub fn pmi_was_delivered(&mut self) {
+        self.model.interrupt_told();
         self.totals.pmis += 1;
     }
 
@@ -176,6 +177,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// on hardware it is gone and a status that is set stays, and the next
     /// overflow may interrupt again.
     pub fn pmi_was_dropped(&mut self) {
+        self.model.interrupt_told();
         self.armed = true;
         self.totals.pmis_suppressed += 1;
     }

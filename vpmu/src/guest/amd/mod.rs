@@ -247,6 +247,12 @@ impl GuestPmu for AmdPmu {
         self.forget_stopped();
     }
 
+    fn interrupt_told(&mut self) {
+        if !self.has_globals() {
+            self.overflowed = PmcSet::EMPTY;
+        }
+    }
+
     /// LVTPC is never masked by AMD's hardware, and the PerfMonV2 handler does
     /// not write it (G-304): the flag only keeps PMIs apart.
     fn arms(&self, msr: MsrIndex, value: u64) -> bool {

@@ -232,7 +232,23 @@ fn without_globals_a_wrap_ends_with_the_counters_write() {
             .unwrap();
         pmu.interrupt_postponed();
         assert!(!pmu.interrupt_due(), "the handler itself has stopped it");
+        wrap(&mut pmu);
+        pmu.interrupt_told();
+        pmu.write(MsrIndex(0xc001_0000), CYCLES & !(1 << 22))
+            .unwrap();
+        assert!(!pmu.interrupt_due(), "G-004: its PMI has come or is lost");
     }
+}
+
+/// G-405: with a status register the status tells of it until it is cleared.
+#[test]
+fn with_a_status_a_wrap_stays() {
+    let mut pmu = pmu(AmdVersion::V2);
+    pmu.write(MsrIndex(0xc001_0000), CYCLES).unwrap();
+    pmu.write(MsrIndex(0xc001_0004), COUNTER_MASK).unwrap();
+    assert_eq!(pmu.advance(Pmc::gp(0).unwrap(), Count(1)), Wrap::Interrupt);
+    pmu.interrupt_told();
+    assert!(pmu.interrupt_due());
 }
 
 /// G-401.

@@ -270,6 +270,12 @@ impl GuestPmu for ArchPerfmon {
         self.forget_stopped();
     }
 
+    fn interrupt_told(&mut self) {
+        if !self.config.has_globals() {
+            self.global_status = 0;
+        }
+    }
+
     fn arms(&self, msr: MsrIndex, value: u64) -> bool {
         if self.config.has_globals() {
             msr == msr::GLOBAL_CTRL && value != 0

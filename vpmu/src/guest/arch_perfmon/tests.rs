@@ -399,6 +399,10 @@ fn version_1_tells_of_a_wrap_until_the_counter_is_written() {
     pmu.write(MsrIndex(0x186), 0x13_003c).unwrap();
     pmu.interrupt_postponed();
     assert!(!pmu.interrupt_due(), "the handler itself has stopped it");
+    wrap(&mut pmu);
+    pmu.interrupt_told();
+    pmu.write(MsrIndex(0x186), 0x13_003c).unwrap();
+    assert!(!pmu.interrupt_due(), "G-004: its PMI has come or is lost");
     for (index, arms) in [(0x186, true), (0xc1, true), (0x38f, false), (0x1d9, false)] {
         assert_eq!(pmu.arms(MsrIndex(index), 1), arms, "{index:#x}");
     }
