@@ -1,15 +1,28 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 10] = [
+const PAYLOADS: [&str; 23] = [
+    "exit_cost",
     "hello",
+    "pmi_freeze",
+    "pmi_halt",
+    "pmi_in_nmi",
+    "pmi_lvtpc",
+    "pmi_once",
+    "pmu_absent",
     "pmu_amd",
     "pmu_cpuid",
     "pmu_count",
+    "pmu_none",
     "pmu_overflow",
+    "pmu_random",
     "pmu_registers",
+    "pmu_v1",
     "rdpmc_doorbell",
+    "rdpmc_index",
+    "rdpmc_lost",
     "rdpmc_rewrite",
+    "rdpmc_user",
     "reset",
     "triple_fault",
 ];

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cpu;
-use crate::trap::SPURIOUS_VECTOR;
+use crate::trap::{SPURIOUS_VECTOR, TIMER_VECTOR};
 
 const APIC_BASE: u32 = 0x1b;
 const X2APIC_ENABLE: u64 = 1 << 10;
@@ -14,6 +14,11 @@ const EOI: u32 = 0xb0;
 const SVR: u32 = 0xf0;
 const LVTPC: u32 = 0x340;
 const SVR_ENABLE: u32 = 1 << 8;
+const LVT_TIMER: u32 = 0x320;
+const TIMER_COUNT: u32 = 0x380;
+const TIMER_DIVIDE: u32 = 0x3e0;
+/// The timer ticks as fast as its clock.
+const DIVIDE_BY_1: u32 = 0b1011;
 
 /// LVTPC: deliver an NMI.
 pub const LVT_NMI: u32 = 0x400;
@@ -25,11 +30,25 @@ static X2APIC: AtomicBool = AtomicBool::new(false);
 /// The mask registers of the two 8259 interrupt controllers.
 const PIC_MASKS: [u16; 2] = [0x21, 0xa1];
 
+/// LVTPC as an MSR, in x2APIC mode alone.
+pub const LVTPC_MSR: u32 = x2apic_msr(LVTPC);
+
 /// Enables the local APIC, in x2APIC mode where there is one, and masks the 8259s.
 pub fn enable() {
+    enable_x2apic();
+    enable_xapic();
+}
+
+/// Enables the local APIC in the mode that it is in, and masks the 8259s.
+pub fn enable_xapic() {
     for port in PIC_MASKS {
         cpu::outb(port, 0xff);
     }
+    write(SVR, SVR_ENABLE | u32::from(SPURIOUS_VECTOR));
+}
+
+/// Goes over to x2APIC mode; false where there is none.
+pub fn enable_x2apic() -> bool {
     if cpu::cpuid(1, 0).ecx & X2APIC_FEATURE != 0 {
         let base = cpu::rdmsr(APIC_BASE);
         X2APIC.store(
@@ -37,7 +56,14 @@ pub fn enable() {
             Ordering::Relaxed,
         );
     }
-    write(SVR, SVR_ENABLE | u32::from(SPURIOUS_VECTOR));
+    X2APIC.load(Ordering::Relaxed)
+}
+
+/// Has an interrupt come at [`TIMER_VECTOR`] in `ticks` of the APIC's clock, once.
+pub fn set_timer(ticks: u32) {
+    write(TIMER_DIVIDE, DIVIDE_BY_1);
+    write(LVT_TIMER, u32::from(TIMER_VECTOR));
+    write(TIMER_COUNT, ticks);
 }
 
 /// Writes LVTPC, the entry of performance-monitoring interrupts.
@@ -56,7 +82,7 @@ pub(crate) fn end_of_interrupt() {
     write(EOI, 0);
 }
 
-fn x2apic_msr(offset: u32) -> u32 {
+const fn x2apic_msr(offset: u32) -> u32 {
     0x800 + (offset >> 4)
 }
 

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "each function is one privileged instruction")]
 
 use core::arch::{asm, x86_64};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The instruction raised #GP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,6 +222,50 @@ pub fn interrupts_for(rounds: u64) {
     spin(rounds);
     // SAFETY: interrupts off is the state in which payloads run.
     unsafe { asm!("cli", options(nostack)) };
+}
+
+/// HLT with interrupts on. Gives where the CPU goes on: what wakes it came there.
+#[must_use]
+pub fn halt_once() -> u64 {
+    let behind: u64;
+    // SAFETY: every vector that a payload arms has a gate, on its own stack;
+    // interrupts are off again afterwards.
+    unsafe {
+        asm!("lea {behind}, [rip + 2f]", "sti", "hlt", "2: cli", behind = out(reg) behind,
+             options(nostack));
+    }
+    behind
+}
+
+/// Spins until `go` is not 0, then [`halt_once`], with as little in between as can be.
+#[must_use]
+pub fn halt_when(go: &AtomicU32) -> u64 {
+    let behind: u64;
+    // SAFETY: as in `halt_once`; `go` is read as a whole.
+    unsafe {
+        asm!("lea {behind}, [rip + 3f]", "2: cmp dword ptr [{go}], 0", "je 2b", "sti", "hlt",
+             "3: cli", behind = out(reg) behind, go = in(reg) go.as_ptr(), options(nostack));
+    }
+    behind
+}
+
+/// CR4 as this payload wrote it last, without PCE.
+static CR4: AtomicU64 = AtomicU64::new(0);
+
+/// Writes CR4.PCE: whether RDPMC is permitted in ring 3. As Linux, from a copy of
+/// CR4 that is read once.
+pub fn permit_rdpmc(permitted: bool) {
+    const PCE: u64 = 1 << 8;
+    let mut rest = CR4.load(Ordering::Relaxed);
+    if rest == 0 {
+        // SAFETY: reading CR4 changes nothing.
+        unsafe { asm!("mov {}, cr4", out(reg) rest, options(nomem, nostack)) };
+        rest &= !PCE;
+        CR4.store(rest, Ordering::Relaxed);
+    }
+    let cr4 = rest | (u64::from(permitted) * PCE);
+    // SAFETY: this bit changes what RDPMC does in ring 3, and no more.
+    unsafe { asm!("mov cr4, {}", in(reg) cr4, options(nostack)) };
 }
 
 /// Stops this vCPU for good (an NMI only wakes it to stop again).

@@ -6,15 +6,23 @@
 //! only: nothing here is meant to run on two at a time.
 #![no_std]
 
+pub mod absent;
 pub mod apic;
+pub mod args;
 pub mod check;
+pub mod counters;
 pub mod cpu;
+#[cfg(feature = "payloads")]
+pub mod doorbell;
 #[cfg(feature = "payloads")]
 mod mem;
 pub mod paging;
 pub mod pmi;
 pub mod pmu;
+pub mod random;
 pub mod registers;
 pub mod serial;
 pub mod start;
 pub mod trap;
+#[cfg(feature = "payloads")]
+pub mod user;

@@ -8,6 +8,7 @@ use crate::cpu;
 const EFER: u32 = 0xc000_0080;
 const EFER_NXE: u64 = 1 << 11;
 const PRESENT_WRITABLE: u64 = 0b11;
+const USER: u64 = 1 << 2;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 /// The 2 MiB page that holds the code, see payload.ld.
@@ -25,22 +26,31 @@ static mut LEVEL2: Table = Table([0; 512]);
 /// code may be executed, and nothing else. False if there is no EFER.NXE.
 /// The local APIC's page is gone afterwards.
 pub fn data_not_executable() -> bool {
+    map(PRESENT_WRITABLE)
+}
+
+/// The same, of pages that ring 3 may use as well.
+pub fn open_to_ring_3() -> bool {
+    map(PRESENT_WRITABLE | USER)
+}
+
+fn map(rights: u64) -> bool {
     if cpu::wrmsr_checked(EFER, cpu::rdmsr(EFER) | EFER_NXE).is_err() {
         return false;
     }
     let level2 = (&raw mut LEVEL2).cast::<u64>();
     for page in 0..512 {
         let no_execute = if page == CODE_PAGE { 0 } else { NO_EXECUTE };
-        let entry = (page as u64) << 21 | LARGE | PRESENT_WRITABLE | no_execute;
+        let entry = (page as u64) << 21 | LARGE | rights | no_execute;
         // SAFETY: a table has 512 entries, and no one else uses it: one vCPU, not in CR3 yet.
         unsafe { level2.wrapping_add(page).write(entry) };
     }
     let level3 = (&raw mut LEVEL3).cast::<u64>();
     // SAFETY: the first entry of a table that is not in use yet.
-    unsafe { level3.write(level2.addr() as u64 | PRESENT_WRITABLE) };
+    unsafe { level3.write(level2.addr() as u64 | rights) };
     let level4 = (&raw mut LEVEL4).cast::<u64>();
     // SAFETY: as above.
-    unsafe { level4.write(level3.addr() as u64 | PRESENT_WRITABLE) };
+    unsafe { level4.write(level3.addr() as u64 | rights) };
     // SAFETY: the new tables map code, data and stacks where they are.
     unsafe { asm!("mov cr3, {}", in(reg) level4, options(nostack, preserves_flags)) };
     true

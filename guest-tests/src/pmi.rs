@@ -3,12 +3,12 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::cpu::{rdmsr, wrmsr};
-use crate::{apic, pmu, trap};
+use crate::counters::{Counters, Kind};
+use crate::{apic, cpu, trap};
 
-/// GLOBAL_STATUS as the last PMI handler saw it.
+/// The status as the last PMI handler saw it ([`Counters::overflowed`]).
 static SEEN: AtomicU64 = AtomicU64::new(0);
-/// GLOBAL_STATUS as the handler read it again after the acknowledgement.
+/// The status as the handler read it again after the acknowledgement.
 static AGAIN: AtomicU64 = AtomicU64::new(0);
 static HANDLER: AtomicU8 = AtomicU8::new(Handler::Acknowledge as u8);
 
@@ -35,13 +35,13 @@ pub fn set_handler(handler: Handler) {
     HANDLER.store(handler as u8, Ordering::Relaxed);
 }
 
-/// GLOBAL_STATUS at the last PMI; 0 if none came since [`forget`].
+/// The status at the last PMI; 0 if none came since [`forget`].
 #[must_use]
 pub fn seen() -> u64 {
     SEEN.load(Ordering::Relaxed)
 }
 
-/// GLOBAL_STATUS after the last acknowledgement; all ones if none since [`forget`].
+/// The status after the last acknowledgement; all ones if none since [`forget`].
 #[must_use]
 pub fn seen_again() -> u64 {
     AGAIN.load(Ordering::Relaxed)
@@ -53,18 +53,32 @@ pub fn forget() {
     AGAIN.store(u64::MAX, Ordering::Relaxed);
 }
 
-/// The accesses of a driver's handler, without re-enabling.
+/// Lets interrupts in for `ticks` of the TSC: whatever is on its way comes.
+pub fn settle(ticks: u64) {
+    let start = cpu::rdtsc();
+    while cpu::rdtsc().wrapping_sub(start) < ticks {
+        cpu::interrupts_for(100);
+    }
+}
+
+/// The accesses of a driver's handler, without re-enabling. PerfMonV2's writes
+/// no LVTPC (guest-contract §3.3).
 fn handle(lvtpc: u32) {
     let handler = HANDLER.load(Ordering::Relaxed);
+    let Some(counters) = Counters::find() else {
+        return;
+    };
     if handler == Handler::Nothing as u8 {
         return;
     }
-    apic::set_lvtpc(lvtpc);
-    wrmsr(pmu::GLOBAL_CONTROL, 0);
-    let status = rdmsr(pmu::GLOBAL_STATUS);
+    if counters.kind != Kind::AmdV2 {
+        apic::set_lvtpc(lvtpc);
+    }
+    counters.stop();
+    let status = counters.overflowed();
     SEEN.store(status, Ordering::Relaxed);
     if handler == Handler::Acknowledge as u8 {
-        wrmsr(pmu::GLOBAL_OVERFLOW, status);
-        AGAIN.store(rdmsr(pmu::GLOBAL_STATUS), Ordering::Relaxed);
+        counters.acknowledge(status);
+        AGAIN.store(counters.overflowed(), Ordering::Relaxed);
     }
 }

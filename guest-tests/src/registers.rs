@@ -70,19 +70,10 @@ pub fn read_only(report: &mut Report, rule: &str, msr: u32, value: u64) {
 }
 
 /// A register that is not there: any access is #GP.
-pub fn faults(report: &mut Report, msr: u32) {
-    check!(
-        report,
-        "s8 absent, G-007",
-        rdmsr_checked(msr),
-        Err(Gp),
-        "RDMSR {msr:#x}"
-    );
-    check!(
-        report,
-        "s8 absent, G-007",
-        wrmsr_checked(msr, 0),
-        Err(Gp),
-        "WRMSR {msr:#x} <- 0"
-    );
+pub fn faults(report: &mut Report, msr: u32, name: &str) {
+    let rule = "s8 absent, G-007";
+    let read = rdmsr_checked(msr);
+    check!(report, rule, read, Err(Gp), "RDMSR {msr:#x} ({name})");
+    let wrote = wrmsr_checked(msr, 0);
+    check!(report, rule, wrote, Err(Gp), "WRMSR {msr:#x} <- 0 ({name})");
 }

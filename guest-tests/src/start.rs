@@ -12,6 +12,8 @@ use crate::{check::Report, cpu, println, serial::Decimal, trap};
 
 /// The port that ends the machine (the ACPI sleep and reset registers).
 const POWER_PORT: u16 = 0x600;
+/// The port of `--debug-exit`.
+const DEBUG_PORT: u16 = 0xf4;
 /// Power off: SLP_EN with the sleep type of S5.
 const POWER_OFF: u8 = 0x34;
 /// Reset.
@@ -37,6 +39,14 @@ pub fn exit(status: u32) -> ! {
     println!("perfvisor.exit={}", Decimal(status));
     cpu::outb(POWER_PORT, POWER_OFF);
     cpu::halt()
+}
+
+/// Prints the exit status and ends by the debug exit: `value` if the status is 0,
+/// else 1. Powers off where `--debug-exit` was not given.
+pub fn debug_exit(report: &Report, value: u8) -> ! {
+    let status = report.finish();
+    cpu::outb(DEBUG_PORT, if status == 0 { value } else { 1 });
+    exit(status)
 }
 
 /// Asks the VMM for a reset; comes back only if that did nothing.

@@ -3,6 +3,7 @@
     .section .text.start,"ax"
     .globl _start
 _start:
+    movq %rsi, boot_params(%rip)
     cli
     cld
     leaq boot_stack_top(%rip), %rsp
@@ -113,6 +114,8 @@ gdt:
 gdt_tss:
     .quad 0x0000890000000067    # 0x18: the TSS; base filled in by _start
     .quad 0
+    .quad 0x00cff3000000ffff    # 0x28: data of ring 3
+    .quad 0x00affb000000ffff    # 0x30: 64-bit code of ring 3
 gdt_end:
 gdt_pointer:
     .word gdt_end - gdt - 1
@@ -120,7 +123,8 @@ gdt_pointer:
     .balign 16
 tss:
     .long 0
-    .quad 0, 0, 0               # RSP0..2
+    .quad kernel_stack_top      # RSP0: traps of ring 3 without an IST
+    .quad 0, 0
     .quad 0
     .quad fault_stack_top       # IST1: exceptions
     .quad nmi_stack_top         # IST2: NMI
@@ -128,6 +132,12 @@ tss:
     .quad 0, 0, 0, 0
     .quad 0
     .word 0, 0x68
+
+    # What RSI was at entry: the Linux boot parameters.
+    .globl boot_params
+    .balign 8
+boot_params:
+    .quad 0
 
     .section .bss.stacks,"aw",@nobits
     .balign 16
@@ -139,3 +149,5 @@ fault_stack_top:
 nmi_stack_top:
     .skip 16384
 interrupt_stack_top:
+    .skip 16384
+kernel_stack_top:

@@ -7,14 +7,18 @@
 
 use core::arch::asm;
 use core::ptr::addr_of_mut;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+#[cfg(feature = "payloads")]
+use crate::user;
 use crate::{println, start};
 
 /// Vectors with a gate: the exceptions, and interrupts up to here.
 const VECTORS: usize = 96;
 /// The vector that payloads may program into the local APIC.
 pub const PMI_VECTOR: u8 = 0x40;
+/// The vector of the local APIC's timer, which only wakes.
+pub const TIMER_VECTOR: u8 = 0x41;
 /// The spurious-interrupt vector of the local APIC.
 pub const SPURIOUS_VECTOR: u8 = 0x5f;
 
@@ -26,15 +30,15 @@ const CARRY: u64 = 1;
 /// What the stubs push, lowest address first.
 #[repr(C)]
 #[derive(Debug)]
-struct Frame {
+pub(crate) struct Frame {
     registers: [u64; 15],
     vector: u64,
     error: u64,
-    rip: u64,
-    cs: u64,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
     rflags: u64,
-    rsp: u64,
-    ss: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
 }
 
 /// A long-mode gate: offset 15:0, selector, IST and type, the rest of the offset.
@@ -58,6 +62,7 @@ struct Fixup {
 
 static mut IDT: [Gate; VECTORS] = [Gate(0, 0); VECTORS];
 static NMIS: AtomicU32 = AtomicU32::new(0);
+static NMI_AT: AtomicU64 = AtomicU64::new(0);
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 static NMI_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static INTERRUPT_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
@@ -112,7 +117,8 @@ fn gate(vector: u64) -> Gate {
 
 /// Fills and loads the IDT.
 pub(crate) fn install() {
-    let used = (0..32).chain([u64::from(PMI_VECTOR), u64::from(SPURIOUS_VECTOR)]);
+    let ours = [PMI_VECTOR, TIMER_VECTOR, SPURIOUS_VECTOR];
+    let used = (0..32).chain(ours.map(u64::from));
     let idt = addr_of_mut!(IDT).cast::<Gate>();
     for vector in used {
         let Ok(index) = usize::try_from(vector) else {
@@ -159,6 +165,12 @@ pub fn nmis() -> u32 {
     NMIS.load(Ordering::Relaxed)
 }
 
+/// Where the last NMI came.
+#[must_use]
+pub fn nmi_at() -> u64 {
+    NMI_AT.load(Ordering::Relaxed)
+}
+
 /// Interrupts taken so far at [`PMI_VECTOR`].
 #[must_use]
 pub fn interrupts() -> u32 {
@@ -190,8 +202,11 @@ extern "C" fn trap_entry(frame: &mut Frame) {
     match frame.vector {
         NMI => {
             NMIS.fetch_add(1, Ordering::Relaxed);
+            NMI_AT.store(frame.rip, Ordering::Relaxed);
             call(&NMI_HOOK);
         }
+        #[cfg(feature = "payloads")]
+        GENERAL_PROTECTION if user::is_exit(frame) => user::leave(frame),
         GENERAL_PROTECTION => match fixups().iter().find(|fixup| fixup.fault == frame.rip) {
             Some(fixup) => {
                 frame.rip = fixup.resume;
@@ -204,6 +219,7 @@ extern "C" fn trap_entry(frame: &mut Frame) {
             call(&INTERRUPT_HOOK);
             crate::apic::end_of_interrupt();
         }
+        vector if vector == u64::from(TIMER_VECTOR) => crate::apic::end_of_interrupt(),
         vector if vector == u64::from(SPURIOUS_VECTOR) => {}
         _ => unexpected(frame),
     }

@@ -1,5 +1,5 @@
 //! A cycles counter on GP0 and on fixed counter 1 moves exactly while it is
-//! enabled. guest-contract §1.4 ("a counter runs if"), §1.3; rule G-103.
+//! enabled. guest-contract §1.4 ("a counter runs if"), §1.3; rules G-003, G-103, G-105.
 #![no_std]
 #![no_main]
 
@@ -43,6 +43,9 @@ const COUNTERS: [Counter; 2] = [
 /// TSC ticks between two looks at a stopped counter.
 const WATCH: u64 = 20_000;
 
+/// Event select: USR, OS.
+const USER_AND_KERNEL: u64 = 3 << 16;
+
 fn main(report: &mut Report) {
     let leaf = Leaf0A::read();
     if !check!(
@@ -72,6 +75,7 @@ fn main(report: &mut Report) {
         wrmsr(counter.control, 0);
     }
     together(report);
+    only_what_is_offered(report, leaf);
     check!(
         report,
         "G-105",
@@ -117,6 +121,22 @@ fn alone(report: &mut Report, c: Counter) {
         "{name} goes on from a value written while it runs, {base:#x}: {written:#x}"
     );
     moving(report, c, "after a write");
+}
+
+/// An event that leaf 0AH calls absent is not counted, and no count is made up.
+fn only_what_is_offered(report: &mut Report, leaf: Leaf0A) {
+    for (bit, event, name) in [(1, 0xc0, "instructions"), (5, 0xc4, "branches")] {
+        let is_offered = leaf.absent >> bit & 1 == 0;
+        wrmsr(pmu::GLOBAL_CONTROL, 0);
+        wrmsr(pmu::FULL_PMC, 0);
+        wrmsr(pmu::EVENT_SELECT, USER_AND_KERNEL | event | pmu::EN);
+        wrmsr(pmu::GLOBAL_CONTROL, pmu::GP0);
+        pmu::spin_for(WATCH);
+        wrmsr(pmu::GLOBAL_CONTROL, 0);
+        let counted = rdmsr(pmu::FULL_PMC) != 0;
+        check!(report, "G-003", counted, is_offered, "{name} are counted");
+    }
+    wrmsr(pmu::EVENT_SELECT, 0);
 }
 
 /// Both counters under one GLOBAL_CTRL: stopping one leaves the other running.

@@ -11,21 +11,13 @@
 #![expect(unsafe_code, reason = "an entry and sites at known bytes")]
 
 use guest_tests::check::Report;
+use guest_tests::counters::Counters;
 use guest_tests::cpu::{self, Gp, wrmsr};
-use guest_tests::pmu;
-use guest_tests::{check, payload, trap};
+use guest_tests::{check, doorbell, payload};
 
 payload!(main);
 
 core::arch::global_asm!(
-    ".balign 16",
-    "doorbell_entry:",
-    ".byte 0x0f, 0x1f, 0x00",
-    "cld",
-    "jmp [rip + 2f]",
-    "2: .quad trap_stubs + 13 * 16",
-    // Linux has one in these pages.
-    "iretq",
     "odd_rdpmc:",
     "mov ecx, edi",
     "odd_site:",
@@ -51,7 +43,6 @@ core::arch::global_asm!(
 );
 
 unsafe extern "C" {
-    static doorbell_entry: u8;
     static odd_site: u8;
     safe fn odd_rdpmc(index: u32) -> u64;
     safe fn odd_read(msr: u32) -> u64;
@@ -64,22 +55,22 @@ fn site() -> [u8; 2] {
     unsafe { place.read_volatile() }
 }
 
-/// The first bytes of the #GP entry.
-fn entry() -> [u8; 4] {
-    // SAFETY: as in `site`.
-    unsafe {
-        (&raw const doorbell_entry)
-            .cast::<[u8; 4]>()
-            .read_volatile()
-    }
-}
-
 /// What the counter holds.
-const VALUE: u64 = 0x1234_5678_9abc;
+const VALUE: u64 = 0x1234_5678;
 
 fn main(report: &mut Report) {
-    check!(report, "self", entry(), [0x0f, 0x1f, 0, 0xfc], "the entry");
-    trap::set_general_protection((&raw const doorbell_entry).addr() as u64);
+    let Some(counters) = Counters::find() else {
+        check!(report, "s0", false, true, "a PMU");
+        return;
+    };
+    check!(
+        report,
+        "self",
+        doorbell::bytes(),
+        doorbell::FRESH,
+        "the entry"
+    );
+    doorbell::install();
     check!(
         report,
         "self",
@@ -87,15 +78,14 @@ fn main(report: &mut Report) {
         u64::MAX,
         "a fault before"
     );
-    wrmsr(pmu::GLOBAL_CONTROL, 0);
-    wrmsr(pmu::FULL_PMC, VALUE);
-    check!(report, "G-506", entry()[0], 0xe6, "OUT in the entry");
+    counters.stop();
+    wrmsr(counters.counter(0), VALUE);
     check!(
         report,
         "G-506",
-        entry()[2..],
-        [0x90, 0xfc],
-        "the rest of it"
+        doorbell::bytes(),
+        doorbell::RUNG,
+        "the doorbell"
     );
     check!(
         report,
@@ -112,7 +102,7 @@ fn main(report: &mut Report) {
         "the scan leaves the odd one"
     );
     forwarded_and_served(report);
-    replaced(report);
+    replaced(report, counters);
 }
 
 /// What is none of ours goes to the handler; the odd site is served.
@@ -177,17 +167,29 @@ fn forwarded_and_served(report: &mut Report) {
 }
 
 /// Fresh text at the same addresses.
-fn replaced(report: &mut Report) {
-    put((&raw const doorbell_entry).addr(), [0x0f, 0x1f]);
-    put((&raw const doorbell_entry).addr() + 2, [0x00, 0xfc]);
+fn replaced(report: &mut Report, counters: Counters) {
+    let counter = counters.counter(0);
+    doorbell::replace();
     put((&raw const odd_site).addr(), [0x0f, 0x33]);
     cpu::undo_rewriting();
-    wrmsr(pmu::FULL_PMC, VALUE ^ 0xff);
-    let untouched = entry()[0];
-    check!(report, "self", untouched, 0x0f, "a write that is no test");
-    wrmsr(pmu::FULL_PMC, VALUE ^ 0xff ^ 0xffff);
-    check!(report, "G-505", entry()[0], 0xe6, "OUT in the entry again");
-    wrmsr(pmu::FULL_PMC, VALUE);
+    wrmsr(counter, VALUE ^ 0xff);
+    let untouched = doorbell::bytes();
+    check!(
+        report,
+        "self",
+        untouched,
+        doorbell::FRESH,
+        "a write that is no test"
+    );
+    wrmsr(counter, VALUE ^ 0xff ^ 0xffff);
+    check!(
+        report,
+        "G-505",
+        doorbell::bytes(),
+        doorbell::RUNG,
+        "the doorbell again"
+    );
+    wrmsr(counter, VALUE);
     check!(report, "G-505", odd_rdpmc(0), VALUE, "the odd site again");
     check!(report, "G-505", site(), [0x0f, 0x32], "and rewritten");
     check!(

@@ -1,0 +1,121 @@
+//! One PMI for each overflow: one a period however fast they come, one an arming
+//! however many counters wrap.
+//! guest-contract §4.3; rules G-004, G-104, G-401, G-402, G-404.
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use guest_tests::check::Report;
+use guest_tests::counters::Counters;
+use guest_tests::pmi::{self, Handler};
+use guest_tests::pmu::{INT, spin_for, spin_until};
+use guest_tests::{apic, check, payload, trap};
+
+payload!(main);
+
+/// Counts to a wrap.
+const LEFT: u64 = 200_000;
+/// Counts to a wrap in a row of them: less than what a handler takes.
+const SHORT: u64 = 2_000;
+/// Tries to load two counters before one wraps.
+const TRIES: u32 = 20;
+/// Overflows in a row.
+const ROW: u32 = 100;
+/// TSC ticks in which a PMI that must not come would come.
+const QUIET: u64 = 2_000_000;
+
+fn main(report: &mut Report) {
+    let Some(counters) = Counters::find() else {
+        check!(report, "s0", false, true, "a PMU");
+        return;
+    };
+    apic::enable();
+    apic::set_lvtpc(apic::LVT_NMI);
+    without_rearming(report, counters);
+    in_a_row(report, counters);
+}
+
+/// A handler that does nothing gets no second PMI until it has armed again.
+fn without_rearming(report: &mut Report, counters: Counters) {
+    pmi::install();
+    pmi::set_handler(Handler::Nothing);
+    pmi::forget();
+    let mut before = 0;
+    // Without a global control they run at once: both must be loaded before one
+    // wraps, or the second load arms again.
+    for _ in 0..TRIES {
+        counters.clear();
+        before = trap::nmis();
+        counters.load(1, 3 * LEFT, INT);
+        counters.load(0, LEFT, INT);
+        if counters.overflowed() == 0 && trap::nmis() == before {
+            break;
+        }
+    }
+    counters.run(0b11);
+    let both = spin_until(|| counters.overflowed() == 0b11);
+    check!(report, "s1.4", both, true, "both counters wrap");
+    spin_for(QUIET);
+    let came = trap::nmis() - before;
+    check!(report, "G-401", came, 1, "NMIs for one arming");
+    if !counters.has_globals() {
+        // There the wraps show in the counters alone: nothing to be told again.
+        return counters.clear();
+    }
+    pmi::set_handler(Handler::Acknowledge);
+    counters.run(0);
+    counters.run(0b11);
+    spin_for(QUIET);
+    let came = trap::nmis() - before;
+    check!(report, "G-402", came, 2, "NMIs after arming again");
+    check!(report, "G-402", pmi::seen(), 0b11, "status seen then");
+    check!(report, "G-104", pmi::seen_again(), 0, "status acknowledged");
+    counters.clear();
+}
+
+/// Periods still to be started by the handler.
+static TO_GO: AtomicU32 = AtomicU32::new(0);
+/// Handlers that saw no overflow.
+static UNKNOWN: AtomicU32 = AtomicU32::new(0);
+
+/// A driver's handler that starts the next period.
+fn next() {
+    let Some(counters) = Counters::find() else {
+        return;
+    };
+    apic::set_lvtpc(apic::LVT_NMI);
+    counters.stop();
+    if counters.overflowed() & 1 == 0 {
+        UNKNOWN.fetch_add(1, Ordering::Relaxed);
+    }
+    counters.acknowledge(1);
+    let to_go = TO_GO.load(Ordering::Relaxed);
+    if to_go > 0 {
+        TO_GO.store(to_go - 1, Ordering::Relaxed);
+        counters.load(0, SHORT, INT);
+        counters.run(1);
+    }
+}
+
+fn in_a_row(report: &mut Report, counters: Counters) {
+    trap::set_nmi_hook(next);
+    let before = trap::nmis();
+    TO_GO.store(ROW - 1, Ordering::Relaxed);
+    counters.start(0, SHORT, INT);
+    // Each has the whole of a slow host's patience.
+    let all = (1..=ROW).all(|due| spin_until(|| trap::nmis() - before >= due));
+    check!(report, "G-004", all, true, "{ROW} overflows in a row come");
+    spin_for(QUIET);
+    let came = trap::nmis() - before;
+    check!(
+        report,
+        "G-004",
+        came,
+        ROW,
+        "NMIs for {ROW} overflows in a row"
+    );
+    let unknown = UNKNOWN.load(Ordering::Relaxed);
+    check!(report, "G-404", unknown, 0, "NMIs without an overflow");
+    counters.clear();
+}
