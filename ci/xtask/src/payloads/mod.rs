@@ -1,0 +1,239 @@
+//! The bare-metal payloads of guest-tests, on this machine's own `/dev/kvm`: they are
+//! small enough for a KVM that emulates each instruction.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::report::Report;
+use crate::{cmd, guest, programs};
+
+mod neighbours;
+
+/// Seconds that a payload may take.
+const LIMIT: &str = "60";
+
+/// Lines that perfvisor may write for one payload, whatever it does: this many, and
+/// in each second so many more.
+const MOST_LOG_LINES: u64 = 20;
+const MORE_LOG_LINES: u64 = 2;
+
+/// What `pmu_random` writes to the debug exit, as an exit status.
+const RANDOM_WELL: i32 = 0x10 << 1 | 1;
+
+/// All models but the hybrid pair.
+const ALL: &[&str] = &[
+    "intel-v1", "intel-v2", "intel-v3", "intel-v4", "intel-v5", "amd-k7", "amd-core", "amd-v2",
+];
+/// Those whose PMIs differ.
+const PMI: &[&str] = &[
+    "intel-v1", "intel-v2", "intel-v4", "intel-v5", "amd-k7", "amd-core", "amd-v2",
+];
+const INTEL: &[&str] = &["intel-v2", "intel-v4", "intel-v5"];
+const GLOBAL: &[&str] = &["intel-v2", "intel-v3", "intel-v4", "intel-v5"];
+const AMD: &[&str] = &["amd-k7", "amd-core", "amd-v2"];
+/// One without a status register, and one of each vendor with one.
+const KINDS: &[&str] = &["intel-v2", "amd-core", "amd-v2"];
+
+/// Models that a payload runs with; none stands for the default of `--pmu`.
+fn models(payload: &str) -> &'static [&'static str] {
+    match payload {
+        "pmu_absent" | "pmu_random" => ALL,
+        "pmi_lvtpc" | "pmi_once" | "pmi_halt" | "pmi_in_nmi" | "rdpmc_index" => PMI,
+        "rdpmc_user" | "rdpmc_doorbell" => PMI,
+        "pmu_registers" | "pmi_freeze" => GLOBAL,
+        "pmu_count" | "pmu_overflow" => INTEL,
+        "rdpmc_lost" => KINDS,
+        "pmu_amd" => AMD,
+        "pmu_v1" => &["intel-v1"],
+        "pmu_cpuid" | "rdpmc_rewrite" | "exit_cost" => &["intel-v2"],
+        _ => &[],
+    }
+}
+
+/// Further arguments of `perfvisor run`.
+fn arguments(payload: &str) -> &'static [&'static str] {
+    match payload {
+        "pmu_random" => &["--debug-exit", "--cmdline", "ops=3000 seed=20240229"],
+        "pmu_none" => &["--pmu", "type=auto,rdpmc=off"],
+        _ => &[],
+    }
+}
+
+/// One run of a payload.
+struct Run {
+    name: String,
+    payload: PathBuf,
+    model: Option<&'static str>,
+}
+
+fn runs(name: &str, payload: &Path) -> Vec<Run> {
+    let run = |model: Option<&'static str>| Run {
+        name: format!(
+            "payload/{name}{}",
+            model.map(|m| format!("/{m}")).unwrap_or_default()
+        ),
+        payload: payload.to_owned(),
+        model,
+    };
+    match models(name) {
+        [] => vec![run(None)],
+        models => models.iter().copied().map(Some).map(run).collect(),
+    }
+}
+
+/// Runs every payload that the report wants.
+pub(crate) fn run(report: &mut Report) {
+    let all = match programs::payloads() {
+        Ok(all) => all,
+        Err(error) => return report.fail("payloads", &format!("{error:#}")),
+    };
+    let wanted: Vec<_> = all
+        .iter()
+        .flat_map(|(name, path)| runs(name, path))
+        .filter(|run| report.wants(&run.name))
+        .collect();
+    let beside = neighbours::wanted(report);
+    if wanted.is_empty() && beside.is_empty() {
+        return;
+    }
+    if let Err(error) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+    {
+        for name in wanted.iter().map(|run| &run.name).chain(&beside) {
+            report.skip(name, &format!("/dev/kvm: {error}"));
+        }
+        return;
+    }
+    let perfvisor = match programs::perfvisor("testrelease") {
+        Ok(perfvisor) => perfvisor,
+        Err(error) => return report.fail("payloads", &format!("{error:#}")),
+    };
+    for run in &wanted {
+        report.step(&run.name, || run_one(&perfvisor, run));
+    }
+    neighbours::run(report, &perfvisor, &all);
+}
+
+/// `perfvisor run` of a payload with its own arguments.
+fn command(perfvisor: &Path, payload: &Path, model: Option<&str>) -> Command {
+    let mut command = Command::new(perfvisor);
+    command
+        .args(["run", "--serial", "tty", "--kernel"])
+        .arg(payload)
+        .args(arguments(name_of(payload)))
+        .stdin(Stdio::null());
+    if let Some(model) = model {
+        command.arg("--pmu").arg(format!("type=auto,model={model}"));
+    }
+    command
+}
+
+fn name_of(payload: &Path) -> &str {
+    payload
+        .file_name()
+        .and_then(OsStr::to_str)
+        .unwrap_or_default()
+}
+
+fn run_one(perfvisor: &Path, run: &Run) -> Result<()> {
+    let of = command(perfvisor, &run.payload, run.model);
+    let mut command = Command::new("timeout");
+    command.arg(LIMIT).arg(of.get_program()).args(of.get_args());
+    let began = Instant::now();
+    let done = command
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start perfvisor")?;
+    let console = String::from_utf8_lossy(&done.stdout);
+    let log = String::from_utf8_lossy(&done.stderr);
+    ensure!(
+        done.status.code() != Some(124),
+        "more than {LIMIT} s\n{}",
+        words(&console, &log)
+    );
+    verdict(
+        name_of(&run.payload),
+        done.status,
+        began.elapsed(),
+        &console,
+        &log,
+    )
+}
+
+/// The ends of what the guest and perfvisor said.
+fn words(console: &str, log: &str) -> String {
+    format!(
+        "{}\n{}",
+        cmd::last_lines(console, 12),
+        cmd::last_lines(log, 6)
+    )
+}
+
+/// Whether a payload ended as it should.
+fn verdict(
+    payload: &str,
+    status: ExitStatus,
+    took: Duration,
+    console: &str,
+    log: &str,
+) -> Result<()> {
+    let words = || words(console, log);
+    let lines = log.lines().count() as u64;
+    let most = MOST_LOG_LINES + MORE_LOG_LINES * took.as_secs();
+    ensure!(
+        lines <= most,
+        "{lines} lines in perfvisor's log, at most {most}\n{}",
+        words()
+    );
+    let exit = guest::exit_status(console);
+    match payload {
+        "triple_fault" => {
+            ensure!(
+                !status.success(),
+                "a triple fault gave status 0\n{}",
+                words()
+            );
+            ensure!(exit.is_none(), "the payload ran on\n{}", words());
+        }
+        "reset" => {
+            ensure!(status.success(), "{status}\n{}", words());
+            ensure!(exit.is_none(), "the reset did nothing\n{}", words());
+        }
+        "pmu_random" => {
+            let failed = failures(console);
+            ensure!(
+                status.code() == Some(RANDOM_WELL),
+                "{status}: {failed}\n{}",
+                words()
+            );
+        }
+        "rdpmc_lost" => ensure!(
+            log.contains("reads do not reach us") && exit == Some(0),
+            "G-504 is not said, or {}\n{}",
+            failures(console),
+            words()
+        ),
+        _ => match exit {
+            Some(0) => ensure!(status.success(), "{status}\n{}", words()),
+            Some(_) => bail!("{}", failures(console)),
+            None => bail!("no exit line ({status})\n{}", words()),
+        },
+    }
+    Ok(())
+}
+
+/// The lines of failed checks.
+fn failures(console: &str) -> String {
+    let lines: Vec<&str> = console.lines().filter(|l| l.starts_with("FAIL")).collect();
+    if lines.is_empty() {
+        cmd::last_lines(console, 12)
+    } else {
+        lines.join("\n")
+    }
+}
