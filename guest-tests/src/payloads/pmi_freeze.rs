@@ -80,8 +80,13 @@ fn overflow(report: &mut Report, counters: Counters, flags: u64, freezes: bool) 
 fn moves(report: &mut Report, counters: Counters, due: bool, name: &str) {
     for i in [0, 1] {
         let before = counters.value(i);
-        spin_for(QUIET);
-        let moved = counters.value(i) != before;
+        let has_moved = || counters.value(i) != before;
+        let moved = if due {
+            spin_until(has_moved)
+        } else {
+            spin_for(QUIET);
+            has_moved()
+        };
         check!(
             report,
             "s1.4 frozen",

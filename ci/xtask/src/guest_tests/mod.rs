@@ -14,6 +14,7 @@ mod marks;
 mod mock;
 mod models;
 mod monitors;
+mod payloads;
 mod perf;
 mod rdpmc;
 mod table;
@@ -300,7 +301,8 @@ fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
     let mut job = Job::default();
     for (n, test) in tests.iter().enumerate() {
         if test.runs == Runs::OnHost {
-            let line = crate::cmd::quoted(&with_images(&test.line, place)?);
+            let line = payloads::place(&test.line, place, &mut job)?;
+            let line = crate::cmd::quoted(&with_images(&line, place)?);
             job.line
                 .push_str(&marks::wrapped(n, test.limit, &format!("sh -c {line}")));
             continue;

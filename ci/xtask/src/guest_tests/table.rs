@@ -4,7 +4,8 @@
 use anyhow::{Result, bail, ensure};
 
 use super::{
-    GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, monitors, perf, rdpmc,
+    GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, monitors, payloads, perf,
+    rdpmc,
 };
 
 /// The kernels of hosts and of guests.
@@ -23,6 +24,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(hotplug::all());
     all.extend(models::all());
     all.extend(rdpmc::all());
+    all.extend(payloads::all());
     all
 }
 

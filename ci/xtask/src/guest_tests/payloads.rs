@@ -1,0 +1,81 @@
+//! Bare-metal payloads on both nested hosts: RDPMC is a silent 0 on the one and faults
+//! on the other, whatever this machine's own KVM does (guest-contract §5.6, §5.7).
+
+use anyhow::{Context, Result, ensure};
+
+use super::table::KERNELS;
+use super::{GuestTest, Runs, Seen};
+use crate::nested::Job;
+use crate::place::Place;
+use crate::{perf, programs};
+
+const PAYLOADS: [&str; 7] = [
+    "rdpmc_user",
+    "rdpmc_index",
+    "pmi_lvtpc",
+    "pmi_halt",
+    "pmi_in_nmi",
+    "pmi_once",
+    "pmu_absent",
+];
+const MODELS: [&str; 3] = ["intel-v4", "amd-core", "amd-v2"];
+
+/// Where the payloads are, in a line.
+const FOLDER: &str = "{payloads}";
+
+/// Every run of payloads in a nested host.
+pub(super) fn all() -> Vec<GuestTest> {
+    let mut rows = Vec::new();
+    for host_kernel in KERNELS {
+        rows.extend(MODELS.iter().map(|model| row(host_kernel, model)));
+    }
+    rows
+}
+
+fn row(host_kernel: &'static str, model: &str) -> GuestTest {
+    let lines = PAYLOADS.map(|payload| {
+        format!(
+            "echo '=== {payload}'; perfvisor run --serial tty --kernel {FOLDER}{payload} \
+             --pmu type=software,model={model} </dev/null; echo status=$?; "
+        )
+    });
+    GuestTest {
+        host_kernel,
+        runs: Runs::OnHost,
+        limit: 180,
+        ..GuestTest::new(
+            format!("bare-metal/host-{host_kernel}/{model}"),
+            lines.concat() + "echo '=== end'",
+            passed,
+        )
+    }
+}
+
+fn passed(seen: &Seen, _: &GuestTest) -> Result<()> {
+    for payload in PAYLOADS {
+        let text = perf::section(&seen.console, payload)?;
+        let ended = text.contains("perfvisor.exit=0\n") && text.contains("status=0");
+        ensure!(ended, "{payload}: {text}");
+    }
+    Ok(())
+}
+
+/// Gives `job` the payloads that `line` names, and the line their places.
+///
+/// # Errors
+/// If they do not build.
+pub(super) fn place(line: &str, place: &Place, job: &mut Job) -> Result<String> {
+    if !line.contains(FOLDER) {
+        return Ok(line.to_owned());
+    }
+    let has = |job: &Job, file: &str| job.files.iter().any(|(name, _)| name == file);
+    for (name, path) in programs::payloads()? {
+        let file = format!("images/{name}");
+        if PAYLOADS.contains(&name.as_str()) && !has(job, &file) {
+            let bytes = std::fs::read(&path);
+            let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
+            job.files.push((file, bytes));
+        }
+    }
+    Ok(line.replace(FOLDER, &place.job_file("")))
+}
