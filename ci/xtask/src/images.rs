@@ -98,16 +98,55 @@ pub(crate) fn guest() -> Result<PathBuf> {
         cpio.copy("init", 0o755, &init)?;
         busybox(cpio)?;
         cpio.copy("usr/bin/perf", 0o755, &perf)?;
-        for library in libraries(&perf)? {
-            let name = library.to_string_lossy();
-            cpio.copy(name.trim_start_matches('/'), 0o755, &library)?;
-        }
+        copy_libraries(cpio, &libraries(&perf)?)?;
         for program in &extra {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             cpio.copy(&format!("usr/bin/{name}"), 0o755, program)?;
         }
         Ok(())
     })
+}
+
+/// Where Debian's perf looks for the scripts of `perf test`.
+const PERF_TESTS: &str = "usr/lib/perf-core/tests";
+/// Where the programs lie that they need: not in PATH, for busybox has some as well.
+pub(crate) const PERF_TEST_BIN: &str = "usr/libexec/perf-test";
+/// Those programs. busybox's `sleep` has no libraries, for which a test looks, its
+/// `mktemp` wants one X more than the scripts give it, and its `tail` has no `--pid`.
+const PERF_TEST_PROGRAMS: [&str; 4] = ["bash", "mktemp", "sleep", "tail"];
+
+/// What `perf test` needs besides the guest's image: its scripts, and the programs that
+/// they use.
+///
+/// # Errors
+/// If one of them is missing, or a library of theirs.
+pub(crate) fn perf_tests() -> Result<PathBuf> {
+    let tests = Path::new("/").join(PERF_TESTS);
+    let mut stamp = Stamp::default().text("perf-test 2").file(&tests)?;
+    let (mut programs, mut shared) = (Vec::new(), BTreeSet::new());
+    for name in PERF_TEST_PROGRAMS {
+        let program = programs::find(name)?;
+        stamp = stamp.file(&program)?;
+        shared.extend(libraries(&program)?);
+        programs.push((name, program));
+    }
+    cached("perf-test.cpio", stamp, |cpio| {
+        cpio.tree(PERF_TESTS, &tests)?;
+        for (name, program) in &programs {
+            cpio.copy(&format!("{PERF_TEST_BIN}/{name}"), 0o755, program)?;
+        }
+        // Scripts name their shell by its place.
+        cpio.link("bin/bash", &format!("/{PERF_TEST_BIN}/bash"))?;
+        copy_libraries(cpio, &shared)
+    })
+}
+
+fn copy_libraries(cpio: &mut Cpio<impl Write>, libraries: &BTreeSet<PathBuf>) -> Result<()> {
+    for library in libraries {
+        let name = library.to_string_lossy();
+        cpio.copy(name.trim_start_matches('/'), 0o755, library)?;
+    }
+    Ok(())
 }
 
 /// The libraries of a program, by the paths that the loader gives them.

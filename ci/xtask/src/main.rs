@@ -11,12 +11,14 @@
 //! | `nested` | the nested KVM host: a job, its output, its exit status |
 //! | `place`, `guest` | native or nested; a line in a Linux guest |
 //! | `check`, `payloads`, `guest_tests`, `report` | what `test` and `check` run, and count |
+//! | `perf`, `complaints` | what perf and the kernel of a guest say, and what they must |
 //! | `demo` | perf in a guest, shown and checked |
 
 mod artifacts;
 mod bzimage;
 mod check;
 mod cmd;
+mod complaints;
 mod cpio;
 mod demo;
 mod guest;
@@ -74,6 +76,9 @@ enum Task {
         /// Leave out what needs a guest
         #[arg(long)]
         quick: bool,
+        /// Leave out what needs none
+        #[arg(long, conflicts_with = "quick")]
+        guests: bool,
         /// Run only the tests whose name has this word
         word: Option<String>,
     },
@@ -86,7 +91,11 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::command(&args),
         Task::Nested { host, line } => nested::command(&host, &line),
         Task::Guest { host, guest, line } => guest::command(&host, &guest, &line),
-        Task::Test { quick, word } => Ok(test::command(quick, word)),
+        Task::Test {
+            quick,
+            guests,
+            word,
+        } => Ok(test::command(!guests, !quick, word)),
         Task::Check => Ok(check::command()),
     };
     match done {

@@ -22,9 +22,7 @@ echo '=== perf report'
 perf report -i /tmp/perf.data --stdio --stdio-color never --percent-limit 0.5 2>&1 || exit
 echo '=== interrupts'
 grep -E 'CPU0|NMI|PMI' /proc/interrupts
-echo '=== complaints'
-dmesg | grep -E 'Uhhuh|unknown reason|irq loop stuck|unchecked MSR|WARNING|perf: [^i]'
-echo '=== end'";
+";
 
 /// Set before the line in the nested host: a PMI costs the guest half a millisecond of
 /// wall time there, so that the default of 4,000 a second cannot be had.
@@ -58,6 +56,9 @@ pub(crate) fn section<'a>(console: &'a str, name: &str) -> Result<&'a str> {
     let (_, after) = console
         .split_once(&head)
         .with_context(|| format!("the guest did not come to `{name}`"))?;
+    if after.starts_with("=== ") {
+        return Ok("");
+    }
     Ok(after.split("\n=== ").next().unwrap_or(after))
 }
 
@@ -207,6 +208,17 @@ fn injected(vmm: &str) -> Result<u64> {
 
 /// Each injected PMI has arrived, as one NMI, and no other.
 pub(crate) fn interrupts(console: &str, vmm: &str) -> Result<()> {
+    with_late_ones(console, vmm, |_, late| late == 0)
+}
+
+/// The same of an AMD guest. Its PMU has no status register: an NMI that comes right
+/// behind the write that stopped its counter finds nothing to handle, and Linux claims
+/// it for having handled one a moment before, but does not count it as a PMI.
+pub(crate) fn interrupts_of_amd(console: &str, vmm: &str) -> Result<()> {
+    with_late_ones(console, vmm, |nmi, late| late * 20 <= nmi)
+}
+
+fn with_late_ones(console: &str, vmm: &str, may: fn(u64, u64) -> bool) -> Result<()> {
     let (nmi, pmi) = (
         interrupts_of(console, "NMI")?,
         interrupts_of(console, "PMI")?,
@@ -214,33 +226,8 @@ pub(crate) fn interrupts(console: &str, vmm: &str) -> Result<()> {
     let injected = injected(vmm)?;
     ensure!(pmi > 0, "the guest saw no PMI");
     ensure!(
-        nmi == injected && pmi == injected,
+        nmi == injected && pmi <= nmi && may(nmi, nmi - pmi),
         "the guest counted {nmi} NMIs and {pmi} PMIs, perfvisor injected {injected}"
-    );
-    Ok(())
-}
-
-/// The guest's kernel has complained of nothing but the time that its handlers take.
-pub(crate) fn no_complaints(console: &str) -> Result<()> {
-    // A CPU that is said to be Intel's and is none, or a newer one of AMD's with old
-    // microcode: the mitigations do not fit.
-    const OF_THE_CPU: [&str; 2] = [
-        "RETBleed: WARNING",
-        "Speculative Return Stack Overflow: WARNING",
-    ];
-    let complaints = section(console, "complaints")?;
-    // The line that asks is on the kernel's command line, with these very words.
-    const OF_OURS: &str = "ommand line: ";
-    let of_the_pmu = |line: &&str| {
-        !line.trim().is_empty()
-            && !OF_THE_CPU.iter().any(|known| line.contains(known))
-            && !line.contains(OF_OURS)
-    };
-    let lines: Vec<_> = complaints.lines().filter(of_the_pmu).collect();
-    ensure!(
-        lines.is_empty(),
-        "the guest's kernel says: {}",
-        lines.join("; ")
     );
     Ok(())
 }
@@ -272,6 +259,14 @@ NMI:       2000        100   Non-maskable interrupts
 PMI:       2000        100   Performance monitoring interrupts
 === end
 ";
+
+    #[test]
+    fn a_section_ends_where_the_next_begins() {
+        let console = "=== a\n=== b\n1\n2\n=== end\nx";
+        assert_eq!(section(console, "a").unwrap(), "");
+        assert_eq!(section(console, "b").unwrap(), "1\n2");
+        assert!(section(console, "c").is_err());
+    }
 
     #[test]
     fn a_good_run_passes() {
@@ -307,6 +302,12 @@ PMI:       2000        100   Performance monitoring interrupts
         assert!(unsupported(&CONSOLE.replace("<not supported>", "12")).is_err());
         assert!(hot_symbol(&CONSOLE.replace("clear_user_erms", "other"), 1).is_err());
         assert!(interrupts(CONSOLE, "pmis_injected=2099").is_err());
+        let late = |n: u32| CONSOLE.replace("PMI:       2000", &format!("PMI:       {n}"));
+        assert!(interrupts(&late(1999), "pmis_injected=2100").is_err());
+        interrupts_of_amd(&late(1999), "pmis_injected=2100").unwrap();
+        assert!(interrupts_of_amd(&late(1990), "pmis_injected=2101").is_err());
+        assert!(interrupts_of_amd(&late(1800), "pmis_injected=2100").is_err());
+        assert!(interrupts_of_amd(&late(2001), "pmis_injected=2100").is_err());
         assert!(interrupts(CONSOLE, "").is_err());
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::cmd::quoted;
+use crate::complaints;
 use crate::guest::{self, GuestArgs};
 use crate::nested::stream::Stream;
 use crate::nested::{self, Ended, HostArgs, Job};
@@ -55,7 +56,12 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         append: String::new(),
     };
     let mut job = Job::default();
-    job.line = guest::run_line(&place, &guest, ("demo", &perf::line(nested)), &mut job)?;
+    job.line = guest::run_line(
+        &place,
+        &guest,
+        ("demo", &complaints::asked_after(&perf::line(nested))),
+        &mut job,
+    )?;
     say!(
         "guest of kernel {} on {}",
         guest.guest_kernel,
@@ -112,7 +118,7 @@ fn judge(ended: Ended, console: &str, vmm: &str, software: bool) -> u8 {
         perf::interrupts(console, vmm)
     });
     report.step("the guest's kernel has no complaint", || {
-        perf::no_complaints(console)
+        complaints::none(console)
     });
     report.finish()
 }

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
+use crate::complaints::{self, ASK};
 use crate::perf;
 
 /// Four counters on each CPU.
@@ -78,23 +79,28 @@ fn shared(kernel: &'static str) -> GuestTest {
     }
 }
 
-/// Starts the guest, has the host's own perf take all counters for four seconds in the
-/// middle, and asks what became of the guest's before, during and after; again, if the
-/// guest had just stopped them for a moment.
-fn taken(policy: &str, guest: &str) -> String {
+/// Starts the guest, has the host's own perf take all counters in the middle, and asks
+/// what became of the guest's before, during and after: again and again until they are
+/// in the state that is due, for the guest stops them for moments, and a host that is
+/// busy elsewhere is late. The counters are kept from the guest until it has said two
+/// more counts, so for one of them all the time.
+fn taken(policy: &str, (counters, lost): (u32, &str), guest: &str) -> String {
     format!(
         "mkdir -p /g; cd /g; test -e usr || cpio -id <{{guest.cpio}} 2>/dev/null; cd /; \
          mkdir -p /g/proc /g/sys /g/dev; mount -t proc p /g/proc; mount -t sysfs s /g/sys; mount -t devtmpfs d /g/dev; \
-         rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
+         rm -f /tmp/console /g/go; mkfifo /g/go; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
            --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api --pmu type=auto,policy={policy} \
-           --cmdline 'console=ttyS0 quiet perfvisor.run=\"{guest}\"' & vmm=$!; \
+           --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"{guest}; {ASK}\"' & vmm=$!; \
          until grep -qs counting /tmp/console; do sleep 0.2; done; sleep 2; \
-         show() {{ for i in 1 2 3 4 5 6 7 8; do perfvisor ctl --api-socket /tmp/api pmu >/tmp/pmu; \
-           grep -qE 'gp0 +(counting|waiting|error)' /tmp/pmu && break; done; cat /tmp/pmu; }}; \
-         echo '=== before'; show; \
-         chroot /g /usr/bin/perf stat -x, -a -e cycles:D,cycles:D,cycles:D,cycles:D sleep 4 2>/tmp/hog & hog=$!; \
-         sleep 2; echo '=== during'; show; wait $hog; sleep 3; echo '=== after'; show; \
-         echo '=== hog'; cat /tmp/hog; wait $vmm; echo '=== console'; cat /tmp/console; echo '=== end'; \
+         show() {{ n=0; while [ $((n += 1)) -le 150 ]; do perfvisor ctl --api-socket /tmp/api pmu >/tmp/pmu; \
+           [ $(awk -v s=$1 '$2 == s' /tmp/pmu | wc -l) = {counters} ] && break; sleep 0.1; done; cat /tmp/pmu; }}; \
+         said() {{ grep -c ,instructions, /tmp/console; }}; \
+         until_two_more() {{ due=$(($(said) + 2)); until [ $(said) -ge $due ]; do sleep 0.2; done; }}; \
+         echo '=== before'; show counting; \
+         chroot /g /usr/bin/perf stat -x, -a -e cycles:D,cycles:D,cycles:D,cycles:D cat /go 2>/tmp/hog & hog=$!; \
+         echo '=== during'; show {lost}; until_two_more; timeout 20 sh -c 'echo >/g/go'; wait $hog; \
+         echo '=== after'; show counting; \
+         echo '=== hog'; cat /tmp/hog; wait $vmm; echo '=== console'; cat /tmp/console; \
          umount /g/proc /g/sys /g/dev"
     )
 }
@@ -128,8 +134,9 @@ fn flexible() -> GuestTest {
             "taken/flexible",
             taken(
                 "flexible",
+                (3, "waiting"),
                 "echo counting; perf stat -x, -I 1000 -e instructions,cycles,branches \
-                 spin 25000000000 2>&1",
+                 spin 15000000000 2>&1",
             ),
             |seen, _| {
                 let (before, during) = (
@@ -144,21 +151,44 @@ fn flexible() -> GuestTest {
                     perf::counts(perf::section(&seen.console, "hog")?, "cycles:D").len() == 4,
                     "the host's own events did not count"
                 );
-                let console = perf::section(&seen.console, "console")?;
+                let console = section_to_the_end(&seen.console, "console")?;
                 let rates = perf::interval_rates(console, "instructions");
-                ensure!(rates.len() > 8, "{rates:?}");
-                // The mock PMU counts the host's ticks: as many each second.
-                let mut sorted = rates.clone();
-                sorted.sort_by(f64::total_cmp);
-                let usual = sorted[sorted.len() / 2];
-                let is_usual = |r: &f64| (usual / 2.0..usual * 2.0).contains(r);
-                ensure!(rates[1..].iter().all(is_usual), "not the same: {rates:?}");
+                steady(&rates)?;
+                complaints::none(console)?;
                 ensure!(total(seen, "revocations")? >= 3, "{}", seen.vmm);
                 ensure!(total(seen, "scaled_reads")? > 0, "{}", seen.vmm);
                 Ok(())
             },
         )
     }
+}
+
+/// The rest of the console after a headline: another console, with its own.
+fn section_to_the_end<'a>(console: &'a str, name: &str) -> Result<&'a str> {
+    let (_, after) = console
+        .split_once(&format!("=== {name}\n"))
+        .with_context(|| format!("it did not come to `{name}`"))?;
+    Ok(after)
+}
+
+/// The mock PMU counts the host's ticks, as many each second. What is not counted is
+/// estimated and not lost: it would be a fraction of an eighth. A host that is busy
+/// elsewhere gives the guest less than its second now and then.
+fn steady(rates: &[f64]) -> Result<()> {
+    ensure!(rates.len() > 8, "{rates:?}");
+    let mut sorted = rates.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let usual = sorted[sorted.len() / 2];
+    let within = |factor: f64| {
+        let near = |rate: &&f64| (usual / factor..usual * factor).contains(*rate);
+        rates[1..].iter().filter(near).count()
+    };
+    ensure!(within(8.0) == rates.len() - 1, "some are lost: {rates:?}");
+    ensure!(
+        within(2.0) * 4 >= rates.len() * 3,
+        "not the same: {rates:?}"
+    );
+    Ok(())
 }
 
 /// The same with pinned counters: they are in error, visibly, scale nothing, and are
@@ -170,8 +200,9 @@ fn pinned() -> GuestTest {
             "taken/pinned",
             taken(
                 "pinned",
+                (1, "error"),
                 "echo counting; for i in 1 2 3 4 5 6 7 8; do \
-                 perf stat -x, -e instructions,task-clock spin 2500000000 2>&1; done",
+                 perf stat -x, -e instructions,task-clock spin 2000000000 2>&1; done",
             ),
             |seen, _| {
                 let (before, during) = (
@@ -190,26 +221,46 @@ fn pinned() -> GuestTest {
                     "the error was not said: {}",
                     seen.vmm
                 );
-                let console = perf::section(&seen.console, "console")?;
-                let counts = perf::counts(console, "instructions");
-                let times = perf::task_clocks(console);
-                ensure!(
-                    counts.len() == 8 && times.len() == 8,
-                    "{counts:?} {times:?}"
-                );
-                // The mock PMU counts the host's ticks: as many in each second.
-                let rates: Vec<f64> = counts.iter().zip(&times).map(|(c, t)| c / t).collect();
-                let usual = rates.iter().copied().fold(0.0, f64::max);
-                let whole = rates.iter().filter(|r| **r > usual / 2.0).count();
-                ensure!((3..8).contains(&whole), "whole ones and others: {rates:?}");
-                ensure!(
-                    rates[7] > usual / 2.0,
-                    "the last one is not whole: {rates:?}"
-                );
-                Ok(())
+                let console = section_to_the_end(&seen.console, "console")?;
+                complaints::none(console)?;
+                let counts = counts_or_none(console, "instructions");
+                lost_for_a_while(&counts, &perf::task_clocks(console))
             },
         )
     }
+}
+
+/// What `perf stat -x,` has counted of an event each time; 0 where it has not.
+fn counts_or_none(console: &str, event: &str) -> Vec<f64> {
+    let of_event = format!(",,{event},");
+    let lines = console.lines().filter(|line| line.contains(&of_event));
+    let count = |line: &str| line.split(',').next()?.trim().parse().ok();
+    lines.map(|line| count(line).unwrap_or(0.0)).collect()
+}
+
+/// Of eight counts of the same loop one at least is hardly any, and three at least, with
+/// the last, are whole: the mock PMU counts the host's ticks, as many in each
+/// millisecond.
+fn lost_for_a_while(counts: &[f64], milliseconds: &[f64]) -> Result<()> {
+    ensure!(
+        counts.len() == 8 && milliseconds.len() == 8,
+        "{counts:?} {milliseconds:?}"
+    );
+    let rates: Vec<f64> = counts
+        .iter()
+        .zip(milliseconds)
+        .map(|(c, t)| c / t)
+        .collect();
+    let usual = rates.iter().copied().fold(0.0, f64::max);
+    let whole = |rate: &f64| *rate > usual / 2.0;
+    let (least, wholes) = (
+        rates.iter().copied().fold(f64::MAX, f64::min),
+        rates.iter().filter(|r| whole(r)).count(),
+    );
+    ensure!(least < usual / 8.0, "nothing was lost: {rates:?}");
+    ensure!(wholes >= 3, "too much was lost: {rates:?}");
+    ensure!(whole(&rates[7]), "the last one is not whole: {rates:?}");
+    Ok(())
 }
 
 /// A guest that multiplexes by itself: sampling at 4,000 Hz for ten seconds loses
@@ -230,19 +281,15 @@ fn rotating() -> GuestTest {
              grep -E '(SAMPLE|THROTTLE) events' /tmp/stats; \
              echo sampled=$(grep -A1 '^[a-z].* stats:' /tmp/stats | grep -c 'SAMPLE events'); \
              echo max rate $(cat /proc/sys/kernel/perf_event_max_sample_rate); \
-             echo '=== interrupts'; grep -E 'NMI|PMI' /proc/interrupts; \
-             echo '=== complaints'; \
-             dmesg | grep -E 'Uhhuh|unknown reason|irq loop|unchecked MSR|WARNING|perf: [^i]'; \
-             echo '=== end'"
+             echo '=== interrupts'; grep -E 'NMI|PMI' /proc/interrupts"
         ),
         |seen, _| {
             seen.succeeded()?;
-            seen.shows("multiplexed=10 missed=0")?;
-            seen.shows("lost=0")?;
+            seen.says("multiplexed=10 missed=0")?;
+            seen.says("lost=0")?;
             // The two that count in user mode alone have little to count.
-            let sampled = |n: &u32| seen.console.contains(&format!("sampled={n}"));
-            ensure!((6..=8).any(|n| sampled(&n)), "events without a sample");
-            perf::no_complaints(&seen.console)?;
+            let sampled = seen.number("sampled=")?;
+            ensure!((6..=8).contains(&sampled), "{sampled} events have samples");
             perf::interrupts(&seen.console, &seen.vmm)
         },
     )
@@ -255,23 +302,57 @@ fn idle() -> GuestTest {
         runs: Runs::OnHost,
         ..row(
             "idle",
-            "mount -t debugfs debug /sys/kernel/debug; rm -f /tmp/console; \
-             perfvisor run --kernel {vmlinuz-6.12} --initramfs {guest.cpio} \
-               --memory size=256M --serial file=/tmp/console --pmu type=auto \
-               --cmdline 'console=ttyS0 quiet perfvisor.run=\"perf stat -e instructions sleep 3; echo stopped; sleep 15\"' & \
-             vmm=$!; events() { ls -l /proc/$vmm/fd | grep -c perf_event; }; \
-             signals() { cat /sys/kernel/debug/kvm/$vmm-*/signal_exits; }; \
-             until grep -qs stopped /tmp/console; do n=$(events); test $n -gt 0 && echo open=$n; sleep 0.5; done; \
-             sleep 4; echo left=$(events); before=$(signals); sleep 6; echo signals=$(($(signals) - before)); \
-             kill $vmm; wait $vmm; umount /sys/kernel/debug",
+            format!(
+                "mount -t debugfs debug /sys/kernel/debug; rm -f /tmp/console; \
+                 perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
+                   --memory size=256M --serial file=/tmp/console --pmu type=auto \
+                   --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"\
+                     perf stat -e instructions spin 2000000000; {ASK}; echo stopped; sleep 600\"' & \
+                 vmm=$!; events() {{ ls -l /proc/$vmm/fd | grep -c perf_event; }}; \
+                 signals() {{ cat /sys/kernel/debug/kvm/$vmm-*/signal_exits; }}; \
+                 until grep -qs stopped /tmp/console; do n=$(events); test $n -gt 0 && echo open=$n; sleep 0.5; done; \
+                 sleep 4; echo left=$(events); before=$(signals); sleep 6; echo signals=$(($(signals) - before)); \
+                 kill $vmm; wait $vmm; umount /sys/kernel/debug; cat /tmp/console"
+            ),
             |seen, _| {
-                ensure!(
-                    seen.console.contains("open=1"),
-                    "no host event while the guest counted"
-                );
-                seen.shows("left=0")?;
-                seen.shows("signals=0")
+                let open = seen.console.lines().any(|line| line.starts_with("open="));
+                ensure!(open, "no host event while the guest counted");
+                complaints::none(&seen.console)?;
+                seen.says("left=0")?;
+                seen.says("signals=0")
             },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_is_told_from_what_was_not() {
+        let time = [1.0; 8];
+        let good = [1.0, 0.4, 0.0, 0.3, 1.1, 1.0, 1.0, 1.0];
+        lost_for_a_while(&good, &time).unwrap();
+        for bad in [
+            [1.0; 8],
+            [1.0, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1],
+        ] {
+            assert!(lost_for_a_while(&bad, &time).is_err(), "{bad:?}");
+        }
+        assert!(lost_for_a_while(&good[1..], &time[1..]).is_err());
+        let console = "<not counted>,,instructions,0,0.00,,\n12,,instructions,9,100.00,,\n";
+        assert_eq!(counts_or_none(console, "instructions"), [0.0, 12.0]);
+    }
+
+    #[test]
+    fn a_busy_host_is_no_loss() {
+        let mut rates = [0.3, 1.0, 1.1, 0.9, 0.3, 1.7, 1.0, 1.0, 1.0, 1.0];
+        steady(&rates).unwrap();
+        rates[4] = 0.0;
+        assert!(steady(&rates).is_err());
+        assert!(steady(&[1.0; 5]).is_err());
+        assert!(steady(&[1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0]).is_err());
     }
 }

@@ -4,37 +4,50 @@
 use anyhow::{Context, Result, ensure};
 
 use super::{GuestTest, Runs, Seen};
+use crate::complaints::{self, ASK};
 
 /// Every test of the control API.
 pub(super) fn all() -> Vec<GuestTest> {
     vec![GuestTest {
         runs: Runs::OnHost,
-        ..GuestTest::new("control", LINE, controlled)
+        limit: 180,
+        ..GuestTest::new("control", line(), controlled)
     }]
 }
 
 /// The guest spins under `perf stat` and prints a line a second, with the count of its
-/// event device's interrupt.
-const LINE: &str = "perfvisor run --kernel {vmlinuz-6.12} --initramfs {guest.cpio} \
-       --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api \
-       --cmdline 'console=ttyS0 quiet perfvisor.run=\"perf stat -e cycles spin 900000000000 & \
-                  while sleep 1; do echo tick $(grep Ged /proc/interrupts); done\"' & \
-     vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
-     until grep -q ^tick /tmp/console; do sleep 1; done; sleep 3; \
-     $ctl info && $ctl pmu && $ctl pause; sleep 1; \
-     $ctl --json pmu >/tmp/first; cp /tmp/console /tmp/before; sleep 4; \
-     $ctl --json pmu >/tmp/second; cmp /tmp/first /tmp/second && cmp /tmp/console /tmp/before && echo stands; \
-     $ctl resume; sleep 4; cmp -s /tmp/console /tmp/before || echo goes on; \
-     $ctl --json pmu >/tmp/third; cmp -s /tmp/first /tmp/third || echo counts on; \
-     echo before $(tail -n 1 /tmp/console); $ctl shutdown; sleep 4; echo after $(tail -n 1 /tmp/console); \
-     stat -c mode=%a /tmp/api; $ctl shutdown --force; wait $vmm; echo ended=$?; \
-     test -e /tmp/api || echo removed";
+/// event device's interrupt. What follows something is awaited by those lines and not by
+/// the clock: `ticks N` waits for so many more and shows the last whole one. The loop is
+/// asked again if it was not what ran in that moment.
+fn line() -> String {
+    format!(
+        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
+           --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api \
+           --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"\
+             perf stat -e cycles spin 900000000000 & sleep 5; {ASK}; \
+             while sleep 1; do echo tick $(grep Ged /proc/interrupts); done\"' & \
+         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
+         ticks() {{ due=$(($(grep -c ^tick /tmp/console) + $1)); \
+           until [ $(grep -c ^tick /tmp/console) -ge $due ]; do sleep 0.2; done; \
+           grep ^tick /tmp/console | tail -n 2 | head -n 1; }}; \
+         until grep -qs '^=== end' /tmp/console; do sleep 0.2; done; ticks 2; $ctl info; \
+         for n in 1 2 3 4 5 6 7 8; do $ctl pmu >/tmp/pmu; grep -q counting /tmp/pmu && break; done; cat /tmp/pmu; \
+         $ctl pause; sleep 1; \
+         $ctl --json pmu >/tmp/first; cp /tmp/console /tmp/before; sleep 4; \
+         $ctl --json pmu >/tmp/second; cmp /tmp/first /tmp/second && cmp /tmp/console /tmp/before && echo stands; \
+         $ctl resume; ticks 3 && echo goes on; \
+         $ctl --json pmu >/tmp/third; cmp -s /tmp/first /tmp/third || echo counts on; \
+         echo before $(ticks 2); $ctl shutdown; echo after $(ticks 3); \
+         stat -c mode=%a /tmp/api; $ctl shutdown --force; wait $vmm; echo ended=$?; \
+         test -e /tmp/api || echo removed; cat /tmp/console"
+    )
+}
 
 fn controlled(seen: &Seen, _: &GuestTest) -> Result<()> {
-    for text in [
-        "state     running",
-        "counting",
-        "cycles",
+    for text in ["state     running", "counting", "cycles"] {
+        seen.shows(text)?;
+    }
+    for line in [
         "stands",
         "goes on",
         "counts on",
@@ -42,8 +55,9 @@ fn controlled(seen: &Seen, _: &GuestTest) -> Result<()> {
         "ended=0",
         "removed",
     ] {
-        seen.shows(text)?;
+        seen.says(line)?;
     }
+    complaints::none(&seen.console)?;
     let (before, after) = (interrupts(seen, "before")?, interrupts(seen, "after")?);
     ensure!(
         after == before + 1,

@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::{GuestTest, Runs, Seen};
+use crate::complaints::{self, ASK};
 use crate::perf;
 
 /// How many operations a storm has; `STORM=1000 cargo xtask test hotplug/storm` asks
@@ -80,8 +81,7 @@ fn topology(shape: &'static Shape, model: &'static str, guest_kernel: &'static s
          echo cpu$n package=$(cat physical_package_id) core=$(cat core_id) \
          $(cat package_cpus_list) $(cat die_cpus_list) \
          $(cat cluster_cpus_list) $(cat core_cpus_list) \
-         $(cat ../cache/index3/shared_cpu_list); cd ../..; done; \
-         echo === complaints; dmesg | grep -e BUG: -e WARNING -e irmware.bug; echo === end";
+         $(cat ../cache/index3/shared_cpu_list); cd ../..; done";
     let flags = match (shape.flag, model) {
         ("1:2:2:1", "intel-v2") => {
             "--cpus boot=4,topology=1:2:2:1 --pmu type=software,model=intel-v2"
@@ -110,9 +110,9 @@ fn shows_shape(seen: &Seen, test: &GuestTest) -> Result<()> {
     let shape = shape.context("the test is of no shape")?;
     for (cpu, (lists, core)) in shape.lists.iter().zip(shape.cores).enumerate() {
         let lists = lists.join(" ");
-        seen.shows(&format!("cpu{cpu} package=0 core={core} {lists}\n"))?;
+        seen.says(&format!("cpu{cpu} package=0 core={core} {lists}"))?;
     }
-    perf::no_complaints(&seen.console)
+    Ok(())
 }
 
 /// `perfvisor run` with its API, in the background; the guest runs `line`, once every
@@ -121,7 +121,7 @@ fn guest(kernel: &str, flags: &str, line: &str) -> String {
     format!(
         "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} \
          --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api {flags} \
-         --cmdline 'console=ttyS0 quiet perfvisor.run=\"cd /sys/devices/system/cpu; \
+         --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"cd /sys/devices/system/cpu; \
            while sleep 0.1; do for f in cpu*/online; do grep -qs 0 $f && echo 1 >$f; done; done & \
            {line}\"' & \
          vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
@@ -129,10 +129,15 @@ fn guest(kernel: &str, flags: &str, line: &str) -> String {
     )
 }
 
-/// The end of the guest's line: waits for the word, ends the load, and says what was.
-const ENDING: &str = "until [ -d cpu3 ]; do sleep 0.2; done; kill $load; sleep 3; echo online=$(cat online); \
-     echo === complaints; dmesg | grep -i -e BUG: -e WARNING -e oops -e stuck -e stall -e uhhuh -e warp; \
-     echo === end";
+/// The end of the guest's line: waits for the word and the vCPU's start, ends the load,
+/// and says what was.
+fn ending() -> String {
+    format!(
+        "until [ -d cpu3 ]; do sleep 0.2; done; kill $load; sleep 3; \
+         n=0; until grep -q 3 online || [ $((n += 1)) -gt 100 ]; do sleep 0.2; done; \
+         echo online=$(cat online); {ASK}"
+    )
+}
 
 /// The end of the host's line.
 const THE_WORD: &str = "$ctl vcpu add 3; wait $vmm; echo status=$?; cat /tmp/console";
@@ -148,7 +153,7 @@ fn storm(guest_kernel: &'static str, model: &str) -> GuestTest {
     let run = guest(
         guest_kernel,
         &format!("--cpus boot=1,max=4 --pmu type=software,model={model}"),
-        &format!("{counting}{ENDING}"),
+        &format!("{counting}{}", ending()),
     );
     let line = format!(
         "{run} size() {{ echo $1 fds=$(ls /proc/$vmm/fd | wc -l) tasks=$(ls /proc/$vmm/task | wc -l) \
@@ -181,7 +186,7 @@ fn nothing_is_left(seen: &Seen, _: &GuestTest) -> Result<()> {
     /// A heap grows in steps of 132 KiB.
     const KIB: u64 = 1024;
     seen.shows(" failed=0\n")?;
-    seen.shows("status=0\n")?;
+    seen.says("status=0")?;
     seen.shows("online=0,3\n")?;
     ensure!(
         perf::counts(&seen.console, "cycles")
@@ -197,7 +202,7 @@ fn nothing_is_left(seen: &Seen, _: &GuestTest) -> Result<()> {
     ensure!(after[0] == fds, "{fds} descriptors, then {}", after[0]);
     ensure!(after[1] == tasks, "{tasks} threads, then {}", after[1]);
     ensure!(after[2] <= data + KIB, "{data} KiB, then {}", after[2]);
-    perf::no_complaints(&seen.console)
+    complaints::none(&seen.console)
 }
 
 /// Descriptors, threads and KiB of `WORD fds=1 tasks=2 VmData: 3 kB`.
@@ -245,7 +250,8 @@ fn during_record() -> GuestTest {
         &format!(
             "load=; for n in 1 2 3; do while :; do :; done & load=$load\\ $!; done; (echo echo recording; echo sleep 4) >/tmp/load; echo ready; \
              perf record -a -e cycles -F 200 -o /tmp/perf.data sh /tmp/load 2>&1; echo record=$?; \
-             echo report=$(perf report -i /tmp/perf.data --stdio 2>/dev/null | grep -c %); {ENDING}"
+             echo report=$(perf report -i /tmp/perf.data --stdio 2>/dev/null | grep -c %); {}",
+            ending()
         ),
     );
     let line = format!(
@@ -262,12 +268,9 @@ fn during_record() -> GuestTest {
         ] {
             seen.shows(text)?;
         }
-        let report = seen.console.split_once("report=").map(|(_, rest)| rest);
-        let symbols = report.and_then(|rest| rest.lines().next());
-        let symbols: u32 = symbols.unwrap_or_default().parse().unwrap_or(0);
-        ensure!(symbols > 0, "the report is empty");
+        ensure!(seen.number("report=")? > 0, "the report is empty");
         ensure!(!seen.vmm.contains("perfvisor: vCPU"), "{}", seen.vmm);
-        perf::no_complaints(&seen.console)
+        complaints::none(&seen.console)
     };
     GuestTest {
         runs: Runs::OnHost,
@@ -286,14 +289,15 @@ fn host_events() -> GuestTest {
         "--cpus boot=2,max=4 --pmu type=auto,model=intel-v2,gp=8",
         &format!(
             "while :; do :; done & load=$!; while :; do :; done & load=$load\\ $!; \
+             (echo echo ready; echo exec sleep 1000) >/tmp/load; \
              perf stat -a -e instructions,instructions:u,branches,branches:u,branch-misses,\
-cache-references,cache-misses,bus-cycles sleep 1000 & load=$load\\ $!; sleep 2; echo ready; \
-             {own_eject}{ENDING}"
+cache-references,cache-misses,bus-cycles sh /tmp/load & load=$load\\ $!; {own_eject}{}",
+            ending()
         ),
     );
     let line = format!(
         "{run} events() {{ echo events $1=$(ls -l /proc/$vmm/fd | grep -c perf_event); }}; \
-         events before; $ctl vcpu remove 1; events without; $ctl vcpu add 1; sleep 2; events again; \
+         sleep 2; events before; $ctl vcpu remove 1; events without; $ctl vcpu add 1; sleep 2; events again; \
          $ctl info --json | grep -o 'rotations.:[0-9]*'; \
          $ctl vcpu add 2; until $ctl vcpu list | grep -q \"vCPU 2: not plugged in\"; do sleep 0.2; done; \
          echo ejected; {THE_WORD}"
@@ -309,19 +313,12 @@ cache-references,cache-misses,bus-cycles sleep 1000 & load=$load\\ $!; sleep 2; 
         ensure!(without > 0, "nothing counts on vCPU 0");
         ensure!(before == 2 * without, "{before} events, then {without}");
         ensure!(count("again")? <= before, "{} events", count("again")?);
-        let rotations = seen
-            .console
-            .split_once("rotations\":")
-            .map(|(_, rest)| rest);
-        let rotations: u32 = rotations
-            .and_then(|r| r.lines().next())
-            .unwrap_or_default()
-            .parse()?;
+        let rotations = seen.number("rotations\":")?;
         ensure!(rotations > 10, "{rotations} rotations: nothing took turns");
-        seen.shows("ejected\n")?;
-        seen.shows("online=0-1,3\n")?;
-        seen.shows("status=0\n")?;
-        perf::no_complaints(&seen.console)
+        seen.says("ejected")?;
+        seen.says("online=0-1,3")?;
+        seen.says("status=0")?;
+        complaints::none(&seen.console)
     };
     GuestTest {
         runs: Runs::OnHost,

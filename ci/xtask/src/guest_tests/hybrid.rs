@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
+use crate::complaints::{self, ASK};
 use crate::perf;
 
 const HYBRID: &str = "hybrid:gp=8";
@@ -46,7 +47,7 @@ fn guest(kernel: &str, flags: &str, append: &str, line: &str) -> String {
     format!(
         "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} --memory size=256M \
          --serial file=/tmp/console {flags} \
-         --cmdline 'console=ttyS0 quiet {append} perfvisor.run=\"{line}\"'"
+         --cmdline 'console=ttyS0 quiet loglevel=3 {append} perfvisor.run=\"{line}; {ASK}\"'"
     )
 }
 
@@ -71,8 +72,9 @@ fn one_kind(kind: &str, check: super::Check) -> GuestTest {
 }
 
 fn counted_on(seen: &Seen, pmu: &str, place: &str) -> Result<()> {
-    seen.shows(place)?;
-    seen.shows("status=0")?;
+    seen.says(place)?;
+    seen.says("status=0")?;
+    complaints::none(&seen.console)?;
     ensure!(
         seen.vmm.contains(&format!("backing={pmu} ")),
         "{}",
@@ -132,7 +134,7 @@ fn moved_away() -> String {
 }
 
 fn stopped_with_the_reason(seen: &Seen, _: &GuestTest) -> Result<()> {
-    seen.shows("status=1")?;
+    seen.says("status=1")?;
     for part in ["vCPU 0 was moved to host CPUs ", "cpu_core", "0-1 only"] {
         ensure!(seen.vmm.contains(part), "{part:?} is not said");
     }
@@ -157,7 +159,8 @@ fn roams() -> GuestTest {
     row("roams", line, |seen, _| {
         /// A part that did not count would be about half.
         const OFF: f64 = 0.03;
-        seen.shows("status=0")?;
+        seen.says("status=0")?;
+        complaints::none(&seen.console)?;
         let mut lines = seen.console.lines();
         let moves = lines.find_map(|line| line.strip_prefix("moves="));
         let moves: u32 = moves.context("no moves")?.parse()?;
@@ -184,21 +187,30 @@ fn hybrid_guest(kernel: &'static str) -> GuestTest {
         "--pmu type=hybrid --cpus boot=2,core-types=[core=[0],atom=[1]]",
         "maxcpus=1",
         "echo began; echo 1 > /sys/devices/system/cpu/cpu1/online; \
+         dmesg | grep -o Performance.Events:.*; \
          grep . /sys/bus/event_source/devices/cpu_*/cpus; for m in 1 2; do \
          taskset $m perf stat -x, -e cpu_core/instructions/,cpu_atom/instructions/ \
-         spin 3000000 2>&1; done",
+         spin 3000000 2>&1; done; m=1; for pmu in core atom; do \
+         taskset $m perf record -c 500000 -e cpu_$pmu/cycles/ -o /tmp/data spin 3000000 2>&1; m=2; \
+         echo $pmu.samples=$(perf script -i /tmp/data 2>/dev/null | grep -c spin); done",
     );
     let line = format!("{run} & vmm=$!; {WHERE}; wait $vmm; echo status=$?; cat /tmp/console");
     let name = format!("guest-{kernel}/type-hybrid");
     let check: super::Check = |seen, _| {
-        for part in [
+        for line in [
             "vcpu0 Cpus_allowed_list: 0-1",
             "vcpu1 Cpus_allowed_list: 2-3",
             "status=0",
-            "cpu_core/cpus:0",
-            "cpu_atom/cpus:1",
+            "Performance Events: Alderlake Hybrid events, full-width counters, Intel PMU driver.",
+            "/sys/bus/event_source/devices/cpu_core/cpus:0",
+            "/sys/bus/event_source/devices/cpu_atom/cpus:1",
         ] {
-            seen.shows(part)?;
+            seen.says(line)?;
+        }
+        complaints::none(&seen.console)?;
+        for kind in ["core", "atom"] {
+            let samples = seen.number(&format!("{kind}.samples="))?;
+            ensure!(samples >= 4, "cpu_{kind}: {samples} samples of 6 or more");
         }
         let core = perf::counts(&seen.console, "cpu_core/instructions/");
         let atom = perf::counts(&seen.console, "cpu_atom/instructions/");

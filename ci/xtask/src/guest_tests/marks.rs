@@ -10,14 +10,15 @@ use crate::{guest, paths};
 const BEGIN: &str = "\u{1}begin ";
 const END: &str = "\u{1}end ";
 
-/// A `perfvisor run` line with marks around it and a time limit.
-pub(super) fn wrapped(n: usize, limit: u64, run: &str) -> String {
+/// A `perfvisor run` line with marks around it and a time limit; `after` are lines of
+/// shell that print more before the second mark.
+pub(super) fn wrapped(n: usize, limit: u64, run: &str, after: &str) -> String {
     let mark = |what: &str, status: &str| {
         let word = what.trim_start_matches('\u{1}');
         format!("printf '\\n\\001{word}{n} {status}\\n' | tee /dev/stderr\n")
     };
     format!(
-        "{}timeout {limit} {run}\nstatus=$?\n{}",
+        "{}timeout {limit} {run}\nstatus=$?\n{after}{}",
         mark(BEGIN, "_"),
         mark(END, "'$status'")
     )
@@ -66,8 +67,8 @@ mod tests {
     fn parts_are_cut_at_the_marks() {
         let line = format!(
             "{}{}",
-            wrapped(0, 9, "sh -c 'echo one; echo uno >&2; exit 3'"),
-            wrapped(1, 9, "printf perfvisor.exit=7")
+            wrapped(0, 9, "sh -c 'echo one; echo uno >&2; exit 3'", "echo two\n"),
+            wrapped(1, 9, "printf perfvisor.exit=7", "")
         );
         let run = std::process::Command::new("sh")
             .args(["-c", &line])
@@ -77,7 +78,7 @@ mod tests {
         let first = seen(0, &run.stdout, &run.stderr).unwrap();
         assert_eq!(
             (first.console.as_str(), first.vmm.as_str()),
-            ("one\n", "uno\n")
+            ("one\ntwo\n", "uno\n")
         );
         assert_eq!((first.status, first.exit), (3, None));
         assert_eq!(seen(1, &run.stdout, &run.stderr).unwrap().exit, Some(7));

@@ -16,23 +16,29 @@ mod models;
 mod monitors;
 mod payloads;
 mod perf;
+mod perf_test;
 mod rdpmc;
+mod seen;
 mod table;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+use crate::complaints;
 use crate::guest::{self, GuestArgs};
+use crate::images;
 use crate::mock_pmu::Spec;
 use crate::nested::stream::Stream;
 use crate::nested::{Ended, HostArgs, Job};
 use crate::place::{self, Place};
 use crate::report::Report;
 use crate::say;
+pub(crate) use seen::Seen;
 
 /// One test: a guest, what it runs, and what must be seen.
 #[derive(Debug)]
@@ -59,6 +65,8 @@ pub(crate) struct GuestTest {
     pub(crate) line: String,
     /// Seconds that it may take.
     pub(crate) limit: u64,
+    /// A word of its name without which it is not run; empty: it always is.
+    pub(crate) on_request: &'static str,
     /// Looks at what came out.
     pub(crate) check: Check,
 }
@@ -101,6 +109,7 @@ impl GuestTest {
             vmm: "",
             line: line.into(),
             limit: 120,
+            on_request: "",
             check,
         }
     }
@@ -125,19 +134,6 @@ struct NestedHost {
     icount: bool,
 }
 
-/// What came out of a guest.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    /// The guest's console: perfvisor's standard output.
-    pub(crate) console: String,
-    /// perfvisor's standard error.
-    pub(crate) vmm: String,
-    /// perfvisor's exit status; 124 or more if it was stopped.
-    pub(crate) status: u8,
-    /// The line's exit status, if the guest told it.
-    pub(crate) exit: Option<u8>,
-}
-
 /// Hosts that run at a time: an emulated one keeps one CPU busy, and CI's machines have
 /// two.
 const WORKERS: usize = 2;
@@ -146,7 +142,19 @@ const WORKERS: usize = 2;
 pub(crate) fn run(report: &mut Report) {
     let native = place::no_native_guests().is_none();
     let mut groups: BTreeMap<Option<NestedHost>, Vec<GuestTest>> = BTreeMap::new();
-    for test in table::all().into_iter().filter(|t| report.wants(&t.name)) {
+    let wanted: Vec<_> = table::all()
+        .into_iter()
+        .filter(|test| report.wants(&test.name))
+        .collect();
+    for test in wanted {
+        let word = test.on_request;
+        if !report.filter().unwrap_or_default().contains(word) {
+            report.skip(
+                &test.name,
+                &format!("long: `cargo xtask test {word}` runs it"),
+            );
+            continue;
+        }
         groups.entry(test.host(native)).or_default().push(test);
     }
     let mut groups: Vec<_> = groups.into_iter().collect();
@@ -212,8 +220,6 @@ fn run_once<'a>(
     tests: &[&'a GuestTest],
     report: &Shared<'_>,
 ) -> Result<Vec<Stuck<'a>>> {
-    /// The longest that any test keeps still: eleven billion instructions.
-    const LONGEST_SILENCE: Duration = Duration::from_secs(240);
     let mock_pmu = nested.map(|host| host.mock_pmu).filter(|m| !m.is_empty());
     let mock_pmu: Option<Spec> = mock_pmu.map(str::parse).transpose()?;
     let host = HostArgs {
@@ -229,16 +235,21 @@ fn run_once<'a>(
     };
     let place = place::prepare(&host)?;
     let mut job = job(&place, tests)?;
-    job.silence = Some(LONGEST_SILENCE);
+    // A host that lives ends a test at its limit, and says so.
+    let longest = tests.iter().map(|t| t.limit).max().unwrap_or_default();
+    job.silence = Some(Duration::from_secs(longest + 30));
     say!("{} guest test(s) on {}", tests.len(), place.describe());
     let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let mut began = Instant::now();
     let ended = place.run(&job, &mut |stream, bytes| match stream {
         Stream::Error => errors.extend_from_slice(bytes),
         _ => {
             let before = marks::ends(&output);
             output.extend_from_slice(bytes);
             for n in before..marks::ends(&output) {
-                say!("{}: {} of {} done", name_of(nested), n + 1, tests.len());
+                let (name, took) = (&tests[n].name, began.elapsed().as_secs());
+                say!("{name}: ended after {took} s, {} of {}", n + 1, tests.len());
+                began = Instant::now();
             }
         }
     })?;
@@ -257,7 +268,10 @@ fn run_once<'a>(
                 stuck.push((test, "the guest's kernel panicked"));
             }
             Some(seen) => locked(report).step(&test.name, || {
-                (test.check)(&seen, test).map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
+                let checked = seen
+                    .no_complaints()
+                    .and_then(|()| (test.check)(&seen, test));
+                checked.map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
             }),
             None => stuck.push((test, why_not_run(ended))),
         }
@@ -296,15 +310,31 @@ fn why_not_run(ended: Ended) -> &'static str {
     }
 }
 
+/// What KVM says of a guest's MSRs that nobody serves, on perfvisor's standard error.
+const HOST_COMPLAINTS: &str = "dmesg | grep -i -e unhandled -e unchecked >&2\n";
+
+/// What stands in `vmm` for the archive of [`images::perf_tests`].
+const PERF_TEST_ARCHIVE: &str = "{perf-test.cpio}";
+
+/// Before a line of the host: when `timeout` ends it, what it started in the background
+/// would live on, hold the API's path, and fail the tests that follow.
+const TIDY: &str = "trap 'kill $vmm $hog 2>/dev/null; exit 143' TERM; ";
+
 /// The job that starts one guest after the other.
 fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
     let mut job = Job::default();
+    // A kernel of our own: what it says is of this job's guests.
+    let after = match place {
+        Place::Nested(_) => HOST_COMPLAINTS,
+        Place::Native(_) => "",
+    };
     for (n, test) in tests.iter().enumerate() {
         if test.runs == Runs::OnHost {
-            let line = payloads::place(&test.line, place, &mut job)?;
-            let line = crate::cmd::quoted(&with_images(&line, place)?);
+            let line = with_images(&payloads::place(&test.line, place, &mut job)?, place)?;
+            let line = crate::cmd::quoted(&format!("{TIDY}{line}"));
+            let run = format!("sh -c {line}");
             job.line
-                .push_str(&marks::wrapped(n, test.limit, &format!("sh -c {line}")));
+                .push_str(&marks::wrapped(n, test.limit, &run, after));
             continue;
         }
         let cpus = if test.vmm.contains("--cpus ") {
@@ -312,70 +342,52 @@ fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
         } else {
             format!("--cpus boot={} ", test.vcpus)
         };
+        let mut vmm = format!("{cpus}{}", test.vmm);
+        if vmm.contains(PERF_TEST_ARCHIVE) {
+            let file = (
+                "images/perf-test.cpio".into(),
+                fs::read(images::perf_tests()?)?,
+            );
+            if !job.files.contains(&file) {
+                job.files.push(file);
+            }
+            vmm = vmm.replace(PERF_TEST_ARCHIVE, &place.job_file("perf-test.cpio"));
+        }
         let guest = GuestArgs {
             guest_kernel: test.guest_kernel.into(),
-            vmm: format!("{cpus}{}", test.vmm),
+            vmm,
             append: test.append.into(),
         };
-        let run = guest::run_line(place, &guest, (&n.to_string(), &test.line), &mut job)?;
-        job.line.push_str(&marks::wrapped(n, test.limit, &run));
+        let line = complaints::asked_after(&test.line);
+        let run = guest::run_line(place, &guest, (&n.to_string(), &line), &mut job)?;
+        job.line
+            .push_str(&marks::wrapped(n, test.limit, &run, after));
     }
     Ok(job)
 }
 
-impl Seen {
-    /// Whether `timeout` ended it: busybox's passes on the status of a program that
-    /// SIGTERM ended.
-    fn timed_out(&self) -> bool {
-        matches!(self.status, 124 | 143)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Whether the guest's kernel gave up.
-    fn panicked(&self) -> bool {
-        self.console.contains("Kernel panic - not syncing")
-    }
-
-    /// Whether perfvisor failed before the guest's kernel had printed anything.
-    fn never_began(&self) -> bool {
-        self.status != 0 && self.console.trim().is_empty()
-    }
-
-    /// The end of what was printed, for a failure's reason.
-    fn last_words(&self) -> String {
-        let console = crate::cmd::last_lines(&self.console, 12);
-        let vmm = crate::cmd::last_lines(&self.vmm, 6);
-        format!("console:\n{console}\nperfvisor ({}):\n{vmm}", self.status)
-    }
-
-    /// That perfvisor and the line ended with status 0.
-    ///
-    /// # Errors
-    /// Says which did not.
-    pub(crate) fn succeeded(&self) -> Result<()> {
-        let ended = if self.timed_out() {
-            Ended::TimedOut
-        } else {
-            Ended::Exit(self.status)
-        };
-        match guest::verdict(ended, &self.console)? {
-            0 => Ok(()),
-            status => Err(anyhow!("the line ended with status {status}")),
-        }
-    }
-
-    /// Whether perfvisor said that a clock backs the guest's counters.
-    pub(crate) fn vmm_is_clock_derived(&self) -> bool {
-        self.vmm.contains("backing=clock")
-    }
-
-    /// That the console has a text.
-    ///
-    /// # Errors
-    /// Names the text.
-    pub(crate) fn shows(&self, text: &str) -> Result<()> {
-        if self.console.contains(text) {
-            return Ok(());
-        }
-        Err(anyhow!("the console does not show `{text}`"))
+    #[test]
+    fn a_line_that_is_ended_takes_its_children_along() {
+        let line = format!("{TIDY}sleep 60 & vmm=$!; echo $vmm; wait $vmm");
+        let run = std::process::Command::new("timeout")
+            .args(["0.5", "sh", "-c", &line])
+            .output()
+            .unwrap();
+        let stat = String::from_utf8_lossy(&run.stdout);
+        let stat = format!("/proc/{}/stat", stat.trim());
+        // Gone, or a zombie that its new parent has not looked at.
+        let ended = || fs::read_to_string(&stat).map_or(true, |s| s.contains(") Z "));
+        let wait = || thread::sleep(Duration::from_millis(50));
+        assert!(
+            (0..400).any(|_| ended() || {
+                wait();
+                false
+            }),
+            "{stat}"
+        );
     }
 }

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::{GuestTest, Runs, Seen};
+use crate::complaints::{self, ASK};
 use crate::perf;
 
 /// Every test of monitors.
@@ -34,15 +35,17 @@ const SHORT: &str = "for i in 1 2 3 4; do $ctl monitor add cycles,policy=pinned;
 /// stands, so that both counts are of the same instant.
 fn line(kind: &str, event: &str, more: &str) -> String {
     format!(
-        "perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
+        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
            --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api --pmu type={kind} \
-           --cmdline 'console=ttyS0 quiet perfvisor.run=\"perf stat -a -e {event} spin 900000000000\"' & \
+           --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"\
+             (sleep 5; {ASK}) & perf stat -a -e {event} spin 900000000000\"' & \
          vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
          look() {{ $ctl pause >/dev/null; echo \"=== $1\"; $ctl pmu; $ctl resume >/dev/null; }}; \
          until $ctl pmu 2>/dev/null | grep -qE '^ *(gp|fixed). +counting +{event} '; do sleep 0.5; done; \
          $ctl monitor add {event}; sleep 1; look first; sleep 5; look second; {more}\
          echo '=== end'; $ctl monitor list; $ctl monitor remove 0 >/dev/null && $ctl monitor list; \
-         $ctl shutdown --force; wait $vmm; echo ended=$?"
+         until grep -qs '^=== end' /tmp/console; do sleep 0.2; done; \
+         $ctl shutdown --force; wait $vmm; echo ended=$?; cat /tmp/console"
     )
 }
 
@@ -85,7 +88,8 @@ fn agree(seen: &Seen, guest: &str, event: &str) -> Result<()> {
     let end = perf::section(&seen.console, "end")?;
     let heads = end.matches("monitor 0: ").count();
     ensure!(heads == 1, "listed once, and not when it is gone: {end}");
-    seen.shows("ended=0")
+    complaints::none(&seen.console)?;
+    seen.says("ended=0")
 }
 
 fn on_the_clock(seen: &Seen, _: &GuestTest) -> Result<()> {

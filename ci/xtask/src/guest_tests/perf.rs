@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
+use crate::complaints::{self, ASK};
 use crate::perf;
 
 /// Every test of perf.
@@ -59,8 +60,7 @@ fn profiled(seen: &Seen, _: &GuestTest) -> Result<()> {
         perf::unsupported(&seen.console)?;
     }
     perf::hot_symbol(&seen.console, AMONG_THE_FIRST)?;
-    perf::interrupts(&seen.console, &seen.vmm)?;
-    perf::no_complaints(&seen.console)
+    perf::interrupts(&seen.console, &seen.vmm)
 }
 
 /// A loop of known length, on a clock of 1 ns for each instruction.
@@ -128,23 +128,20 @@ fn told_apart(seen: &Seen, _: &GuestTest) -> Result<()> {
 }
 
 /// The NMI watchdog beside `perf stat -I`: it takes a counter for good, and its NMI
-/// comes after ten busy seconds.
+/// comes after as many busy seconds as it is told, ten if it is not.
 fn watchdog() -> GuestTest {
     GuestTest {
         clock: Clock::InstructionsIfNested,
         limit: 300,
         ..GuestTest::new(
             "watchdog",
-            "echo 1 >/proc/sys/kernel/nmi_watchdog; \
+            "echo 3 >/proc/sys/kernel/watchdog_thresh; echo 1 >/proc/sys/kernel/nmi_watchdog; \
              echo watchdog=$(cat /proc/sys/kernel/nmi_watchdog); \
              perf stat -a -I 100 -e cycles -o /tmp/stat sleep 3; \
              echo intervals=$(grep -c ' cycles' /tmp/stat); \
              echo missed=$(grep -c '<not' /tmp/stat); \
-             spin 11000000000; \
-             echo '=== interrupts'; grep -E 'NMI|PMI' /proc/interrupts; \
-             echo '=== complaints'; \
-             dmesg | grep -E 'Uhhuh|unknown reason|irq loop|unchecked MSR|WARNING|perf: [^i]'; \
-             echo '=== end'",
+             spin 4000000000; \
+             echo '=== interrupts'; grep -E 'NMI|PMI' /proc/interrupts",
             watched,
         )
     }
@@ -152,21 +149,12 @@ fn watchdog() -> GuestTest {
 
 fn watched(seen: &Seen, _: &GuestTest) -> Result<()> {
     seen.succeeded()?;
-    seen.shows("watchdog=1")?;
-    seen.shows("missed=0")?;
-    let (_, intervals) = seen
-        .console
-        .split_once("intervals=")
-        .context("no intervals")?;
-    let intervals: u32 = intervals
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .parse()?;
-    ensure!(intervals >= 30, "{intervals} of 30 intervals");
-    perf::interrupts(&seen.console, &seen.vmm)?;
-    perf::no_complaints(&seen.console)
+    seen.says("watchdog=1")?;
+    seen.says("missed=0")?;
+    let intervals = seen.number("intervals=")?;
+    // The tool may be late for some.
+    ensure!(intervals >= 25, "{intervals} of 30 intervals");
+    perf::interrupts(&seen.console, &seen.vmm)
 }
 
 /// What a VMM with one vCPU takes besides the guest's memory.
@@ -175,13 +163,15 @@ fn memory() -> GuestTest {
         runs: Runs::OnHost,
         ..GuestTest::new(
             "memory",
-            "perfvisor run --kernel {vmlinuz-6.12} --initramfs {guest.cpio} \
+            format!(
+                "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
                --memory size=256M --serial file=/tmp/console \
-               --cmdline 'console=ttyS0 quiet perfvisor.run=\"perf stat true; echo up; sleep 60\"' & \
-             vmm=$!; until grep -q ^up /tmp/console; do sleep 1; done; \
-             awk '/^Size:/ { ram = ($2 == 262144) } /^Pss:/ && !ram { sum += $2 } \
-                  END { print \"pss=\" sum }' /proc/$vmm/smaps; \
-             kill $vmm; wait $vmm; echo ended=$?",
+               --cmdline 'console=ttyS0 quiet perfvisor.run=\"perf stat true; {ASK}; echo up; sleep 600\"' & \
+             vmm=$!; until grep -qs ^up /tmp/console; do sleep 1; done; \
+             awk '/^Size:/ {{ ram = ($2 == 262144) }} /^Pss:/ && !ram {{ sum += $2 }} \
+                  END {{ print \"pss=\" sum }}' /proc/$vmm/smaps; \
+             kill $vmm; wait $vmm; echo ended=$?; cat /tmp/console"
+            ),
             lean,
         )
     }
@@ -189,10 +179,10 @@ fn memory() -> GuestTest {
 
 fn lean(seen: &Seen, _: &GuestTest) -> Result<()> {
     /// KiB.
-    const MOST: u32 = 5 << 10;
-    seen.shows("ended=143")?;
-    let (_, pss) = seen.console.split_once("pss=").context("no measurement")?;
-    let pss: u32 = pss.lines().next().unwrap_or_default().trim().parse()?;
+    const MOST: u64 = 5 << 10;
+    seen.says("ended=143")?;
+    complaints::none(&seen.console)?;
+    let pss = seen.number("pss=")?;
     crate::say!("perfvisor takes {pss} KiB besides the guest's memory");
     ensure!(
         pss < MOST,
@@ -215,7 +205,7 @@ fn doctor(host_kernel: &'static str) -> GuestTest {
 }
 
 fn diagnosed(seen: &Seen, test: &GuestTest) -> Result<()> {
-    seen.shows("status=0")?;
+    seen.says("status=0")?;
     let json = seen.console.split("status=").next().unwrap_or_default();
     let report: serde_json::Value = serde_json::from_str(json).context("not JSON")?;
     ensure!(!report.is_null(), "the report is empty");

@@ -49,10 +49,7 @@ fn row(host_kernel: &'static str, guest_kernel: &'static str, name: &str) -> Gue
          echo '=== everybody'; echo 2 >$policy; selfmon fault; echo everybody=$?; \
          selfmon enable 100; \
          echo '=== pti'; dmesg | grep -o 'page tables isolation: enabled'; \
-         echo '=== nobody'; echo 0 >$policy; selfmon enable 1; selfmon fault; echo nobody=$?; \
-         echo '=== complaints'; \
-         dmesg | grep -E 'Uhhuh|unknown reason|unchecked MSR|Oops|BUG:|Call Trace|CR4'; \
-         echo '=== end'"
+         echo '=== nobody'; echo 0 >$policy; selfmon enable 1; selfmon fault; echo nobody=$?"
     );
     GuestTest {
         host_kernel,
@@ -80,14 +77,14 @@ fn self_monitored(seen: &Seen, test: &GuestTest) -> Result<()> {
         );
     }
     let everybody = section("everybody")?;
-    ensure!(everybody.contains("everybody=0"), "{everybody}");
+    ensure!(everybody.contains("everybody=0\n"), "{everybody}");
     let nobody = section("nobody")?;
     ensure!(nobody.contains("cap_user_rdpmc=0\n"), "{nobody}");
     if test.append == "pti=on" {
         let isolated = section("pti")?.contains("isolation: enabled");
         ensure!(isolated, "the guest has no page tables for user mode");
     }
-    perf::no_complaints(&seen.console)
+    Ok(())
 }
 
 /// How many programs SIGSEGV ended, as the shell said.

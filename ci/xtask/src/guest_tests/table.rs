@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::{
     GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, monitors, payloads, perf,
-    rdpmc,
+    perf_test, rdpmc,
 };
 
 /// The kernels of hosts and of guests.
@@ -16,6 +16,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     let mut all = boots();
     all.extend(endings());
     all.extend(perf::all());
+    all.extend(perf_test::all());
     all.extend(mock::all());
     all.extend(contention::all());
     all.extend(control::all());
@@ -41,7 +42,7 @@ fn boots() -> Vec<GuestTest> {
                     vcpus,
                     ..GuestTest::new(
                         format!("boot/host-{host_kernel}/guest-{guest_kernel}/{vcpus}-vcpu"),
-                        "uname -r; echo vcpus=$(nproc); ls -d /share; exit 7",
+                        "echo release=$(uname -r); echo vcpus=$(nproc); ls -d /share; exit 7",
                         booted,
                     )
                 });
@@ -52,8 +53,10 @@ fn boots() -> Vec<GuestTest> {
 }
 
 fn booted(seen: &Seen, test: &GuestTest) -> Result<()> {
-    seen.shows(&format!("{}.", test.guest_kernel))?;
-    seen.shows(&format!("vcpus={}", test.vcpus))?;
+    let release = format!("release={}.", test.guest_kernel);
+    let booted = seen.console.lines().any(|line| line.starts_with(&release));
+    ensure!(booted, "the console has no line `{release}`");
+    seen.says(&format!("vcpus={}", test.vcpus))?;
     ensure!(
         seen.exit == Some(7),
         "the line's status is {:?}, not 7",
@@ -96,6 +99,35 @@ const LONG_LINE: &str = concat!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a shell would only find out in the guest, or in the host; a line that starts
+    /// guests has theirs inside.
+    #[test]
+    fn lines_are_shell() {
+        for test in all() {
+            let mut lines = vec![crate::complaints::asked_after(&test.line)];
+            let inside = test.line.split("perfvisor.run=\"").skip(1);
+            lines.extend(inside.filter_map(|l| Some(l.split_once('"')?.0.to_owned())));
+            for line in lines {
+                let mut shell = std::process::Command::new("sh");
+                let parsed = shell.args(["-n", "-c", &line]).output().unwrap();
+                let error = String::from_utf8_lossy(&parsed.stderr);
+                assert!(parsed.status.success(), "{}: {error}\n{line}", test.name);
+            }
+        }
+    }
+
+    /// The kernel command line of `perfvisor run` has 2047 bytes.
+    #[test]
+    fn lines_on_the_command_line_fit() {
+        for test in all() {
+            let Some((_, line)) = test.line.split_once("--cmdline '") else {
+                continue;
+            };
+            let length = line.split('\'').next().unwrap_or_default().len();
+            assert!(length < 1900, "{}: {length} bytes", test.name);
+        }
+    }
 
     #[test]
     fn names_are_unique() {
