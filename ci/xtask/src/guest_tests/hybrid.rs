@@ -28,6 +28,7 @@ pub(super) fn all() -> Vec<GuestTest> {
         roams(),
     ];
     all.extend(KERNELS.map(hybrid_guest));
+    all.extend(KERNELS.map(sampled_hybrid_guest));
     all
 }
 
@@ -182,53 +183,77 @@ fn roams() -> GuestTest {
 /// the kernel has booted: where QEMU emulates CPUs in turns, each message between two
 /// that are busy takes a turn, which is long on the wall.
 fn hybrid_guest(kernel: &'static str) -> GuestTest {
-    let run = guest(
-        kernel,
-        "--pmu type=hybrid --cpus boot=2,core-types=[core=[0],atom=[1]]",
-        "maxcpus=1",
-        "echo began; echo 1 > /sys/devices/system/cpu/cpu1/online; \
-         dmesg | grep -o Performance.Events:.*; \
-         grep . /sys/bus/event_source/devices/cpu_*/cpus; for m in 1 2; do \
-         taskset $m perf stat -x, -e cpu_core/instructions/,cpu_atom/instructions/ \
-         spin 3000000 2>&1; done; m=1; for pmu in core atom; do \
-         taskset $m perf record -c 500000 -e cpu_$pmu/cycles/ -o /tmp/data spin 3000000 2>&1; m=2; \
-         echo $pmu.samples=$(perf script -i /tmp/data 2>/dev/null | grep -c spin); done",
-    );
-    let line = format!("{run} & vmm=$!; {WHERE}; wait $vmm; echo status=$?; cat /tmp/console");
     let name = format!("guest-{kernel}/type-hybrid");
-    let check: super::Check = |seen, _| {
-        for line in [
-            "vcpu0 Cpus_allowed_list: 0-1",
-            "vcpu1 Cpus_allowed_list: 2-3",
-            "status=0",
-            "Performance Events: Alderlake Hybrid events, full-width counters, Intel PMU driver.",
-            "/sys/bus/event_source/devices/cpu_core/cpus:0",
-            "/sys/bus/event_source/devices/cpu_atom/cpus:1",
-        ] {
-            seen.says(line)?;
-        }
-        complaints::none(&seen.console)?;
+    row(&name, in_hybrid_guest(kernel, ""), both_kinds)
+}
+
+/// The same, and each kind samples: on request, for by instructions the emulation does
+/// not stand timers that expire all the time (resources/README.md).
+fn sampled_hybrid_guest(kernel: &'static str) -> GuestTest {
+    const WORD: &str = "hybrid-sampled";
+    let sample = "; m=1; for pmu in core atom; do \
+         taskset $m perf record -c 500000 -e cpu_$pmu/cycles/ -o /tmp/data spin 3000000 2>&1; m=2; \
+         echo $pmu.samples=$(perf script -i /tmp/data 2>/dev/null | grep -c spin); done";
+    let check: super::Check = |seen, test| {
+        both_kinds(seen, test)?;
         for kind in ["core", "atom"] {
             let samples = seen.number(&format!("{kind}.samples="))?;
             ensure!(samples >= 4, "cpu_{kind}: {samples} samples of 6 or more");
         }
-        let core = perf::counts(&seen.console, "cpu_core/instructions/");
-        let atom = perf::counts(&seen.console, "cpu_atom/instructions/");
-        // The kind that the program was not on has no count, or 0.
-        ensure!(
-            core.first().is_some_and(|count| *count >= 3e6),
-            "core: {core:?}"
-        );
-        ensure!(
-            atom.last().is_some_and(|count| *count >= 3e6),
-            "atom: {atom:?}"
-        );
-        let others = core.iter().skip(1).chain(atom.iter().rev().skip(1));
-        ensure!(
-            others.clone().all(|count| *count == 0.0),
-            "core: {core:?}, atom: {atom:?}"
-        );
         Ok(())
     };
-    row(&name, line, check)
+    GuestTest {
+        name: format!("{WORD}/guest-{kernel}"),
+        on_request: WORD,
+        ..row("", in_hybrid_guest(kernel, sample), check)
+    }
+}
+
+/// Starts such a guest, which counts on each kind and then runs `more`.
+fn in_hybrid_guest(kernel: &str, more: &str) -> String {
+    let run = guest(
+        kernel,
+        "--pmu type=hybrid --cpus boot=2,core-types=[core=[0],atom=[1]]",
+        "maxcpus=1",
+        &format!(
+            "echo began; echo 1 > /sys/devices/system/cpu/cpu1/online; \
+             dmesg | grep -o Performance.Events:.*; \
+             grep . /sys/bus/event_source/devices/cpu_*/cpus; for m in 1 2; do \
+             taskset $m perf stat -x, -e cpu_core/instructions/,cpu_atom/instructions/ \
+             spin 3000000 2>&1; done{more}"
+        ),
+    );
+    format!("{run} & vmm=$!; {WHERE}; wait $vmm; echo status=$?; cat /tmp/console")
+}
+
+fn both_kinds(seen: &Seen, _: &GuestTest) -> Result<()> {
+    for line in [
+        "vcpu0 Cpus_allowed_list: 0-1",
+        "vcpu1 Cpus_allowed_list: 2-3",
+        "status=0",
+        "Performance Events: Alderlake Hybrid events, AnyThread deprecated, \
+             full-width counters, Intel PMU driver.",
+        "/sys/bus/event_source/devices/cpu_core/cpus:0",
+        "/sys/bus/event_source/devices/cpu_atom/cpus:1",
+    ] {
+        seen.says(line)?;
+    }
+    complaints::none(&seen.console)?;
+    let core = perf::counts(&seen.console, "cpu_core/instructions/");
+    let atom = perf::counts(&seen.console, "cpu_atom/instructions/");
+    // The kind that the program was not on has no count, or 0.
+    ensure!(
+        core.first().is_some_and(|count| *count >= 3e6),
+        "core: {core:?}"
+    );
+    ensure!(
+        atom.last().is_some_and(|count| *count >= 3e6),
+        "atom: {atom:?}"
+    );
+    let others = core.iter().skip(1).chain(atom.iter().rev().skip(1));
+    ensure!(
+        others.clone().all(|count| *count == 0.0),
+        "core: {core:?}, atom: {atom:?}"
+    );
+    Ok(())
 }
