@@ -11,7 +11,7 @@
 
 static char *spec = "core";
 module_param(spec, charp, 0444);
-MODULE_PARM_DESC(spec, "core[:gp=N] | hybrid[:gp=N] | uncore:scope=S[:gp=N], with + between");
+MODULE_PARM_DESC(spec, "core[:gp=N] | hybrid[:gp=N] | uncore[:name=P][:scope=S][:gp=N], with + between");
 
 /* CPUs of each PMU of a hybrid host. */
 #define HYBRID_CPUS 2
@@ -19,6 +19,7 @@ MODULE_PARM_DESC(spec, "core[:gp=N] | hybrid[:gp=N] | uncore:scope=S[:gp=N], wit
 /* One part of the parameter. */
 struct part {
 	const char	*kind;
+	const char	*name;
 	const char	*scope;
 	unsigned int	gp;
 };
@@ -34,10 +35,12 @@ static int parse_part(char *text, struct part *part)
 			*value++ = 0;
 		if (value && !strcmp(word, "scope")) {
 			part->scope = value;
+		} else if (value && !strcmp(word, "name")) {
+			part->name = value;
 		} else if (!value || strcmp(word, "gp") ||
 			   kstrtouint(value, 10, &part->gp) ||
 			   part->gp < 1 || part->gp > MOCK_MAX_GP) {
-			pr_err("%s: want gp=1..%d or scope=S\n", word, MOCK_MAX_GP);
+			pr_err("%s: want gp=1..%d, name=P or scope=S\n", word, MOCK_MAX_GP);
 			return -EINVAL;
 		}
 	}
@@ -81,13 +84,13 @@ static int add(const struct part *part, bool *has_core)
 	bool hybrid = !strcmp(part->kind, "hybrid");
 
 	if (!strcmp(part->kind, "uncore"))
-		return mock_uncore_add(part->scope ?: "package", part->gp);
+		return mock_uncore_add(part->name, part->scope, part->gp);
 	if (!hybrid && strcmp(part->kind, "core")) {
 		pr_err("%s: want core, hybrid or uncore\n", part->kind);
 		return -EINVAL;
 	}
-	if (part->scope || *has_core) {
-		pr_err("%s: has no scope, and one of core and hybrid is the most\n", part->kind);
+	if (part->name || part->scope || *has_core) {
+		pr_err("%s: has no name or scope, and one of core and hybrid is the most\n", part->kind);
 		return -EINVAL;
 	}
 	if (cpu_has_pmu()) {

@@ -7,6 +7,7 @@
  *	counter.c	the counters of a CPU: placing, counting, overflow
  *	core.c		PMUs of CPUs: cpu, or cpu_core and cpu_atom
  *	uncore.c	PMUs of a scope
+ *	kinds.c		what those look like, and what they count
  */
 #ifndef MOCK_H
 #define MOCK_H
@@ -73,8 +74,26 @@ int mock_core_add(const char *name, int type, const struct cpumask *cpus,
 		  unsigned int gp, bool hybrid);
 void mock_core_remove(void);
 
+/* kinds.c */
+/* An event: 2^log2 for each TSC tick, in any mode. */
+struct mock_rate {
+	u64		config;
+	int		log2;
+};
+
+/* What a PMU looks like, and what it counts. */
+struct mock_kind {
+	const char	*name;		/* up to a number at its end */
+	const char	*scope;		/* if the parameter names none */
+	const struct attribute_group *format;
+	const struct attribute_group *events;
+	const struct mock_rate *rates;	/* up to one whose config is 0 */
+};
+
+const struct mock_kind *mock_kind_of(const char *name);
+
 /* uncore.c */
-int mock_uncore_add(const char *scope, unsigned int gp);
+int mock_uncore_add(const char *name, const char *scope, unsigned int gp);
 void mock_uncore_remove(void);
 
 #endif

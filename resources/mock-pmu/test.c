@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Tests the mock host PMU from user space, on the host: `mock-pmu-test KIND [N]` where
- * KIND is core, hybrid or uncore, and N the counters of each CPU. Prints a line for
+ * KIND is core, hybrid, uncore or scoped, and N the counters of each CPU. Prints a line for
  * each check, `ok` or `FAILED`; exits with the number of failures.
  */
 #define _GNU_SOURCE
@@ -329,26 +329,48 @@ static void hybrid(int n)
 	groups(n);
 }
 
-static void uncore(void)
+/* A PMU of a scope: an event of a CPU counts, at this rate beside the TSC. */
+static void uncore(const char *name, uint64_t config, double per_tick)
 {
-	struct perf_event_attr attr = { .config = 1 };
-	uint64_t before, after;
+	struct perf_event_attr attr = { .config = config };
+	uint64_t before, after, ticks;
 	char text[64];
+	double rate;
 	int fd;
 
-	attribute("uncore_package", "type", text, sizeof(text));
+	attribute(name, "type", text, sizeof(text));
 	attr.type = atoi(text);
-	attribute("uncore_package", "cpumask", text, sizeof(text));
+	attribute(name, "cpumask", text, sizeof(text));
 	refused(&attr, 0, -1, -1, EINVAL, "an event of a task");
+	attr.config = 0xee;
+	refused(&attr, -1, 0, -1, EINVAL, "an event that it does not have");
+	attr.config = config;
 	fd = open_event(&attr, -1, 0, -1);
-	check(fd >= 0, "an event of a CPU opens");
+	check(fd >= 0, "event %#llx of a CPU opens", (unsigned long long)config);
+	ticks = __builtin_ia32_rdtsc();
 	if (read(fd, &before, sizeof(before)) != sizeof(before))
-		before = ~0ULL;
-	spin(100000);
+		before = 0;
+	spin(20000000);
 	if (read(fd, &after, sizeof(after)) != sizeof(after))
 		after = 0;
-	check(after > before, "it counts");
+	rate = (after - before) / (double)(__builtin_ia32_rdtsc() - ticks);
+	check(rate > 0.9 * per_tick && rate < 1.1 * per_tick, "%g for each tick, %g are due",
+	      rate, per_tick);
 	close(fd);
+}
+
+/* The PMUs with the names of real ones. */
+static void scoped(void)
+{
+	char text[64];
+
+	uncore("power", 0x02, 16);
+	attribute("power", "events/energy-pkg.scale", text, sizeof(text));
+	attribute("power", "events/energy-pkg.unit", text, sizeof(text));
+	check(!strcmp(text, "Joules"), "it is energy");
+	uncore("amd_l3", 0xff04, 1.0 / 16);
+	uncore("amd_df", 0x3807, 1.0 / 32);
+	uncore("amd_umc_0", 0x01, 1.0 / 2);
 }
 
 int main(int argc, char **argv)
@@ -364,7 +386,9 @@ int main(int argc, char **argv)
 	else if (!strcmp(kind, "hybrid"))
 		hybrid(n);
 	else if (!strcmp(kind, "uncore"))
-		uncore();
+		uncore("uncore_package", 1, 1);
+	else if (!strcmp(kind, "scoped"))
+		scoped();
 	else
 		return 255;
 	printf("%d failed\n", failures);

@@ -16,15 +16,18 @@
 
 #define CORE_HAS_SCOPES (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0))
 
-/* The one event: TSC ticks. */
-#define CLOCKTICKS 1
+/* The most of them. */
+#define MOST_UNCORES 8
 
 struct mock_uncore {
 	struct pmu	pmu;
+	const struct mock_kind *kind;
 	unsigned int	gp;
+	char		name[24];
 	/* An event may be read by any CPU of the scope. */
 	raw_spinlock_t	lock;
 	u8		used[NR_CPUS];
+	const struct attribute_group *groups[4];
 #if !CORE_HAS_SCOPES
 	const struct scope *scope;
 	struct cpumask	cpus;
@@ -35,7 +38,6 @@ struct mock_uncore {
 
 struct scope {
 	const char	*name;
-	const char	*pmu;
 #if CORE_HAS_SCOPES
 	unsigned int	number;
 #else
@@ -44,9 +46,9 @@ struct scope {
 };
 
 #if CORE_HAS_SCOPES
-#define SCOPE(word, id, topology) { word, "uncore_" word, PERF_PMU_SCOPE_##id }
+#define SCOPE(word, id, topology) { word, PERF_PMU_SCOPE_##id }
 #else
-#define SCOPE(word, id, topology) { word, "uncore_" word, topology }
+#define SCOPE(word, id, topology) { word, topology }
 
 static const struct cpumask *cpus_of_core(int cpu)
 {
@@ -79,7 +81,7 @@ static const struct scope scopes[] = {
 	SCOPE("system", SYS_WIDE, cpus_of_system),
 };
 
-static struct mock_uncore *uncores[ARRAY_SIZE(scopes)];
+static struct mock_uncore *uncores[MOST_UNCORES];
 
 static struct mock_uncore *uncore_of(const struct pmu *pmu)
 {
@@ -89,13 +91,18 @@ static struct mock_uncore *uncore_of(const struct pmu *pmu)
 static void uncore_read(struct perf_event *event)
 {
 	struct mock_uncore *uncore = uncore_of(event->pmu);
+	int log2 = event->hw.idx;
 	unsigned long flags;
-	u64 now;
+	u64 ticks;
 
 	raw_spin_lock_irqsave(&uncore->lock, flags);
 	if (!(event->hw.state & PERF_HES_STOPPED)) {
-		now = rdtsc();
-		local64_add(now - local64_xchg(&event->hw.prev_count, now), &event->count);
+		ticks = rdtsc() - local64_read(&event->hw.prev_count);
+		/* Ticks that make no whole event are left for the next time. */
+		if (log2 < 0)
+			ticks = ticks >> -log2 << -log2;
+		local64_add(ticks, &event->hw.prev_count);
+		local64_add(log2 < 0 ? ticks >> -log2 : ticks << log2, &event->count);
 	}
 	raw_spin_unlock_irqrestore(&uncore->lock, flags);
 }
@@ -134,11 +141,16 @@ static void uncore_del(struct perf_event *event, int flags)
 
 static int uncore_event_init(struct perf_event *event)
 {
+	const struct mock_rate *rate = uncore_of(event->pmu)->kind->rates;
+
 	if (event->attr.type != event->pmu->type)
 		return -ENOENT;
+	while (rate->config && rate->config != event->attr.config)
+		rate++;
 	if (is_sampling_event(event) || event->attach_state & PERF_ATTACH_TASK ||
-	    event->cpu < 0 || event->attr.config != CLOCKTICKS)
+	    event->cpu < 0 || !rate->config)
 		return -EINVAL;
+	event->hw.idx = rate->log2;
 #if !CORE_HAS_SCOPES
 	{
 		struct mock_uncore *uncore = uncore_of(event->pmu);
@@ -152,21 +164,7 @@ static int uncore_event_init(struct perf_event *event)
 	return 0;
 }
 
-PMU_FORMAT_ATTR(event, "config:0-7");
-static struct attribute *format_attrs[] = { &format_attr_event.attr, NULL };
-static const struct attribute_group format_group = {
-	.name = "format", .attrs = format_attrs
-};
-
-PMU_EVENT_ATTR_STRING(clockticks, clockticks, "event=0x01");
-static struct attribute *event_attrs[] = { &clockticks.attr.attr, NULL };
-static const struct attribute_group events_group = {
-	.name = "events", .attrs = event_attrs
-};
-
 #if CORE_HAS_SCOPES
-static const struct attribute_group *groups[] = { &format_group, &events_group, NULL };
-
 static int scope_watch(struct mock_uncore *uncore)
 {
 	return 0;
@@ -186,9 +184,6 @@ static DEVICE_ATTR_RO(cpumask);
 
 static struct attribute *cpumask_attrs[] = { &dev_attr_cpumask.attr, NULL };
 static const struct attribute_group cpumask_group = { .attrs = cpumask_attrs };
-static const struct attribute_group *groups[] = {
-	&format_group, &events_group, &cpumask_group, NULL
-};
 
 /* The hotplug state that all our PMUs share; 0: none yet. */
 static int state;
@@ -240,19 +235,26 @@ static void scope_unwatch(struct mock_uncore *uncore)
 }
 #endif
 
-static struct mock_uncore *uncore_new(const struct scope *scope, unsigned int gp)
+static struct mock_uncore *uncore_new(const struct mock_kind *kind, const struct scope *scope,
+				      const char *name, unsigned int gp)
 {
 	struct mock_uncore *uncore = kzalloc(sizeof(*uncore), GFP_KERNEL);
+	int n = 0;
 
 	if (!uncore)
 		return NULL;
 	raw_spin_lock_init(&uncore->lock);
 	uncore->gp = gp;
+	uncore->kind = kind;
+	strscpy(uncore->name, name, sizeof(uncore->name));
+	uncore->groups[n++] = kind->format;
+	if (kind->events)
+		uncore->groups[n++] = kind->events;
 	uncore->pmu = (struct pmu) {
 		.module		= THIS_MODULE,
 		.task_ctx_nr	= perf_invalid_context,
 		.capabilities	= PERF_PMU_CAP_NO_EXCLUDE | PERF_PMU_CAP_NO_INTERRUPT,
-		.attr_groups	= groups,
+		.attr_groups	= uncore->groups,
 		.event_init	= uncore_event_init,
 		.add		= uncore_add,
 		.del		= uncore_del,
@@ -263,29 +265,51 @@ static struct mock_uncore *uncore_new(const struct scope *scope, unsigned int gp
 #if CORE_HAS_SCOPES
 	uncore->pmu.scope = scope->number;
 #else
+	uncore->groups[n++] = &cpumask_group;
 	uncore->scope = scope;
 #endif
 	return uncore;
 }
 
-int mock_uncore_add(const char *name, unsigned int gp)
+static const struct scope *scope_of(const char *name)
 {
-	struct mock_uncore *uncore;
-	int n, err;
+	int n;
 
 	for (n = 0; n < ARRAY_SIZE(scopes); n++)
 		if (!strcmp(scopes[n].name, name))
-			break;
-	if (n == ARRAY_SIZE(scopes)) {
-		pr_err("no scope %s: core, die, cluster, package or system\n", name);
+			return &scopes[n];
+	pr_err("no scope %s: core, die, cluster, package or system\n", name);
+	return NULL;
+}
+
+int mock_uncore_add(const char *name, const char *scope_name, unsigned int gp)
+{
+	const struct mock_kind *kind = mock_kind_of(name);
+	struct mock_uncore *uncore;
+	const struct scope *scope;
+	char own[24];
+	int n, err;
+
+	if (!kind) {
+		pr_err("no name %s: power, amd_l3, amd_df or amd_umc_N\n", name);
 		return -EINVAL;
 	}
-	if (uncores[n])
-		return -EEXIST;
-	uncore = uncore_new(&scopes[n], gp);
+	scope = scope_of(scope_name ?: kind->scope);
+	if (!scope)
+		return -EINVAL;
+	if (!name) {
+		snprintf(own, sizeof(own), "uncore_%s", scope->name);
+		name = own;
+	}
+	for (n = 0; n < MOST_UNCORES && uncores[n]; n++)
+		if (!strcmp(uncores[n]->name, name))
+			return -EEXIST;
+	if (n == MOST_UNCORES)
+		return -ENOSPC;
+	uncore = uncore_new(kind, scope, name, gp);
 	if (!uncore)
 		return -ENOMEM;
-	err = perf_pmu_register(&uncore->pmu, scopes[n].pmu, -1);
+	err = perf_pmu_register(&uncore->pmu, uncore->name, -1);
 	if (err) {
 		kfree(uncore);
 		return err;

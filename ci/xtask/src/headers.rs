@@ -54,7 +54,7 @@ pub(crate) fn fetch(kernel: &Kernel) -> Result<PathBuf> {
 }
 
 /// The release and the package version of a kernel's stamp.
-fn release(stamp: &str) -> Result<(&str, &str)> {
+pub(crate) fn release(stamp: &str) -> Result<(&str, &str)> {
     let words = stamp.strip_prefix("linux-image-").map(|s| s.split('_'));
     match words.map(Iterator::collect::<Vec<_>>).as_deref() {
         Some([release, version, _]) => Ok((release, version)),

@@ -16,10 +16,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::cpio::Cpio;
 use crate::kernels::Kernel;
-use crate::{cmd, mock_pmu, paths, programs, say};
+use crate::{cmd, headers, mock_pmu, paths, programs, say};
 
 /// Modules of the nested host: KVM, and the way out.
 const HOST_MODULES: [&str; 4] = ["irqbypass", "kvm-amd", "virtio-pci", "virtio-console"];
+
+/// Modules that a distribution loads in the guest when it sees the CPU (by `modprobe`
+/// here): the PMU `power`. Those of AMD's uncore are built in.
+const GUEST_MODULES: [&str; 1] = ["rapl"];
 
 /// What an archive is made of; equal stamps, equal archives.
 #[derive(Debug, Default)]
@@ -78,21 +82,25 @@ fn busybox(cpio: &mut Cpio<impl Write>) -> Result<()> {
     cpio.console()
 }
 
-/// The guest's image: busybox, perf with its libraries, our static programs.
+/// The guest's image: busybox, perf with its libraries, our static programs, and a few
+/// modules of these kernels.
 ///
 /// # Errors
 /// If perf or busybox is missing or a library of perf cannot be found.
-pub(crate) fn guest() -> Result<PathBuf> {
+pub(crate) fn guest(kernels: &[Kernel]) -> Result<PathBuf> {
     let init = paths::resource("guest/init");
     let (busybox_path, perf) = (programs::find("busybox")?, programs::find("perf")?);
     let extra = programs::guest_programs()?;
     let mut stamp = Stamp::default()
-        .text("guest 1")
+        .text("guest 2")
         .file(&init)?
         .file(&busybox_path)?
         .file(&perf)?;
     for program in &extra {
         stamp = stamp.file(program)?;
+    }
+    for kernel in kernels {
+        stamp = stamp.text(&kernel.stamp);
     }
     cached("guest.cpio", stamp, |cpio| {
         cpio.copy("init", 0o755, &init)?;
@@ -103,7 +111,9 @@ pub(crate) fn guest() -> Result<PathBuf> {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             cpio.copy(&format!("usr/bin/{name}"), 0o755, program)?;
         }
-        Ok(())
+        kernels
+            .iter()
+            .try_for_each(|kernel| guest_modules(cpio, kernel))
     })
 }
 
@@ -147,6 +157,18 @@ fn copy_libraries(cpio: &mut Cpio<impl Write>, libraries: &BTreeSet<PathBuf>) ->
         cpio.copy(name.trim_start_matches('/'), 0o755, library)?;
     }
     Ok(())
+}
+
+/// A guest kernel's modules, where `modprobe` looks for them.
+fn guest_modules(cpio: &mut Cpio<impl Write>, kernel: &Kernel) -> Result<()> {
+    let (release, _) = headers::release(&kernel.stamp)?;
+    let dir = format!("lib/modules/{release}");
+    let mut list = String::new();
+    for (name, data) in kernel.modules(&GUEST_MODULES)? {
+        cpio.file(&format!("{dir}/{name}.ko"), 0o644, &data)?;
+        list.push_str(&format!("{name}.ko:\n"));
+    }
+    cpio.file(&format!("{dir}/modules.dep"), 0o644, list.as_bytes())
 }
 
 /// The libraries of a program, by the paths that the loader gives them.

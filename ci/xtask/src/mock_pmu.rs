@@ -66,12 +66,21 @@ impl FromStr for Spec {
 fn check_option(kind: &str, option: &str) -> Result<()> {
     const COUNTERS: std::ops::RangeInclusive<u32> = 1..=32;
     const SCOPES: [&str; 5] = ["core", "die", "cluster", "package", "system"];
+    const NAMES: [&str; 3] = ["power", "amd_l3", "amd_df"];
+    let is_umc = |name: &str| {
+        let number = name.strip_prefix("amd_umc_");
+        number.is_some_and(|number| number.parse::<u8>().is_ok())
+    };
     match option.split_once('=') {
         Some(("gp", n)) if n.parse().is_ok_and(|n| COUNTERS.contains(&n)) => Ok(()),
         Some(("scope", scope)) if kind == "uncore" && SCOPES.contains(&scope) => Ok(()),
+        Some(("name", name)) if kind == "uncore" && (NAMES.contains(&name) || is_umc(name)) => {
+            Ok(())
+        }
         _ if kind == "uncore" => bail!(
-            "`{option}`: gp=1 to gp=32, or scope= and one of {}",
-            SCOPES.join(", ")
+            "`{option}`: gp=1 to gp=32, scope= and one of {}, or name= and one of {}, amd_umc_N",
+            SCOPES.join(", "),
+            NAMES.join(", ")
         ),
         _ => bail!("`{option}`: gp=1 to gp=32"),
     }
@@ -155,6 +164,7 @@ mod tests {
             ("hybrid:gp=6", 4),
             ("hybrid+uncore:scope=die:gp=2+uncore:scope=package", 4),
             ("uncore", 1),
+            ("core+uncore:name=power+uncore:name=amd_umc_0:scope=die", 1),
         ] {
             let spec: Spec = text.parse().unwrap();
             assert_eq!((spec.text(), spec.least_cpus()), (text, cpus));
@@ -170,6 +180,9 @@ mod tests {
             ("core:gp=33", "gp=1 to"),
             ("core:scope=die", "`scope=die`"),
             ("uncore:scope=ship", "package"),
+            ("uncore:name=amd_l2", "amd_l3"),
+            ("uncore:name=amd_umc_x", "amd_umc_N"),
+            ("core:name=power", "`name=power`"),
             ("core+hybrid", "core+hybrid"),
             ("core+core", "the most"),
         ] {

@@ -114,9 +114,10 @@ impl Native {
     fn prepare(args: &HostArgs) -> Result<Self> {
         let share_bytes = images::share(args.share.as_deref())?;
         setup::tools()?;
+        let kernels = kernels::all()?;
         let mut native = Self {
-            kernels: kernels::all()?,
-            guest: images::guest()?,
+            guest: images::guest(&kernels)?,
+            kernels,
             perfvisor: match &args.perfvisor {
                 Some(file) => file.clone(),
                 None => programs::perfvisor(&args.profile)?,

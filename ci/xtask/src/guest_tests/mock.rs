@@ -9,8 +9,8 @@ use crate::perf;
 
 /// Four counters on each CPU.
 const CORE: &str = "core:gp=4";
-/// Two kinds of CPUs, and a PMU beside them.
-const HYBRID: &str = "hybrid:gp=4+uncore:scope=package";
+/// Two kinds of CPUs, and PMUs of scopes beside them.
+const HYBRID: &str = "hybrid:gp=4+uncore:scope=package+uncore:name=power+uncore:name=amd_l3+uncore:name=amd_df+uncore:name=amd_umc_0";
 
 /// Every test with a mock PMU.
 pub(super) fn all() -> Vec<GuestTest> {
@@ -22,10 +22,10 @@ pub(super) fn all() -> Vec<GuestTest> {
                 host_kernel,
                 "hybrid",
                 HYBRID,
-                "mock-pmu-test hybrid 4 && mock-pmu-test uncore && \
+                "mock-pmu-test hybrid 4 && mock-pmu-test uncore && mock-pmu-test scoped && \
                  cd /sys/devices/system/cpu && for n in 3 2 1; do \
                  echo 0 >cpu$n/online && echo 1 >cpu$n/online || exit; done && \
-                 mock-pmu-test hybrid 4",
+                 mock-pmu-test hybrid 4 && mock-pmu-test scoped",
             ),
             accuracy(host_kernel),
             levels(host_kernel),

@@ -59,7 +59,7 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) perfvisor: Option<PathBuf>,
     /// Give the nested host a mock PMU: core[:gp=N], hybrid[:gp=N] or
-    /// uncore:scope=SCOPE[:gp=N], with `+` between several
+    /// uncore[:name=PMU][:scope=SCOPE][:gp=N], with `+` between several
     #[arg(long, value_name = "SPEC")]
     pub(crate) mock_pmu: Option<Spec>,
 }
@@ -127,7 +127,7 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     let kernel = pick(&kernels, "--host-kernel", series)?;
     let mut archives = vec![images::host(&kernel)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
-    archives.push(images::images(&kernels, &images::guest()?)?);
+    archives.push(images::images(&kernels, &images::guest(&kernels)?)?);
     if args.mock_pmu.is_some() {
         archives.push(images::mock_pmu(&kernel)?);
     }
