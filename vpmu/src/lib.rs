@@ -14,6 +14,7 @@ pub mod host;
 pub mod ids;
 pub mod sched;
 pub mod state;
+pub mod uncore;
 pub mod units;
 mod vcpu;
 pub mod x86;

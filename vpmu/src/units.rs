@@ -47,3 +47,15 @@ impl Count {
         Self(self.0.wrapping_sub(earlier.0))
     }
 }
+
+/// Energy in units of 2^-32 joule, as Linux's PMU `power` counts it (`scale`
+/// 2.3283064365386962890625e-10). It wraps after 4.29 GJ.
+///
+/// Linux: `rapl_scale`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Energy(pub u64);
+
+impl Energy {
+    /// How many of the units are a joule.
+    pub const PER_JOULE: u64 = 1 << 32;
+}

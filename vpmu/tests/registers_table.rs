@@ -13,7 +13,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use vpmu::guest::{ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind, MsrError};
-use vpmu::ids::MsrIndex;
+use vpmu::host::sim_scoped::SimScopedHost;
+use vpmu::host::{EnergyDomain, ScopedHost};
+use vpmu::ids::{MsrIndex, VcpuId};
+use vpmu::sched::Topology;
+use vpmu::uncore::{self, Power, PowerForm, Uncore, UncoreModel, UncoreRange, UncoreRegister};
+use vpmu::units::Nanos;
 use vpmu::x86::cpuid::{PmuCpuid, Vendor};
 use vpmu::x86::event::ArchEventSet;
 use vpmu::x86::msr::{self, TABLE};
@@ -155,6 +160,79 @@ fn cpuid(model: &Model) -> String {
     }
 }
 
+const UNCORE_HEAD: &str = "
+## Scoped PMUs
+
+Off unless asked for; then in addition to the model's registers, from `uncore::TABLE`. Their state is one for all vCPUs of a
+scope. **reset** is the first read.
+
+| guest | index | register | scope | reset | keeps | drops |
+|---|---|---|---|---|---|---|
+";
+
+/// Everything that a vendor's guest can be shown.
+fn uncore_models() -> [(&'static str, UncoreModel); 2] {
+    let intel = EnergyDomain::ALL
+        .into_iter()
+        .fold(Power::new(PowerForm::Intel), Power::with);
+    let amd = UncoreModel::default().with_power(Power::new(PowerForm::Amd));
+    let amd = amd.with_l3().with_df();
+    [
+        ("Intel", UncoreModel::default().with_power(intel)),
+        ("AMD", amd.with_umc(UncoreModel::MAX_UMC).unwrap()),
+    ]
+}
+
+fn new_uncore(model: UncoreModel) -> Uncore<impl ScopedHost> {
+    Uncore::new(model, Topology::flat(1), 1, |_| SimScopedHost::default()).unwrap()
+}
+
+/// A range's registers are alike, or selects and counters in turn.
+fn uncore_lines(guest: &str, model: UncoreModel) -> Vec<String> {
+    let mut lines = Vec::new();
+    for range in uncore::TABLE {
+        for offset in 0..range.count.min(2) {
+            let index = MsrIndex(range.first.0 + offset);
+            let Some(register) = model.register(index) else {
+                continue;
+            };
+            let mut uncore = new_uncore(model);
+            let reset = uncore.rdmsr(Nanos(0), VcpuId(0), index).unwrap();
+            let written = uncore.wrmsr(Nanos(0), VcpuId(0), index, u64::MAX);
+            let after = uncore.rdmsr(Nanos(0), VcpuId(0), index).unwrap();
+            let (kept, dropped) = match written {
+                Ok(()) => (after, !after),
+                Err(_) => (0, 0),
+            };
+            let scope = model.scope(match register {
+                UncoreRegister::Select(counter) | UncoreRegister::Counter(counter) => counter.pmu,
+                UncoreRegister::PowerUnit(_) | UncoreRegister::Energy(_) => {
+                    uncore::UncorePmu::Power
+                }
+            });
+            lines.push(format!(
+                "| {guest} | {} | {scope:?} | {reset:x} | {} | {} |",
+                uncore_place(range, offset),
+                mask(kept),
+                mask(dropped)
+            ));
+        }
+    }
+    lines
+}
+
+fn uncore_place(range: &UncoreRange, offset: u32) -> String {
+    let first = range.first.0 + offset;
+    let Some((select, counter)) = range.name.split_once(", ") else {
+        return format!("{first:x} | {}", range.name);
+    };
+    let (name, last) = match offset {
+        0 => (select, range.first.0 + range.count - 2),
+        _ => (counter, range.first.0 + range.count - 1),
+    };
+    format!("{first:x}–{last:x} by 2 | {name}0–{}", range.count / 2 - 1)
+}
+
 fn document() -> String {
     let mut text = String::from(HEAD);
     for (title, model) in models() {
@@ -171,6 +249,12 @@ fn document() -> String {
         .unwrap();
         text.push_str("| index | register | reset | keeps | drops |\n|---|---|---|---|---|\n");
         for line in lines(&model) {
+            writeln!(text, "{line}").unwrap();
+        }
+    }
+    text.push_str(UNCORE_HEAD);
+    for (title, model) in uncore_models() {
+        for line in uncore_lines(title, model) {
             writeln!(text, "{line}").unwrap();
         }
     }

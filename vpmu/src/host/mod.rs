@@ -2,11 +2,15 @@
 //!
 //! One trait with the verbs of a Linux PMU driver, and its drivers: `linux`
 //! (perf_event_open), [`software`] (a clock), [`sum`] (several as one) and [`sim`]
-//! (scripted, for tests).
+//! (scripted, for tests). PMUs whose counters
+//! serve more than one vCPU have a trait of their own, [`ScopedHost`].
 
 mod level;
 mod pmu;
+mod scoped;
+mod share;
 pub mod sim;
+pub mod sim_scoped;
 pub mod software;
 pub mod sum;
 
@@ -17,3 +21,7 @@ pub use pmu::{
     EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality,
     ReadError,
 };
+pub use scoped::{
+    EnergyDomain, RawSelect, ScopeInstance, ScopedCount, ScopedEvent, ScopedEventId, ScopedHost,
+};
+pub use share::{CpuTime, CpuTimes, EnergyShare, EqualParts};

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use perf_event_open_sys::bindings::{self, perf_event_attr};
 
 use crate::host::{NoCounter, Privilege, ReadError};
+use crate::ids::HostCpu;
 use crate::units::Count;
 
 use super::sys;
@@ -76,7 +77,6 @@ impl PerfEvent {
             config: spec.address.config.config,
             ..perf_event_attr::default()
         };
-        attr.size = u32::try_from(size_of::<perf_event_attr>()).unwrap_or(u32::MAX);
         attr.__bindgen_anon_1 = bindings::perf_event_attr__bindgen_ty_1 {
             sample_period: LONGEST_PERIOD,
         };
@@ -136,6 +136,50 @@ impl PerfEvent {
     }
 }
 
+/// What an event of a CPU has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub(super) count: u64,
+    /// For how long it was to count, in ns; it stands still for good where the
+    /// host has dropped it with its CPU.
+    pub(super) enabled: u64,
+    /// For how long it did.
+    pub(super) running: u64,
+}
+
+/// A perf event of a CPU, whatever runs there.
+#[derive(Debug)]
+pub(super) struct CpuEvent(OwnedFd);
+
+impl CpuEvent {
+    /// Opens a pinned event, which counts from now on.
+    pub(super) fn open(kind: u32, config: u64, cpu: HostCpu) -> Result<Self, OpenError> {
+        let times =
+            bindings::PERF_FORMAT_TOTAL_TIME_ENABLED | bindings::PERF_FORMAT_TOTAL_TIME_RUNNING;
+        let mut attr = perf_event_attr {
+            type_: kind,
+            config,
+            read_format: u64::from(times),
+            ..perf_event_attr::default()
+        };
+        attr.set_pinned(1);
+        Ok(Self(sys::open_on_cpu(&mut attr, cpu.0)?))
+    }
+
+    /// What it has counted.
+    pub(super) fn read(&self) -> Result<Reading, ReadError> {
+        match sys::read_words(self.0.as_fd()) {
+            Ok(Some([count, enabled, running])) => Ok(Reading {
+                count,
+                enabled,
+                running,
+            }),
+            Ok(None) => Err(ReadError::Lost),
+            Err(e) => Err(ReadError::Host(e.raw_os_error().unwrap_or(libc::EIO))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     //! On a software clock event, which every Linux host has: the same calls
@@ -164,6 +208,31 @@ mod tests {
             }
             Err(e) => panic!("{e}: errno {}", e.errno()),
         }
+    }
+
+    #[test]
+    fn an_event_of_a_cpu_tells_its_times() {
+        let kind = bindings::PERF_TYPE_SOFTWARE;
+        let clock = u64::from(bindings::PERF_COUNT_SW_CPU_CLOCK);
+        let event = match CpuEvent::open(kind, clock, HostCpu(0)) {
+            Ok(event) => event,
+            Err(e) if e.is_permission() => {
+                eprintln!(
+                    "SKIP: events of CPUs are not permitted (errno {})",
+                    e.errno()
+                );
+                return;
+            }
+            Err(e) => panic!("{e}: errno {}", e.errno()),
+        };
+        let first = event.read().unwrap();
+        spin();
+        let second = event.read().unwrap();
+        assert!(second.count > first.count);
+        assert!(second.enabled > first.enabled);
+        assert_eq!(second.enabled, second.running);
+        let none = CpuEvent::open(kind, clock, HostCpu(u32::MAX)).unwrap_err();
+        assert!(!none.is_permission());
     }
 
     fn spin() {

@@ -36,14 +36,25 @@ fn check(result: c_int) -> io::Result<c_int> {
 pub(super) fn open_on_this_thread(attr: &mut perf_event_attr) -> io::Result<OwnedFd> {
     const THIS_THREAD: libc::pid_t = 0;
     const ANY_CPU: c_int = -1;
+    open(attr, THIS_THREAD, ANY_CPU)
+}
+
+/// Opens an event on a CPU, whatever runs there, without a group.
+pub(super) fn open_on_cpu(attr: &mut perf_event_attr, cpu: u32) -> io::Result<OwnedFd> {
+    const ANY_TASK: libc::pid_t = -1;
+    let cpu = c_int::try_from(cpu).map_err(|_too_large| io::ErrorKind::InvalidInput)?;
+    open(attr, ANY_TASK, cpu)
+}
+
+fn open(attr: &mut perf_event_attr, task: libc::pid_t, cpu: c_int) -> io::Result<OwnedFd> {
     const NO_GROUP: c_int = -1;
+    attr.size = u32::try_from(size_of::<perf_event_attr>()).unwrap_or(u32::MAX);
     let flags = libc::c_ulong::from(perf_event_open_sys::bindings::PERF_FLAG_FD_CLOEXEC);
     // SAFETY: `attr` is an initialised structure whose `size` field is its own
     // size, and the kernel writes into it no further than that. It asks for no
     // memory of this process to be written (no mmap, no user-provided pointers).
-    let fd = check(unsafe {
-        perf_event_open_sys::perf_event_open(attr, THIS_THREAD, ANY_CPU, NO_GROUP, flags)
-    })?;
+    let fd =
+        check(unsafe { perf_event_open_sys::perf_event_open(attr, task, cpu, NO_GROUP, flags) })?;
     // SAFETY: the kernel has just returned this descriptor and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -72,14 +83,26 @@ pub(super) fn set_period(fd: BorrowedFd<'_>, period: u64) -> io::Result<()> {
 /// Reads the event's count; `None` if the event is in the error state, which
 /// reads as end of file.
 pub(super) fn read_count(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
-    let mut count = [0_u8; 8];
-    // SAFETY: the buffer is valid for writes of its length.
-    let n = unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-    match n {
-        8 => Ok(Some(u64::from_ne_bytes(count))),
-        0 => Ok(None),
-        n if n < 0 => Err(io::Error::last_os_error()),
-        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+    Ok(read_words(fd)?.map(|[count]| count))
+}
+
+/// Reads the words that the event's `read_format` asks for, likewise.
+pub(super) fn read_words<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<Option<[u64; N]>> {
+    let mut words = [0_u64; N];
+    // SAFETY: the buffer is valid for writes of its length, and any bytes make
+    // words.
+    let n = unsafe {
+        libc::read(
+            fd.as_raw_fd(),
+            words.as_mut_ptr().cast(),
+            size_of_val(&words),
+        )
+    };
+    match usize::try_from(n) {
+        Ok(0) => Ok(None),
+        Ok(n) if n == size_of_val(&words) => Ok(Some(words)),
+        Ok(_) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        Err(_negative) => Err(io::Error::last_os_error()),
     }
 }
 

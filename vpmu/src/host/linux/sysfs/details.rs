@@ -64,6 +64,10 @@ pub struct PmuDetails {
     pub formats: BTreeMap<String, String>,
     /// Events by name: name → `event=0x3c,umask=0x1`.
     pub events: BTreeMap<String, String>,
+    /// What to multiply an event's count with, by the event's name.
+    pub scales: BTreeMap<String, String>,
+    /// The unit of the product, by the event's name: `Joules`.
+    pub units: BTreeMap<String, String>,
     /// Capabilities, such as `pmu_name` and `branches`.
     pub caps: BTreeMap<String, String>,
 }
@@ -74,11 +78,20 @@ impl Sysfs {
     pub fn details(&self, pmu: &PmuDevice) -> PmuDetails {
         let directory = self.0.join(DEVICES).join(&pmu.name);
         let mut events = attributes(&directory.join("events"));
+        let described = |suffix| {
+            let mine = events.iter().filter_map(|(name, text)| {
+                Some((name.strip_suffix(suffix)?.to_owned(), text.clone()))
+            });
+            mine.collect()
+        };
+        let (scales, units) = (described(".scale"), described(".unit"));
         // `NAME.scale`, `NAME.unit` and the like describe event NAME.
         events.retain(|name, _| !name.contains('.'));
         PmuDetails {
             formats: attributes(&directory.join("format")),
             events,
+            scales,
+            units,
             caps: attributes(&directory.join("caps")),
         }
     }
@@ -111,6 +124,24 @@ impl PmuDetails {
             self.set(&mut config, field, value)?;
         }
         Ok(config)
+    }
+
+    /// The bits of `config` that these fields have; a field that the PMU lacks
+    /// has none.
+    #[must_use]
+    pub fn config_bits(&self, fields: &[&str]) -> u64 {
+        let of_field = |field: &&str| {
+            let bits = self.formats.get(*field)?.strip_prefix("config:")?;
+            Some(
+                bit_numbers(bits)?
+                    .into_iter()
+                    .fold(0, |mask, bit| mask | 1 << bit),
+            )
+        };
+        fields
+            .iter()
+            .filter_map(of_field)
+            .fold(0, |all, mask| all | mask)
     }
 
     fn set(&self, config: &mut RawConfig, field: &str, value: &str) -> Result<(), EncodeError> {

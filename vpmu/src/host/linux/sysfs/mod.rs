@@ -141,6 +141,15 @@ impl Sysfs {
         Ok(pmus)
     }
 
+    /// The PMU of this name, as it is now; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`SysfsError`] if a file of it is unreadable or malformed.
+    pub fn pmu(&self, name: &str) -> Result<Option<PmuDevice>, SysfsError> {
+        let directory = self.0.join(DEVICES).join(name);
+        directory.exists().then(|| pmu(&directory)).transpose()
+    }
+
     /// The CPUs that are online.
     ///
     /// # Errors

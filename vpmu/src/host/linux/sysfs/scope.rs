@@ -72,6 +72,41 @@ impl Sysfs {
         Ok(PmuScope::ALL.into_iter().find(explains))
     }
 
+    /// The instances of a PMU with a `cpumask`: for each CPU of the mask, those
+    /// that share its instance, itself among them; ascending. Where no level of
+    /// the topology explains the mask, the last-level caches may (AMD's L3);
+    /// where they do not either, a CPU of the mask stands for itself alone.
+    ///
+    /// # Errors
+    /// [`SysfsError`] if the CPUs that are online cannot be read.
+    pub fn instances(&self, pmu: &PmuDevice) -> Result<Vec<(HostCpu, CpuSet)>, SysfsError> {
+        let Coverage::Designated(mask) = &pmu.coverage else {
+            return Ok(Vec::new());
+        };
+        let online = self.online_cpus()?;
+        let groups = match self.scope(pmu)? {
+            Some(scope) => self.groups(scope, &online).unwrap_or_default(),
+            None => self.last_level_caches(&online),
+        };
+        let alone = |cpu| CpuSet::from_iter([cpu]);
+        let group_of = |cpu| groups.iter().find(|group| group.contains(cpu)).cloned();
+        let instance = |cpu| (cpu, group_of(cpu).unwrap_or_else(|| alone(cpu)));
+        Ok(mask.iter().map(instance).collect())
+    }
+
+    /// Who shares a last-level cache with whom.
+    fn last_level_caches(&self, online: &CpuSet) -> Vec<CpuSet> {
+        let shared = |cpu: HostCpu| {
+            let caches = self.0.join(CPUS).join(format!("cpu{}/cache", cpu.0));
+            let last = (0..)
+                .map(|n| caches.join(format!("index{n}/shared_cpu_list")))
+                .take_while(|path| path.exists())
+                .last()?;
+            Some(cpu_list(&last).ok()?.intersection(online))
+        };
+        online.iter().filter_map(shared).collect()
+    }
+
     /// The groups of a scope, online CPUs alone; `None` if the kernel does not
     /// tell.
     fn groups(&self, scope: PmuScope, online: &CpuSet) -> Option<Vec<CpuSet>> {

@@ -2,6 +2,7 @@
 //! machine without a PMU.
 
 use super::*;
+use crate::ids::HostCpu;
 
 include!("../../../../tests/data/sysfs/unpack.rs");
 
@@ -93,6 +94,11 @@ fn an_events_name_becomes_the_words_that_the_formats_say() {
     }
     let power = tree.sysfs().details(registry.by_name("power").unwrap());
     assert_eq!(power.events.len(), 1, "scales and units are no events");
+    assert_eq!(
+        power.units.get("energy-pkg").map(String::as_str),
+        Some("Joules")
+    );
+    assert_eq!(core.config_bits(&["event", "umask", "nonesuch"]), 0xffff);
 
     let tree = Tree::unpack("encode-zen", ZEN);
     let registry = PmuRegistry::read(&tree.sysfs()).unwrap();
@@ -147,6 +153,49 @@ fn scopes_are_concluded_from_the_mask() {
         scope("zen", ZEN, "amd_l3"),
         None,
         "no level of the kernel's"
+    );
+}
+
+#[test]
+fn instances_are_groups_of_the_topology_or_of_the_last_cache() {
+    let instances = |name: &str, text: &str, pmu| {
+        let tree = Tree::unpack(&format!("instances-{name}-{pmu}"), text);
+        let pmu = tree.sysfs().pmu(pmu).unwrap().unwrap();
+        let instances = tree.sysfs().instances(&pmu).unwrap();
+        let text = |(cpu, group): &(HostCpu, CpuSet)| format!("{}: {group}", cpu.0);
+        instances.iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(instances("zen", ZEN, "power"), ["0: 0-7"]);
+    assert_eq!(
+        instances("zen", ZEN, "amd_l3"),
+        ["0: 0", "2: 2"],
+        "no cache told"
+    );
+    let caches = (0..8).map(|cpu| {
+        let (first, second) = if cpu % 4 < 2 {
+            ("0-1", "4-5")
+        } else {
+            ("2-3", "6-7")
+        };
+        format!(
+            "devices/system/cpu/cpu{cpu}/cache/index3/shared_cpu_list: {first},{second}\n\
+                 devices/system/cpu/cpu{cpu}/cache/index0/shared_cpu_list: {cpu}\n\
+                 devices/system/cpu/cpu{cpu}/cache/index1/shared_cpu_list: {cpu}\n\
+                 devices/system/cpu/cpu{cpu}/cache/index2/shared_cpu_list: {cpu}\n"
+        )
+    });
+    let zen = format!("{}\n{}", ZEN.trim_end(), caches.collect::<String>());
+    assert_eq!(
+        instances("zen-caches", &zen, "amd_l3"),
+        ["0: 0-1,4-5", "2: 2-3,6-7"]
+    );
+    assert_eq!(
+        instances("adl", ALDER_LAKE, "cpu_core"),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        Sysfs::at(Path::new("/nonexistent")).pmu("power").unwrap(),
+        None
     );
 }
 

@@ -1,0 +1,152 @@
+//! A scoped PMU of the host, as sysfs shows it.
+
+use std::sync::Arc;
+
+use crate::host::linux::OpenError;
+use crate::host::linux::sysfs::{CpuSet, PmuDetails, Sysfs, SysfsError};
+use crate::host::{EnergyDomain, ScopedEvent};
+use crate::ids::HostCpu;
+
+use super::follow::HostEvents;
+
+/// Why the host has no such PMU to offer.
+#[derive(Debug, thiserror::Error)]
+pub enum ScopedError {
+    /// sysfs does not list it.
+    #[error("the host has no PMU {0}")]
+    Absent(String),
+    /// No CPU stands for an instance of it.
+    #[error("the host's PMU {0} names no CPU in its cpumask")]
+    NoCpu(String),
+    /// It counts nothing that a guest could be shown.
+    #[error("the host's PMU {0} has no event energy-pkg in Joules")]
+    NoEnergy(String),
+    /// Events of CPUs are not permitted.
+    #[error("the host does not let this process count on a whole CPU")]
+    NotPermitted(#[source] OpenError),
+    /// The host refuses its event.
+    #[error("the host's PMU {name} does not count")]
+    Refused {
+        /// Its name.
+        name: String,
+        /// What it said.
+        source: OpenError,
+    },
+    /// sysfs cannot be read.
+    #[error(transparent)]
+    Sysfs(#[from] SysfsError),
+}
+
+/// One instance of a scoped PMU of the host.
+#[derive(Clone, Debug)]
+pub struct ScopedPlace {
+    source: Arc<ScopedSource>,
+    n: usize,
+}
+
+impl ScopedPlace {
+    /// Of which PMU.
+    #[must_use]
+    pub fn source(&self) -> &ScopedSource {
+        &self.source
+    }
+
+    /// Who shares it.
+    #[must_use]
+    pub fn cpus(&self) -> &CpuSet {
+        let (_, cpus) = &self.source.instances[self.n];
+        cpus
+    }
+
+    /// Who stood for it when it was found.
+    #[must_use]
+    pub fn designated(&self) -> HostCpu {
+        let (cpu, _) = &self.source.instances[self.n];
+        *cpu
+    }
+}
+
+/// A scoped PMU of the host.
+#[derive(Clone, Debug)]
+pub struct ScopedSource {
+    events: HostEvents,
+    details: PmuDetails,
+    instances: Vec<(HostCpu, CpuSet)>,
+}
+
+impl ScopedSource {
+    /// The PMU of this name.
+    ///
+    /// # Errors
+    /// [`ScopedError`] if there is none, or nobody stands for its instances.
+    pub fn find(sysfs: &Sysfs, name: &str) -> Result<Self, ScopedError> {
+        let absent = || ScopedError::Absent(name.to_owned());
+        let pmu = sysfs.pmu(name)?.ok_or_else(absent)?;
+        let instances = sysfs.instances(&pmu)?;
+        if instances.is_empty() {
+            return Err(ScopedError::NoCpu(name.to_owned()));
+        }
+        Ok(Self {
+            details: sysfs.details(&pmu),
+            events: HostEvents {
+                sysfs: sysfs.clone(),
+                name: pmu.name,
+                kind: pmu.kind,
+            },
+            instances,
+        })
+    }
+
+    /// Its name in sysfs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.events.name
+    }
+
+    /// Its instances: the CPU that stands for each, and who shares it.
+    #[must_use]
+    pub fn instances(&self) -> &[(HostCpu, CpuSet)] {
+        &self.instances
+    }
+
+    /// The domains of energy that it counts.
+    pub fn energy_domains(&self) -> impl Iterator<Item = EnergyDomain> + '_ {
+        let counts = |domain: &EnergyDomain| self.encode(&ScopedEvent::Energy(*domain)).is_some();
+        EnergyDomain::ALL.into_iter().filter(counts)
+    }
+
+    /// Tries whether this process may count on a CPU, with an event of this PMU
+    /// that a guest may ask for. One that has no events by name is not tried.
+    ///
+    /// # Errors
+    /// [`ScopedError::NotPermitted`], [`ScopedError::Refused`].
+    pub fn probe(&self, event: &ScopedEvent) -> Result<(), ScopedError> {
+        super::probe(self, event).map_err(|source| {
+            if source.is_permission() {
+                ScopedError::NotPermitted(source)
+            } else {
+                ScopedError::Refused {
+                    name: self.name().to_owned(),
+                    source,
+                }
+            }
+        })
+    }
+
+    /// The same, one by one.
+    pub fn places(self) -> impl Iterator<Item = ScopedPlace> {
+        let source = Arc::new(self);
+        (0..source.instances.len()).map(move |n| ScopedPlace {
+            source: Arc::clone(&source),
+            n,
+        })
+    }
+
+    pub(super) const fn details(&self) -> &PmuDetails {
+        &self.details
+    }
+
+    pub(super) const fn host_events(&self) -> &HostEvents {
+        &self.events
+    }
+}

@@ -1,0 +1,172 @@
+//! The driver contract of scoped PMUs: one counter serves a core, a die, a
+//! package, and whoever asks reads the same one.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::fmt;
+
+use super::pmu::{OpenError, ReadError};
+use crate::units::{Count, Energy};
+
+/// A host event of a scoped PMU. The caller numbers them: small, dense, reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScopedEventId(pub u16);
+
+/// One of the guest's instances of a scoped PMU: the one of its first die, its
+/// second, and so on, over all packages, in the order of vCPU numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScopeInstance(pub u16);
+
+impl fmt::Display for ScopeInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What energy is spent by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EnergyDomain {
+    /// The package: `energy-pkg`.
+    Package,
+    /// Its cores, PP0: `energy-cores`.
+    Cores,
+    /// Its memory: `energy-ram`.
+    Memory,
+    /// Its graphics, PP1: `energy-gpu`.
+    Graphics,
+    /// The whole platform: `energy-psys`.
+    Platform,
+}
+
+impl EnergyDomain {
+    /// Every domain.
+    pub const ALL: [Self; 5] = [
+        Self::Package,
+        Self::Cores,
+        Self::Memory,
+        Self::Graphics,
+        Self::Platform,
+    ];
+
+    /// Its name in the `events` directory of the PMU `power`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Package => "energy-pkg",
+            Self::Cores => "energy-cores",
+            Self::Memory => "energy-ram",
+            Self::Graphics => "energy-gpu",
+            Self::Platform => "energy-psys",
+        }
+    }
+}
+
+/// What a guest wrote to a select register, without the enable bit and what the
+/// register does not keep. The host's PMU of the same kind takes it as `config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RawSelect(pub u64);
+
+/// What a scoped PMU counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScopedEvent {
+    /// Energy.
+    Energy(EnergyDomain),
+    /// Of a last-level cache: event in bits 7:0, unit mask in 15:8, slices and
+    /// threads (of the guest's numbering) in 63:42.
+    L3(RawSelect),
+    /// Of a node's data fabric: event in bits 7:0, 37:32 and 60:59, unit mask in
+    /// 15:8 and 27:24.
+    DataFabric(RawSelect),
+    /// Of a memory controller: event in bits 7:0, reads or writes in 9:8.
+    Umc {
+        /// The controller, counted within its node.
+        unit: u8,
+        /// What of it.
+        select: RawSelect,
+    },
+}
+
+impl fmt::Display for ScopedEvent {
+    /// As perf writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Energy(domain) => write!(f, "power/{}/", domain.name()),
+            Self::L3(RawSelect(raw)) => write!(f, "amd_l3/config={raw:#x}/"),
+            Self::DataFabric(RawSelect(raw)) => write!(f, "amd_df/config={raw:#x}/"),
+            Self::Umc { unit, select } => write!(f, "amd_umc_{unit}/config={:#x}/", select.0),
+        }
+    }
+}
+
+/// A count, with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScopedCount {
+    /// Of every event but energy.
+    Events(Count),
+    /// Of [`ScopedEvent::Energy`].
+    Energy(Energy),
+}
+
+impl ScopedCount {
+    /// The number, if its unit is that of `event`.
+    #[must_use]
+    pub const fn of(self, event: &ScopedEvent) -> Option<Count> {
+        match (self, event) {
+            (Self::Energy(Energy(n)), ScopedEvent::Energy(_)) => Some(Count(n)),
+            (Self::Events(_), ScopedEvent::Energy(_)) | (Self::Energy(_), _) => None,
+            (Self::Events(n), _) => Some(n),
+        }
+    }
+}
+
+/// The host behind one scoped PMU of a guest.
+///
+/// An event counts from `open` to `close` and is never stopped in between.
+/// Which host CPU it is opened on, and that it follows when the host's own
+/// designated CPU changes, is the host's business: a count goes on over that.
+pub trait ScopedHost: fmt::Debug {
+    /// Makes an event that counts from 0 from now on. `id` must be free.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is open then.
+    fn open(
+        &mut self,
+        id: ScopedEventId,
+        event: &ScopedEvent,
+        instance: ScopeInstance,
+    ) -> Result<(), OpenError>;
+
+    /// Stops and forgets; `id` is free afterwards. No-op on a free one.
+    fn close(&mut self, id: ScopedEventId);
+
+    /// The count since `open`, which wraps at 2^64 and never runs backwards.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the host has no count to give, or only part of one:
+    /// never a made-up one. The event is closed next.
+    fn read(&mut self, id: ScopedEventId) -> Result<ScopedCount, ReadError>;
+
+    /// The host event behind an open `id`, in words for the operator, such as
+    /// `amd_l3/config=0xff04/ on host CPU 8`.
+    fn describe(&self, id: ScopedEventId) -> Option<String>;
+}
+
+impl<H: ScopedHost + ?Sized> ScopedHost for Box<H> {
+    fn open(
+        &mut self,
+        id: ScopedEventId,
+        event: &ScopedEvent,
+        instance: ScopeInstance,
+    ) -> Result<(), OpenError> {
+        (**self).open(id, event, instance)
+    }
+    fn close(&mut self, id: ScopedEventId) {
+        (**self).close(id);
+    }
+    fn read(&mut self, id: ScopedEventId) -> Result<ScopedCount, ReadError> {
+        (**self).read(id)
+    }
+    fn describe(&self, id: ScopedEventId) -> Option<String> {
+        (**self).describe(id)
+    }
+}

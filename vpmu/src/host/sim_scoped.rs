@@ -1,0 +1,132 @@
+//! A scripted host of a scoped PMU for tests of logic: events occur when the
+//! test says so, and the host refuses or loses events when it is told to.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+use super::pmu::{OpenError, ReadError};
+use super::scoped::{ScopeInstance, ScopedCount, ScopedEvent, ScopedEventId, ScopedHost};
+use crate::units::{Count, Energy};
+
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    what: ScopedEvent,
+    instance: ScopeInstance,
+    count: u64,
+    lost: bool,
+}
+
+/// The scripted host.
+#[derive(Debug, Default)]
+pub struct SimScopedHost {
+    events: BTreeMap<ScopedEventId, Event>,
+    refuses: bool,
+    creep: u64,
+    opens: u64,
+    counted: u64,
+    misused: bool,
+}
+
+impl SimScopedHost {
+    /// Every open event of `instance` occurs `n` times (energy: `n` units).
+    pub fn occur(&mut self, instance: ScopeInstance, n: u64) {
+        let events = self.events.values_mut();
+        for event in events.filter(|e| e.instance == instance && !e.lost) {
+            event.count = event.count.wrapping_add(n);
+            self.counted = self.counted.wrapping_add(n);
+        }
+    }
+
+    /// Every event occurs `n` times right before each of its reads from now on,
+    /// as it would while something else is being done.
+    pub const fn creep(&mut self, n: u64) {
+        self.creep = n;
+    }
+
+    /// Whether opens fail from now on.
+    pub const fn refuse(&mut self, refuses: bool) {
+        self.refuses = refuses;
+    }
+
+    /// The host takes the counters of `instance` away: reads fail.
+    pub fn lose(&mut self, instance: ScopeInstance) {
+        for event in self.events.values_mut() {
+            event.lost |= event.instance == instance;
+        }
+    }
+
+    /// The events that are open on `instance`.
+    pub fn open_on(&self, instance: ScopeInstance) -> impl Iterator<Item = ScopedEvent> + '_ {
+        let events = self.events.values();
+        events
+            .filter(move |e| e.instance == instance)
+            .map(|e| e.what)
+    }
+
+    /// How many opens have succeeded.
+    #[must_use]
+    pub const fn opens(&self) -> u64 {
+        self.opens
+    }
+
+    /// What all events have counted, those that are closed too.
+    #[must_use]
+    pub const fn counted(&self) -> u64 {
+        self.counted
+    }
+
+    /// Whether an id was opened twice, or one that is not open was read.
+    #[must_use]
+    pub const fn was_misused(&self) -> bool {
+        self.misused
+    }
+}
+
+impl ScopedHost for SimScopedHost {
+    fn open(
+        &mut self,
+        id: ScopedEventId,
+        event: &ScopedEvent,
+        instance: ScopeInstance,
+    ) -> Result<(), OpenError> {
+        if self.refuses {
+            return Err(OpenError::Unsupported);
+        }
+        let event = Event {
+            what: *event,
+            instance,
+            count: 0,
+            lost: false,
+        };
+        self.misused |= self.events.insert(id, event).is_some();
+        self.opens += 1;
+        Ok(())
+    }
+
+    fn close(&mut self, id: ScopedEventId) {
+        self.events.remove(&id);
+    }
+
+    fn read(&mut self, id: ScopedEventId) -> Result<ScopedCount, ReadError> {
+        match self.events.get_mut(&id) {
+            None => {
+                self.misused = true;
+                Err(ReadError::Lost)
+            }
+            Some(event) if event.lost => Err(ReadError::Lost),
+            Some(event) => {
+                event.count = event.count.wrapping_add(self.creep);
+                self.counted = self.counted.wrapping_add(self.creep);
+                Ok(match event.what {
+                    ScopedEvent::Energy(_) => ScopedCount::Energy(Energy(event.count)),
+                    _ => ScopedCount::Events(Count(event.count)),
+                })
+            }
+        }
+    }
+
+    fn describe(&self, id: ScopedEventId) -> Option<String> {
+        let event = self.events.get(&id)?;
+        Some(alloc::format!("{} of sim {}", event.what, event.instance))
+    }
+}

@@ -1,0 +1,172 @@
+//! A host PMU as the scheduler's driver of one scoped PMU.
+//!
+//! Every counter of the guest has a host event of its own while it is enabled,
+//! so that `add` never fails. The host event counts from open to close; what
+//! `start` and `stop` bracket is only what is handed on, and that is a
+//! difference between two reads. A move between vCPUs therefore loses nothing:
+//! what is counted while an event is between two vCPUs comes with the next read.
+
+use alloc::collections::BTreeMap;
+
+use super::model::{UncoreModel, UncorePmu};
+use crate::host::{
+    EnergyDomain, OpenError, RawSelect, ReadError, ScopedEvent, ScopedEventId, ScopedHost,
+};
+use crate::ids::VcpuId;
+use crate::sched::driver::{InitError, InitRequest, NoCounter};
+use crate::sched::{AttrFlags, Errno, EventAttr, EventId, PmuDriver, PmuType, Topology};
+use crate::units::{Count, Nanos};
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    id: ScopedEventId,
+    event: ScopedEvent,
+    /// The host count that was handed on.
+    seen: Count,
+    lost: Option<ReadError>,
+}
+
+/// One scoped PMU of the guest, all its instances.
+#[derive(Debug)]
+pub(super) struct ScopedDriver<H> {
+    pmu: UncorePmu,
+    model: UncoreModel,
+    topology: Topology,
+    host: H,
+    events: BTreeMap<EventId, Open>,
+    refusal: Option<OpenError>,
+}
+
+impl<H: ScopedHost> ScopedDriver<H> {
+    pub(super) const fn new(
+        pmu: UncorePmu,
+        model: UncoreModel,
+        topology: Topology,
+        host: H,
+    ) -> Self {
+        Self {
+            pmu,
+            model,
+            topology,
+            host,
+            events: BTreeMap::new(),
+            refusal: None,
+        }
+    }
+
+    pub(super) const fn host_mut(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// Why the last `event_init` failed, once.
+    pub(super) const fn take_refusal(&mut self) -> Option<OpenError> {
+        self.refusal.take()
+    }
+
+    /// Why the host has no count for this event, if so.
+    pub(super) fn loss(&self, event: EventId) -> Option<ReadError> {
+        self.events.get(&event).and_then(|open| open.lost)
+    }
+
+    pub(super) fn describe(&self, event: EventId) -> Option<alloc::string::String> {
+        let open = self.events.get(&event)?;
+        self.host.describe(open.id)
+    }
+
+    fn decode(&self, attr: &EventAttr) -> Option<(ScopedEventId, ScopedEvent)> {
+        let select = RawSelect(attr.config);
+        let event = match self.pmu {
+            UncorePmu::Power => {
+                let at = usize::try_from(attr.config).ok()?;
+                ScopedEvent::Energy(*EnergyDomain::ALL.get(at)?)
+            }
+            UncorePmu::L3 => ScopedEvent::L3(select),
+            UncorePmu::DataFabric => ScopedEvent::DataFabric(select),
+            UncorePmu::Umc(unit) => ScopedEvent::Umc { unit, select },
+        };
+        let id = u16::try_from(attr.config1).ok()?;
+        Some((ScopedEventId(id), event))
+    }
+}
+
+/// The attributes by which the scheduler hands `event` to its driver: pinned, as
+/// each has a host event of its own and one that fails shall be seen.
+pub(super) fn encode(pmu_type: PmuType, id: ScopedEventId, event: &ScopedEvent) -> EventAttr {
+    let config = match event {
+        ScopedEvent::Energy(domain) => *domain as u64,
+        ScopedEvent::L3(raw) | ScopedEvent::DataFabric(raw) => raw.0,
+        ScopedEvent::Umc { select, .. } => select.0,
+    };
+    let mut attr = EventAttr::new(pmu_type, config).with(AttrFlags::PINNED);
+    attr.config1 = id.0.into();
+    attr
+}
+
+impl<H: ScopedHost> PmuDriver for ScopedDriver<H> {
+    fn event_init(&mut self, request: &InitRequest<'_>) -> Result<(), InitError> {
+        if request.attr.pmu_type != request.own_type {
+            return Err(InitError::NotMine);
+        }
+        let (Some((id, event)), Some(vcpu)) = (self.decode(request.attr), request.vcpu) else {
+            return Err(InitError::Refused(Errno::EINVAL));
+        };
+        let instance = self.model.instance(self.pmu, &self.topology, vcpu);
+        if let Err(error) = self.host.open(id, &event, instance) {
+            self.refusal = Some(error);
+            return Err(InitError::Refused(Errno::ENODEV));
+        }
+        let open = Open {
+            id,
+            event,
+            seen: Count(0),
+            lost: None,
+        };
+        self.events.insert(request.event, open);
+        Ok(())
+    }
+
+    fn event_destroy(&mut self, event: EventId) {
+        if let Some(open) = self.events.remove(&event) {
+            self.host.close(open.id);
+        }
+    }
+
+    fn add(&mut self, _: VcpuId, _: EventId) -> Result<(), NoCounter> {
+        Ok(())
+    }
+
+    fn del(&mut self, _: VcpuId, _: EventId) {}
+
+    fn start(&mut self, _: VcpuId, _: EventId, _: Nanos) {}
+
+    fn stop(&mut self, vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
+        self.read(vcpu, event, at)
+    }
+
+    fn read(&mut self, _: VcpuId, event: EventId, _: Nanos) -> Count {
+        let Some(open) = self.events.get_mut(&event).filter(|o| o.lost.is_none()) else {
+            return Count(0);
+        };
+        let read = self.host.read(open.id);
+        let count = read.and_then(|count| count.of(&open.event).ok_or(ReadError::Lost));
+        match count {
+            Ok(count) => {
+                let progress = count.since(open.seen);
+                open.seen = count;
+                progress
+            }
+            Err(error) => {
+                open.lost = Some(error);
+                Count(0)
+            }
+        }
+    }
+
+    fn forgets(&self) -> bool {
+        true
+    }
+
+    fn always_fits(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,129 @@
+//! What an operator may see of scoped PMUs.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::events::Trouble;
+use super::model::UncorePmu;
+use super::vm::{Bank, Uncore};
+use crate::Times;
+use crate::host::{ScopeInstance, ScopedCount, ScopedEvent, ScopedHost};
+use crate::ids::VcpuId;
+use crate::sched::Scope;
+use crate::units::{Count, Energy, Nanos};
+
+/// What becomes of a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScopedState {
+    /// The guest does not want it to count.
+    Off,
+    /// It counts, on this vCPU.
+    Counting(VcpuId),
+    /// It is wanted, and does not count.
+    Stopped(Trouble),
+}
+
+/// One counter, or energy domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedView {
+    /// Its number, or the domain's place in
+    /// [`EnergyDomain::ALL`](crate::host::EnergyDomain::ALL).
+    pub number: u8,
+    /// What the guest wants counted.
+    pub wanted: Option<ScopedEvent>,
+    /// The host's event, in its words.
+    pub host: Option<String>,
+    /// Whether it counts.
+    pub state: ScopedState,
+    /// For how long it had an event, and for how long that counted; of all its
+    /// events.
+    pub times: Times,
+    /// What was counted in all.
+    pub counted: ScopedCount,
+}
+
+/// One instance of a scoped PMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceView {
+    /// Which.
+    pub instance: ScopeInstance,
+    /// The vCPU that is designated; none if the scope has none.
+    pub designated: Option<VcpuId>,
+    /// The counters that are wanted, or have counted.
+    pub counters: Vec<ScopedView>,
+}
+
+/// A scoped PMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UncoreView {
+    /// Which.
+    pub pmu: UncorePmu,
+    /// Who shares an instance.
+    pub scope: Scope,
+    /// All instances.
+    pub instances: Vec<InstanceView>,
+}
+
+impl<H: ScopedHost> Uncore<H> {
+    /// Every PMU as it is now: counts are brought up to date.
+    pub fn view(&mut self, now: Nanos) -> Vec<UncoreView> {
+        for bank in 0..self.banks.len() {
+            for slot in 0..self.banks[bank].slots.len() {
+                if let Ok(slot) = u16::try_from(slot) {
+                    self.fold(now, bank, slot);
+                }
+            }
+        }
+        let banks = self.banks.iter().enumerate();
+        let view = |(at, bank): (usize, &Bank)| UncoreView {
+            pmu: bank.pmu,
+            scope: self.model().scope(bank.pmu),
+            instances: self.instances(now, at, bank),
+        };
+        banks.map(view).collect()
+    }
+
+    fn instances(&self, now: Nanos, at: usize, bank: &Bank) -> Vec<InstanceView> {
+        let slots = bank.slots.chunks(usize::from(bank.per_instance.max(1)));
+        let instances = slots.zip(&bank.designated).zip(0..);
+        let view = |((slots, designated), instance): ((&[_], &Option<VcpuId>), u16)| InstanceView {
+            instance: ScopeInstance(instance),
+            designated: *designated,
+            counters: (0..)
+                .zip(slots)
+                .filter_map(|(number, slot)| self.counter(now, at, number, slot))
+                .collect(),
+        };
+        instances.map(view).collect()
+    }
+
+    fn counter(
+        &self,
+        now: Nanos,
+        bank: usize,
+        number: u8,
+        slot: &super::vm::Slot,
+    ) -> Option<ScopedView> {
+        if slot.wanted.is_none() && slot.counted == 0 {
+            return None;
+        }
+        let meter = &slot.meter;
+        let state = match (slot.wanted, self.events.place(meter), meter.trouble) {
+            (None, ..) => ScopedState::Off,
+            (Some(_), Some(vcpu), _) => ScopedState::Counting(vcpu),
+            (Some(_), None, trouble) => ScopedState::Stopped(trouble.unwrap_or(Trouble::NoVcpu)),
+        };
+        let counted = match self.banks[bank].pmu {
+            UncorePmu::Power => ScopedCount::Energy(Energy(slot.counted)),
+            _ => ScopedCount::Events(Count(slot.counted)),
+        };
+        Some(ScopedView {
+            number,
+            wanted: slot.wanted,
+            host: self.events.describe(bank, meter),
+            state,
+            times: self.events.times(now, meter),
+            counted,
+        })
+    }
+}

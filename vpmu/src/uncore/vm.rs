@@ -1,0 +1,394 @@
+//! The scoped PMUs of one VM: registers, events, and vCPUs that come and go.
+
+use alloc::vec::Vec;
+
+use super::events::{Events, Meter, Trouble};
+use super::log::{Change, Log, LogEntry};
+use super::model::{UncoreModel, UncorePmu};
+use super::registers::{ScopedCounter, UncoreRegister};
+use crate::guest::MsrError;
+use crate::host::{EnergyDomain, ScopeInstance, ScopedEvent, ScopedEventId, ScopedHost};
+use crate::ids::{MsrIndex, VcpuId};
+use crate::sched::{PmuError, Topology};
+use crate::units::{Count, Nanos};
+
+/// One counter of one instance, or one of its energy domains.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) select: u64,
+    /// As of the last look; of a domain, in units of 2^-32 J.
+    pub(super) value: u64,
+    /// What should be counted. A domain is, from its first read on.
+    pub(super) wanted: Option<ScopedEvent>,
+    /// What was counted in all.
+    pub(super) counted: u64,
+    pub(super) meter: Meter,
+}
+
+/// Slots of an instance of `power`: one for each domain.
+const DOMAINS: u16 = 5;
+const _: () = assert!(EnergyDomain::ALL.len() == DOMAINS as usize);
+
+/// All instances of one PMU.
+#[derive(Debug)]
+pub(super) struct Bank {
+    pub(super) pmu: UncorePmu,
+    /// How many slots an instance has.
+    pub(super) per_instance: u16,
+    pub(super) slots: Vec<Slot>,
+    /// By instance.
+    pub(super) designated: Vec<Option<VcpuId>>,
+}
+
+impl Bank {
+    fn new(pmu: UncorePmu, instances: u16) -> Self {
+        let slots = Self::places(pmu, instances).unwrap_or(0);
+        Self {
+            pmu,
+            per_instance: Self::per_instance(pmu),
+            slots: alloc::vec![Slot::default(); slots.into()],
+            designated: alloc::vec![None; instances.into()],
+        }
+    }
+
+    const fn per_instance(pmu: UncorePmu) -> u16 {
+        match pmu {
+            UncorePmu::Power => DOMAINS,
+            _ => pmu.counters() as u16,
+        }
+    }
+
+    /// How many slots so many instances have; `None` if they cannot be named.
+    fn places(pmu: UncorePmu, instances: u16) -> Option<u16> {
+        Self::per_instance(pmu).checked_mul(instances)
+    }
+
+    /// The places of an instance's slots.
+    fn of(&self, instance: ScopeInstance) -> core::ops::Range<u16> {
+        let first = instance.0 * self.per_instance;
+        first..first + self.per_instance
+    }
+}
+
+/// Where a counter is: PMU, place of its slot, and the vCPU that asks.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    bank: usize,
+    slot: u16,
+    vcpu: VcpuId,
+}
+
+/// The scoped PMUs of one VM.
+///
+/// State belongs to the instance and not to the vCPU that wrote it (G-602):
+/// whichever vCPU of the scope reads or writes reaches the same counter. Times
+/// are those of a clock of the caller.
+#[derive(Debug)]
+pub struct Uncore<H> {
+    model: UncoreModel,
+    topology: Topology,
+    pub(super) events: Events<H>,
+    pub(super) banks: Vec<Bank>,
+    log: Log,
+}
+
+impl<H: ScopedHost> Uncore<H> {
+    /// The PMUs of `model`, after RESET, on a VM whose first `boot` vCPUs are
+    /// plugged in. `host` gives what backs each PMU.
+    ///
+    /// # Errors
+    /// [`PmuError`] if there are more counters than can be named.
+    pub fn new(
+        model: UncoreModel,
+        topology: Topology,
+        boot: u16,
+        host: impl FnMut(UncorePmu) -> H,
+    ) -> Result<Self, PmuError> {
+        let fits = |pmu| Bank::places(pmu, model.instances(pmu, &topology)).is_some();
+        if !model.pmus().all(fits) {
+            return Err(PmuError::TooMany);
+        }
+        let mut events = Events::new(&model, topology, host)?;
+        let absent = topology.vcpus().skip(boot.into());
+        for vcpu in absent {
+            events.set_present(Nanos(0), vcpu, false);
+        }
+        let bank = |pmu| Bank::new(pmu, model.instances(pmu, &topology));
+        let mut uncore = Self {
+            model,
+            topology,
+            events,
+            banks: model.pmus().map(bank).collect(),
+            log: Log::default(),
+        };
+        for bank in 0..uncore.banks.len() {
+            uncore.banks[bank].designated = uncore.designated(bank);
+        }
+        Ok(uncore)
+    }
+
+    /// What the guest is shown.
+    #[must_use]
+    pub const fn model(&self) -> &UncoreModel {
+        &self.model
+    }
+
+    /// What happened to designated vCPUs and events, oldest first.
+    pub fn log(&self) -> impl Iterator<Item = &LogEntry> {
+        self.log.entries()
+    }
+
+    /// What backs `pmu`.
+    pub fn host_mut(&mut self, pmu: UncorePmu) -> Option<&mut H> {
+        let bank = self.banks.iter().position(|bank| bank.pmu == pmu)?;
+        Some(self.events.driver_mut(bank)?.host_mut())
+    }
+
+    /// RDMSR by `vcpu`.
+    ///
+    /// # Errors
+    /// [`MsrError`]: #GP.
+    pub fn rdmsr(&mut self, now: Nanos, vcpu: VcpuId, msr: MsrIndex) -> Result<u64, MsrError> {
+        match self.register(msr)? {
+            UncoreRegister::PowerUnit(form) => Ok(form.unit()),
+            UncoreRegister::Energy(domain) => self.energy(now, vcpu, domain),
+            UncoreRegister::Select(counter) => {
+                let place = self.place(counter, vcpu)?;
+                Ok(self.slot(place).select)
+            }
+            UncoreRegister::Counter(counter) => {
+                let place = self.place(counter, vcpu)?;
+                self.fold(now, place.bank, place.slot);
+                Ok(self.slot(place).value)
+            }
+        }
+    }
+
+    /// WRMSR by `vcpu`. What a select or a counter does not keep is dropped, as
+    /// AMD does (guest-contract §8); RAPL's registers are read-only.
+    ///
+    /// # Errors
+    /// [`MsrError`]: #GP, and nothing has changed.
+    pub fn wrmsr(
+        &mut self,
+        now: Nanos,
+        vcpu: VcpuId,
+        msr: MsrIndex,
+        value: u64,
+    ) -> Result<(), MsrError> {
+        let counter = match self.register(msr)? {
+            UncoreRegister::PowerUnit(_) | UncoreRegister::Energy(_) => {
+                return Err(MsrError::InvalidAccess);
+            }
+            UncoreRegister::Select(counter) => {
+                let place = self.place(counter, vcpu)?;
+                self.select(now, place, value & counter.pmu.kept());
+                return Ok(());
+            }
+            UncoreRegister::Counter(counter) => counter,
+        };
+        let place = self.place(counter, vcpu)?;
+        self.fold(now, place.bank, place.slot);
+        self.slot_mut(place).value = value & counter.pmu.counter_mask();
+        Ok(())
+    }
+
+    /// RDPMC by `vcpu`; `None` is #GP(0).
+    pub fn rdpmc(&mut self, now: Nanos, vcpu: VcpuId, ecx: u32) -> Option<u64> {
+        let counter = self.model.rdpmc_counter(ecx)?;
+        let place = self.place(counter, vcpu).ok()?;
+        self.fold(now, place.bank, place.slot);
+        Some(self.slot(place).value)
+    }
+
+    fn register(&self, msr: MsrIndex) -> Result<UncoreRegister, MsrError> {
+        self.model.register(msr).ok_or(MsrError::Unknown)
+    }
+
+    fn place(&self, counter: ScopedCounter, vcpu: VcpuId) -> Result<Place, MsrError> {
+        let ScopedCounter { pmu, number } = counter;
+        let bank = self.banks.iter().position(|bank| bank.pmu == pmu);
+        let bank = bank.ok_or(MsrError::Unknown)?;
+        if vcpu.0 >= self.topology.count() {
+            return Err(MsrError::Unknown);
+        }
+        let instance = self.model.instance(pmu, &self.topology, vcpu);
+        let slot = self.banks[bank].of(instance).start + u16::from(number);
+        Ok(Place { bank, slot, vcpu })
+    }
+
+    fn slot(&self, place: Place) -> &Slot {
+        &self.banks[place.bank].slots[usize::from(place.slot)]
+    }
+
+    fn slot_mut(&mut self, place: Place) -> &mut Slot {
+        &mut self.banks[place.bank].slots[usize::from(place.slot)]
+    }
+
+    /// Takes in what was counted.
+    pub(super) fn fold(&mut self, now: Nanos, bank: usize, slot: u16) {
+        let Self { events, banks, .. } = self;
+        let pmu = banks[bank].pmu;
+        let slot = &mut banks[bank].slots[usize::from(slot)];
+        let Count(progress) = events.progress(now, bank, &mut slot.meter);
+        slot.value = pmu.after(slot.value, Count(progress));
+        slot.counted = slot.counted.wrapping_add(progress);
+    }
+
+    /// A write of a select. The event goes on if it is the same one.
+    fn select(&mut self, now: Nanos, place: Place, select: u64) {
+        self.fold(now, place.bank, place.slot);
+        let event = self.banks[place.bank].pmu.event(select);
+        let slot = self.slot_mut(place);
+        slot.select = select;
+        if slot.wanted == event && slot.meter.is_open() {
+            return;
+        }
+        slot.wanted = event;
+        slot.meter.trouble = None;
+        self.reopen(now, place);
+    }
+
+    /// Has the slot's event be the one that is wanted.
+    fn reopen(&mut self, now: Nanos, place: Place) {
+        let Self { events, banks, .. } = self;
+        let slot = &mut banks[place.bank].slots[usize::from(place.slot)];
+        events.close(now, &mut slot.meter);
+        if let Some(event) = slot.wanted {
+            let what = (ScopedEventId(place.slot), event, place.vcpu);
+            events.open(now, place.bank, what, &mut slot.meter);
+        }
+    }
+
+    /// An energy counter. Its host event is opened by the first read, and again
+    /// by the next one if the host ended it.
+    fn energy(&mut self, now: Nanos, vcpu: VcpuId, domain: EnergyDomain) -> Result<u64, MsrError> {
+        let power = self.model.power().ok_or(MsrError::Unknown)?;
+        let counter = ScopedCounter {
+            pmu: UncorePmu::Power,
+            number: domain as u8,
+        };
+        let place = self.place(counter, vcpu)?;
+        self.fold(now, place.bank, place.slot);
+        if !self.slot(place).meter.is_open() {
+            let wanted = self.slot(place).wanted;
+            self.slot_mut(place).wanted = Some(ScopedEvent::Energy(domain));
+            self.reopen(now, place);
+            if wanted.is_none() && !self.slot(place).meter.is_open() {
+                // Never backed: the guest's driver hides the domain.
+                self.slot_mut(place).wanted = None;
+                return Err(MsrError::InvalidAccess);
+            }
+        }
+        Ok(power.form().register(self.slot(place).value))
+    }
+
+    /// The designated vCPU of each instance.
+    fn designated(&self, bank: usize) -> Vec<Option<VcpuId>> {
+        let pmu = self.banks[bank].pmu;
+        let mut all = alloc::vec![None; self.banks[bank].designated.len()];
+        for vcpu in self.events.designated(bank) {
+            let instance = self.model.instance(pmu, &self.topology, vcpu);
+            if let Some(designated) = all.get_mut(usize::from(instance.0)) {
+                *designated = Some(vcpu);
+            }
+        }
+        all
+    }
+
+    /// A vCPU is plugged in: a scope without one has it designated, and what the
+    /// guest had left enabled there counts again. No-op for one that is
+    /// there, or cannot be.
+    pub fn arrived(&mut self, now: Nanos, vcpu: VcpuId) {
+        if !self.events.set_present(now, vcpu, true) {
+            return;
+        }
+        for bank in 0..self.banks.len() {
+            let Some(instance) = self.note_designated(now, bank, vcpu) else {
+                continue;
+            };
+            for slot in self.banks[bank].of(instance) {
+                let place = Place { bank, slot, vcpu };
+                if self.slot(place).wanted.is_some() && !self.slot(place).meter.is_open() {
+                    self.reopen(now, place);
+                }
+                if self.slot(place).meter.is_open() {
+                    let counter = self.counter_number(bank, slot);
+                    self.note(now, bank, instance, Change::Resumed { counter, to: vcpu });
+                }
+            }
+        }
+    }
+
+    /// A vCPU was ejected: where it was designated, another one of the scope is,
+    /// and has the events; without another one they end, and their
+    /// counts stay. No-op for one that is not there.
+    pub fn departed(&mut self, now: Nanos, vcpu: VcpuId) {
+        if !self.events.set_present(now, vcpu, false) {
+            return;
+        }
+        for bank in 0..self.banks.len() {
+            let Some(instance) = self.note_designated(now, bank, vcpu) else {
+                continue;
+            };
+            for slot in self.banks[bank].of(instance) {
+                self.slot_departed(now, Place { bank, slot, vcpu }, instance);
+            }
+        }
+    }
+
+    /// The slot's event has moved or gone off with `place.vcpu`.
+    fn slot_departed(&mut self, now: Nanos, place: Place, instance: ScopeInstance) {
+        let Place { bank, slot, vcpu } = place;
+        self.fold(now, bank, slot);
+        if !self.slot(place).meter.is_open() {
+            return;
+        }
+        let counter = self.counter_number(bank, slot);
+        let count = Count(self.slot(place).counted);
+        let Self { events, banks, .. } = self;
+        let meter = &mut banks[bank].slots[usize::from(slot)].meter;
+        let change = if let Some(to) = events.place(meter) {
+            Change::Moved {
+                counter,
+                from: vcpu,
+                to,
+                count,
+            }
+        } else {
+            events.close(now, meter);
+            meter.trouble = Some(Trouble::NoVcpu);
+            Change::Off {
+                counter,
+                from: vcpu,
+                count,
+            }
+        };
+        self.note(now, bank, instance, change);
+    }
+
+    fn counter_number(&self, bank: usize, slot: u16) -> u8 {
+        u8::try_from(slot % self.banks[bank].per_instance.max(1)).unwrap_or(u8::MAX)
+    }
+
+    /// The instance of `vcpu`, if its designated vCPU has changed.
+    fn note_designated(&mut self, now: Nanos, bank: usize, vcpu: VcpuId) -> Option<ScopeInstance> {
+        let instance = self
+            .model
+            .instance(self.banks[bank].pmu, &self.topology, vcpu);
+        let at = usize::from(instance.0);
+        let to = self.designated(bank).get(at).copied()?;
+        let before = self.banks[bank].designated.get_mut(at)?;
+        let from = core::mem::replace(before, to);
+        if from == to {
+            return None;
+        }
+        self.note(now, bank, instance, Change::Designated { from, to });
+        Some(instance)
+    }
+
+    fn note(&mut self, now: Nanos, bank: usize, instance: ScopeInstance, change: Change) {
+        let pmu = self.banks[bank].pmu;
+        self.log.note(now, (pmu, instance), change);
+    }
+}
