@@ -13,7 +13,7 @@ use crate::config::{ConfigError, VmConfig};
 use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
 use crate::machine::{BuildError, Machine, PmuHooks};
-use crate::pmu::{HostCpus, PmuError, PmuPlan, place};
+use crate::pmu::{HostCpus, PmuError, PmuPlan, ScopedHosts, place};
 use crate::sys::terminal;
 
 /// A flag or a file is not usable.
@@ -89,7 +89,7 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     }
     let sysfs = Sysfs::default();
     let host_cpus = HostCpus::read(&sysfs);
-    let pmu = PmuPlan::new(&config.pmu, &config.cpus, &sysfs, &host_cpus)?;
+    let pmu = plan_pmus(&config, &sysfs, &host_cpus)?;
     let backing = pmu.as_ref().map(PmuPlan::host);
     let placement = place(&config.cpus, backing, &host_cpus).map_err(PmuError::from)?;
     let mut hooks = match &pmu {
@@ -117,6 +117,23 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     Ok(status)
 }
 
+/// The PMUs of a guest: the core's, and those of scopes.
+fn plan_pmus(
+    config: &VmConfig,
+    sysfs: &Sysfs,
+    host: &HostCpus,
+) -> Result<Option<PmuPlan>, PmuError> {
+    let cpus = &config.cpus;
+    let Some(plan) = PmuPlan::new(&config.pmu, cpus, sysfs, host)? else {
+        return Ok(None);
+    };
+    let Some(hosts) = ScopedHosts::find(config.uncore, plan.model_kind(), cpus, sysfs)? else {
+        return Ok(Some(plan));
+    };
+    log::info!("uncore: {hosts}");
+    plan.with_uncore(&hosts.plan(), cpus).map(Some)
+}
+
 /// Serves the control API of a machine, if it is to have one.
 fn serve_api(
     config: &VmConfig,
@@ -131,6 +148,7 @@ fn serve_api(
         kernel: config.kernel.clone(),
         pmu_backing: pmu.map(PmuPlan::backing),
         ended: pmu.map(PmuPlan::ended).unwrap_or_default(),
+        uncore: pmu.and_then(PmuPlan::uncore),
         monitors: pmu.map(PmuPlan::monitors),
     };
     let socket = ApiSocket::bind(path)?;

@@ -125,6 +125,33 @@ fn a_kernel_must_be_named() {
 }
 
 #[test]
+fn scoped_pmus() {
+    let scratch = Scratch::new("uncore");
+    let kernel = scratch.file("kernel", &elf());
+    let refused = |pmu: &str, uncore: &str, status, parts: &[&str]| {
+        let args = ["--kernel", &kernel, "--pmu", pmu, "--uncore", uncore];
+        refuses(&args, status, &[&["--uncore", "accepted"], parts].concat());
+    };
+    let intel = "type=software,model=intel-v2";
+    let amd = "type=software,model=amd-v2";
+    refused(intel, "power=yes", 2, &["'yes'", "on or off"]);
+    refused("off", "power=on", 2, &["--pmu off"]);
+    refused(intel, "amd_l3=on", 2, &["intel-v2", "amd-core or amd-v2"]);
+    refused(
+        "type=software,model=amd-core",
+        "amd_umc=on",
+        2,
+        &["model=amd-v2"],
+    );
+    if Path::new("/sys/bus/event_source/devices/amd_umc_0").exists() {
+        eprintln!("SKIP: this host has memory controllers that count");
+    } else {
+        let parts = ["amd_umc=on", "this host", "no PMU amd_umc_0"];
+        refused(amd, "amd_umc=on", 1, &parts);
+    }
+}
+
+#[test]
 fn initramfs_archives() {
     let scratch = Scratch::new("initramfs");
     let kernel = scratch.file("kernel", &elf());

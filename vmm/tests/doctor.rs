@@ -63,6 +63,26 @@ fn it_agrees_with_the_machine() {
     assert_eq!(pmus.len(), listed);
     let events = json["backing"]["events"].as_array().unwrap();
     assert_eq!(events.len(), 8);
+    let shared = json["uncore"].as_array().unwrap();
+    assert_eq!(shared.len(), 4);
+    for option in shared {
+        let is_listed = |name: &str| {
+            Path::new("/sys/bus/event_source/devices")
+                .join(name)
+                .exists()
+        };
+        let name = match option["option"].as_str().unwrap() {
+            "amd_umc" => "amd_umc_0",
+            name => name,
+        };
+        let count = option["instances"].as_u64();
+        assert!(
+            count.is_some() || is_unknown(&option["instances"]),
+            "{option}"
+        );
+        assert!(count.is_none() || is_listed(name), "{option}");
+        assert!(option["denied"] == false || is_listed(name), "{option}");
+    }
     let names: Vec<_> = pmus.iter().map(|pmu| &pmu["name"]).collect();
     if !names
         .iter()

@@ -12,6 +12,7 @@ use vmm::kvm::CpuidEntry;
 use vmm::machine::cpuid::{CpuidPlan, Profile};
 use vpmu::guest::{GuestPmu, Model, ModelConfig, ModelKind};
 use vpmu::ids::VcpuId;
+use vpmu::uncore::{Power, PowerForm, UncoreModel};
 use vpmu::x86::event::ArchEventSet;
 
 /// A leaf that something is done with, or any.
@@ -67,6 +68,7 @@ fuzz_target!(|data: &[u8]| {
             Profile::around(pmu)
         },
         core_types: None,
+        uncore: uncore(rest >> 3),
     };
     let _ = plan.cannot_tell();
     let mut ids = BTreeSet::new();
@@ -75,6 +77,18 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_eq!(ids.len(), usize::from(max), "an id each");
 });
+
+/// Scoped PMUs by their bits.
+fn uncore(bits: u8) -> UncoreModel {
+    let mut model = UncoreModel::default();
+    if bits & 1 != 0 {
+        model = model.with_power(Power::new(PowerForm::Amd)).with_l3();
+    }
+    if bits & 2 != 0 {
+        model = model.with_df();
+    }
+    model.with_umc(bits >> 2).unwrap_or(model)
+}
 
 fn parse(cpus: String) -> Option<CpusConfig> {
     let words = ["perfvisor", "run", "--kernel", "k", "--cpus"];

@@ -65,7 +65,7 @@ pub struct Cli {
 pub enum Command {
     /// Start a virtual machine and stay until it ends
     #[command(after_help = RUN_EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
 
     /// Say what this host can do for guests and their PMU, and what would make it more
     #[command(after_help = DOCTOR_HELP)]
@@ -130,6 +130,14 @@ pub struct RunArgs {
     /// elsewhere; hybrid shows the guest both kinds
     #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]
     pub pmu: String,
+
+    /// Scoped PMUs, whose counters serve a die or a package: power=on (RAPL), amd_l3=on, amd_df=on,
+    /// amd_umc=on, each backed by the host's PMU of that name, and refused where the host has none;
+    /// AMD's need an AMD model (--pmu model=), amd_umc amd-v2. share=cputime|raw: of energy, the
+    /// guest's part by CPU time, or all. Off by default: a guest sees with them what others do on
+    /// its host, with share=cputime too, and energy is known to leak keys
+    #[arg(long, value_name = "OPTIONS")]
+    pub uncore: Option<String>,
 
     /// Serial console (ttyS0): 'tty' (this terminal), file=PATH (created or emptied) or 'null'
     #[arg(long, value_name = "OPTIONS", default_value = "tty")]

@@ -57,6 +57,18 @@ impl Topology {
             .product()
     }
 
+    /// The same for scopes: who shares a die, a package.
+    #[must_use]
+    pub const fn scopes(&self) -> vpmu::sched::Topology {
+        vpmu::sched::Topology {
+            packages: self.packages,
+            dies: self.dies,
+            cores: self.cores,
+            threads: self.threads,
+            cluster: self.cluster,
+        }
+    }
+
     /// The bit of the APIC id where the core number starts.
     #[must_use]
     pub fn core_shift(&self) -> u32 {
@@ -191,6 +203,15 @@ impl CpusConfig {
         Self {
             core_types: CoreTypes::parse(types, cpus),
             ..Self::flat(cpus)
+        }
+    }
+
+    /// The same, with its threads bound so.
+    #[cfg(test)]
+    pub(crate) fn bound(self, affinity: &str) -> Self {
+        Self {
+            affinity: Affinity::parse(affinity, self.max).unwrap_or_default(),
+            ..self
         }
     }
 

@@ -114,6 +114,11 @@ pub enum ConfigError {
     /// Types of vCPUs in a guest that is not hybrid.
     #[error("--cpus: core-types= goes with --pmu type=hybrid; accepted: both, or neither")]
     TypesWithoutHybrid,
+    /// Scoped PMUs for a guest without a PMU.
+    #[error(
+        "--uncore: it is not possible with --pmu off or rdpmc=off; accepted: --pmu type=… with it, or no --uncore"
+    )]
+    UncoreWithoutPmu,
     /// The command line is too long for the kernel.
     #[error("--cmdline: {len} bytes are too long; accepted: up to {MAX_CMDLINE} bytes")]
     LongCmdline {

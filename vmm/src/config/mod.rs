@@ -13,6 +13,7 @@ mod options;
 mod placement;
 mod pmu;
 mod serial;
+mod uncore;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ pub use monitor::MonitorArg;
 pub use placement::{Affinity, CoreTypes};
 pub use pmu::{FilterArg, PmuArg, PmuConfig, PmuKind, RdpmcPolicy};
 pub use serial::SerialConfig;
+pub use uncore::{Share, UncoreArg};
 
 use crate::cli::RunArgs;
 
@@ -45,6 +47,8 @@ pub struct VmConfig {
     pub memory: MemoryConfig,
     /// The PMU.
     pub pmu: PmuArg,
+    /// The scoped PMUs.
+    pub uncore: UncoreArg,
     /// The serial console.
     pub serial: SerialConfig,
     /// The control API's socket.
@@ -71,6 +75,11 @@ impl VmConfig {
         }
         let (cpus, pmu) = (CpusConfig::parse(&args.cpus)?, PmuArg::parse(&args.pmu)?);
         types_go_with_hybrid(&cpus, &pmu)?;
+        let uncore = match &args.uncore {
+            Some(text) => UncoreArg::parse(text)?,
+            None => UncoreArg::default(),
+        };
+        uncore_goes_with_a_pmu(uncore, &pmu)?;
         Ok(Self {
             kernel: args.kernel.clone(),
             initramfs: args.initramfs.clone(),
@@ -78,6 +87,7 @@ impl VmConfig {
             cpus,
             memory: MemoryConfig::parse(&args.memory)?,
             pmu,
+            uncore,
             serial: SerialConfig::parse(&args.serial)?,
             api_socket: args
                 .api_socket
@@ -107,5 +117,17 @@ fn types_go_with_hybrid(cpus: &CpusConfig, pmu: &PmuArg) -> Result<(), ConfigErr
         (true, None) => Err(ConfigError::HybridWithoutTypes),
         (false, Some(_)) => Err(ConfigError::TypesWithoutHybrid),
         (true, Some(_)) | (false, None) => Ok(()),
+    }
+}
+
+/// The counters of AMD's scoped PMUs are read by RDPMC, which the core's PMU
+/// serves; and a guest without a PMU sees the host's CPU, whose RAPL would show
+/// through or not as KVM likes.
+fn uncore_goes_with_a_pmu(uncore: UncoreArg, pmu: &PmuArg) -> Result<(), ConfigError> {
+    let has_pmu = matches!(pmu, PmuArg::On(pmu) if pmu.rdpmc != RdpmcPolicy::Off);
+    if has_pmu || uncore.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigError::UncoreWithoutPmu)
     }
 }

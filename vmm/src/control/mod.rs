@@ -23,6 +23,7 @@ mod routes;
 mod server;
 mod socket;
 mod text;
+mod uncore_text;
 mod vm;
 
 pub use client::ClientError;

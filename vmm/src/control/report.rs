@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::devices::cpu_hotplug::{SlotReport, SlotState};
 use crate::pmu::monitors::MonitorPolicy;
-use crate::pmu::{CountingState, PmuTotals, VcpuPmuStatus};
+use crate::pmu::{CountingState, PmuTotals, UncoreStatus, VcpuPmuStatus};
 
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,8 @@ pub struct PmuReport {
     pub backing: Option<String>,
     /// Each vCPU that has a PMU.
     pub vcpus: Vec<VcpuReport>,
+    /// The scoped PMUs, which vCPUs share; `null` if the guest has none.
+    pub uncore: Option<UncoreStatus>,
 }
 
 /// One vCPU in [`PmuReport`].

@@ -100,7 +100,10 @@ mod tests {
     use super::super::report::*;
     use super::*;
     use crate::pmu::monitors::{MonitorPolicy, MonitorStatus};
-    use crate::pmu::{CounterStatus, PmuTotals, VcpuPmuStatus};
+    use crate::pmu::{
+        CounterStatus, PmuTotals, ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry,
+        ScopedPmuStatus, UncoreStatus, VcpuPmuStatus,
+    };
 
     fn openapi() -> Value {
         serde_json::from_str(include_str!("../../openapi.json")).unwrap()
@@ -165,7 +168,14 @@ mod tests {
         };
         matches_schema("VcpuPmu", &vcpu);
         let (backing, vcpus) = (None, vec![vcpu]);
-        matches_schema("Pmu", &PmuReport { backing, vcpus });
+        let uncore = Some(UncoreStatus::default());
+        let report = PmuReport {
+            backing,
+            vcpus,
+            uncore,
+        };
+        matches_schema("Pmu", &report);
+        the_document_has_exactly_these_uncore_fields();
         let state = NewState::Paused;
         matches_schema("State", &StateReport { state });
         matches_schema("Shutdown", &ShutdownRequest::default());
@@ -182,6 +192,17 @@ mod tests {
             pmu: Some(pmu),
         };
         matches_schema("Info", &info);
+        the_document_has_exactly_these_monitor_fields();
+        let vcpu = VcpuSlot {
+            vcpu: 1,
+            state: VcpuPlace::Present,
+            failure: Some(String::new()),
+        };
+        matches_schema("Vcpu", &vcpu);
+        matches_schema("Vcpus", &VcpuSlots { vcpus: vec![vcpu] });
+    }
+
+    fn the_document_has_exactly_these_monitor_fields() {
         matches_schema("VcpuMonitor", &MonitorStatus::default());
         let request = MonitorRequest {
             event: "cycles".to_owned(),
@@ -197,13 +218,32 @@ mod tests {
         matches_schema("Monitor", &monitor);
         let monitors = vec![monitor];
         matches_schema("Monitors", &MonitorList { monitors });
-        let vcpu = VcpuSlot {
-            vcpu: 1,
-            state: VcpuPlace::Present,
-            failure: Some(String::new()),
+    }
+
+    fn the_document_has_exactly_these_uncore_fields() {
+        matches_schema("Uncore", &UncoreStatus::default());
+        matches_schema("ScopedPmu", &ScopedPmuStatus::default());
+        let instance = ScopedInstanceStatus {
+            designated: Some(0),
+            ..ScopedInstanceStatus::default()
         };
-        matches_schema("Vcpu", &vcpu);
-        matches_schema("Vcpus", &VcpuSlots { vcpus: vec![vcpu] });
+        matches_schema("ScopedInstance", &instance);
+        let counter = ScopedCounterStatus {
+            event: Some(String::new()),
+            host_event: Some(String::new()),
+            why: Some(String::new()),
+            vcpu: Some(0),
+            ..ScopedCounterStatus::default()
+        };
+        matches_schema("ScopedCounter", &counter);
+        let entry = ScopedLogEntry {
+            counter: Some(String::new()),
+            from: Some(0),
+            to: Some(1),
+            count: Some(2),
+            ..ScopedLogEntry::default()
+        };
+        matches_schema("ScopedLogEntry", &entry);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::report::{
     Info, Monitor, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuReport, VcpuSlot,
 };
+use super::uncore_text::uncore;
 use crate::pmu::monitors::{MonitorPolicy, MonitorStatus};
 use crate::pmu::{CounterStatus, PmuTotals};
 
@@ -59,36 +60,37 @@ pub(super) fn pmu(report: &PmuReport) -> String {
     for vcpu in &report.vcpus {
         text.push_str(&one_vcpu(vcpu));
     }
+    text.extend(report.uncore.iter().map(uncore));
     text
 }
 
 fn one_vcpu(vcpu: &VcpuReport) -> String {
-    let mut rows = vec![
-        [
-            "counter",
-            "state",
-            "event",
-            "host event",
-            "enabled",
-            "running",
-            "value",
-            "",
-        ]
-        .map(str::to_owned),
+    let head = [
+        "counter",
+        "state",
+        "event",
+        "host event",
+        "enabled",
+        "running",
+        "value",
+        "",
     ];
-    rows.extend(vcpu.pmu.counters.iter().map(row));
-    rows.extend(vcpu.pmu.monitors.iter().map(monitor_row));
-    let mut text = format!("\nvCPU {}: {}\n", vcpu.vcpu, totals(&vcpu.pmu.totals));
-    text.push_str(&table(&rows));
-    text
+    let rows = vcpu.pmu.counters.iter().map(row);
+    let rows = rows.chain(vcpu.pmu.monitors.iter().map(monitor_row));
+    format!(
+        "\nvCPU {}: {}\n{}",
+        vcpu.vcpu,
+        totals(&vcpu.pmu.totals),
+        table(std::iter::once(head.map(str::to_owned)).chain(rows))
+    )
 }
 
-/// Rows as aligned lines.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: [usize; N] = std::array::from_fn(|column| {
-        let cells = rows.iter().map(|row| row[column].len());
-        cells.max().unwrap_or(0)
-    });
+/// Rows with aligned columns.
+pub(super) fn table<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = rows.collect();
+    let widths: Vec<usize> = (0..N)
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::from(" ");
@@ -186,7 +188,7 @@ fn one_monitor(monitor: &Monitor) -> String {
     let (number, event) = (monitor.monitor, &monitor.event);
     format!(
         "monitor {number}: {event}, {policy}, {whose}\n{}",
-        table(&rows)
+        table(rows.into_iter())
     )
 }
 
@@ -279,6 +281,7 @@ mod tests {
                     },
                 },
             }],
+            uncore: None,
         });
         assert_eq!(
             text,

@@ -15,7 +15,7 @@ use super::routes::Call;
 use crate::devices::cpu_hotplug::{Refusal, SlotReport, SlotState};
 use crate::machine::{Hotplug, HotplugError, MachineControl};
 use crate::pmu::monitors::Monitors;
-use crate::pmu::{PmuTotals, VcpuPmuStatus, VmTotals};
+use crate::pmu::{PmuTotals, SharedUncore, UncoreStatus, VcpuPmuStatus, VmTotals};
 use crate::stop::StopReason;
 use crate::vcpu::NoAnswer;
 
@@ -36,6 +36,8 @@ pub struct VmFacts {
     pub pmu_backing: Option<String>,
     /// What the PMUs of vCPUs did that have ended.
     pub ended: Arc<VmTotals>,
+    /// The scoped PMUs; `None` if the guest has none.
+    pub uncore: Option<Arc<SharedUncore>>,
     /// What is attached to the vCPUs; `None` if the guest has no PMU.
     pub monitors: Option<Arc<Monitors>>,
 }
@@ -56,6 +58,7 @@ pub(super) struct Status {
     /// Totals of the vCPUs that had ended before these were asked: none is
     /// counted twice.
     ended: PmuTotals,
+    uncore: Option<UncoreStatus>,
 }
 
 impl VmControl {
@@ -112,6 +115,7 @@ impl VmControl {
                 &PmuReport {
                     backing,
                     vcpus: status.vcpus.clone(),
+                    uncore: status.uncore.clone(),
                 },
             ),
             Err(error) => no_answer(&error),
@@ -233,6 +237,7 @@ impl VmControl {
             None => Status {
                 ended: self.facts.ended.get().into(),
                 vcpus: self.ask_vcpus()?,
+                uncore: self.facts.uncore.as_ref().map(|uncore| uncore.status()),
                 at: Instant::now(),
             },
         };

@@ -7,6 +7,7 @@ pub(super) fn advice(report: &Report) -> Vec<String> {
     let mut list = Vec::new();
     kvm(report, &mut list);
     permission(report, &mut list);
+    uncore(report, &mut list);
     backing(report, &mut list);
     rdpmc(report, &mut list);
     list
@@ -57,6 +58,17 @@ fn permission(report: &Report, list: &mut Vec<String>) {
         };
         list.push(format!(
             "to use host counters, run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less ({level}); a container may also forbid perf_event_open; --pmu type=software needs no permission"
+        ));
+    }
+}
+
+fn uncore(report: &Report, list: &mut Vec<String>) {
+    let denied = report.uncore.iter().filter(|option| option.denied);
+    let denied: Vec<_> = denied.map(|option| option.option).collect();
+    if !denied.is_empty() {
+        list.push(format!(
+            "for --uncore {}=on, run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 0 or less: these PMUs count whole CPUs",
+            denied.join("=on,")
         ));
     }
 }
@@ -152,6 +164,15 @@ mod tests {
             pmus.push(atom);
         }
         assert!(has(&advice(&bad), "hybrid"));
+
+        let mut bad = report();
+        for option in &mut bad.uncore {
+            option.denied = true;
+        }
+        assert!(has(
+            &advice(&bad),
+            "for --uncore power=on,amd_l3=on, run as root"
+        ));
 
         let mut bad = report();
         for counters in &mut bad.counters {

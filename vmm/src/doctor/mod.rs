@@ -13,6 +13,7 @@ mod memory;
 mod pmu;
 mod report;
 mod text;
+mod uncore;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ pub fn examine(args: &DoctorArgs) -> Report {
         kvm,
         cpu: host::cpu(),
         pmus: host::pmus(&sysfs),
+        uncore: uncore::examine(&sysfs),
         permission: host::permission(),
         backing,
         memory,

@@ -60,6 +60,8 @@ pub struct Report {
     pub pmus: Found<Vec<PmuReport>>,
     /// Host counters that are free.
     pub counters: Vec<CountersReport>,
+    /// What `--uncore` could give.
+    pub uncore: Vec<UncoreReport>,
     /// What this user may do.
     pub permission: PermissionReport,
     /// RDPMC in guests.
@@ -184,6 +186,21 @@ pub struct EventCounters {
     pub event: &'static str,
     /// How many.
     pub free: usize,
+}
+
+/// An option of `--uncore`: a PMU that vCPUs share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UncoreReport {
+    /// Its key.
+    pub option: &'static str,
+    /// Which guests can be shown it.
+    pub guests: &'static str,
+    /// How many instances the host has; unknown says why a guest cannot have it.
+    pub instances: Found<usize>,
+    /// Of `power`: what energy is told of.
+    pub domains: Vec<&'static str>,
+    /// Whether nothing but the permission lacks.
+    pub denied: bool,
 }
 
 /// What this user may do.

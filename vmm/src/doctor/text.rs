@@ -5,7 +5,7 @@ use vpmu::ids::HostCpu;
 
 use super::report::{
     BackingReport, CountersReport, FeaturesReport, Found, Kind, KvmReport, PermissionReport,
-    PmuReport, Report,
+    PmuReport, Report, UncoreReport,
 };
 
 /// Where values start.
@@ -30,6 +30,7 @@ pub(super) fn render(report: &Report) -> String {
         Found::Unknown { unknown } => page.line("CPU", &not_known(unknown)),
     }
     pmus(&mut page, report);
+    uncore(&mut page, &report.uncore);
     permission(&mut page, &report.permission);
     guest(&mut page, report);
     page.section("Advice");
@@ -178,6 +179,31 @@ fn pmus(page: &mut Page, report: &Report) {
     }
 }
 
+fn uncore(page: &mut Page, options: &[UncoreReport]) {
+    for option in options {
+        page.line(
+            &format!("--uncore {}", option.option),
+            &uncore_words(option),
+        );
+    }
+}
+
+fn uncore_words(option: &UncoreReport) -> String {
+    match &option.instances {
+        Found::Value(count) => {
+            let domains = match option.domains.as_slice() {
+                [] => String::new(),
+                domains => format!(", {}", domains.join(" ")),
+            };
+            format!(
+                "possible: {count} of the host's{domains}; for guests of {}",
+                option.guests
+            )
+        }
+        Found::Unknown { unknown } => format!("not possible: {unknown}"),
+    }
+}
+
 fn pmu_words(pmu: &PmuReport) -> String {
     let cpus = match (&pmu.cpus, &pmu.cpumask) {
         (Some(cpus), _) => format!("CPUs {}", set(cpus)),
@@ -301,6 +327,25 @@ pub(super) mod tests {
         }
     }
 
+    fn shared_pmus() -> Vec<UncoreReport> {
+        vec![
+            UncoreReport {
+                option: "power",
+                guests: "any model",
+                instances: Found::Value(2),
+                domains: vec!["energy-pkg", "energy-ram"],
+                denied: false,
+            },
+            UncoreReport {
+                option: "amd_l3",
+                guests: "model=amd-core or amd-v2",
+                instances: Found::unknown("the host has no PMU amd_l3"),
+                domains: Vec::new(),
+                denied: false,
+            },
+        ]
+    }
+
     /// A host that has everything but the right to count.
     pub(in super::super) fn report() -> Report {
         Report {
@@ -328,6 +373,7 @@ pub(super) mod tests {
                 }],
                 extended_type: Found::Value(true),
             }],
+            uncore: shared_pmus(),
             permission: PermissionReport {
                 perf_event_paranoid: Found::Value(4),
                 euid: Found::Value(1000),
@@ -371,6 +417,8 @@ pub(super) mod tests {
             "  KVM's own vPMU        enable_pmu=Y (kvm): on, except for VMs that switch it off",
             "  PMUs                  cpu (type 4, all CPUs)",
             "  counters of cpu       5 for instructions, 4 for cycles (pinned guest events at the same time); addressed by type: yes",
+            "  --uncore power        possible: 2 of the host's, energy-pkg energy-ram; for guests of any model",
+            "  --uncore amd_l3       not possible: the host has no PMU amd_l3",
             "  perf_event_paranoid   4",
             "  CAP_SYS_ADMIN         not known: no /proc",
             "    cycles              hardware (PMU cpu)",

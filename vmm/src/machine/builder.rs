@@ -7,6 +7,7 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vpmu::host::software::Khz;
 use vpmu::ids::VcpuId;
+use vpmu::uncore::UncoreModel;
 use vpmu::x86::cpuid::PmuCpuid;
 
 use super::boot::{BootError, ImageError, InitramfsError};
@@ -132,6 +133,8 @@ pub struct PmuHooks {
     pub placement: Vec<VcpuPlacement>,
     /// The types of vCPUs, in a hybrid guest.
     pub core_types: Option<CoreTypes>,
+    /// The scoped PMUs that CPUID shows.
+    pub uncore: UncoreModel,
     /// Builds the port of a vCPU: for each before any runs, and for one that is
     /// plugged in then.
     pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder + Send>,
@@ -173,6 +176,7 @@ impl PmuHooks {
             halts_sleep: false,
             placement: Vec::new(),
             core_types: None,
+            uncore: UncoreModel::default(),
             port: Box::new(|context| NoPmu::builder(context.vcpu)),
         }
     }

@@ -15,6 +15,7 @@ mod table;
 mod topology;
 
 use vpmu::ids::VcpuId;
+use vpmu::uncore::UncoreModel;
 use vpmu::x86::cpuid::{AmdLeaves, IntelLeaves, PmuCpuid};
 
 use crate::config::{CoreTypes, Topology};
@@ -69,6 +70,9 @@ pub struct CpuidPlan<'a> {
     pub profile: Profile,
     /// The types of vCPUs; `None`: the guest is not hybrid.
     pub core_types: Option<&'a CoreTypes>,
+    /// The scoped PMUs, of an AMD guest; RAPL of an Intel guest is told by its
+    /// model number alone.
+    pub uncore: UncoreModel,
 }
 
 /// Leaf 01H:ECX.
@@ -92,7 +96,10 @@ impl CpuidPlan<'_> {
                     hybrid::apply(&mut table, types.of(vcpu));
                 }
             }
-            Profile::Amd(pmu) => amd::apply_pmu(&mut table, &self.topology, vcpu, pmu),
+            Profile::Amd(pmu) => {
+                amd::apply_pmu(&mut table, &self.topology, vcpu, pmu);
+                amd::apply_uncore(&mut table, &self.uncore);
+            }
             Profile::Host if table.is_intel() => {
                 intel::drop_pmu(&mut table);
                 intel::share_caches(&mut table, &self.topology);

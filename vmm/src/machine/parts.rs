@@ -110,6 +110,7 @@ impl Blueprint<'_> {
             topology,
             profile,
             core_types: self.hooks.core_types.as_ref(),
+            uncore: self.hooks.uncore,
         };
         if let Some(accepted) = cpuid.cannot_tell() {
             return Err(BuildError::Topology { topology, accepted });

@@ -12,10 +12,12 @@
 //!     rdpmc: RDPMC ─▶ RDMSR  │ overflow signal (perf event or kick_timer) ─▶ poll
 //!                         ▼
 //!                        pmi: KVM_NMI or a fixed vector, before the next entry
+//!
+//!  what the core's PMU lacks ─▶ uncore ─▶ vpmu::uncore::Uncore ─▶ ScopedHost
 //! ```
 //! Everything of one vCPU belongs to its thread; what vCPUs share are the
 //! rewritten instructions, read without a lock, the list of monitors, read when a
-//! vCPU starts, and the totals at the end.
+//! vCPU starts, the scoped PMUs, behind a lock, and the totals at the end.
 
 mod budget;
 pub mod event_filter;
@@ -27,13 +29,16 @@ pub mod monitors;
 mod pmi;
 mod port;
 mod rdpmc;
+mod scoped_hosts;
 mod select;
 mod status;
 mod totals;
+mod uncore;
+mod uncore_status;
 
 use std::sync::{Arc, OnceLock};
 
-use vpmu::guest::Model;
+use vpmu::guest::{Model, ModelKind};
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::units::Nanos;
@@ -55,12 +60,19 @@ use rdpmc::{Rewriter, Sites, UserAccess};
 
 pub(crate) use rdpmc::DOORBELL_PORT;
 pub use rdpmc::Paging;
+pub use scoped_hosts::{Joined, ScopedHosts, UncoreError, VcpuTimes};
+pub(crate) use scoped_hosts::{all_umc, find_one};
 pub use select::{
     Backing, CountersError, HostCpus, HostSource, Reason, SelectError, free_counters, place, probe,
     select,
 };
 pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
 pub use totals::VmTotals;
+pub use uncore::{BoxedHost, SharedUncore, UncorePlan};
+pub use uncore_status::{
+    ScopedChange, ScopedCounterState, ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry,
+    ScopedPmuStatus, UncoreStatus,
+};
 
 /// Why a guest cannot have the PMU that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +86,12 @@ pub enum PmuError {
     /// The events that the guest may count.
     #[error(transparent)]
     Filter(#[from] event_filter::FilterError),
+    /// The scoped PMUs.
+    #[error("--uncore: {0}")]
+    Uncore(vpmu::sched::PmuError),
+    /// What would back them.
+    #[error(transparent)]
+    ScopedHosts(#[from] UncoreError),
     /// KVM's filter.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -85,7 +103,8 @@ impl PmuError {
     pub const fn is_usage(&self) -> bool {
         match self {
             Self::Select(error) => error.is_usage(),
-            Self::Config(_) | Self::Filter(_) => true,
+            Self::ScopedHosts(error) => error.is_usage(),
+            Self::Config(_) | Self::Filter(_) | Self::Uncore(_) => true,
             Self::Kvm(_) => false,
         }
     }
@@ -98,6 +117,7 @@ pub struct PmuPlan {
     model: Choice,
     rules: Rules,
     totals: Arc<VmTotals>,
+    uncore: Option<Arc<SharedUncore>>,
     monitors: Arc<Monitors>,
 }
 
@@ -152,8 +172,31 @@ impl PmuPlan {
                 codes_match,
             },
             totals: Arc::default(),
+            uncore: None,
             monitors: Arc::default(),
         }))
+    }
+
+    /// The same with scoped PMUs.
+    ///
+    /// # Errors
+    /// If their counters are too many.
+    pub fn with_uncore(mut self, plan: &UncorePlan, cpus: &CpusConfig) -> Result<Self, PmuError> {
+        let uncore = SharedUncore::new(plan, cpus).map_err(PmuError::Uncore)?;
+        self.uncore = Some(Arc::new(uncore));
+        Ok(self)
+    }
+
+    /// The scoped PMUs, if it has any.
+    #[must_use]
+    pub fn uncore(&self) -> Option<Arc<SharedUncore>> {
+        self.uncore.clone()
+    }
+
+    /// What the guest's PMU is.
+    #[must_use]
+    pub const fn model_kind(&self) -> ModelKind {
+        self.model.kind
     }
 
     /// What counts.
@@ -170,6 +213,7 @@ impl PmuPlan {
         let (backing, model) = (self.backing.clone(), self.model);
         let cpuid = model.config.cpuid();
         let (rules, totals) = (self.rules.clone(), Arc::clone(&self.totals));
+        let uncore = self.uncore.clone();
         let monitors = Arc::clone(&self.monitors);
         let clock = match backing {
             // What the clock counts is what the guest reads.
@@ -206,6 +250,7 @@ impl PmuPlan {
                 clock,
                 entry_cost,
                 totals: Arc::clone(&totals),
+                uncore: uncore.clone(),
                 monitors: Arc::clone(&monitors),
             };
             let build = move || Ok(Box::new(PmuPort::new(parts)?) as Box<dyn MsrPort>);
@@ -217,6 +262,7 @@ impl PmuPlan {
             halts_sleep,
             placement: Vec::new(),
             core_types,
+            uncore: self.uncore.as_ref().map(|u| *u.model()).unwrap_or_default(),
             port: Box::new(port),
         })
     }

@@ -16,6 +16,7 @@ use super::pmi::{self, Lvtpc};
 use super::rdpmc::{Ring, Sites, Verdict};
 use super::status::{self, VcpuPmuStatus};
 use super::totals::VmTotals;
+use super::uncore::{SharedUncore, UncorePort};
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
 use crate::sys::clock::Clock;
@@ -43,6 +44,7 @@ pub(super) struct PmuPort {
     vcpu: VcpuId,
     apic_id: u32,
     pmu: VcpuPmu<Model, Box<dyn HostPmu + Send>>,
+    uncore: Option<UncorePort>,
     sites: Sites,
     interrupter: Interrupter,
     clock: GuestClock,
@@ -83,6 +85,8 @@ pub(super) struct PmuPortParts {
     pub(super) entry_cost: Nanos,
     /// Where the totals go at the end.
     pub(super) totals: Arc<VmTotals>,
+    /// The VM's scoped PMUs.
+    pub(super) uncore: Option<Arc<SharedUncore>>,
     /// What is attached to it from the start.
     pub(super) monitors: Arc<Monitors>,
 }
@@ -113,6 +117,7 @@ impl PmuPort {
             vcpu: parts.vcpu,
             apic_id: parts.apic_id,
             pmu,
+            uncore: parts.uncore.map(|u| UncorePort::new(u, parts.vcpu)),
             sites: parts.sites,
             interrupter: parts.interrupter,
             clock: GuestClock::new(parts.clock, parts.entry_cost),
@@ -222,7 +227,7 @@ impl MsrPort for PmuPort {
         if msr::is_rdpmc_index(index) {
             return if self.sites.contains(vcpu.instruction_pointer()) {
                 self.unread_writes = 0;
-                self.pmu.rdpmc(index.0).ok_or(Gp)
+                rdpmc(&mut self.pmu, self.uncore.as_ref(), index.0).ok_or(Gp)
             } else {
                 machine_check_legacy(index)
             };
@@ -230,9 +235,12 @@ impl MsrPort for PmuPort {
         if self.pmu.model().counter_at(index).is_some() {
             self.unread_writes = 0;
         }
-        self.pmu
-            .rdmsr(index)
-            .map_err(|error| self.refused("read", index, error))
+        let read = match (self.pmu.rdmsr(index), &self.uncore) {
+            // The core's model knows the index and does not have it.
+            (Err(_), Some(uncore)) if uncore.has(index) => uncore.rdmsr(index),
+            (read, _) => read,
+        };
+        read.map_err(|error| self.refused("read", index, error))
     }
 
     fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp> {
@@ -251,9 +259,13 @@ impl MsrPort for PmuPort {
             Effect::Enables => self.take_pce(vcpu),
             Effect::Other => {}
         }
-        self.pmu
-            .wrmsr(index, value)
-            .map_err(|error| self.refused("write", index, error))?;
+        let written = match self.pmu.wrmsr(index, value) {
+            Err(_) if self.uncore.as_ref().is_some_and(|u| u.has(index)) => {
+                self.write_uncore(vcpu, index, value)
+            }
+            written => written,
+        };
+        written.map_err(|error| self.refused("write", index, error))?;
         self.say_troubles();
         Ok(())
     }
@@ -295,8 +307,9 @@ impl MsrPort for PmuPort {
     }
 
     fn on_doorbell(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
-        let pmu = &mut self.pmu;
-        if self.sites.ring(vcpu, |ecx| pmu.rdpmc(ecx))? == Ring::Served {
+        let (pmu, uncore) = (&mut self.pmu, self.uncore.as_ref());
+        let ring = self.sites.ring(vcpu, |ecx| rdpmc(pmu, uncore, ecx))?;
+        if ring == Ring::Served {
             self.unread_writes = 0;
         }
         Ok(())
@@ -343,6 +356,22 @@ impl PmuPort {
         Ok(())
     }
 
+    /// A write of a register that the core's PMU does not have. A counter that the
+    /// guest could not read is not started.
+    fn write_uncore(
+        &mut self,
+        vcpu: &mut Vcpu,
+        index: MsrIndex,
+        value: u64,
+    ) -> Result<(), MsrError> {
+        let needs_rdpmc = |uncore: &UncorePort| uncore.needs_rdpmc(index, value);
+        if self.uncore.as_ref().is_some_and(needs_rdpmc) && !self.is_served(vcpu) {
+            return Err(MsrError::InvalidAccess);
+        }
+        let uncore = self.uncore.as_ref().ok_or(MsrError::Unknown)?;
+        uncore.wrmsr(index, value)
+    }
+
     /// User code must not read a silent 0 (G-508).
     fn take_pce(&mut self, vcpu: &Vcpu) {
         if let Err(error) = self.sites.take_pce(vcpu) {
@@ -369,6 +398,15 @@ impl Drop for PmuPort {
     fn drop(&mut self) {
         self.totals.add(&self.pmu.totals());
     }
+}
+
+/// What RDPMC reads: the core's counters, or scoped ones.
+fn rdpmc(
+    pmu: &mut VcpuPmu<Model, Box<dyn HostPmu + Send>>,
+    uncore: Option<&UncorePort>,
+    ecx: u32,
+) -> Option<u64> {
+    pmu.rdpmc(ecx).or_else(|| uncore?.rdpmc(ecx))
 }
 
 /// RDMSR of an index below 10H that is no rewritten RDPMC: IA32_P5_MC_ADDR and

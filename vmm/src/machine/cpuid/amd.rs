@@ -3,14 +3,17 @@
 //! 3, "Extended Feature Identifiers"; guest-contract §3.1).
 
 use vpmu::ids::VcpuId;
-use vpmu::x86::cpuid::{AmdLeaves, Vendor};
+use vpmu::uncore::{Power, PowerForm, UncoreModel};
+use vpmu::x86::cpuid::{AmdLeaves, Leaf22Ebx, Vendor};
 
 use super::intel;
 use super::table::Table;
 use crate::config::Topology;
 
-/// Leaf 8000_0001H:ECX: PERFCTR_CORE, PERFCTR_NB, PERFCTR_LLC.
-const PERFCTR: u32 = 1 << 23 | 1 << 24 | 1 << 28;
+/// Leaf 8000_0001H:ECX: the counters of the data fabric, of the last-level cache.
+const PERFCTR_NB: u32 = 1 << 24;
+const PERFCTR_LLC: u32 = 1 << 28;
+const PERFCTR: u32 = PERFCTR_CORE | PERFCTR_NB | PERFCTR_LLC;
 /// Leaf 8000_0001H:ECX: topology extensions.
 const TOPOEXT: u32 = 1 << 22;
 /// Leaf 8000_0001H:ECX: PERFCTR_CORE.
@@ -64,6 +67,33 @@ pub(super) fn apply_pmu(table: &mut Table, topology: &Topology, vcpu: VcpuId, pm
         table.set_plain(EXT_PERFMON, [PERFMON_V2, leaf_22.into_bits(), 0, 0]);
         table.raise_max_extended_leaf(EXT_PERFMON);
     }
+}
+
+/// The scoped PMUs (guest-contract §6); after [`apply_pmu`].
+pub(super) fn apply_uncore(table: &mut Table, uncore: &UncoreModel) {
+    let is_amds = |power: Power| power.form() == PowerForm::Amd;
+    if uncore.power().is_some_and(is_amds) {
+        table.get(0x8000_0007, 0).edx |= RAPL;
+    }
+    let features = table.get(0x8000_0001, 0);
+    if uncore.df() {
+        features.ecx |= PERFCTR_NB;
+    }
+    if uncore.l3() {
+        features.ecx |= PERFCTR_LLC;
+    }
+    let leaf_22 = table.get(EXT_PERFMON, 0);
+    if leaf_22.eax & PERFMON_V2 == 0 {
+        return;
+    }
+    let mut counters = Leaf22Ebx::from_bits(leaf_22.ebx);
+    if uncore.df() {
+        counters.set_df_counters(UncoreModel::DF_COUNTERS);
+    }
+    counters.set_umc_counters(uncore.umc() * UncoreModel::UMC_COUNTERS);
+    leaf_22.ebx = counters.into_bits();
+    // A bit for each memory controller.
+    leaf_22.ecx = (1 << uncore.umc()) - 1;
 }
 
 const fn family(signature: u32) -> u32 {

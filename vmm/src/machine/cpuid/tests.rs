@@ -1,4 +1,5 @@
 use super::*;
+use vpmu::uncore::{Power, PowerForm};
 use vpmu::x86::cpuid::{Leaf0A, Leaf0AEax, Leaf0AEdx, Leaf22Ebx};
 
 fn entry(leaf: u32, values: [u32; 4]) -> CpuidEntry {
@@ -47,6 +48,7 @@ fn plan(supported: &[CpuidEntry], profile: Profile) -> CpuidPlan<'_> {
         },
         profile,
         core_types: None,
+        uncore: UncoreModel::default(),
     }
 }
 
@@ -354,4 +356,45 @@ fn a_kvm_without_the_deadline_timer_is_not_lied_about() {
     let mut plan = plan(&host, Profile::Host);
     plan.tsc_deadline = false;
     assert_eq!(find(&plan.table(VcpuId(0)), 1, 0).ecx & (1 << 24), 0);
+}
+
+/// Guest-contract §6: what makes the drivers of scoped PMUs bind, and nothing of
+/// it where it was not asked for.
+#[test]
+fn amd_guests_are_shown_the_scoped_pmus_that_they_have() {
+    let host = amd_host();
+    let all = UncoreModel::default().with_power(Power::new(PowerForm::Amd));
+    let all = all.with_l3().with_df().with_umc(3).unwrap();
+    let shown = |uncore| {
+        let plan = CpuidPlan {
+            uncore,
+            ..plan(&host, Profile::Amd(AMD_V2))
+        };
+        let table = plan.table(VcpuId(0));
+        let leaf_22 = find(&table, 0x8000_0022, 0);
+        [
+            find(&table, 0x8000_0001, 0).ecx & (1 << 24 | 1 << 28),
+            find(&table, 0x8000_0007, 0).edx & 1 << 14,
+            leaf_22.ebx,
+            leaf_22.ecx,
+        ]
+    };
+    assert_eq!(shown(UncoreModel::default()), [0, 0, 6, 0]);
+    assert_eq!(
+        shown(all),
+        [1 << 24 | 1 << 28, 1 << 14, 6 | 4 << 10 | 12 << 16, 7]
+    );
+    let core = CpuidPlan {
+        uncore: UncoreModel::default().with_df(),
+        ..plan(
+            &host,
+            Profile::Amd(AmdLeaves {
+                leaf_22: None,
+                ..AMD_V2
+            }),
+        )
+    };
+    let table = core.table(VcpuId(0));
+    assert_eq!(find(&table, 0x8000_0022, 0).eax, 0);
+    assert_ne!(find(&table, 0x8000_0001, 0).ecx & 1 << 24, 0);
 }

@@ -1,0 +1,90 @@
+//! Why a guest cannot have a scoped PMU.
+
+use vpmu::guest::ModelKind;
+use vpmu::host::linux::scoped::ScopedError;
+use vpmu::uncore::UncorePmu;
+
+/// Why a guest cannot have a scoped PMU that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum UncoreError {
+    /// The guest's CPU is not AMD's, or too old.
+    #[error(
+        "--uncore: {key}=on is not possible with the guest PMU {guest}; accepted: --pmu model=amd-core or amd-v2 with it, or power=on alone"
+    )]
+    NeedsAmd {
+        /// What was asked for.
+        key: &'static str,
+        /// The guest's PMU.
+        guest: ModelKind,
+    },
+    /// The guest's CPU has no PerfMonV2.
+    #[error(
+        "--uncore: amd_umc=on is not possible with the guest PMU {guest}, which is before PerfMonV2; accepted: --pmu model=amd-v2 with it"
+    )]
+    NeedsV2 {
+        /// The guest's PMU.
+        guest: ModelKind,
+    },
+    /// The host has none to offer.
+    #[error("--uncore: {}=on is not possible on this host; accepted: {}", key(*.pmu), accepted(.source))]
+    Host {
+        /// What was asked for.
+        pmu: UncorePmu,
+        /// Why not.
+        source: ScopedError,
+    },
+}
+
+impl UncoreError {
+    /// Whether another value of a flag would do, as opposed to another host.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        match self {
+            Self::NeedsAmd { .. } | Self::NeedsV2 { .. } => true,
+            Self::Host { .. } => false,
+        }
+    }
+
+    /// Whether the host has it, and does not let this process count.
+    #[must_use]
+    pub const fn is_permission(&self) -> bool {
+        matches!(
+            self,
+            Self::Host {
+                source: ScopedError::NotPermitted(_),
+                ..
+            }
+        )
+    }
+
+    /// Whether the host simply has no such PMU.
+    pub(super) const fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Self::Host {
+                source: ScopedError::Absent(_),
+                ..
+            }
+        )
+    }
+}
+
+/// The key that asks for it.
+const fn key(pmu: UncorePmu) -> &'static str {
+    match pmu {
+        UncorePmu::Power => "power",
+        UncorePmu::L3 => "amd_l3",
+        UncorePmu::DataFabric => "amd_df",
+        UncorePmu::Umc(_) => "amd_umc",
+    }
+}
+
+/// What would do.
+const fn accepted(error: &ScopedError) -> &'static str {
+    match error {
+        ScopedError::NotPermitted(_) => {
+            "run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 0 or less"
+        }
+        _ => "those that perfvisor doctor lists",
+    }
+}

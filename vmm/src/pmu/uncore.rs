@@ -1,0 +1,202 @@
+//! The scoped PMUs of a VM, which its vCPUs share.
+//!
+//! Behind one lock, which only exits of their own registers take: a vCPU asks
+//! here for what its core's PMU does not have. vCPUs come and go with their
+//! ports, that is with their threads.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vpmu::guest::MsrError;
+use vpmu::host::ScopedHost;
+use vpmu::ids::{MsrIndex, VcpuId};
+use vpmu::sched::PmuError;
+use vpmu::uncore::{Uncore, UncoreModel, UncorePmu, UncoreRegister};
+
+use super::scoped_hosts::{Joined, VcpuTimes};
+use super::uncore_status::{self, UncoreStatus};
+use crate::config::CpusConfig;
+use crate::sys::clock;
+
+/// What backs one scoped PMU of a guest.
+pub type BoxedHost = Box<dyn ScopedHost + Send>;
+
+/// Scoped PMUs that are decided on, for one VM.
+pub struct UncorePlan {
+    /// What the guest is shown.
+    pub model: UncoreModel,
+    /// What backs each of them.
+    pub hosts: Box<dyn Fn(UncorePmu) -> BoxedHost + Send + Sync>,
+    /// Where the vCPUs' threads tell how long they ran.
+    pub times: Arc<VcpuTimes>,
+}
+
+impl std::fmt::Debug for UncorePlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UncorePlan")
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The scoped PMUs of one VM, for all its threads.
+#[derive(Debug)]
+pub struct SharedUncore {
+    model: UncoreModel,
+    uncore: Mutex<Uncore<BoxedHost>>,
+    times: Arc<VcpuTimes>,
+}
+
+impl SharedUncore {
+    /// After RESET, with the vCPUs that boot.
+    ///
+    /// # Errors
+    /// If there are more counters than can be named.
+    pub fn new(plan: &UncorePlan, cpus: &CpusConfig) -> Result<Self, PmuError> {
+        let topology = cpus.topology.scopes();
+        let uncore = Uncore::new(plan.model, topology, cpus.boot, |pmu| (plan.hosts)(pmu))?;
+        Ok(Self {
+            model: plan.model,
+            uncore: Mutex::new(uncore),
+            times: Arc::clone(&plan.times),
+        })
+    }
+
+    /// What the guest is shown.
+    #[must_use]
+    pub const fn model(&self) -> &UncoreModel {
+        &self.model
+    }
+
+    /// Every PMU, and what happened to its events.
+    #[must_use]
+    pub fn status(&self) -> UncoreStatus {
+        uncore_status::of(&mut self.lock(), clock::monotonic())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uncore<BoxedHost>> {
+        self.uncore.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One vCPU's access to the scoped PMUs, for as long as it is plugged in.
+#[derive(Debug)]
+pub(super) struct UncorePort {
+    shared: Arc<SharedUncore>,
+    vcpu: VcpuId,
+    /// Its thread's time counts as long.
+    _joined: Joined,
+}
+
+impl UncorePort {
+    /// `vcpu` has been plugged in; the calling thread is its.
+    pub(super) fn new(shared: Arc<SharedUncore>, vcpu: VcpuId) -> Self {
+        shared.lock().arrived(clock::monotonic(), vcpu);
+        let joined = shared.times.join(vcpu);
+        Self {
+            shared,
+            vcpu,
+            _joined: joined,
+        }
+    }
+
+    /// Whether a register is one of these PMUs'. Takes no lock.
+    pub(super) fn has(&self, index: MsrIndex) -> bool {
+        self.shared.model.register(index).is_some()
+    }
+
+    pub(super) fn rdmsr(&self, index: MsrIndex) -> Result<u64, MsrError> {
+        self.known(index)?;
+        let mut uncore = self.shared.lock();
+        uncore.rdmsr(clock::monotonic(), self.vcpu, index)
+    }
+
+    pub(super) fn wrmsr(&self, index: MsrIndex, value: u64) -> Result<(), MsrError> {
+        self.known(index)?;
+        let mut uncore = self.shared.lock();
+        uncore.wrmsr(clock::monotonic(), self.vcpu, index, value)
+    }
+
+    pub(super) fn rdpmc(&self, ecx: u32) -> Option<u64> {
+        self.shared.model.rdpmc_counter(ecx)?;
+        let mut uncore = self.shared.lock();
+        uncore.rdpmc(clock::monotonic(), self.vcpu, ecx)
+    }
+
+    /// Whether a write starts a counter that Linux reads by RDPMC.
+    pub(super) fn needs_rdpmc(&self, index: MsrIndex, value: u64) -> bool {
+        match self.shared.model.register(index) {
+            Some(UncoreRegister::Select(counter)) => {
+                !matches!(counter.pmu, UncorePmu::Umc(_)) && counter.pmu.event(value).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Without the lock: what no PMU of the VM has keeps nobody waiting.
+    fn known(&self, index: MsrIndex) -> Result<UncoreRegister, MsrError> {
+        self.shared.model.register(index).ok_or(MsrError::Unknown)
+    }
+}
+
+impl Drop for UncorePort {
+    fn drop(&mut self) {
+        self.shared.lock().departed(clock::monotonic(), self.vcpu);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use vpmu::host::sim_scoped::SimScopedHost;
+
+    use super::*;
+
+    const L3_CTL: MsrIndex = MsrIndex(0xc001_0230);
+    const L3_CTR: MsrIndex = MsrIndex(0xc001_0231);
+
+    fn shared(cpus: u16) -> Arc<SharedUncore> {
+        let plan = UncorePlan {
+            model: UncoreModel::default().with_l3().with_umc(1).unwrap(),
+            hosts: Box::new(|_| Box::new(SimScopedHost::default())),
+            times: Arc::new(VcpuTimes::new(cpus)),
+        };
+        Arc::new(SharedUncore::new(&plan, &CpusConfig::flat(cpus)).unwrap())
+    }
+
+    /// G-602 over threads: each writes and reads what the other sees, and a vCPU
+    /// takes its place along when its port goes.
+    #[test]
+    fn vcpus_share_and_leave() {
+        let shared = shared(2);
+        let one = UncorePort::new(Arc::clone(&shared), VcpuId(0));
+        one.wrmsr(L3_CTL, 1 << 22 | 4).unwrap();
+        one.wrmsr(L3_CTR, 77).unwrap();
+        let other = Arc::clone(&shared);
+        let read = thread::spawn(move || {
+            let port = UncorePort::new(other, VcpuId(1));
+            (port.rdmsr(L3_CTR), port.rdpmc(10))
+        });
+        assert_eq!(read.join().unwrap(), (Ok(77), Some(77)));
+        let counters = |shared: &SharedUncore| {
+            let status = shared.status();
+            let instance = status.pmus[0].instances[0].clone();
+            (instance.designated, instance.counters[0].vcpu)
+        };
+        assert_eq!(counters(&shared), (Some(0), Some(0)));
+        let back = UncorePort::new(Arc::clone(&shared), VcpuId(1));
+        drop(one);
+        assert_eq!(counters(&shared), (Some(1), Some(1)));
+        drop(back);
+        assert_eq!(counters(&shared), (None, None));
+    }
+
+    #[test]
+    fn only_what_linux_reads_by_rdpmc_needs_it() {
+        let port = UncorePort::new(shared(1), VcpuId(0));
+        assert!(port.needs_rdpmc(L3_CTL, 1 << 22));
+        assert!(!port.needs_rdpmc(L3_CTL, 4) && !port.needs_rdpmc(L3_CTR, 1 << 22));
+        assert!(!port.needs_rdpmc(MsrIndex(0xc001_0800), 1 << 31));
+        assert_eq!(port.rdmsr(MsrIndex(0x611)), Err(MsrError::Unknown));
+    }
+}

@@ -1,0 +1,303 @@
+//! What `perfvisor ctl pmu` shows of scoped PMUs: plain data.
+
+use serde::{Deserialize, Serialize};
+use vpmu::host::{EnergyDomain, ScopedCount, ScopedHost};
+use vpmu::ids::VcpuId;
+use vpmu::sched::Scope;
+use vpmu::uncore::{
+    Change, InstanceView, LogEntry, ScopedState, ScopedView, Trouble, Uncore, UncorePmu, UncoreView,
+};
+use vpmu::units::{Count, Energy, Nanos};
+
+/// The scoped PMUs of a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UncoreStatus {
+    /// Each PMU that the guest is shown.
+    pub pmus: Vec<ScopedPmuStatus>,
+    /// What happened to designated vCPUs and events, oldest first; the newest
+    /// 256 entries.
+    pub log: Vec<ScopedLogEntry>,
+}
+
+/// One scoped PMU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopedPmuStatus {
+    /// Its name in the guest's sysfs.
+    pub pmu: String,
+    /// Who shares an instance: `die`, `package`.
+    pub scope: String,
+    /// Each instance, in the order of vCPU numbers.
+    pub instances: Vec<ScopedInstanceStatus>,
+}
+
+/// One instance of a scoped PMU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopedInstanceStatus {
+    /// Its number.
+    pub instance: u16,
+    /// The vCPU that is designated; absent if none of its scope is plugged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub designated: Option<u16>,
+    /// The counters that are wanted or have counted.
+    pub counters: Vec<ScopedCounterStatus>,
+}
+
+/// What becomes of a scoped counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScopedCounterState {
+    /// The guest does not want it to count.
+    #[default]
+    Off,
+    /// It counts.
+    Counting,
+    /// The host gave no event.
+    Refused,
+    /// The host has no count any more.
+    Error,
+    /// Its scope has no vCPU.
+    NoVcpu,
+}
+
+impl ScopedCounterState {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Counting => "counting",
+            Self::Refused => "refused",
+            Self::Error => "error",
+            Self::NoVcpu => "no_vcpu",
+        }
+    }
+}
+
+/// One counter of an instance, or one energy domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopedCounterStatus {
+    /// `ctr2`, `energy-pkg`.
+    pub counter: String,
+    /// What the guest wants counted; absent if it wants nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// What stands behind it on the host; absent if nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_event: Option<String>,
+    /// Whether it counts.
+    pub state: ScopedCounterState,
+    /// Why it does not count, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// The vCPU that its event is on; absent while it does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u16>,
+    /// Time for which it had an event, ns.
+    pub enabled_ns: u64,
+    /// Time of that for which it counted, ns.
+    pub running_ns: u64,
+    /// What it counted since the VM started, whatever the guest wrote to it.
+    pub count: u64,
+    /// What is counted: `events` or `uJ`.
+    pub unit: String,
+}
+
+/// Something that happened to an instance or one of its counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopedLogEntry {
+    /// From 0; a gap means that older entries gave way.
+    pub number: u64,
+    /// When, ns of the host's monotonic clock.
+    pub at_ns: u64,
+    /// To which PMU.
+    pub pmu: String,
+    /// To which instance.
+    pub instance: u16,
+    /// What.
+    pub change: ScopedChange,
+    /// Which counter; absent if it is about the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter: Option<String>,
+    /// The vCPU before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u16>,
+    /// The vCPU after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u16>,
+    /// What the counter had counted by then, as in [`ScopedCounterStatus::count`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScopedChange {
+    /// Another vCPU is designated, or none.
+    #[default]
+    Designated,
+    /// A counter's event moved to another vCPU.
+    Moved,
+    /// It went off with the last vCPU of its scope.
+    Off,
+    /// It counts again.
+    Resumed,
+}
+
+impl ScopedChange {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Designated => "designated",
+            Self::Moved => "moved",
+            Self::Off => "off",
+            Self::Resumed => "resumed",
+        }
+    }
+}
+
+/// What can be told of the scoped PMUs.
+pub(super) fn of<H: ScopedHost>(uncore: &mut Uncore<H>, now: Nanos) -> UncoreStatus {
+    UncoreStatus {
+        pmus: uncore.view(now).into_iter().map(pmu).collect(),
+        log: uncore.log().map(log_entry).collect(),
+    }
+}
+
+fn pmu(view: UncoreView) -> ScopedPmuStatus {
+    let name = view.pmu;
+    ScopedPmuStatus {
+        pmu: name.to_string(),
+        scope: scope_name(view.scope).to_owned(),
+        instances: view
+            .instances
+            .into_iter()
+            .map(|view| instance(name, view))
+            .collect(),
+    }
+}
+
+const fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::None => "none",
+        Scope::Core => "core",
+        Scope::Die => "die",
+        Scope::Cluster => "cluster",
+        Scope::Package => "package",
+        Scope::System => "system",
+    }
+}
+
+fn instance(pmu: UncorePmu, view: InstanceView) -> ScopedInstanceStatus {
+    ScopedInstanceStatus {
+        instance: view.instance.0,
+        designated: view.designated.map(number),
+        counters: view
+            .counters
+            .into_iter()
+            .map(|view| counter(pmu, view))
+            .collect(),
+    }
+}
+
+const fn number(vcpu: VcpuId) -> u16 {
+    vcpu.0
+}
+
+fn counter_name(pmu: UncorePmu, number: u8) -> String {
+    match (pmu, EnergyDomain::ALL.get(usize::from(number))) {
+        (UncorePmu::Power, Some(domain)) => domain.name().to_owned(),
+        _ => format!("ctr{number}"),
+    }
+}
+
+fn counter(pmu: UncorePmu, view: ScopedView) -> ScopedCounterStatus {
+    let (state, why, vcpu) = match view.state {
+        ScopedState::Off => (ScopedCounterState::Off, None, None),
+        ScopedState::Counting(vcpu) => (ScopedCounterState::Counting, None, Some(vcpu.0)),
+        ScopedState::Stopped(trouble) => (trouble_state(trouble), Some(trouble.to_string()), None),
+    };
+    let (count, unit) = match view.counted {
+        ScopedCount::Events(count) => (count.0, "events"),
+        ScopedCount::Energy(energy) => (microjoules(energy), "uJ"),
+    };
+    ScopedCounterStatus {
+        counter: counter_name(pmu, view.number),
+        event: view.wanted.map(|event| event.to_string()),
+        host_event: view.host,
+        state,
+        why,
+        vcpu,
+        enabled_ns: view.times.enabled.0,
+        running_ns: view.times.running.0,
+        count,
+        unit: unit.to_owned(),
+    }
+}
+
+const fn trouble_state(trouble: Trouble) -> ScopedCounterState {
+    match trouble {
+        Trouble::Refused(_) => ScopedCounterState::Refused,
+        Trouble::Lost(_) => ScopedCounterState::Error,
+        Trouble::NoVcpu => ScopedCounterState::NoVcpu,
+    }
+}
+
+fn microjoules(energy: Energy) -> u64 {
+    let microjoules = u128::from(energy.0) * 1_000_000 / u128::from(Energy::PER_JOULE);
+    u64::try_from(microjoules).unwrap_or(u64::MAX)
+}
+
+fn log_entry(entry: &LogEntry) -> ScopedLogEntry {
+    let pmu = entry.pmu;
+    let count = |Count(count)| match pmu {
+        UncorePmu::Power => microjoules(Energy(count)),
+        _ => count,
+    };
+    let about = ScopedLogEntry {
+        number: entry.number,
+        at_ns: entry.at.0,
+        pmu: pmu.to_string(),
+        instance: entry.instance.0,
+        ..ScopedLogEntry::default()
+    };
+    match entry.change {
+        Change::Designated { from, to } => ScopedLogEntry {
+            change: ScopedChange::Designated,
+            from: from.map(number),
+            to: to.map(number),
+            ..about
+        },
+        Change::Moved {
+            counter,
+            from,
+            to,
+            count: counted,
+        } => ScopedLogEntry {
+            change: ScopedChange::Moved,
+            counter: Some(counter_name(pmu, counter)),
+            from: Some(from.0),
+            to: Some(to.0),
+            count: Some(count(counted)),
+            ..about
+        },
+        Change::Off {
+            counter,
+            from,
+            count: counted,
+        } => ScopedLogEntry {
+            change: ScopedChange::Off,
+            counter: Some(counter_name(pmu, counter)),
+            from: Some(from.0),
+            count: Some(count(counted)),
+            ..about
+        },
+        Change::Resumed { counter, to } => ScopedLogEntry {
+            change: ScopedChange::Resumed,
+            counter: Some(counter_name(pmu, counter)),
+            to: Some(to.0),
+            ..about
+        },
+    }
+}
