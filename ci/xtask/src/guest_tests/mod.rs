@@ -20,6 +20,8 @@ mod perf_test;
 mod rdpmc;
 mod seen;
 mod table;
+mod uncore;
+mod uncore_storm;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::{
     GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, monitors, payloads, perf,
-    perf_test, rdpmc,
+    perf_test, rdpmc, uncore, uncore_storm,
 };
 
 /// The kernels of hosts and of guests.
@@ -26,6 +26,8 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(models::all());
     all.extend(rdpmc::all());
     all.extend(payloads::all());
+    all.extend(uncore::all());
+    all.extend(uncore_storm::all());
     all
 }
 

@@ -1,0 +1,306 @@
+//! Scoped PMUs in a guest: whom Linux designates, before and after CPUs go, and
+//! counts that go on while they do. The host's are the mock's.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{GuestTest, Runs, Seen};
+use crate::complaints::{self, ASK};
+
+/// The host's PMUs: of its CPUs, and of scopes.
+pub(super) const SCOPED: &str =
+    "core:gp=4+uncore:name=power+uncore:name=amd_l3+uncore:name=amd_df+uncore:name=amd_umc_0";
+
+/// How often the designated vCPU is ejected and comes back.
+const EJECTS: u32 = 20;
+
+/// Every test of scoped PMUs but the storm.
+pub(super) fn all() -> Vec<GuestTest> {
+    vec![
+        mock_itself(),
+        masks_of_amd_v2(),
+        masks_of_amd_core(),
+        ejects(),
+        share(),
+    ]
+}
+
+/// The mock's own test of them.
+fn mock_itself() -> GuestTest {
+    row("mock", "mock-pmu-test scoped", |seen, _| {
+        seen.shows("0 failed\n")
+    })
+}
+
+fn row(name: &str, line: impl Into<String>, check: super::Check) -> GuestTest {
+    GuestTest {
+        runs: Runs::OnHost,
+        mock_pmu: SCOPED,
+        limit: 200,
+        ..GuestTest::new(format!("uncore/{name}"), line, check)
+    }
+}
+
+/// In the guest: prints the masks of its scoped PMUs, when CPU 2 goes offline and
+/// comes back, when CPU 3 is ejected and comes back. `m` is the function that prints.
+const MASKS: &str = "modprobe rapl; C=/sys/devices/system/cpu; cd /sys/bus/event_source/devices; \
+     m() { echo mask-$1 $(for p in power amd_l3 amd_df amd_umc_0 amd_umc_1; do \
+       [ -e $p/cpumask ] && echo $p=$(cat $p/cpumask); done); }; \
+     m start; echo 0 >$C/cpu2/online; m offline; echo 1 >$C/cpu2/online; m online; \
+     until [ ! -d $C/cpu3 ]; do sleep 0.1; done; m ejected; \
+     until [ -d $C/cpu3 ]; do sleep 0.1; done; echo 1 >$C/cpu3/online; m back; ";
+
+/// On the host, beside a guest with [`MASKS`].
+const EJECT: &str = "word() { until grep -qs ^$1 /tmp/console; do sleep 0.1; done; }; \
+     word mask-online; $ctl vcpu remove 3; word mask-ejected; $ctl vcpu add 3; word mask-back; ";
+
+/// The end of the host's line.
+const WAIT: &str = "wait $vmm; echo status=$?; cat /tmp/console";
+
+/// `perfvisor run` with four vCPUs and its API, in the background.
+fn guest(kernel: &str, flags: &str, line: &str) -> String {
+    format!(
+        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} \
+         --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api {flags} \
+         --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"{line}{ASK}\"' & \
+         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; {EJECT}"
+    )
+}
+
+/// Two dies of two cores on 6.12, where `power` of AMD's is the package's, and each
+/// node has memory controllers of its own.
+fn masks_of_amd_v2() -> GuestTest {
+    let run = guest(
+        "6.12",
+        "--cpus boot=4,topology=1:2:2:1 --pmu type=auto,model=amd-v2 \
+         --uncore power=on,amd_l3=on,amd_df=on,amd_umc=on",
+        MASKS,
+    );
+    row("masks/amd-v2/1:2:2:1", format!("{run}{WAIT}"), |seen, _| {
+        for (step, second) in DIES {
+            seen.shows(&format!(
+                "mask-{step} power=0 amd_l3=0,{second} amd_df=0,{second} amd_umc_0=0 amd_umc_1={second}\n"
+            ))?;
+        }
+        ended_well(seen)
+    })
+}
+
+/// Who stands for the second die at each step: its first CPU, and whoever stays when
+/// that one goes. One that comes back does not take over (rule R-242).
+const DIES: [(&str, u32); 5] = [
+    ("start", 2),
+    ("offline", 3),
+    ("online", 3),
+    ("ejected", 2),
+    ("back", 2),
+];
+
+/// One die of two cores with two threads on 6.1.
+fn masks_of_amd_core() -> GuestTest {
+    let run = guest(
+        "6.1",
+        "--cpus boot=4,topology=2:2:1:1 --pmu type=auto,model=amd-core \
+         --uncore power=on,amd_l3=on,amd_df=on",
+        MASKS,
+    );
+    let check = |seen: &Seen, _: &GuestTest| {
+        for (step, _) in DIES {
+            seen.shows(&format!("mask-{step} power=0 amd_l3=0 amd_df=0\n"))?;
+        }
+        ended_well(seen)
+    };
+    row("masks/amd-core/2:2:1:1", format!("{run}{WAIT}"), check)
+}
+
+fn ended_well(seen: &Seen) -> Result<()> {
+    seen.says("status=0")?;
+    complaints::none(&seen.console)
+}
+
+/// `perf stat` of energy while the designated vCPU of the second die leaves and comes
+/// back, twenty times: no gap, no jump, and as much as the host's PMU has counted.
+fn ejects() -> GuestTest {
+    let counting = "while sleep 0.1; do for f in $C/cpu*/online; do \
+           grep -qs 0 $f && echo 1 >$f && echo up; done; done & \
+         echo while [ -d $C/cpu1 ] \\; do sleep 0.2 \\; done >/tmp/w; echo counting; \
+         perf stat -a -x, -e power/energy-pkg/ -I 200 -o /tmp/o sh /tmp/w; cat /tmp/o; ";
+    let run = guest(
+        "6.1",
+        "--cpus boot=4,topology=1:2:2:1 --pmu type=auto,model=intel-v2 --uncore power=on,share=raw",
+        &format!("{MASKS}{counting}"),
+    );
+    let line = format!(
+        "{run}grep -m1 MHz /proc/cpuinfo; word counting; n=0; failed=0; \
+         while [ $n -lt {EJECTS} ]; do n=$((n+1)); c=$((2 + (n + 1) % 2)); \
+           $ctl vcpu remove $c >/dev/null && $ctl vcpu add $c >/dev/null || failed=$((failed+1)); \
+           until [ $(grep -c ^up /tmp/console) -ge $n ]; do sleep 0.1; done; done; \
+         echo failed=$failed; $ctl vcpu remove 1; {WAIT}"
+    );
+    let check = |seen: &Seen, _: &GuestTest| {
+        for (step, second) in DIES {
+            seen.shows(&format!("mask-{step} power=0,{second}\n"))?;
+        }
+        seen.shows("failed=0\n")?;
+        // The two dies together are shown what the host's one package spends.
+        let watts = mock_watts(seen)?;
+        let energy = Energy::read(seen)?;
+        let ratio = energy.total() / (watts * energy.time());
+        crate::say!(
+            "{:.2} J in {:.2} s, {ratio:.3} of the host's; the longest of {} updates took {:.2} s",
+            energy.total(),
+            energy.time(),
+            energy.0.len(),
+            energy.longest()
+        );
+        ensure!(
+            (0.97..1.03).contains(&ratio),
+            "the guest has seen {ratio:.3} of the energy"
+        );
+        energy.is_steady(watts)?;
+        ended_well(seen)
+    };
+    GuestTest {
+        limit: 300,
+        ..row("ejects/intel-v2/1:2:2:1", line, check)
+    }
+}
+
+/// The guest's part by CPU time: about half of what is spent while one other process
+/// wants the host's only CPU.
+fn share() -> GuestTest {
+    let counting = "echo counting; \
+         perf stat -a -x, -e power/energy-pkg/ -I 1000 -o /tmp/o spin 2000000000; cat /tmp/o; ";
+    let run = guest(
+        "6.12",
+        "--cpus boot=4,topology=2:2:1:1 --pmu type=auto,model=intel-v2 --uncore power=on,share=cputime",
+        &format!("{MASKS}{counting}"),
+    );
+    let line = format!(
+        "{run}grep -m1 MHz /proc/cpuinfo; word counting; while :; do :; done & busy=$!; \
+         wait $vmm; echo status=$?; kill $busy; cat /tmp/console"
+    );
+    let check = |seen: &Seen, _: &GuestTest| {
+        for (step, _) in DIES {
+            seen.shows(&format!("mask-{step} power=0\n"))?;
+        }
+        let energy = Energy::read(seen)?;
+        let part = energy.total() / (mock_watts(seen)? * energy.time());
+        crate::say!("the guest's part is {part:.3} of {:.2} s", energy.time());
+        ensure!(
+            (0.25..0.8).contains(&part),
+            "half of the energy is due, {part:.3} is shown"
+        );
+        ended_well(seen)
+    };
+    row("share/intel-v2/2:2:1:1", line, check)
+}
+
+/// What the host's mock spends: 16 units of 2^-32 J for each tick of its TSC.
+fn mock_watts(seen: &Seen) -> Result<f64> {
+    let line = seen
+        .console
+        .lines()
+        .find(|line| line.starts_with("cpu MHz"));
+    let mhz = line.and_then(|line| line.split(':').next_back());
+    let mhz: f64 = mhz.context("the host's clock is due")?.trim().parse()?;
+    Ok(16.0 * mhz * 1e6 / 4_294_967_296.0)
+}
+
+/// What `perf stat -I` has shown: seconds, and the joules since the line before.
+struct Energy(Vec<(f64, f64)>);
+
+impl Energy {
+    fn read(seen: &Seen) -> Result<Self> {
+        let lines = seen.console.lines();
+        let ours = lines.filter(|line| line.contains(",Joules,power/energy-pkg/"));
+        let update = |line: &str| -> Result<(f64, f64)> {
+            let mut words = line.split(',');
+            let mut number = || -> Result<f64> {
+                let word = words.next().context("a number is due")?;
+                word.trim()
+                    .parse()
+                    .with_context(|| format!("no number: {line}"))
+            };
+            Ok((number()?, number()?))
+        };
+        let updates = ours.map(update).collect::<Result<Vec<_>>>()?;
+        ensure!(
+            updates.len() > 1,
+            "perf has shown {} updates",
+            updates.len()
+        );
+        Ok(Self(updates))
+    }
+
+    fn total(&self) -> f64 {
+        self.0.iter().map(|(_, joules)| joules).sum()
+    }
+
+    fn time(&self) -> f64 {
+        self.0.last().map_or(0.0, |(time, _)| *time)
+    }
+
+    /// The longest time between two updates.
+    fn longest(&self) -> f64 {
+        let starts = std::iter::once(0.0).chain(self.0.iter().map(|(time, _)| *time));
+        let spans = self
+            .0
+            .iter()
+            .zip(starts)
+            .map(|((end, _), start)| end - start);
+        spans.fold(0.0, f64::max)
+    }
+
+    /// At no time is the sum further from the host's than one update, and it never
+    /// goes back.
+    fn is_steady(&self, watts: f64) -> Result<()> {
+        let slack = watts * self.longest();
+        let mut sum = 0.0;
+        for &(time, joules) in &self.0 {
+            ensure!(
+                joules >= 0.0,
+                "the energy went back by {joules} J at {time} s"
+            );
+            sum += joules;
+            let due = watts * time;
+            ensure!(
+                (sum - due).abs() <= slack,
+                "at {time} s the guest has seen {sum:.2} J, {due:.2} J were spent"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(console: &str) -> Seen {
+        Seen {
+            console: console.to_owned(),
+            ..Seen::default()
+        }
+    }
+
+    #[test]
+    fn a_gap_and_a_jump_are_found() {
+        let updates = |joules: [f64; 5]| Energy((1..).map(f64::from).zip(joules).collect());
+        assert!(updates([2.0, 2.1, 1.9, 2.0, 2.0]).is_steady(2.0).is_ok());
+        assert!(updates([2.0, 0.5, 0.5, 2.0, 2.0]).is_steady(2.0).is_err());
+        assert!(updates([2.0, 5.0, 2.0, 2.0, 2.0]).is_steady(2.0).is_err());
+        assert!(updates([2.0, 2.0, -0.1, 2.0, 2.0]).is_steady(2.0).is_err());
+        assert!((updates([0.0; 5]).longest() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_perf_and_the_host_print_is_read() {
+        let console = "cpu MHz\t\t: 1000.000\n     0.200,0.75,Joules,power/energy-pkg/,2,100.00,,\n\
+                       \t0.400,0.74,Joules,power/energy-pkg/,2,100.00,,\n";
+        let energy = Energy::read(&seen(console)).unwrap();
+        assert!((energy.total() - 1.49).abs() < 1e-9 && (energy.time() - 0.4).abs() < 1e-9);
+        assert!((mock_watts(&seen(console)).unwrap() - 3.725).abs() < 0.001);
+        let none = "1.0,<not counted>,Joules,power/energy-pkg/,0,100.00,,\n";
+        assert!(Energy::read(&seen(none)).is_err());
+    }
+}
