@@ -20,7 +20,7 @@
 
 mod driver;
 mod events;
-mod log;
+mod history;
 mod model;
 mod registers;
 mod value;
@@ -28,7 +28,7 @@ mod view;
 mod vm;
 
 pub use events::Trouble;
-pub use log::{Change, LOG_LEN, LogEntry};
+pub use history::{Change, LOG_LEN, LogEntry};
 pub use model::{Power, PowerForm, TooManyUnits, UncoreModel, UncorePmu};
 pub use registers::{ScopedCounter, TABLE, UncoreRange, UncoreRegister};
 pub use view::{InstanceView, ScopedState, ScopedView, UncoreView};

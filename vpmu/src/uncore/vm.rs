@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::events::{Events, Meter, Trouble};
-use super::log::{Change, Log, LogEntry};
+use super::history::{Change, Log, LogEntry};
 use super::model::{UncoreModel, UncorePmu};
 use super::registers::{ScopedCounter, UncoreRegister};
 use crate::guest::MsrError;
