@@ -169,7 +169,7 @@ fn storm(guest_kernel: &'static str, model: &str) -> GuestTest {
          while [ $n -lt {operations} ]; do n=$((n+1)); \
            r=$(((r*1103515245+12345) % 2147483648)); c=$((r/65536 % 2 + 1)); \
            if eval [ \\$t$c = 0 ]; then $ctl vcpu add $c >/dev/null; else $ctl vcpu remove $c >/dev/null; fi || failed=$((failed+1)); \
-           eval \"t$c=\\$((1-t$c))\"; sleep 0.$((r/65536/2 % 6)); done; \
+           eval \"t$c=\\$((1-t$c))\"; sleep 0.$((r/65536/2 % 6)); [ $((n % 20)) != 0 ] || echo operation $n; done; \
          for c in 1 2; do if eval [ \\$t$c = 1 ]; then $ctl vcpu remove $c; fi; done; sleep 1; size after; \
          echo done=$n failed=$failed; \
          $ctl vcpu remove 0; $ctl vcpu remove 1; $ctl vcpu add 4; {THE_WORD}"
