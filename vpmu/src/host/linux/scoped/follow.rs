@@ -146,7 +146,7 @@ impl<T: Debug> Followed<T> {
         }
         if self.moves > 0 {
             text += &format!(
-                " (opened anew {} times, each with a gap since its CPU went offline)",
+                " (opened anew after its CPU had gone offline, with a gap: {} so far)",
                 self.moves
             );
         }
