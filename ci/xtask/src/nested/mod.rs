@@ -59,7 +59,7 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) perfvisor: Option<PathBuf>,
     /// Give the nested host a mock PMU: core[:gp=N], hybrid[:gp=N] or
-    /// uncore[:name=PMU][:scope=SCOPE][:gp=N], with `+` between several
+    /// `uncore[:name=PMU][:scope=SCOPE][:gp=N]`, with `+` between several
     #[arg(long, value_name = "SPEC")]
     pub(crate) mock_pmu: Option<Spec>,
 }
