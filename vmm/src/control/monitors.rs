@@ -150,13 +150,7 @@ fn monitor(
 ) -> Monitor {
     let count = |(vcpu, status): (u16, MonitorStatus)| MonitorCount {
         vcpu,
-        state: status.state,
-        count: status.count,
-        scaled_count: status.scaled_count,
-        enabled_ns: status.enabled_ns,
-        running_ns: status.running_ns,
-        clock_derived: status.clock_derived,
-        sampled: status.sampled,
+        reading: status.reading,
     };
     Monitor {
         monitor: u8::try_from(id.index()).unwrap_or(u8::MAX),

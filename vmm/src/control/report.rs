@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::devices::cpu_hotplug::{SlotReport, SlotState};
-use crate::pmu::monitors::MonitorPolicy;
-use crate::pmu::{CountingState, PmuTotals, UncoreStatus, VcpuPmuStatus};
+use crate::pmu::monitors::{MonitorPolicy, MonitorReading};
+use crate::pmu::{PmuTotals, UncoreStatus, VcpuPmuStatus};
 
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,20 +104,9 @@ pub struct Monitor {
 pub struct MonitorCount {
     /// The vCPU.
     pub vcpu: u16,
-    /// Whether it counts.
-    pub state: CountingState,
-    /// What it counted while it had a host counter.
-    pub count: u64,
-    /// The same scaled by enabled / running, for the whole time.
-    pub scaled_count: u64,
-    /// Guest time since it was attached, ns.
-    pub enabled_ns: u64,
-    /// Guest time of that for which it counted, ns.
-    pub running_ns: u64,
-    /// It is derived from a clock.
-    pub clock_derived: bool,
-    /// Its share of the privilege levels is estimated from samples.
-    pub sampled: bool,
+    /// What it counted there.
+    #[serde(flatten)]
+    pub reading: MonitorReading,
 }
 
 /// The body of `POST /monitors`.

@@ -4,7 +4,7 @@ use super::report::{
     Info, Monitor, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuReport, VcpuSlot,
 };
 use super::uncore_text::uncore;
-use crate::pmu::monitors::{MonitorPolicy, MonitorStatus};
+use crate::pmu::monitors::{MonitorPolicy, MonitorReading, MonitorStatus};
 use crate::pmu::{CounterStatus, PmuTotals};
 
 /// Where the values of `info` start.
@@ -130,23 +130,31 @@ fn row(counter: &CounterStatus) -> [String; 8] {
 
 /// A monitor among the counters of its vCPU.
 fn monitor_row(monitor: &MonitorStatus) -> [String; 8] {
-    let notes = [
-        (monitor.clock_derived, "clock-derived"),
-        (monitor.sampled, "levels sampled"),
-        (monitor.policy == MonitorPolicy::Pinned, "pinned"),
-    ];
-    let notes = notes.iter().filter(|(is_so, _)| *is_so);
-    let notes: Vec<_> = notes.map(|(_, note)| *note).collect();
+    let reading = &monitor.reading;
+    let mut notes = quality(reading);
+    if monitor.policy == MonitorPolicy::Pinned {
+        notes.push("pinned");
+    }
     [
         format!("monitor{}", monitor.monitor),
-        monitor.state.name().replace('_', " "),
+        reading.state.name().replace('_', " "),
         "-".to_owned(),
         monitor.event.clone(),
-        format!("{} ns", monitor.enabled_ns),
-        format!("{} ns", monitor.running_ns),
-        monitor.count.to_string(),
+        format!("{} ns", reading.enabled_ns),
+        format!("{} ns", reading.running_ns),
+        reading.count.to_string(),
         notes.join("; "),
     ]
+}
+
+/// How good a monitor's count is, if not counted.
+fn quality(reading: &MonitorReading) -> Vec<&'static str> {
+    let notes = [
+        (reading.clock_derived, "clock-derived"),
+        (reading.sampled, "levels sampled"),
+    ];
+    let notes = notes.into_iter().filter(|(is_so, _)| *is_so);
+    notes.map(|(_, note)| note).collect()
 }
 
 /// `perfvisor ctl monitor`.
@@ -170,19 +178,15 @@ fn one_monitor(monitor: &Monitor) -> String {
     let mut rows =
         vec![["vCPU", "state", "enabled", "running", "count", "scaled", ""].map(str::to_owned)];
     rows.extend(monitor.counts.iter().map(|count| {
-        let notes: &[&str] = match (count.clock_derived, count.sampled) {
-            (true, true) => &["clock-derived", "levels sampled"],
-            (true, false) => &["clock-derived"],
-            _ => &[],
-        };
+        let reading = &count.reading;
         [
             count.vcpu.to_string(),
-            count.state.name().to_owned(),
-            format!("{} ns", count.enabled_ns),
-            format!("{} ns", count.running_ns),
-            count.count.to_string(),
-            count.scaled_count.to_string(),
-            notes.join("; "),
+            reading.state.name().to_owned(),
+            format!("{} ns", reading.enabled_ns),
+            format!("{} ns", reading.running_ns),
+            reading.count.to_string(),
+            reading.scaled_count.to_string(),
+            quality(reading).join("; "),
         ]
     }));
     let (number, event) = (monitor.monitor, &monitor.event);
@@ -270,9 +274,11 @@ mod tests {
                         monitor: 1,
                         event: "cycles".to_owned(),
                         policy: MonitorPolicy::Pinned,
-                        state: CountingState::Error,
-                        count: 99,
-                        ..MonitorStatus::default()
+                        reading: MonitorReading {
+                            state: CountingState::Error,
+                            count: 99,
+                            ..MonitorReading::default()
+                        },
                     }],
                     totals: PmuTotals {
                         overflows: 5,
@@ -298,12 +304,14 @@ mod tests {
     fn a_monitor_has_a_line_for_each_vcpu() {
         let count = MonitorCount {
             vcpu: 2,
-            state: CountingState::Waiting,
-            count: 10,
-            scaled_count: 40,
-            enabled_ns: 4,
-            running_ns: 1,
-            ..MonitorCount::default()
+            reading: MonitorReading {
+                state: CountingState::Waiting,
+                count: 10,
+                scaled_count: 40,
+                enabled_ns: 4,
+                running_ns: 1,
+                ..MonitorReading::default()
+            },
         };
         let text = monitors(&[Monitor {
             monitor: 3,

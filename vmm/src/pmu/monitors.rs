@@ -156,6 +156,14 @@ pub struct MonitorStatus {
     pub event: String,
     /// How it competes for host counters.
     pub policy: MonitorPolicy,
+    /// What came of it.
+    #[serde(flatten)]
+    pub reading: MonitorReading,
+}
+
+/// What a monitor has counted on one vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitorReading {
     /// Whether it counts.
     pub state: CountingState,
     /// What it counted while it had a host counter.
@@ -179,13 +187,15 @@ impl From<MonitorView> for MonitorStatus {
             monitor: u8::try_from(view.id.index()).unwrap_or(u8::MAX),
             event: name(&view.attr),
             policy: view.policy.into(),
-            state: view.state.into(),
-            count: view.count,
-            scaled_count: view.scaled(),
-            enabled_ns: view.times.enabled.0,
-            running_ns: view.times.running.0,
-            clock_derived: quality != Quality::Counted,
-            sampled: quality == Quality::SampledClock,
+            reading: MonitorReading {
+                state: view.state.into(),
+                count: view.count,
+                scaled_count: view.scaled(),
+                enabled_ns: view.times.enabled.0,
+                running_ns: view.times.running.0,
+                clock_derived: quality != Quality::Counted,
+                sampled: quality == Quality::SampledClock,
+            },
         }
     }
 }

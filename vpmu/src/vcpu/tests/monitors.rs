@@ -1,7 +1,7 @@
 //! Monitors beside the guest's counters: what each class gets of too few host
 //! counters, and that a guest neither pauses a monitor nor notices one.
 
-use super::saved::{Any, fresh, sim};
+use super::saved::{Any, fresh, run_with, sim};
 use super::*;
 use crate::guest::Model;
 use crate::host::software::{Khz, SoftwarePmu};
@@ -36,17 +36,7 @@ fn guest(counters: u32, host_counters: usize, policy: Policy) -> Any {
 
 /// One cycle a nanosecond.
 fn run_for(pmu: &mut Any, span: u64) {
-    let mut left = span;
-    while left > 0 {
-        let deadline = pmu.next_deadline().map_or(10_000, |d| d.0.max(1));
-        let step = left.min(10_000).min(deadline);
-        pmu.host_mut().occur(ArchEvent::Cycles, step);
-        pmu.guest_ran(Nanos(step));
-        if pmu.host_mut().take_interrupt() || step == deadline {
-            pmu.poll();
-        }
-        left -= step;
-    }
+    run_with(pmu, span, |_| ());
 }
 
 fn view(pmu: &mut Any, i: u8) -> MonitorView {

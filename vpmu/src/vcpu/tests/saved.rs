@@ -35,8 +35,17 @@ fn restored(pmu: &mut Any, host_counters: usize, policy: Policy) -> Result<Any, 
     Any::restore(fresh("intel-v2"), sim(host_counters), policy, &pmu.save())
 }
 
-/// One cycle a nanosecond; PMIs are handled at once if there is a reload.
+/// One cycle a nanosecond; PMIs are handled at once.
 fn run_for(pmu: &mut Any, span: u64, reload: Option<u64>) {
+    run_with(pmu, span, |pmu| {
+        if pmu.take_pmi() {
+            handle(pmu, reload);
+        }
+    });
+}
+
+/// One cycle a nanosecond; `each` does what the guest does now and then.
+pub(super) fn run_with(pmu: &mut Any, span: u64, mut each: impl FnMut(&mut Any)) {
     let mut left = span;
     while left > 0 {
         let deadline = pmu.next_deadline().map_or(10_000, |d| d.0.max(1));
@@ -46,9 +55,7 @@ fn run_for(pmu: &mut Any, span: u64, reload: Option<u64>) {
         if pmu.host_mut().take_interrupt() || step == deadline {
             pmu.poll();
         }
-        if pmu.take_pmi() {
-            handle(pmu, reload);
-        }
+        each(pmu);
         left -= step;
     }
 }
