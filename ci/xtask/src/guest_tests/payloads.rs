@@ -57,7 +57,8 @@ fn row(host_kernel: &'static str, model: &str) -> GuestTest {
 fn passed(seen: &Seen, _: &GuestTest) -> Result<()> {
     for payload in PAYLOADS {
         let text = perf::section(&seen.console, payload)?;
-        let ended = text.contains("payload.exit=0\n") && text.contains("status=0\n");
+        let says = |due: &str| text.lines().any(|line| line == due);
+        let ended = says("payload.exit=0") && says("status=0");
         ensure!(ended, "{payload}: {text}");
     }
     Ok(())
@@ -81,4 +82,25 @@ pub(super) fn place(line: &str, place: &Place, job: &mut Job) -> Result<String> 
         }
     }
     Ok(line.replace(FOLDER, &place.job_file("")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_payload_has_ended_well() {
+        let console = |exit: &str| {
+            let one = |payload| format!("=== {payload}\nstatus=0\npayload {payload}\n{exit}\n");
+            PAYLOADS.map(one).concat() + "=== end\n"
+        };
+        let seen = |console| Seen {
+            console,
+            ..Seen::default()
+        };
+        let test = &all()[0];
+        passed(&seen(console("payload.exit=0")), test).unwrap();
+        assert!(passed(&seen(console("payload.exit=01")), test).is_err());
+        assert!(passed(&seen(console("")), test).is_err());
+    }
 }
