@@ -31,13 +31,14 @@ impl ScopedSource {
                 let name = domain.name();
                 let details = self.details();
                 let config = details.events.get(name)?;
-                let joules = details.units.get(name)? == "Joules";
+                if details.units.get(name)? != "Joules" {
+                    return None;
+                }
                 Some(Encoded {
                     config: details.encode(config).ok()?.config,
                     text: name.to_owned(),
-                    energy: Some(EnergyScale::parse(details.scales.get(name)?)?).filter(|_| joules),
+                    energy: Some(EnergyScale::parse(details.scales.get(name)?)?),
                 })
-                .filter(|encoded| encoded.energy.is_some())
             }
             // The host counts everybody's by default.
             ScopedEvent::L3(RawSelect(raw)) => L3_EVERYBODY
