@@ -11,9 +11,9 @@
 
 static char *spec = "core";
 module_param(spec, charp, 0444);
-MODULE_PARM_DESC(spec, "core[:gp=N] | hybrid[:gp=N] | uncore[:name=P][:scope=S][:gp=N], with + between");
+MODULE_PARM_DESC(spec, "core[:gp=N] | hybrid[:gp=N][:cpus=C] | uncore[:name=P][:scope=S][:gp=N], with + between");
 
-/* CPUs of each PMU of a hybrid host. */
+/* CPUs of each PMU of a hybrid host, unless told. */
 #define HYBRID_CPUS 2
 
 /* One part of the parameter. */
@@ -22,7 +22,30 @@ struct part {
 	const char	*name;
 	const char	*scope;
 	unsigned int	gp;
+	unsigned int	cpus;
 };
+
+/* Whether the value is there and is a number from 1 to most. */
+static bool parse_number(const char *value, unsigned int most, unsigned int *number)
+{
+	return value && !kstrtouint(value, 10, number) &&
+	       *number >= 1 && *number <= most;
+}
+
+static bool parse_word(const char *word, const char *value, struct part *part)
+{
+	if (!strcmp(word, "gp"))
+		return parse_number(value, MOCK_MAX_GP, &part->gp);
+	if (!strcmp(word, "cpus"))
+		return parse_number(value, NR_CPUS / 2, &part->cpus);
+	if (!strcmp(word, "scope"))
+		part->scope = value;
+	else if (!strcmp(word, "name"))
+		part->name = value;
+	else
+		return false;
+	return value;
+}
 
 static int parse_part(char *text, struct part *part)
 {
@@ -33,36 +56,32 @@ static int parse_part(char *text, struct part *part)
 		value = strchr(word, '=');
 		if (value)
 			*value++ = 0;
-		if (value && !strcmp(word, "scope")) {
-			part->scope = value;
-		} else if (value && !strcmp(word, "name")) {
-			part->name = value;
-		} else if (!value || strcmp(word, "gp") ||
-			   kstrtouint(value, 10, &part->gp) ||
-			   part->gp < 1 || part->gp > MOCK_MAX_GP) {
-			pr_err("%s: want gp=1..%d, name=P or scope=S\n", word, MOCK_MAX_GP);
+		if (!parse_word(word, value, part)) {
+			pr_err("%s: want gp=1..%d, cpus=1..%d, name=P or scope=S\n",
+			       word, MOCK_MAX_GP, NR_CPUS / 2);
 			return -EINVAL;
 		}
 	}
 	return 0;
 }
 
-static int add_hybrid(unsigned int gp)
+static int add_hybrid(unsigned int gp, unsigned int each)
 {
 	cpumask_var_t cpus;
-	int n, err;
+	unsigned int n;
+	int err;
 
-	if (nr_cpu_ids < 2 * HYBRID_CPUS) {
-		pr_err("hybrid: needs %d CPUs, there are %u\n", 2 * HYBRID_CPUS, nr_cpu_ids);
+	if (nr_cpu_ids < 2 * each) {
+		pr_err("hybrid: needs %u CPUs, there are %u\n", 2 * each, nr_cpu_ids);
 		return -ENODEV;
 	}
 	if (!zalloc_cpumask_var(&cpus, GFP_KERNEL))
 		return -ENOMEM;
-	for (n = 0; n < HYBRID_CPUS; n++)
+	for (n = 0; n < each; n++)
 		cpumask_set_cpu(n, cpus);
 	err = mock_core_add("cpu_core", PERF_TYPE_RAW, cpus, gp, true);
 	cpumask_clear(cpus);
-	for (; n < 2 * HYBRID_CPUS; n++)
+	for (; n < 2 * each; n++)
 		cpumask_set_cpu(n, cpus);
 	if (!err)
 		err = mock_core_add("cpu_atom", -1, cpus, gp, true);
@@ -82,7 +101,12 @@ static bool cpu_has_pmu(void)
 static int add(const struct part *part, bool *has_core)
 {
 	bool hybrid = !strcmp(part->kind, "hybrid");
+	unsigned int cpus = part->cpus ? : HYBRID_CPUS;
 
+	if (part->cpus && !hybrid) {
+		pr_err("%s: cpus= is of hybrid\n", part->kind);
+		return -EINVAL;
+	}
 	if (!strcmp(part->kind, "uncore"))
 		return mock_uncore_add(part->name, part->scope, part->gp);
 	if (!hybrid && strcmp(part->kind, "core")) {
@@ -98,7 +122,7 @@ static int add(const struct part *part, bool *has_core)
 		return -EBUSY;
 	}
 	*has_core = true;
-	return hybrid ? add_hybrid(part->gp) :
+	return hybrid ? add_hybrid(part->gp, cpus) :
 			mock_core_add("cpu", PERF_TYPE_RAW, cpu_possible_mask, part->gp, false);
 }
 

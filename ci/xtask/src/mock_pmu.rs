@@ -20,7 +20,7 @@ pub(crate) const SELF_TEST: &str = "bin/mock-pmu-test";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Spec {
     text: String,
-    hybrid: bool,
+    least_cpus: u32,
 }
 
 impl Spec {
@@ -31,7 +31,7 @@ impl Spec {
 
     /// The fewest CPUs that have these PMUs.
     pub(crate) fn least_cpus(&self) -> u32 {
-        if self.hybrid { 4 } else { 1 }
+        self.least_cpus
     }
 }
 
@@ -40,6 +40,7 @@ impl FromStr for Spec {
 
     fn from_str(text: &str) -> Result<Self> {
         let mut cores = Vec::new();
+        let mut least_cpus = 1;
         for part in text.split('+') {
             let (kind, options) = part.split_once(':').unwrap_or((part, ""));
             match kind {
@@ -50,6 +51,9 @@ impl FromStr for Spec {
             for option in options.split(':').filter(|o| !o.is_empty()) {
                 check_option(kind, option)?;
             }
+            if kind == "hybrid" {
+                least_cpus = 2 * cpus_of_a_kind(options);
+            }
         }
         ensure!(
             cores.len() < 2,
@@ -58,13 +62,23 @@ impl FromStr for Spec {
         );
         Ok(Self {
             text: text.to_owned(),
-            hybrid: cores == ["hybrid"],
+            least_cpus,
         })
     }
 }
 
+/// How many CPUs each PMU of a hybrid host has.
+fn cpus_of_a_kind(options: &str) -> u32 {
+    const UNLESS_TOLD: u32 = 2;
+    let mut told = options.split(':').filter_map(|o| o.strip_prefix("cpus="));
+    told.next_back()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(UNLESS_TOLD)
+}
+
 fn check_option(kind: &str, option: &str) -> Result<()> {
     const COUNTERS: std::ops::RangeInclusive<u32> = 1..=32;
+    const CPUS: std::ops::RangeInclusive<u32> = 1..=32;
     const SCOPES: [&str; 5] = ["core", "die", "cluster", "package", "system"];
     const NAMES: [&str; 3] = ["power", "amd_l3", "amd_df"];
     let is_umc = |name: &str| {
@@ -73,6 +87,9 @@ fn check_option(kind: &str, option: &str) -> Result<()> {
     };
     match option.split_once('=') {
         Some(("gp", n)) if n.parse().is_ok_and(|n| COUNTERS.contains(&n)) => Ok(()),
+        Some(("cpus", n)) if kind == "hybrid" && n.parse().is_ok_and(|n| CPUS.contains(&n)) => {
+            Ok(())
+        }
         Some(("scope", scope)) if kind == "uncore" && SCOPES.contains(&scope) => Ok(()),
         Some(("name", name)) if kind == "uncore" && (NAMES.contains(&name) || is_umc(name)) => {
             Ok(())
@@ -82,6 +99,7 @@ fn check_option(kind: &str, option: &str) -> Result<()> {
             SCOPES.join(", "),
             NAMES.join(", ")
         ),
+        _ if kind == "hybrid" => bail!("`{option}`: gp=1 to gp=32, cpus=1 to cpus=32"),
         _ => bail!("`{option}`: gp=1 to gp=32"),
     }
 }
@@ -162,6 +180,7 @@ mod tests {
             ("core", 1),
             ("core:gp=4", 1),
             ("hybrid:gp=6", 4),
+            ("hybrid:gp=6:cpus=1", 2),
             ("hybrid+uncore:scope=die:gp=2+uncore:scope=package", 4),
             ("uncore", 1),
             ("core+uncore:name=power+uncore:name=amd_umc_0:scope=die", 1),
@@ -178,6 +197,8 @@ mod tests {
             ("cores", "`cores`"),
             ("core:gp=0", "gp=1 to"),
             ("core:gp=33", "gp=1 to"),
+            ("core:cpus=2", "`cpus=2`"),
+            ("hybrid:cpus=0", "cpus=1 to"),
             ("core:scope=die", "`scope=die`"),
             ("uncore:scope=ship", "package"),
             ("uncore:name=amd_l2", "amd_l3"),
