@@ -367,7 +367,7 @@ fn a_vcpu_may_eject_itself() {
 #[test]
 fn a_storm_leaves_nothing_behind() {
     let wanted = std::env::var("STORM").ok().and_then(|n| n.parse().ok());
-    let operations: u32 = wanted.unwrap_or(200);
+    let operations: u32 = wanted.unwrap_or(1_000);
     let Some(vm) = start("storm", &looking_around(), "type=software", "boot=1,max=4") else {
         return;
     };

@@ -8,6 +8,7 @@
 
 mod contention;
 mod control;
+mod energy;
 mod hotplug;
 mod hybrid;
 mod marks;

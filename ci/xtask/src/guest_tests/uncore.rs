@@ -1,8 +1,9 @@
 //! Scoped PMUs in a guest: whom Linux designates, before and after CPUs go, and
 //! counts that go on while they do. The host's are the mock's.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::energy::{self, Energy};
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
 
@@ -122,8 +123,13 @@ fn ended_well(seen: &Seen) -> Result<()> {
 fn ejects() -> GuestTest {
     let counting = "while sleep 0.1; do for f in $C/cpu*/online; do \
            grep -qs 0 $f && echo 1 >$f && echo up; done; done & \
-         echo while [ -d $C/cpu1 ] \\; do sleep 0.2 \\; done >/tmp/w; echo counting; \
-         perf stat -a -x, -e power/energy-pkg/ -I 200 -o /tmp/o sh /tmp/w; cat /tmp/o; ";
+         echo while [ -d $C/cpu1 ] \\; do sleep 0.2 \\; done >/tmp/w; ";
+    let counting = format!(
+        "{counting}{}; echo counting; \
+         perf stat -a -x, -e power/energy-pkg/ -I 200 -o /tmp/o sh /tmp/w; cat /tmp/o; {}; ",
+        energy::WATCH_MOVES,
+        energy::SHOW_MOVES
+    );
     let run = guest(
         "6.1",
         "--cpus boot=4,topology=1:2:2:1 --pmu type=auto,model=intel-v2 --uncore power=on,share=raw",
@@ -141,23 +147,11 @@ fn ejects() -> GuestTest {
             seen.shows(&format!("mask-{step} power=0,{second}\n"))?;
         }
         seen.shows("failed=0\n")?;
-        // The two dies together are shown what the host's one package spends.
-        let watts = mock_watts(seen)?;
+        // The two dies together are shown what the host's one package spends; one of
+        // them nothing while the guest's Linux moves its event.
         let energy = Energy::read(seen)?;
-        let ratio = energy.total() / (watts * energy.time());
-        crate::say!(
-            "{:.2} J in {:.2} s, {ratio:.3} of the host's; the longest of {} updates took {:.2} s",
-            energy.total(),
-            energy.time(),
-            energy.0.len(),
-            energy.longest()
-        );
-        // A guest's Linux counts nothing of a die while it moves its events to another
-        // CPU (`perf_pmu_migrate_context`): twenty times some tens of milliseconds.
-        ensure!(
-            (0.95..1.03).contains(&ratio),
-            "the guest has seen {ratio:.3} of the energy"
-        );
+        let moving = energy::time_of_moves(seen, EJECTS)?;
+        energy.is_whole(energy::mock_watts(seen)?, moving / 2.0)?;
         energy.is_steady()?;
         ended_well(seen)
     };
@@ -186,7 +180,7 @@ fn share() -> GuestTest {
             seen.shows(&format!("mask-{step} power=0\n"))?;
         }
         let energy = Energy::read(seen)?;
-        let part = energy.total() / (mock_watts(seen)? * energy.time());
+        let part = energy.total() / (energy::mock_watts(seen)? * energy.time());
         crate::say!("the guest's part is {part:.3} of {:.2} s", energy.time());
         ensure!(
             (0.25..0.8).contains(&part),
@@ -195,115 +189,4 @@ fn share() -> GuestTest {
         ended_well(seen)
     };
     row("share/intel-v2/2:2:1:1", line, check)
-}
-
-/// What the host's mock spends: 16 units of 2^-32 J for each tick of its TSC.
-fn mock_watts(seen: &Seen) -> Result<f64> {
-    let line = seen
-        .console
-        .lines()
-        .find(|line| line.starts_with("cpu MHz"));
-    let mhz = line.and_then(|line| line.split(':').next_back());
-    let mhz: f64 = mhz.context("the host's clock is due")?.trim().parse()?;
-    Ok(16.0 * mhz * 1e6 / 4_294_967_296.0)
-}
-
-/// What `perf stat -I` has shown: seconds, and the joules since the line before.
-struct Energy(Vec<(f64, f64)>);
-
-impl Energy {
-    fn read(seen: &Seen) -> Result<Self> {
-        let lines = seen.console.lines();
-        let ours = lines.filter(|line| line.contains(",Joules,power/energy-pkg/"));
-        let update = |line: &str| -> Result<(f64, f64)> {
-            let mut words = line.split(',');
-            let mut number = || -> Result<f64> {
-                let word = words.next().context("a number is due")?;
-                word.trim()
-                    .parse()
-                    .with_context(|| format!("no number: {line}"))
-            };
-            Ok((number()?, number()?))
-        };
-        let updates = ours.map(update).collect::<Result<Vec<_>>>()?;
-        ensure!(
-            updates.len() > 1,
-            "perf has shown {} updates",
-            updates.len()
-        );
-        Ok(Self(updates))
-    }
-
-    fn total(&self) -> f64 {
-        self.0.iter().map(|(_, joules)| joules).sum()
-    }
-
-    fn time(&self) -> f64 {
-        self.0.last().map_or(0.0, |(time, _)| *time)
-    }
-
-    /// The longest time between two updates.
-    fn longest(&self) -> f64 {
-        let starts = std::iter::once(0.0).chain(self.0.iter().map(|(time, _)| *time));
-        let spans = self
-            .0
-            .iter()
-            .zip(starts)
-            .map(|((end, _), start)| end - start);
-        spans.fold(0.0, f64::max)
-    }
-
-    /// At no time is the sum further from what is spent at a steady rate than one
-    /// update, and it never goes back.
-    fn is_steady(&self) -> Result<()> {
-        let watts = self.total() / self.time();
-        let slack = watts * self.longest();
-        let mut sum = 0.0;
-        for &(time, joules) in &self.0 {
-            ensure!(
-                joules >= 0.0,
-                "the energy went back by {joules} J at {time} s"
-            );
-            sum += joules;
-            let due = watts * time;
-            ensure!(
-                (sum - due).abs() <= slack,
-                "at {time} s the guest has seen {sum:.2} J, {due:.2} J were due"
-            );
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seen(console: &str) -> Seen {
-        Seen {
-            console: console.to_owned(),
-            ..Seen::default()
-        }
-    }
-
-    #[test]
-    fn a_gap_and_a_jump_are_found() {
-        let updates = |joules: [f64; 5]| Energy((1..).map(f64::from).zip(joules).collect());
-        assert!(updates([2.0, 2.1, 1.9, 2.0, 2.0]).is_steady().is_ok());
-        assert!(updates([0.1, 0.1, 0.1, 6.0, 6.0]).is_steady().is_err());
-        assert!(updates([2.0, 80.0, 2.0, 2.0, 2.0]).is_steady().is_err());
-        assert!(updates([2.0, 2.0, -0.1, 2.0, 2.0]).is_steady().is_err());
-        assert!((updates([0.0; 5]).longest() - 1.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn what_perf_and_the_host_print_is_read() {
-        let console = "cpu MHz\t\t: 1000.000\n     0.200,0.75,Joules,power/energy-pkg/,2,100.00,,\n\
-                       \t0.400,0.74,Joules,power/energy-pkg/,2,100.00,,\n";
-        let energy = Energy::read(&seen(console)).unwrap();
-        assert!((energy.total() - 1.49).abs() < 1e-9 && (energy.time() - 0.4).abs() < 1e-9);
-        assert!((mock_watts(&seen(console)).unwrap() - 3.725).abs() < 0.001);
-        let none = "1.0,<not counted>,Joules,power/energy-pkg/,0,100.00,,\n";
-        assert!(Energy::read(&seen(none)).is_err());
-    }
 }

@@ -58,7 +58,7 @@ pub(crate) struct HostArgs {
     /// A static perfvisor to use instead of building it; `none` leaves it out
     #[arg(long, value_name = "FILE")]
     pub(crate) perfvisor: Option<PathBuf>,
-    /// Give the nested host a mock PMU: core[:gp=N], hybrid[:gp=N][:cpus=C] or
+    /// Give the nested host a mock PMU: `core[:gp=N]`, `hybrid[:gp=N][:cpus=C]` or
     /// `uncore[:name=PMU][:scope=SCOPE][:gp=N]`, with `+` between several
     #[arg(long, value_name = "SPEC")]
     pub(crate) mock_pmu: Option<Spec>,
