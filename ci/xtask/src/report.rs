@@ -1,6 +1,6 @@
 //! The result of a run of checks and tests: counted, and told as it comes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -64,7 +64,12 @@ impl Report {
         }
         let began = Instant::now();
         let outcome = check();
-        let note = format!(" ({:.1} s)", began.elapsed().as_secs_f32());
+        self.settle(name, began.elapsed(), outcome);
+    }
+
+    /// Counts a check that has run, and for how long it did.
+    pub(crate) fn settle(&mut self, name: &str, took: Duration, outcome: Result<()>) {
+        let note = format!(" ({:.1} s)", took.as_secs_f32());
         match outcome {
             Ok(()) => self.pass(name, &note),
             Err(error) => self.fail(name, &format!("{error:#}")),

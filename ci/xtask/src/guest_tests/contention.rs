@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::on_host::Hosted;
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
@@ -85,14 +86,16 @@ fn shared(kernel: &'static str) -> GuestTest {
 /// busy elsewhere is late. The counters are kept from the guest until it has said two
 /// more counts, so for one of them all the time.
 fn taken(policy: &str, (counters, lost): (u32, &str), guest: &str) -> String {
+    let run = Hosted {
+        flags: &format!("--pmu type=auto,policy={policy}"),
+        line: &format!("{guest}; {ASK}"),
+        ..Hosted::default()
+    };
     format!(
         "mkdir -p /g; cd /g; test -e usr || cpio -id <{{guest.cpio}} 2>/dev/null; cd /; \
          mkdir -p /g/proc /g/sys /g/dev; mount -t proc p /g/proc; mount -t sysfs s /g/sys; mount -t devtmpfs d /g/dev; \
-         rm -f /tmp/console /g/go; mkfifo /g/go; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
-           --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api --pmu type=auto,policy={policy} \
-           --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"{guest}; {ASK}\"' & vmm=$!; \
-         until grep -qs counting /tmp/console; do sleep 0.2; done; sleep 2; \
-         show() {{ n=0; while [ $((n += 1)) -le 150 ]; do perfvisor ctl --api-socket /tmp/api pmu >/tmp/pmu; \
+         rm -f /g/go; mkfifo /g/go; {}word counting; sleep 2; \
+         show() {{ n=0; while [ $((n += 1)) -le 150 ]; do $ctl pmu >/tmp/pmu; \
            [ $(awk -v s=$1 '$2 == s' /tmp/pmu | wc -l) = {counters} ] && break; sleep 0.1; done; cat /tmp/pmu; }}; \
          said() {{ grep -c ,instructions, /tmp/console; }}; \
          until_two_more() {{ due=$(($(said) + 2)); until [ $(said) -ge $due ]; do sleep 0.2; done; }}; \
@@ -101,7 +104,8 @@ fn taken(policy: &str, (counters, lost): (u32, &str), guest: &str) -> String {
          echo '=== during'; show {lost}; until_two_more; timeout 20 sh -c 'echo >/g/go'; wait $hog; \
          echo '=== after'; show counting; \
          echo '=== hog'; cat /tmp/hog; wait $vmm; echo '=== console'; cat /tmp/console; \
-         umount /g/proc /g/sys /g/dev"
+         umount /g/proc /g/sys /g/dev",
+        run.started()
     )
 }
 
@@ -298,21 +302,22 @@ fn rotating() -> GuestTest {
 /// A guest whose counters are all off: after a second no event is open on the host, and
 /// no signal of ours makes it exit.
 fn idle() -> GuestTest {
+    let run = Hosted {
+        flags: "--pmu type=auto",
+        line: &format!("perf stat -e instructions spin 2000000000; {ASK}; echo stopped; sleep 600"),
+        ..Hosted::default()
+    };
     GuestTest {
         runs: Runs::OnHost,
         ..row(
             "idle",
             format!(
-                "mount -t debugfs debug /sys/kernel/debug; rm -f /tmp/console; \
-                 perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
-                   --memory size=256M --serial file=/tmp/console --pmu type=auto \
-                   --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"\
-                     perf stat -e instructions spin 2000000000; {ASK}; echo stopped; sleep 600\"' & \
-                 vmm=$!; events() {{ ls -l /proc/$vmm/fd | grep -c perf_event; }}; \
+                "mount -t debugfs debug /sys/kernel/debug; {}events() {{ ls -l /proc/$vmm/fd | grep -c perf_event; }}; \
                  signals() {{ cat /sys/kernel/debug/kvm/$vmm-*/signal_exits; }}; \
                  until grep -qs stopped /tmp/console; do n=$(events); test $n -gt 0 && echo open=$n; sleep 0.5; done; \
                  sleep 4; echo left=$(events); before=$(signals); sleep 6; echo signals=$(($(signals) - before)); \
-                 kill $vmm; wait $vmm; umount /sys/kernel/debug; cat /tmp/console"
+                 kill $vmm; wait $vmm; umount /sys/kernel/debug; cat /tmp/console",
+                run.started()
             ),
             |seen, _| {
                 let open = seen.console.lines().any(|line| line.starts_with("open="));

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::on_host::Hosted;
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
 
@@ -20,17 +21,18 @@ pub(super) fn all() -> Vec<GuestTest> {
 /// the clock: `ticks N` waits for so many more and shows the last whole one. The loop is
 /// asked again if it was not what ran in that moment.
 fn line() -> String {
+    let run = Hosted {
+        line: &format!(
+            "perf stat -e cycles spin 900000000000 & sleep 5; {ASK}; \
+             while sleep 1; do echo tick $(grep Ged /proc/interrupts); done"
+        ),
+        ..Hosted::default()
+    };
     format!(
-        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
-           --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api \
-           --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"\
-             perf stat -e cycles spin 900000000000 & sleep 5; {ASK}; \
-             while sleep 1; do echo tick $(grep Ged /proc/interrupts); done\"' & \
-         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
-         ticks() {{ due=$(($(grep -c ^tick /tmp/console) + $1)); \
+        "{}ticks() {{ due=$(($(grep -c ^tick /tmp/console) + $1)); \
            until [ $(grep -c ^tick /tmp/console) -ge $due ]; do sleep 0.2; done; \
            grep ^tick /tmp/console | tail -n 2 | head -n 1; }}; \
-         until grep -qs '^=== end' /tmp/console; do sleep 0.2; done; ticks 2; $ctl info; \
+         word '=== end'; ticks 2; $ctl info; \
          for n in 1 2 3 4 5 6 7 8; do $ctl pmu >/tmp/pmu; grep -q counting /tmp/pmu && break; done; cat /tmp/pmu; \
          $ctl pause; sleep 1; \
          $ctl --json pmu >/tmp/first; cp /tmp/console /tmp/before; sleep 4; \
@@ -39,7 +41,8 @@ fn line() -> String {
          $ctl --json pmu >/tmp/third; cmp -s /tmp/first /tmp/third || echo counts on; \
          echo before $(ticks 2); $ctl shutdown; echo after $(ticks 3); \
          stat -c mode=%a /tmp/api; $ctl shutdown --force; wait $vmm; echo ended=$?; \
-         test -e /tmp/api || echo removed; cat /tmp/console"
+         test -e /tmp/api || echo removed; cat /tmp/console",
+        run.started()
     )
 }
 

@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::on_host::{ENDED, Hosted};
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
 use crate::perf;
@@ -115,22 +116,24 @@ fn shows_shape(seen: &Seen, test: &GuestTest) -> Result<()> {
     Ok(())
 }
 
-/// `perfvisor run` with its API, in the background; the guest runs `line`, once every
-/// vCPU that comes is started.
+/// In the guest: starts every vCPU that comes, as udev would, in the folder of the CPUs.
+/// One that is gone again before that is no news, in the middle of other lines least of all.
+pub(super) const UDEV: &str = "cd /sys/devices/system/cpu; \
+     while sleep 0.1; do for f in cpu*/online; do grep -qs 0 $f && echo 1 >$f; done; done 2>/dev/null & ";
+
+/// A guest that runs `line` beside [`UDEV`], and has said `ready`.
 fn guest(kernel: &str, flags: &str, line: &str) -> String {
-    format!(
-        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} \
-         --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api {flags} \
-         --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"cd /sys/devices/system/cpu; \
-           while sleep 0.1; do for f in cpu*/online; do grep -qs 0 $f && echo 1 >$f; done; done & \
-           {line}\"' & \
-         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
-         until grep -qs ^ready /tmp/console; do sleep 0.2; done; "
-    )
+    let run = Hosted {
+        kernel,
+        flags,
+        line: &format!("{UDEV}{line}"),
+        ..Hosted::default()
+    };
+    format!("{}word ready; ", run.started())
 }
 
-/// The end of the guest's line: waits for the word and the vCPU's start, ends the load,
-/// and says what was.
+/// The end of the guest's line: waits for the word, which is vCPU 3, and its start, ends
+/// the load, and says what was.
 fn ending() -> String {
     format!(
         "until [ -d cpu3 ]; do sleep 0.2; done; kill $load; sleep 3; \
@@ -138,9 +141,6 @@ fn ending() -> String {
          echo online=$(cat online); {ASK}"
     )
 }
-
-/// The end of the host's line.
-const THE_WORD: &str = "$ctl vcpu add 3; wait $vmm; echo status=$?; cat /tmp/console";
 
 /// How many operations a storm is to have.
 pub(super) fn storm_operations() -> u32 {
@@ -172,7 +172,7 @@ fn storm(guest_kernel: &'static str, model: &str) -> GuestTest {
            eval \"t$c=\\$((1-t$c))\"; sleep 0.$((r/65536/2 % 6)); [ $((n % 20)) != 0 ] || echo operation $n; done; \
          for c in 1 2; do if eval [ \\$t$c = 1 ]; then $ctl vcpu remove $c; fi; done; sleep 1; size after; \
          echo done=$n failed=$failed; \
-         $ctl vcpu remove 0; $ctl vcpu remove 1; $ctl vcpu add 4; {THE_WORD}"
+         $ctl vcpu remove 0; $ctl vcpu remove 1; $ctl vcpu add 4; $ctl vcpu add 3; {ENDED}"
     );
     GuestTest {
         runs: Runs::OnHost,
@@ -267,8 +267,8 @@ fn during_record() -> GuestTest {
         ),
     );
     let line = format!(
-        "{run} until grep -qs ^recording /tmp/console; do sleep 0.2; done; sleep 1; \
-         {TOTALS}; $ctl vcpu remove 2; sleep 1; $ctl vcpu remove 1; $ctl info; until grep -qs ^report /tmp/console; do sleep 0.2; done; {TOTALS}; {THE_WORD}"
+        "{run} word recording; sleep 1; \
+         {TOTALS}; $ctl vcpu remove 2; sleep 1; $ctl vcpu remove 1; $ctl info; word report; {TOTALS}; $ctl vcpu add 3; {ENDED}"
     );
     let check = |seen: &Seen, _: &GuestTest| {
         totals_are_kept(seen)?;
@@ -312,7 +312,7 @@ cache-references,cache-misses,bus-cycles sh /tmp/load & load=$load\\ $!; {own_ej
          sleep 2; events before; $ctl vcpu remove 1; events without; $ctl vcpu add 1; sleep 2; events again; \
          $ctl info --json | grep -o 'rotations.:[0-9]*'; \
          $ctl vcpu add 2; until $ctl vcpu list | grep -q \"vCPU 2: not plugged in\"; do sleep 0.2; done; \
-         echo ejected; {THE_WORD}"
+         echo ejected; $ctl vcpu add 3; {ENDED}"
     );
     let check = |seen: &Seen, _: &GuestTest| {
         let count = |word: &str| -> Result<u32> {

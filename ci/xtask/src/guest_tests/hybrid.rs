@@ -3,14 +3,15 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::on_host::{ENDED, Hosted};
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
 use crate::perf;
 
 const HYBRID: &str = "hybrid:gp=8";
-/// One CPU of each kind.
-const ONE_OF_EACH: &str = "hybrid:gp=8:cpus=1";
+/// One CPU of each kind, with a last-level cache of its own.
+pub(super) const TWO_CPUS: &str = "hybrid:gp=8:cpus=1+uncore:name=amd_l3:scope=core";
 
 /// By instructions: a host 6.1 does not bring several CPUs up so, and on the wall such a
 /// host takes minutes for a guest.
@@ -45,17 +46,20 @@ fn row(name: &str, line: impl Into<String>, check: super::Check) -> GuestTest {
     }
 }
 
-/// `perfvisor run` with these flags; the guest's kernel gets `append` and runs `line`.
+/// A guest in the background; its kernel gets `append`.
 fn guest(kernel: &str, flags: &str, append: &str, line: &str) -> String {
-    format!(
-        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} --memory size=256M \
-         --serial file=/tmp/console {flags} \
-         --cmdline 'console=ttyS0 quiet loglevel=3 {append} perfvisor.run=\"{line}; {ASK}\"'"
-    )
+    let line = &format!("{line}; {ASK}");
+    let run = Hosted {
+        kernel,
+        flags,
+        append,
+        line,
+    };
+    run.started()
 }
 
 /// Prints where the threads of the vCPUs may run, once the guest has printed `began`.
-const WHERE: &str = "until grep -qs began /tmp/console; do sleep 0.2; done; \
+const WHERE: &str = "word began; \
      for t in /proc/$vmm/task/*; do \
        grep -q vcpu $t/comm && echo $(cat $t/comm) $(grep Cpus_allowed_list $t/status); done";
 
@@ -70,7 +74,7 @@ fn one_kind(kind: &str, check: super::Check) -> GuestTest {
         "",
         "echo began; sleep 1; perf stat -x, -e instructions,cycles spin 3000000 2>&1",
     );
-    let line = format!("{run} & vmm=$!; {WHERE}; wait $vmm; echo status=$?; cat /tmp/console");
+    let line = format!("{run}{WHERE}; {ENDED}");
     row(&format!("type-{kind}"), line, check)
 }
 
@@ -131,7 +135,7 @@ fn moved_away() -> String {
         "echo began; perf stat -x, -e instructions spin 900000000000",
     );
     format!(
-        "{run} & vmm=$!; {WHERE}; sleep 2; {VCPU0}; taskset -p c $v >/dev/null; \
+        "{run}{WHERE}; sleep 2; {VCPU0}; taskset -p c $v >/dev/null; \
          wait $vmm; echo status=$?"
     )
 }
@@ -154,10 +158,10 @@ fn roams() -> GuestTest {
         "for n in 1 2 3; do perf stat -x, -e instructions spin 1000000000 2>&1; done; echo began",
     );
     let line = format!(
-        "{run} & vmm=$!; sleep 1; {VCPU0}; n=0; \
+        "{run}sleep 1; {VCPU0}; n=0; \
          while kill -0 $vmm 2>/dev/null; do n=$((n + 1)); \
            taskset -p $((n % 2 ? 1 : 4)) $v >/dev/null 2>&1; sleep 0.3; done; \
-         wait $vmm; echo status=$?; echo moves=$n; cat /tmp/console"
+         echo moves=$n; {ENDED}"
     );
     row("roams", line, |seen, _| {
         /// A part that did not count would be about half.
@@ -197,7 +201,7 @@ fn sampled_hybrid_guest(kernel: &'static str) -> GuestTest {
          echo $pmu.samples=$(perf script -i /tmp/data 2>/dev/null | grep -c spin); done; \
          echo === interrupts; grep -e NMI -e PMI /proc/interrupts";
     GuestTest {
-        mock_pmu: ONE_OF_EACH,
+        mock_pmu: TWO_CPUS,
         clock: Clock::Wall,
         ..row(
             &format!("guest-{kernel}/sampled"),
@@ -231,7 +235,7 @@ fn in_hybrid_guest(kernel: &str, more: &str) -> String {
              spin 3000000 2>&1; done{more}"
         ),
     );
-    format!("{run} & vmm=$!; {WHERE}; wait $vmm; echo status=$?; cat /tmp/console")
+    format!("{run}{WHERE}; {ENDED}")
 }
 
 fn both_kinds(seen: &Seen, _: &GuestTest) -> Result<()> {

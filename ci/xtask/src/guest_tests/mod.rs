@@ -15,6 +15,7 @@ mod marks;
 mod mock;
 mod models;
 mod monitors;
+mod on_host;
 mod payloads;
 mod perf;
 mod perf_test;
@@ -243,15 +244,17 @@ fn run_once<'a>(
     job.silence = Some(Duration::from_secs(longest + 30));
     say!("{} guest test(s) on {}", tests.len(), place.describe());
     let (mut output, mut errors) = (Vec::new(), Vec::new());
-    let mut began = Instant::now();
+    let (mut began, mut times) = (Instant::now(), Vec::new());
     let ended = place.run(&job, &mut |stream, bytes| match stream {
         Stream::Error => errors.extend_from_slice(bytes),
         _ => {
             let before = marks::ends(&output);
             output.extend_from_slice(bytes);
             for n in before..marks::ends(&output) {
-                let (name, took) = (&tests[n].name, began.elapsed().as_secs());
-                say!("{name}: ended after {took} s, {} of {}", n + 1, tests.len());
+                let (name, took) = (&tests[n].name, began.elapsed());
+                let (s, of) = (took.as_secs(), tests.len());
+                say!("{name}: ended after {s} s, {} of {of}", n + 1);
+                times.push(took);
                 began = Instant::now();
             }
         }
@@ -270,12 +273,14 @@ fn run_once<'a>(
                 say!("{}: {}", test.name, seen.last_words());
                 stuck.push((test, "the guest's kernel panicked"));
             }
-            Some(seen) => locked(report).step(&test.name, || {
+            Some(seen) => {
                 let checked = seen
                     .no_complaints()
                     .and_then(|()| (test.check)(&seen, test));
-                checked.map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
-            }),
+                let checked = checked.map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()));
+                let took = times.get(n).copied().unwrap_or_default();
+                locked(report).settle(&test.name, took, checked);
+            }
             None => stuck.push((test, why_not_run(ended))),
         }
     }

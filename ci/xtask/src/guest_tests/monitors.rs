@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::on_host::Hosted;
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
 use crate::perf;
@@ -34,18 +35,18 @@ const SHORT: &str = "for i in 1 2 3 4; do $ctl monitor add cycles,policy=pinned;
 /// The guest spins under a perf that counts everything in it. It is looked at while it
 /// stands, so that both counts are of the same instant.
 fn line(kind: &str, event: &str, more: &str) -> String {
+    let run = Hosted {
+        flags: &format!("--pmu type={kind}"),
+        line: &format!("(sleep 5; {ASK}) & perf stat -a -e {event} spin 900000000000"),
+        ..Hosted::default()
+    };
     format!(
-        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
-           --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api --pmu type={kind} \
-           --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"\
-             (sleep 5; {ASK}) & perf stat -a -e {event} spin 900000000000\"' & \
-         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
-         look() {{ $ctl pause >/dev/null; echo \"=== $1\"; $ctl pmu; $ctl resume >/dev/null; }}; \
+        "{}look() {{ $ctl pause >/dev/null; echo \"=== $1\"; $ctl pmu; $ctl resume >/dev/null; }}; \
          until $ctl pmu 2>/dev/null | grep -qE '^ *(gp|fixed). +counting +{event} '; do sleep 0.5; done; \
          $ctl monitor add {event}; sleep 1; look first; sleep 5; look second; {more}\
          echo '=== end'; $ctl monitor list; $ctl monitor remove 0 >/dev/null && $ctl monitor list; \
-         until grep -qs '^=== end' /tmp/console; do sleep 0.2; done; \
-         $ctl shutdown --force; wait $vmm; echo ended=$?; cat /tmp/console"
+         word '=== end'; $ctl shutdown --force; wait $vmm; echo ended=$?; cat /tmp/console",
+        run.started()
     )
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::on_host::Hosted;
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
@@ -159,18 +160,20 @@ fn watched(seen: &Seen, _: &GuestTest) -> Result<()> {
 
 /// What a VMM with one vCPU takes besides the guest's memory.
 fn memory() -> GuestTest {
+    let run = Hosted {
+        line: &format!("perf stat true; {ASK}; echo up; sleep 600"),
+        ..Hosted::default()
+    };
     GuestTest {
         runs: Runs::OnHost,
         ..GuestTest::new(
             "memory",
             format!(
-                "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
-               --memory size=256M --serial file=/tmp/console \
-               --cmdline 'console=ttyS0 quiet perfvisor.run=\"perf stat true; {ASK}; echo up; sleep 600\"' & \
-             vmm=$!; until grep -qs ^up /tmp/console; do sleep 1; done; \
+                "{}word up; \
              awk '/^Size:/ {{ ram = ($2 == 262144) }} /^Pss:/ && !ram {{ sum += $2 }} \
                   END {{ print \"pss=\" sum }}' /proc/$vmm/smaps; \
-             kill $vmm; wait $vmm; echo ended=$?; cat /tmp/console"
+             kill $vmm; wait $vmm; echo ended=$?; cat /tmp/console",
+                run.started()
             ),
             lean,
         )

@@ -1,15 +1,21 @@
 //! Scoped PMUs in a guest: whom Linux designates, before and after CPUs go, and
 //! counts that go on while they do. The host's are the mock's.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 
 use super::energy::{self, Energy};
+use super::hybrid::TWO_CPUS;
+use super::on_host::{ENDED, Hosted};
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
+use crate::perf;
 
 /// The host's PMUs: of its CPUs, and of scopes.
 pub(super) const SCOPED: &str =
     "core:gp=4+uncore:name=power+uncore:name=amd_l3+uncore:name=amd_df+uncore:name=amd_umc_0";
+
+/// Accesses to a last-level cache.
+const L3: &str = "amd_l3/event=0x04,umask=0xff/";
 
 /// How often the designated vCPU is ejected and comes back.
 const EJECTS: u32 = 20;
@@ -22,6 +28,7 @@ pub(super) fn all() -> Vec<GuestTest> {
         masks_of_amd_core(),
         ejects(),
         share(),
+        host_cpu_offline(),
     ]
 }
 
@@ -51,20 +58,18 @@ const MASKS: &str = "modprobe rapl; C=/sys/devices/system/cpu; cd /sys/bus/event
      until [ -d $C/cpu3 ]; do sleep 0.1; done; echo 1 >$C/cpu3/online; m back; ";
 
 /// On the host, beside a guest with [`MASKS`].
-const EJECT: &str = "word() { until grep -qs ^$1 /tmp/console; do sleep 0.1; done; }; \
-     word mask-online; $ctl vcpu remove 3; word mask-ejected; $ctl vcpu add 3; word mask-back; ";
+const EJECT: &str =
+    "word mask-online; $ctl vcpu remove 3; word mask-ejected; $ctl vcpu add 3; word mask-back; ";
 
-/// The end of the host's line.
-const WAIT: &str = "wait $vmm; echo status=$?; cat /tmp/console";
-
-/// `perfvisor run` with four vCPUs and its API, in the background.
+/// A guest with four vCPUs that begins with [`MASKS`].
 fn guest(kernel: &str, flags: &str, line: &str) -> String {
-    format!(
-        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} \
-         --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api {flags} \
-         --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"{line}{ASK}\"' & \
-         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; {EJECT}"
-    )
+    let run = Hosted {
+        kernel,
+        flags,
+        line: &format!("{MASKS}{line}{ASK}"),
+        ..Hosted::default()
+    };
+    format!("{}{EJECT}", run.started())
 }
 
 /// Two dies of two cores on 6.12, where `power` of AMD's is the package's, and each
@@ -74,16 +79,20 @@ fn masks_of_amd_v2() -> GuestTest {
         "6.12",
         "--cpus boot=4,topology=1:2:2:1 --pmu type=auto,model=amd-v2 \
          --uncore power=on,amd_l3=on,amd_df=on,amd_umc=on",
-        MASKS,
+        "",
     );
-    row("masks/amd-v2/1:2:2:1", format!("{run}{WAIT}"), |seen, _| {
-        for (step, second) in DIES {
-            seen.shows(&format!(
+    row(
+        "masks/amd-v2/1:2:2:1",
+        format!("{run}{ENDED}"),
+        |seen, _| {
+            for (step, second) in DIES {
+                seen.shows(&format!(
                 "mask-{step} power=0 amd_l3=0,{second} amd_df=0,{second} amd_umc_0=0 amd_umc_1={second}\n"
             ))?;
-        }
-        ended_well(seen)
-    })
+            }
+            ended_well(seen)
+        },
+    )
 }
 
 /// Who stands for the second die at each step: its first CPU, and whoever stays when
@@ -102,7 +111,7 @@ fn masks_of_amd_core() -> GuestTest {
         "6.1",
         "--cpus boot=4,topology=2:2:1:1 --pmu type=auto,model=amd-core \
          --uncore power=on,amd_l3=on,amd_df=on",
-        MASKS,
+        "",
     );
     let check = |seen: &Seen, _: &GuestTest| {
         for (step, _) in DIES {
@@ -110,7 +119,7 @@ fn masks_of_amd_core() -> GuestTest {
         }
         ended_well(seen)
     };
-    row("masks/amd-core/2:2:1:1", format!("{run}{WAIT}"), check)
+    row("masks/amd-core/2:2:1:1", format!("{run}{ENDED}"), check)
 }
 
 fn ended_well(seen: &Seen) -> Result<()> {
@@ -133,14 +142,14 @@ fn ejects() -> GuestTest {
     let run = guest(
         "6.1",
         "--cpus boot=4,topology=1:2:2:1 --pmu type=auto,model=intel-v2 --uncore power=on,share=raw",
-        &format!("{MASKS}{counting}"),
+        &counting,
     );
     let line = format!(
         "{run}grep -m1 MHz /proc/cpuinfo; word counting; n=0; failed=0; \
          while [ $n -lt {EJECTS} ]; do n=$((n+1)); c=$((2 + (n + 1) % 2)); \
            $ctl vcpu remove $c >/dev/null && $ctl vcpu add $c >/dev/null || failed=$((failed+1)); \
            until [ $(grep -c ^up /tmp/console) -ge $n ]; do sleep 0.1; done; done; \
-         echo failed=$failed; $ctl vcpu remove 1; {WAIT}"
+         echo failed=$failed; $ctl vcpu remove 1; {ENDED}"
     );
     let check = |seen: &Seen, _: &GuestTest| {
         for (step, second) in DIES {
@@ -169,7 +178,7 @@ fn share() -> GuestTest {
     let run = guest(
         "6.12",
         "--cpus boot=4,topology=2:2:1:1 --pmu type=auto,model=intel-v2 --uncore power=on,share=cputime",
-        &format!("{MASKS}{counting}"),
+        counting,
     );
     let line = format!(
         "{run}grep -m1 MHz /proc/cpuinfo; word counting; while :; do :; done & busy=$!; \
@@ -189,4 +198,71 @@ fn share() -> GuestTest {
         ended_well(seen)
     };
     row("share/intel-v2/2:2:1:1", line, check)
+}
+
+/// The only host CPU of the guest's second cache goes offline and comes back. What the
+/// guest counts there stands still meanwhile, which `ctl pmu` says, and goes on; the
+/// first cache is not concerned.
+fn host_cpu_offline() -> GuestTest {
+    let run = Hosted {
+        flags: "--cpus boot=2,topology=1:1:2:1 --pmu type=software,model=amd-v2 --uncore amd_l3=on",
+        line: &format!("echo counting; perf stat -a -A -x, -I 500 -e {L3} sleep 15 2>&1; {ASK}"),
+        ..Hosted::default()
+    };
+    let line = format!(
+        "{}word counting; sleep 4; echo 0 >/sys/devices/system/cpu/cpu1/online; sleep 4; \
+         echo '=== offline'; $ctl pmu; echo 1 >/sys/devices/system/cpu/cpu1/online; sleep 3; \
+         echo '=== back'; $ctl pmu; {ENDED}",
+        run.started()
+    );
+    let check = |seen: &Seen, _: &GuestTest| {
+        let section = |name| perf::section(&seen.console, name);
+        ensure!(section("offline")?.contains("1 (offline)"));
+        ensure!(section("back")?.contains("with a gap: 1 so far"));
+        let still = |cpu| Ok::<_, Error>(stretches(&l3_counts(&seen.console, cpu)?));
+        let (first, second) = (still("CPU0")?, still("CPU1")?);
+        ensure!(
+            first == [true] && second == [true, false, true],
+            "the first cache: {first:?}, the second: {second:?}"
+        );
+        ended_well(seen)
+    };
+    GuestTest {
+        mock_pmu: TWO_CPUS,
+        ..row("host-cpu-offline", line, check)
+    }
+}
+
+/// What `perf stat -I -A` has shown of a CPU's cache.
+fn l3_counts(console: &str, cpu: &str) -> Result<Vec<u64>> {
+    let lines = console.lines().filter(|line| line.contains(L3));
+    let words = lines.map(|line| line.split(',').map(str::trim).collect::<Vec<_>>());
+    let ours = words.filter(|words| words.get(1) == Some(&cpu));
+    let count = |words: Vec<&str>| words.get(2).and_then(|word| word.parse().ok());
+    ours.map(|words| count(words).context("a count is due"))
+        .collect()
+}
+
+/// Whether something was counted, by turns.
+fn stretches(counts: &[u64]) -> Vec<bool> {
+    let mut turns: Vec<_> = counts.iter().map(|count| *count > 0).collect();
+    turns.dedup();
+    turns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standstill_is_found() {
+        let console = "0.5,CPU0,17,,amd_l3/event=0x04,umask=0xff/,5,100.00,,\n\
+                       0.5,CPU1,9,,amd_l3/event=0x04,umask=0xff/,5,100.00,,\n\
+                       1.0,CPU1,0,,amd_l3/event=0x04,umask=0xff/,5,100.00,,\n\
+                       1.5,CPU1,8,,amd_l3/event=0x04,umask=0xff/,5,100.00,,\n";
+        assert_eq!(l3_counts(console, "CPU0").unwrap(), [17]);
+        let second = l3_counts(console, "CPU1").unwrap();
+        assert_eq!(stretches(&second), [true, false, true]);
+        assert!(l3_counts(&console.replace("17", "<not counted>"), "CPU0").is_err());
+    }
 }

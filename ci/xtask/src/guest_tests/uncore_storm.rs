@@ -3,8 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::hotplug::{self, UDEV};
+use super::on_host::{ENDED, Hosted};
 use super::uncore::SCOPED;
-use super::{GuestTest, Runs, Seen, hotplug};
+use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
 
 /// What the mock counts of each event for a tick of the host's TSC; of energy, 2^-32 J.
@@ -19,16 +21,12 @@ pub(super) fn all() -> Vec<GuestTest> {
     vec![storm()]
 }
 
-/// In the guest: every vCPU that comes is started, as udev would; one that is gone again
-/// before that is no news, in the middle of other lines least of all. After vCPU 3 has
-/// come and gone, counts everywhere, and of CPU 0's scopes, over and over; ends when
-/// vCPU 0 has been alone for eight seconds.
+/// In the guest: after vCPU 3 has come and gone, counts everywhere, and of CPU 0's
+/// scopes, over and over; ends when vCPU 0 has been alone for eight seconds.
 fn guest_line() -> String {
     let events: Vec<_> = RATES.iter().map(|(event, _)| *event).collect();
     format!(
-        "modprobe rapl; cd /sys/devices/system/cpu; \
-         while sleep 0.1; do for f in cpu*/online; do grep -qs 0 $f && echo 1 >$f; done; done 2>/dev/null & \
-         echo ready; until [ -d cpu3 ]; do sleep 0.2; done; while [ -d cpu3 ]; do sleep 0.2; done; sleep 6; \
+        "modprobe rapl; {UDEV}echo ready; until [ -d cpu3 ]; do sleep 0.2; done; while [ -d cpu3 ]; do sleep 0.2; done; sleep 6; \
          E={}; \
          while :; do perf stat -a -x, -e cycles,$E sleep 1 2>&1 | sed s/^/all:/; done & a=$!; \
          while :; do perf stat -C 0 -x, -e duration_time,$E sleep 2 2>&1 | sed s/^/one:/; done & b=$!; \
@@ -42,15 +40,14 @@ fn guest_line() -> String {
 
 fn storm() -> GuestTest {
     let operations = hotplug::storm_operations();
+    let run = Hosted {
+        flags: "--cpus boot=1,max=4,topology=1:2:2:1 --pmu type=auto,model=amd-v2 \
+                --uncore power=on,amd_l3=on,amd_df=on,amd_umc=on,share=raw",
+        line: &guest_line(),
+        ..Hosted::default()
+    };
     let line = format!(
-        "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-6.12}} --initramfs {{guest.cpio}} \
-         --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api \
-         --cpus boot=1,max=4,topology=1:2:2:1 --pmu type=auto,model=amd-v2 \
-         --uncore power=on,amd_l3=on,amd_df=on,amd_umc=on,share=raw \
-         --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"{}\"' & \
-         vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
-         word() {{ until grep -qs ^$1 /tmp/console; do sleep 0.2; done; }}; \
-         size() {{ echo $1 fds=$(ls /proc/$vmm/fd | wc -l) tasks=$(ls /proc/$vmm/task | wc -l) \
+        "{}size() {{ echo $1 fds=$(ls /proc/$vmm/fd | wc -l) tasks=$(ls /proc/$vmm/task | wc -l) \
            $(grep VmData /proc/$vmm/status); }}; \
          grep -m1 MHz /proc/cpuinfo; word ready; \
          for c in 1 2 3; do $ctl vcpu add $c; done; sleep 2; \
@@ -62,8 +59,8 @@ fn storm() -> GuestTest {
            eval \"t$c=\\$((1-t$c))\"; sleep 0.$((r/65536/3 % 6)); [ $((n % 20)) != 0 ] || echo operation $n; done; \
          for c in 1 2 3; do if eval [ \\$t$c = 1 ]; then $ctl vcpu remove $c; fi; done; \
          word quiet; sleep 6; size after; echo done=$n failed=$failed; $ctl pmu; \
-         wait $vmm; echo status=$?; cat /tmp/console",
-        guest_line()
+         {ENDED}",
+        run.started()
     );
     GuestTest {
         runs: Runs::OnHost,
