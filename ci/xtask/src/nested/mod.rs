@@ -11,6 +11,7 @@
 
 mod qemu;
 pub(crate) mod stream;
+mod tsc;
 
 use std::fs;
 use std::path::PathBuf;

@@ -10,8 +10,8 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use super::Host;
 use super::stream::{self, Event, Stream};
+use super::{Host, tsc};
 use crate::{cmd, paths};
 
 const MEMORY: &str = "4G";
@@ -123,10 +123,13 @@ fn arguments(host: &Host, initrd: &Path, console: &Path) -> Vec<String> {
     words.extend([
         "-smp", &cpus, "-m", MEMORY, "-display", "none", "-serial", &serial,
     ]);
-    words.extend(["-kernel", &kernel, "-initrd", &initrd, "-append", CMDLINE]);
-    if host.icount {
+    let cmdline = if host.icount {
         words.extend(["-icount", "shift=0,sleep=off"]);
-    }
+        CMDLINE.to_owned()
+    } else {
+        format!("{CMDLINE} tsc_early_khz={}", tsc::khz())
+    };
+    words.extend(["-kernel", &kernel, "-initrd", &initrd, "-append", &cmdline]);
     // ioeventfd=off: a kick is handled at once, not when the main loop comes by.
     words.extend([
         "-device",
