@@ -1,6 +1,7 @@
 //! Names of the architectural PMU, and what CPUID says of it.
 
-use crate::cpu;
+use crate::check::Report;
+use crate::{check, cpu};
 
 /// IA32_PMC0: legacy access to GP counter 0.
 pub const PMC: u32 = 0xc1;
@@ -87,6 +88,22 @@ impl Leaf0A {
             fixed: leaf.edx & 0x1f,
             fixed_width: leaf.edx >> 5 & 0xff,
         }
+    }
+
+    /// Reads the leaf of a CPU that has the global registers, which is the first check
+    /// of a payload that needs them.
+    #[must_use]
+    pub fn with_global_registers(report: &mut Report) -> Option<Self> {
+        let leaf = Self::read();
+        check!(
+            report,
+            "s0",
+            leaf.version >= 2,
+            true,
+            "leaf 0AH version {} has global registers",
+            leaf.version
+        )
+        .then_some(leaf)
     }
 
     /// The bits of all GP counters in the global registers.

@@ -47,17 +47,9 @@ const WATCH: u64 = 20_000;
 const USER_AND_KERNEL: u64 = 3 << 16;
 
 fn main(report: &mut Report) {
-    let leaf = Leaf0A::read();
-    if !check!(
-        report,
-        "s0",
-        leaf.version >= 2,
-        true,
-        "leaf 0AH version {} has global control",
-        leaf.version
-    ) {
+    let Some(leaf) = Leaf0A::with_global_registers(report) else {
         return;
-    }
+    };
     check!(
         report,
         "s1.1",

@@ -23,17 +23,9 @@ const NMI_REASON: u16 = 0x61;
 const REPEATS: u32 = 20;
 
 fn main(report: &mut Report) {
-    let leaf = Leaf0A::read();
-    if !check!(
-        report,
-        "s0",
-        leaf.version >= 2,
-        true,
-        "leaf 0AH version {} has a status",
-        leaf.version
-    ) {
+    let Some(leaf) = Leaf0A::with_global_registers(report) else {
         return;
-    }
+    };
     apic::enable();
     pmi::install();
     check!(
@@ -82,6 +74,16 @@ fn stop() {
     wrmsr(pmu::GLOBAL_CONTROL, 0);
     wrmsr(pmu::EVENT_SELECT, 0);
     wrmsr(pmu::GLOBAL_OVERFLOW, pmu::GP0);
+}
+
+/// So many NMIs have come since there were `before`.
+fn nmis(report: &mut Report, rule: &str, before: u32, due: u32, what: &str) {
+    check!(report, rule, trap::nmis() - before, due, "{what}");
+}
+
+/// The status is that.
+fn status(report: &mut Report, rule: &str, due: u64, what: &str) {
+    check!(report, rule, rdmsr(pmu::GLOBAL_STATUS), due, "{what}");
 }
 
 /// Exactly one more PMI than `before` came, with `status`, acknowledged.
@@ -178,21 +180,9 @@ fn masked(report: &mut Report, leaf: Leaf0A) {
         "masked LVTPC: the status bit comes"
     );
     pmu::spin_for(QUIET);
-    check!(
-        report,
-        "G-403",
-        trap::nmis() - before,
-        0,
-        "masked LVTPC: NMIs"
-    );
+    nmis(report, "G-403", before, 0, "masked LVTPC: NMIs");
     stop();
-    check!(
-        report,
-        "s1.4",
-        rdmsr(pmu::GLOBAL_STATUS),
-        0,
-        "masked LVTPC: status cleared by 0x390"
-    );
+    status(report, "s1.4", 0, "masked LVTPC: status cleared by 0x390");
 }
 
 /// The wrap sets the status whether or not INT is set.
@@ -202,24 +192,17 @@ fn without_int(report: &mut Report, leaf: Leaf0A) {
     let set = pmu::spin_until(|| rdmsr(pmu::GLOBAL_STATUS) == pmu::GP0);
     check!(report, "s1.4", set, true, "no INT: the status bit comes");
     pmu::spin_for(QUIET);
-    check!(report, "s1.4", trap::nmis() - before, 0, "no INT: NMIs");
+    nmis(report, "s1.4", before, 0, "no INT: NMIs");
     wrmsr(pmu::GLOBAL_CONTROL, 0);
     wrmsr(pmu::GLOBAL_OVERFLOW, pmu::FIXED1);
-    check!(
+    status(
         report,
         "s1.4",
-        rdmsr(pmu::GLOBAL_STATUS),
         pmu::GP0,
-        "0x390 clears only the bits written"
+        "0x390 clears only the bits written",
     );
     stop();
-    check!(
-        report,
-        "s1.4",
-        rdmsr(pmu::GLOBAL_STATUS),
-        0,
-        "no INT: status cleared by 0x390"
-    );
+    status(report, "s1.4", 0, "no INT: status cleared by 0x390");
 }
 
 /// Re-enabling with the status still set delivers the PMI at once.
@@ -236,31 +219,25 @@ fn re_arm(report: &mut Report, leaf: Leaf0A) {
         "not acknowledged: the first NMI comes"
     );
     pmu::spin_for(QUIET);
-    check!(
+    nmis(
         report,
         "G-401",
-        trap::nmis() - before,
+        before,
         1,
-        "not acknowledged: NMIs before re-arming"
+        "not acknowledged: NMIs before re-arming",
     );
-    check!(
-        report,
-        "G-405",
-        rdmsr(pmu::GLOBAL_STATUS),
-        pmu::GP0,
-        "not acknowledged: status stays"
-    );
+    status(report, "G-405", pmu::GP0, "not acknowledged: status stays");
     // Far from the next wrap: an NMI can only come from the status.
     pmi::set_handler(Handler::Acknowledge);
     wrmsr(pmu::FULL_PMC, 0);
     wrmsr(pmu::GLOBAL_CONTROL, pmu::GP0);
     pmu::spin_for(QUIET);
-    check!(
+    nmis(
         report,
         "G-402",
-        trap::nmis() - before,
+        before,
         2,
-        "NMIs after re-arming with the status set"
+        "NMIs after re-arming with the status set",
     );
     check!(
         report,
@@ -271,12 +248,12 @@ fn re_arm(report: &mut Report, leaf: Leaf0A) {
     );
     wrmsr(pmu::GLOBAL_CONTROL, pmu::GP0);
     pmu::spin_for(QUIET);
-    check!(
+    nmis(
         report,
         "G-402",
-        trap::nmis() - before,
+        before,
         2,
-        "NMIs after re-arming with the status clear"
+        "NMIs after re-arming with the status clear",
     );
     stop();
 }
@@ -299,24 +276,24 @@ fn once_per_arming(report: &mut Report, leaf: Leaf0A) {
         "GP0 and GP1: both status bits come"
     );
     pmu::spin_for(QUIET);
-    check!(
+    nmis(
         report,
         "G-401",
-        trap::nmis() - before,
+        before,
         1,
-        "GP0 and GP1: NMIs for one arming"
+        "GP0 and GP1: NMIs for one arming",
     );
     pmi::set_handler(Handler::Acknowledge);
     wrmsr(pmu::GLOBAL_CONTROL, 0);
     apic::set_lvtpc(apic::LVT_NMI);
     wrmsr(pmu::GLOBAL_CONTROL, both);
     pmu::spin_for(QUIET);
-    check!(
+    nmis(
         report,
         "G-402",
-        trap::nmis() - before,
+        before,
         2,
-        "GP0 and GP1: NMIs after re-arming"
+        "GP0 and GP1: NMIs after re-arming",
     );
     check!(
         report,
@@ -387,12 +364,12 @@ fn many(report: &mut Report, leaf: Leaf0A) {
         );
     }
     pmu::spin_for(QUIET);
-    check!(
+    nmis(
         report,
         "G-004",
-        trap::nmis() - before,
+        before,
         REPEATS,
-        "NMIs for {REPEATS} overflows"
+        "NMIs for as many overflows",
     );
     stop();
 }

@@ -30,17 +30,9 @@ const READERS: [(&str, Reader); 2] = [
 ];
 
 fn main(report: &mut Report) {
-    let leaf = Leaf0A::read();
-    if !check!(
-        report,
-        "s0",
-        leaf.version >= 2,
-        true,
-        "leaf 0AH version {} has counters",
-        leaf.version
-    ) {
+    let Some(leaf) = Leaf0A::with_global_registers(report) else {
         return;
-    }
+    };
     check!(
         report,
         "G-502",
