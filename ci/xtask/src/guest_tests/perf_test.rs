@@ -128,9 +128,10 @@ impl Outcome {
         })
     }
 
-    /// Of the tool.
-    const SAID: [(&'static str, Self); 3] = [
+    /// Of the tool; of two that fit, the first.
+    const SAID: [(&'static str, Self); 4] = [
         (": Ok", Self::Ok),
+        (": Skip (user override)", Self::NotRun),
         (": Skip", Self::Skip),
         (": FAILED!", Self::Fails),
     ];
@@ -191,6 +192,10 @@ mod tests {
             (
                 "  1: vmlinux symtab     : Skip (a: Ok)",
                 Some(("vmlinux symtab", Outcome::Skip)),
+            ),
+            (
+                " 77: Sigtrap             : Skip (user override)",
+                Some(("Sigtrap", Outcome::NotRun)),
             ),
             (
                 " 40: LLVM               : FAILED!",

@@ -248,6 +248,9 @@ impl Host {
         if let Some(spec) = &self.mock_pmu {
             cpio.file("job/mock-pmu", 0o644, spec.text().as_bytes())?;
         }
+        if !self.icount {
+            cpio.file("job/alarm", 0o644, ALARM)?;
+        }
         for (name, data) in &job.files {
             cpio.file(name, 0o755, data)?;
         }
@@ -256,6 +259,10 @@ impl Host {
         Machine::start(self, &last, mark)
     }
 }
+
+/// When the host's clock is to ring, in seconds from its start: never in a job, and
+/// within the day that such a clock knows.
+const ALARM: &[u8] = b"+80000\n";
 
 /// How the host begins the reason why it does not start the job.
 const REFUSED: &str = "refused ";

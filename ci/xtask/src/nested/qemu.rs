@@ -19,7 +19,7 @@ const MEMORY: &str = "4G";
 /// CPUID leaf 0DH is then wrong, and each guest kernel warns of it.
 const CPU: &str = "max,+svm,-xsave";
 /// With a TSC that is taken as it is: on a busy machine the clocksource watchdog's reads
-/// take too long, and a kernel that gave the TSC up stops with all of its CPUs idle.
+/// take too long, and the kernel gives the TSC up.
 const CMDLINE: &str = "console=ttyS0 quiet loglevel=5 oops=panic panic=-1 tsc=nowatchdog";
 /// Starts QEMU with the three pipes that we gave it as 0, 1, 2 at 3, 4, 5, so that
 /// its own messages have a place of their own. It dies with us, however we end.
