@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::hybrid::TWO_CPUS;
 use super::on_host::Hosted;
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
@@ -18,9 +19,30 @@ pub(super) fn all() -> Vec<GuestTest> {
     vec![
         GuestTest {
             mock_pmu: "core:gp=4",
-            ..row("mock", line("auto", INSTRUCTIONS, SHORT), on_the_mock)
+            ..row(
+                "mock",
+                line("--pmu type=auto", INSTRUCTIONS, SPIN, SHORT),
+                on_the_mock,
+            )
         },
-        row("clock", line("software", REF_CYCLES, ""), on_the_clock),
+        GuestTest {
+            mock_pmu: TWO_CPUS,
+            ..row(
+                "hybrid",
+                line(
+                    "--pmu type=hybrid --cpus boot=2,core-types=[core=[0],atom=[1]]",
+                    INSTRUCTIONS,
+                    SPIN_ON_BOTH,
+                    "",
+                ),
+                on_both_kinds,
+            )
+        },
+        row(
+            "clock",
+            line("--pmu type=software", REF_CYCLES, SPIN, ""),
+            on_the_clock,
+        ),
     ]
 }
 
@@ -28,21 +50,31 @@ pub(super) fn all() -> Vec<GuestTest> {
 const INSTRUCTIONS: &str = "instructions";
 const REF_CYCLES: &str = "ref-cycles";
 
+/// In the guest: keeps a vCPU busy to the end.
+const SPIN: &str = "spin 900000000000";
+/// The same on either vCPU, while perf looks on.
+const SPIN_ON_BOTH: &str = "sh /tmp/both";
+
 /// Four pinned monitors on four counters, and away again.
 const SHORT: &str = "for i in 1 2 3 4; do $ctl monitor add cycles,policy=pinned; done; sleep 2; look short; \
      for i in 1 2 3 4; do $ctl monitor remove $i; done; sleep 2; look after; ";
 
-/// The guest spins under a perf that counts everything in it. It is looked at while it
-/// stands, so that both counts are of the same instant.
-fn line(kind: &str, event: &str, more: &str) -> String {
+/// The guest spins under a perf that counts everything in it. It is looked at once every
+/// vCPU counts the event, and while it stands, so that both counts are of the same instant.
+fn line(flags: &str, event: &str, load: &str, more: &str) -> String {
     let run = Hosted {
-        flags: &format!("--pmu type={kind}"),
-        line: &format!("(sleep 5; {ASK}) & perf stat -a -e {event} spin 900000000000"),
+        flags,
+        line: &format!(
+            "echo taskset 1 {SPIN} \\& taskset 2 {SPIN} >/tmp/both; \
+             (sleep 5; {ASK}) & perf stat -a -e {event} {load}"
+        ),
         ..Hosted::default()
     };
     format!(
         "{}look() {{ $ctl pause >/dev/null; echo \"=== $1\"; $ctl pmu; $ctl resume >/dev/null; }}; \
-         until $ctl pmu 2>/dev/null | grep -qE '^ *(gp|fixed). +counting +{event} '; do sleep 0.5; done; \
+         all_count() {{ $ctl pmu >/tmp/pmu 2>/dev/null && \
+           [ $(grep -cE '^ *(gp|fixed). +counting +{event} ' /tmp/pmu) = $(grep -c ^vCPU /tmp/pmu) ]; }}; \
+         until all_count; do sleep 0.5; done; \
          $ctl monitor add {event}; sleep 1; look first; sleep 5; look second; {more}\
          echo '=== end'; $ctl monitor list; $ctl monitor remove 0 >/dev/null && $ctl monitor list; \
          word '=== end'; $ctl shutdown --force; wait $vmm; echo ended=$?; cat /tmp/console",
@@ -68,24 +100,34 @@ fn value(text: &str, counter: &str, event: &str) -> Result<f64> {
     Ok(value.context("a line without a value")?.parse()?)
 }
 
-/// Between the two looks both have counted the same, but for the moments in which the
-/// guest has its PMU disabled; a clock's counts are rounded, each for itself.
-fn agree(seen: &Seen, guest: &str, event: &str) -> Result<()> {
-    let counted = |counter| -> Result<f64> {
-        let at = |look| value(perf::section(&seen.console, look)?, counter, event);
-        Ok(at("second")? - at("first")?)
+/// Between the two looks both have counted the same on each vCPU, but for the moments in
+/// which the guest has its PMU disabled; a clock's counts are rounded, each for itself.
+fn agree(seen: &Seen, guest: &str, event: &str, vcpus: usize) -> Result<()> {
+    let look = |name| -> Result<Vec<&str>> {
+        let section = perf::section(&seen.console, name)?;
+        Ok(section.split("\nvCPU ").skip(1).collect())
     };
-    let (inside, outside) = (counted(guest)?, counted("monitor0")?);
-    let off = (outside - inside) / outside;
-    crate::say!(
-        "{event}: {inside} inside, {outside} outside: {:.3} %",
-        off * 100.0
-    );
-    ensure!(outside > 1e6, "{event}: {outside} only");
+    let (first, second) = (look("first")?, look("second")?);
     ensure!(
-        (-1e-6..0.005).contains(&off),
-        "{event}: {inside} inside, {outside} outside"
+        (first.len(), second.len()) == (vcpus, vcpus),
+        "{vcpus} vCPUs are due"
     );
+    for (first, second) in first.into_iter().zip(second) {
+        let counted = |counter| -> Result<f64> {
+            Ok(value(second, counter, event)? - value(first, counter, event)?)
+        };
+        let (inside, outside) = (counted(guest)?, counted("monitor0")?);
+        let off = (outside - inside) / outside;
+        crate::say!(
+            "{event}: {inside} inside, {outside} outside: {:.3} %",
+            off * 100.0
+        );
+        ensure!(outside > 1e6, "{event}: {outside} only");
+        ensure!(
+            (-1e-6..0.005).contains(&off),
+            "{event}: {inside} inside, {outside} outside"
+        );
+    }
     let end = perf::section(&seen.console, "end")?;
     let heads = end.matches("monitor 0: ").count();
     ensure!(heads == 1, "listed once, and not when it is gone: {end}");
@@ -94,12 +136,17 @@ fn agree(seen: &Seen, guest: &str, event: &str) -> Result<()> {
 }
 
 fn on_the_clock(seen: &Seen, _: &GuestTest) -> Result<()> {
-    agree(seen, "fixed", REF_CYCLES)
+    agree(seen, "fixed", REF_CYCLES, 1)
+}
+
+/// A core and an atom vCPU, each on its PMU of the host's.
+fn on_both_kinds(seen: &Seen, _: &GuestTest) -> Result<()> {
+    agree(seen, "fixed", INSTRUCTIONS, 2)
 }
 
 /// R-120: pinned monitors come before flexible ones, and those before the guest's.
 fn on_the_mock(seen: &Seen, _: &GuestTest) -> Result<()> {
-    agree(seen, "gp", INSTRUCTIONS)?;
+    agree(seen, "gp", INSTRUCTIONS, 1)?;
     let states = |look| -> Result<(usize, usize)> {
         let text = perf::section(&seen.console, look)?;
         let in_state = |state: &str| {
