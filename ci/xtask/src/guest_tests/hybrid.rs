@@ -13,8 +13,8 @@ const HYBRID: &str = "hybrid:gp=8";
 /// One CPU of each kind, with a last-level cache of its own.
 pub(super) const TWO_CPUS: &str = "hybrid:gp=8:cpus=1+uncore:name=amd_l3:scope=core";
 
-/// By instructions: a host 6.1 does not bring several CPUs up so, and on the wall such a
-/// host takes minutes for a guest.
+/// The four CPUs run by instructions: a host 6.1 does not bring several up so, and on the
+/// wall such a host takes minutes for a guest.
 const HOST: &str = "6.12";
 
 /// Every test on a hybrid host.
@@ -31,7 +31,9 @@ pub(super) fn all() -> Vec<GuestTest> {
         roams(),
     ];
     all.extend(KERNELS.map(hybrid_guest));
-    all.extend(KERNELS.map(sampled_hybrid_guest));
+    for (host_kernel, guest_kernel) in [("6.1", "6.1"), (HOST, "6.1"), (HOST, "6.12")] {
+        all.push(sampled_hybrid_guest(host_kernel, guest_kernel));
+    }
     all
 }
 
@@ -195,16 +197,17 @@ fn hybrid_guest(kernel: &'static str) -> GuestTest {
 
 /// The same on the wall's clock, where the emulation stands timers that expire all the
 /// time (resources/README.md), and each kind samples.
-fn sampled_hybrid_guest(kernel: &'static str) -> GuestTest {
+fn sampled_hybrid_guest(host_kernel: &'static str, kernel: &str) -> GuestTest {
     let sample = "; m=1; for pmu in core atom; do \
          taskset $m perf record -c 2000000 -e cpu_$pmu/cycles/ -o /tmp/data spin 100000000 2>&1; m=2; \
          echo $pmu.samples=$(perf script -i /tmp/data 2>/dev/null | grep -c spin); done; \
          echo === interrupts; grep -e NMI -e PMI /proc/interrupts";
     GuestTest {
+        host_kernel,
         mock_pmu: TWO_CPUS,
         clock: Clock::Wall,
         ..row(
-            &format!("guest-{kernel}/sampled"),
+            &format!("host-{host_kernel}/guest-{kernel}/sampled"),
             in_hybrid_guest(kernel, sample),
             both_sample,
         )
