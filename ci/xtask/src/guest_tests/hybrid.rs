@@ -214,7 +214,8 @@ fn sampled_hybrid_guest(host_kernel: &'static str, kernel: &str) -> GuestTest {
     }
 }
 
-/// Fifty million cycles or more of each, and as many NMIs as there were PMIs.
+/// A hundred million cycles or more of each, two million a sample, and as many NMIs as
+/// there were PMIs.
 fn both_sample(seen: &Seen, _: &GuestTest) -> Result<()> {
     each_on(seen, "0", "1")?;
     for kind in ["core", "atom"] {
