@@ -24,7 +24,7 @@ pub(super) fn all() -> Vec<GuestTest> {
 fn row(name: impl Into<String>, line: impl Into<String>, check: super::Check) -> GuestTest {
     GuestTest {
         mock_pmu: MOCK_PMU,
-        limit: 300,
+        limit: 200,
         ..GuestTest::new(format!("contention/{}", name.into()), line, check)
     }
 }

@@ -165,7 +165,7 @@ fn ejects() -> GuestTest {
         ended_well(seen)
     };
     GuestTest {
-        limit: 300,
+        limit: 200,
         ..row("ejects/intel-v2/1:2:2:1", line, check)
     }
 }
