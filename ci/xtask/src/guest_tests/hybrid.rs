@@ -43,7 +43,7 @@ fn row(name: &str, line: impl Into<String>, check: super::Check) -> GuestTest {
         mock_pmu: HYBRID,
         clock: Clock::Instructions,
         runs: Runs::OnHost,
-        limit: 200,
+        limit: 150,
         ..GuestTest::new(format!("hybrid/{name}"), line, check)
     }
 }

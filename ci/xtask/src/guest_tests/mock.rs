@@ -82,7 +82,7 @@ fn well_behaved(seen: &Seen, _: &GuestTest) -> Result<()> {
 /// `instructions` of a loop of known length, four times, by the host's counters.
 fn accuracy(host_kernel: &'static str) -> GuestTest {
     GuestTest {
-        limit: 200,
+        limit: 120,
         ..row(
             host_kernel,
             "accuracy",

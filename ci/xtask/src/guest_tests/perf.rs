@@ -70,7 +70,7 @@ fn accuracy(guest_kernel: &'static str) -> GuestTest {
         host_kernel: guest_kernel,
         clock: Clock::Instructions,
         guest_kernel,
-        limit: 200,
+        limit: 120,
         ..GuestTest::new(
             format!("accuracy/kernel-{guest_kernel}"),
             "for n in 1 1 1 2; do perf stat -x, -e cycles spin ${n}000000000 2>&1; done",
@@ -91,7 +91,7 @@ fn privilege(guest_kernel: &'static str) -> GuestTest {
     GuestTest {
         clock: Clock::InstructionsIfNested,
         guest_kernel,
-        limit: 200,
+        limit: 120,
         ..GuestTest::new(
             format!("privilege/guest-{guest_kernel}"),
             "for job in 'spin 1000000000' 'dd if=/dev/zero of=/dev/null bs=64k count=60000'; do \
