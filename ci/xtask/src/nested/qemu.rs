@@ -18,9 +18,10 @@ const MEMORY: &str = "4G";
 /// With SVM. Without XSAVE: TCG executes a guest's XSETBV without telling KVM, whose
 /// CPUID leaf 0DH is then wrong, and each guest kernel warns of it.
 const CPU: &str = "max,+svm,-xsave";
-/// With a TSC that is taken as it is: on a busy machine the clocksource watchdog's reads
-/// take too long, and the kernel gives the TSC up.
-const CMDLINE: &str = "console=ttyS0 quiet loglevel=5 oops=panic panic=-1 tsc=nowatchdog";
+const CMDLINE: &str = "console=ttyS0 quiet loglevel=5 oops=panic panic=-1";
+/// By the wall's clock, a TSC that is taken as it is and of a known rate: on a busy machine
+/// the clocksource watchdog's reads take too long, and the kernel gives the TSC up.
+const TSC: &str = "tsc=nowatchdog tsc_early_khz=";
 /// Starts QEMU with the three pipes that we gave it as 0, 1, 2 at 3, 4, 5, so that
 /// its own messages have a place of their own. It dies with us, however we end.
 const LAUNCH: &str =
@@ -127,7 +128,7 @@ fn arguments(host: &Host, initrd: &Path, console: &Path) -> Vec<String> {
         words.extend(["-icount", "shift=0,sleep=off"]);
         CMDLINE.to_owned()
     } else {
-        format!("{CMDLINE} tsc_early_khz={}", tsc::khz())
+        format!("{CMDLINE} {TSC}{}", tsc::khz())
     };
     words.extend(["-kernel", &kernel, "-initrd", &initrd, "-append", &cmdline]);
     // ioeventfd=off: a kick is handled at once, not when the main loop comes by.
