@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::Seen;
+use super::on_host::host_mhz;
 
 /// In the guest: has its kernel write down when it moves events from one CPU to another
 /// (`perf_pmu_migrate_context`). Meanwhile they are on no CPU and count nothing, on any
@@ -40,13 +41,7 @@ pub(super) fn time_of_moves(seen: &Seen, moves: u32) -> Result<f64> {
 
 /// What the host's mock spends, in watts: 16 units of 2^-32 J for each tick of its TSC.
 pub(super) fn mock_watts(seen: &Seen) -> Result<f64> {
-    let line = seen
-        .console
-        .lines()
-        .find(|line| line.starts_with("cpu MHz"));
-    let mhz = line.and_then(|line| line.split(':').next_back());
-    let mhz: f64 = mhz.context("the host's clock is due")?.trim().parse()?;
-    Ok(16.0 * mhz * 1e6 / 4_294_967_296.0)
+    Ok(16.0 * host_mhz(seen)? * 1e6 / 4_294_967_296.0)
 }
 
 /// What `perf stat -I` has shown: seconds, and the joules since the line before.

@@ -10,6 +10,9 @@ use crate::complaints::{self, ASK};
 use crate::perf;
 
 const HYBRID: &str = "hybrid:gp=8";
+/// A guest with a core vCPU and an atom one.
+pub(super) const BOTH_KINDS: &str =
+    "--pmu type=hybrid --cpus boot=2,core-types=[core=[0],atom=[1]]";
 /// One CPU of each kind, with a last-level cache of its own.
 pub(super) const TWO_CPUS: &str = "hybrid:gp=8:cpus=1+uncore:name=amd_l3:scope=core";
 
@@ -229,7 +232,7 @@ fn both_sample(seen: &Seen, _: &GuestTest) -> Result<()> {
 fn in_hybrid_guest(kernel: &str, more: &str) -> String {
     let run = guest(
         kernel,
-        "--pmu type=hybrid --cpus boot=2,core-types=[core=[0],atom=[1]]",
+        BOTH_KINDS,
         "maxcpus=1",
         &format!(
             "echo began; echo 1 > /sys/devices/system/cpu/cpu1/online; \

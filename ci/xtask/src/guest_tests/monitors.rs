@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::hybrid::TWO_CPUS;
+use super::hybrid::{BOTH_KINDS, TWO_CPUS};
 use super::on_host::Hosted;
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
@@ -29,12 +29,7 @@ pub(super) fn all() -> Vec<GuestTest> {
             mock_pmu: TWO_CPUS,
             ..row(
                 "hybrid",
-                line(
-                    "--pmu type=hybrid --cpus boot=2,core-types=[core=[0],atom=[1]]",
-                    INSTRUCTIONS,
-                    SPIN_ON_BOTH,
-                    "",
-                ),
+                line(BOTH_KINDS, INSTRUCTIONS, SPIN_ON_BOTH, ""),
                 on_both_kinds,
             )
         },

@@ -1,6 +1,18 @@
 //! A guest that a line on the host starts and looks after: how such a line begins and
 //! ends.
 
+use anyhow::{Context, Result};
+
+use super::Seen;
+
+/// The rate of the host's TSC in MHz, where the line has shown it from /proc/cpuinfo.
+pub(super) fn host_mhz(seen: &Seen) -> Result<f64> {
+    let mut lines = seen.console.lines();
+    let line = lines.find(|line| line.starts_with("cpu MHz"));
+    let mhz = line.and_then(|line| line.split(':').next_back());
+    Ok(mhz.context("the host's clock is due")?.trim().parse()?)
+}
+
 /// The end of the line: waits for perfvisor, says how it ended, and shows the console.
 pub(super) const ENDED: &str = "wait $vmm; echo status=$?; cat /tmp/console";
 

@@ -1,10 +1,10 @@
 //! Scoped PMUs while vCPUs come and go at random: nothing is lost, and nothing is
 //! left of those that went.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::hotplug::{self, UDEV};
-use super::on_host::{ENDED, Hosted};
+use super::on_host::{ENDED, Hosted, host_mhz};
 use super::uncore::SCOPED;
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
@@ -113,11 +113,8 @@ fn shown(console: &str, event: &str) -> Result<f64> {
 
 /// The host's ticks in those windows.
 fn ticks(seen: &Seen) -> Result<f64> {
-    let line = seen.console.lines().find(|l| l.starts_with("cpu MHz"));
-    let mhz = line.and_then(|line| line.split(':').next_back());
-    let mhz: f64 = mhz.context("the host's clock is due")?.trim().parse()?;
     let ns: f64 = counts(&seen.console, "one:", "duration_time").iter().sum();
-    Ok(ns * mhz / 1_000.0)
+    Ok(ns * host_mhz(seen)? / 1_000.0)
 }
 
 /// What `perf stat -x,` has shown of an event; one that was not counted is none.
