@@ -1,10 +1,11 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 23] = [
+const PAYLOADS: [&str; 24] = [
     "exit_cost",
     "hello",
     "pmi_freeze",
+    "pmi_habits",
     "pmi_halt",
     "pmi_in_nmi",
     "pmi_lvtpc",

@@ -14,4 +14,4 @@ pub use arch_perfmon::{ArchPerfmon, ArchPerfmonConfig, ArchVersion, CoreType};
 pub use config::{ConfigError, ModelConfig, Shape};
 pub use kind::{Limits, ModelKind};
 pub use model::Model;
-pub use traits::{Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
+pub use traits::{Arming, Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};

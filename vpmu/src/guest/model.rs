@@ -5,7 +5,9 @@ use crate::units::Count;
 use crate::x86::cpuid::PmuCpuid;
 use crate::x86::msr::{self, Register};
 
-use super::{AmdPmu, ArchPerfmon, Demand, Effect, GuestPmu, Identity, ModelConfig, MsrError, Wrap};
+use super::{
+    AmdPmu, ArchPerfmon, Arming, Demand, Effect, GuestPmu, Identity, ModelConfig, MsrError, Wrap,
+};
 
 /// The register file of one vCPU, of any model.
 ///
@@ -98,7 +100,10 @@ impl GuestPmu for Model {
     fn interrupt_told(&mut self) {
         each!(self, pmu => pmu.interrupt_told());
     }
-    fn arms(&self, msr: MsrIndex, value: u64) -> bool {
+    fn masks_pmi(&self) -> bool {
+        each!(self, pmu => pmu.masks_pmi())
+    }
+    fn arms(&self, msr: MsrIndex, value: u64) -> Arming {
         each!(self, pmu => pmu.arms(msr, value))
     }
     fn identity(&self) -> Identity {

@@ -95,6 +95,18 @@ pub enum Effect {
     Other,
 }
 
+/// What a write does for the PMIs that follow, where a delivery has masked LVTPC
+/// (rules G-401, G-402).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arming {
+    /// Nothing.
+    No,
+    /// The next overflow interrupts.
+    Next,
+    /// That, and at once an overflow that is still in the status.
+    AtOnce,
+}
+
 /// A model with its numbers: two that are equal have the same registers, and
 /// say the same by CPUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,9 +225,14 @@ pub trait GuestPmu: fmt::Debug {
     /// itself is what interrupts.
     fn interrupt_told(&mut self) {}
 
-    /// Whether a write of `value` to `msr` makes the guest ready for another
-    /// PMI (rule G-401).
-    fn arms(&self, msr: MsrIndex, value: u64) -> bool;
+    /// Whether the delivery of a PMI masks LVTPC, so that the next one waits for
+    /// [`GuestPmu::arms`]. AMD's hardware does not, and each overflow interrupts
+    /// (rule G-304).
+    fn masks_pmi(&self) -> bool;
+
+    /// Whether a write of `value` to `msr` tells that the guest is ready for
+    /// another PMI (rule G-401).
+    fn arms(&self, msr: MsrIndex, value: u64) -> Arming;
 
     /// Which model this is, with its numbers.
     fn identity(&self) -> Identity;

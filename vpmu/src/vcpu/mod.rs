@@ -26,7 +26,7 @@ mod status;
 mod tests;
 mod times;
 
-use crate::guest::{Demand, GuestPmu, MsrError};
+use crate::guest::{Arming, Demand, GuestPmu, MsrError};
 use crate::host::{HostPmu, Level};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
@@ -54,7 +54,8 @@ pub struct VcpuPmu<G, H> {
     enabled: PmcSet,
     /// What keeps a counter from having an event, by [`Pmc::slot`].
     unbacked: [CounterState; Pmc::SLOTS],
-    /// Stands for the LVTPC mask bit that hardware sets on delivery (G-401).
+    /// Stands for the LVTPC mask bit that Intel's hardware sets on delivery (G-401);
+    /// true where none does.
     armed: bool,
     pmi: bool,
     totals: Totals,
@@ -110,11 +111,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             }
             self.reconcile(touched, rewritten);
         }
-        if self.model.arms(msr, value) {
-            self.armed = true;
-            if self.model.interrupt_due() {
-                self.raise_pmi(); // G-402
-            }
+        let arming = self.model.arms(msr, value);
+        self.armed |= arming != Arming::No;
+        if arming == Arming::AtOnce && self.model.interrupt_due() {
+            self.raise_pmi(); // G-402
         }
         Ok(())
     }
@@ -331,11 +331,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         self.enabled = PmcSet::EMPTY;
     }
 
-    /// At most one PMI for each arming (G-401).
+    /// At most one PMI for each arming (G-401), where hardware masks LVTPC.
     fn raise_pmi(&mut self) {
-        if core::mem::take(&mut self.armed) {
-            self.pmi = true;
-        }
+        let masks = self.model.masks_pmi();
+        self.pmi |= self.armed || !masks;
+        self.armed = !masks;
     }
 }
 

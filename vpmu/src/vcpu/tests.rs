@@ -290,6 +290,7 @@ fn reset_leaves_no_host_event() {
 mod contention;
 mod freeze;
 mod monitors;
+mod pmi;
 mod saved;
 mod twins;
 mod against_a_naive_model {
@@ -331,17 +332,17 @@ mod against_a_naive_model {
                 PMC0 => self.value[0] = value,
                 PMC1 => self.value[1] = value,
                 GLOBAL_OVF_CTRL => self.status &= !value,
-                GLOBAL_CTRL => {
-                    self.global = value;
-                    if value != 0 {
-                        self.masked = false;
-                        let int = |i: usize| self.status >> i & self.sel[i] >> 20 & 1 == 1;
-                        if int(0) || int(1) {
-                            self.interrupt();
-                        }
-                    }
-                }
+                GLOBAL_CTRL => self.global = value,
                 other => panic!("{other} is not in the strategy"),
+            }
+            let is_global = [GLOBAL_OVF_CTRL, GLOBAL_CTRL].contains(&msr);
+            if is_global && value == 0 {
+                return;
+            }
+            self.masked = false;
+            let int = |i: usize| self.status >> i & self.sel[i] >> 20 & 1 == 1;
+            if is_global && (int(0) || int(1)) {
+                self.interrupt();
             }
         }
 

@@ -9,9 +9,10 @@ use crate::nested::Job;
 use crate::place::Place;
 use crate::{perf, programs};
 
-const PAYLOADS: [&str; 7] = [
+const PAYLOADS: [&str; 8] = [
     "rdpmc_user",
     "rdpmc_index",
+    "pmi_habits",
     "pmi_lvtpc",
     "pmi_halt",
     "pmi_in_nmi",

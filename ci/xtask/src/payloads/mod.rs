@@ -41,7 +41,7 @@ const KINDS: &[&str] = &["intel-v2", "amd-core", "amd-v2"];
 /// Models that a payload runs with; none stands for the default of `--pmu`.
 fn models(payload: &str) -> &'static [&'static str] {
     match payload {
-        "pmu_absent" | "pmu_random" => ALL,
+        "pmu_absent" | "pmu_random" | "pmi_habits" => ALL,
         "pmi_lvtpc" | "pmi_once" | "pmi_halt" | "pmi_in_nmi" | "rdpmc_index" => PMI,
         "rdpmc_user" | "rdpmc_doorbell" => PMI,
         "pmu_registers" | "pmi_freeze" => GLOBAL,

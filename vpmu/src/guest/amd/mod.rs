@@ -17,7 +17,7 @@ use crate::x86::event::ArchEvent;
 use crate::x86::msr::{self, AmdBank, Register};
 use crate::x86::regs::AmdEventSel;
 
-use super::{Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
+use super::{Arming, Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
 
 /// Counters of 48 bits, on every generation.
 const COUNTER_BITS: u8 = 48;
@@ -253,17 +253,12 @@ impl GuestPmu for AmdPmu {
         }
     }
 
-    /// LVTPC is never masked by AMD's hardware, and the PerfMonV2 handler does
-    /// not write it (G-304): the flag only keeps PMIs apart.
-    fn arms(&self, msr: MsrIndex, value: u64) -> bool {
-        if self.has_globals() {
-            msr == msr::AMD_GLOBAL_CTL && value & self.config.counters().0 != 0
-        } else {
-            matches!(
-                self.register(msr),
-                Ok(Register::AmdEventSel(..) | Register::AmdCounter(..))
-            )
-        }
+    fn masks_pmi(&self) -> bool {
+        false
+    }
+
+    fn arms(&self, _: MsrIndex, _: u64) -> Arming {
+        Arming::No
     }
 
     fn identity(&self) -> Identity {

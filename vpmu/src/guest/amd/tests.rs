@@ -251,21 +251,6 @@ fn with_a_status_a_wrap_stays() {
     assert!(pmu.interrupt_due());
 }
 
-/// G-401.
-#[test]
-fn what_arms() {
-    for version in ALL {
-        let pmu = pmu(version);
-        let by_counter = version != AmdVersion::V2;
-        assert_eq!(pmu.arms(MsrIndex(0xc001_0000), CYCLES), by_counter);
-        assert_eq!(pmu.arms(MsrIndex(0xc001_0007), 0), by_counter);
-        assert_eq!(pmu.arms(MsrIndex(CTL), 0x3f), !by_counter);
-        assert!(!pmu.arms(MsrIndex(CTL), 0));
-        assert!(!pmu.arms(MsrIndex(CTL), 1 << 40), "no counter");
-        assert!(!pmu.arms(MsrIndex(CLR), !0));
-    }
-}
-
 #[test]
 fn effects_and_rdpmc() {
     for version in ALL {

@@ -24,12 +24,12 @@ use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::PmuCpuid;
 use crate::x86::event::ArchEvent;
-use crate::x86::msr::{self, Register};
+use crate::x86::msr::Register;
 use crate::x86::regs::{
     DEBUGCTL_FREEZE_PERFMON_ON_PMI, EventSel, FixedCtrl, STATUS_COUNTERS_FROZEN,
 };
 
-use super::{Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
+use super::{Arming, Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
 
 /// The register file of one vCPU.
 #[derive(Clone, Debug)]
@@ -276,14 +276,30 @@ impl GuestPmu for ArchPerfmon {
         }
     }
 
-    fn arms(&self, msr: MsrIndex, value: u64) -> bool {
-        if self.config.has_globals() {
-            msr == msr::GLOBAL_CTRL && value != 0
-        } else {
-            matches!(
-                self.register(msr),
-                Ok(Register::EventSel(_) | Register::Counter(_))
-            )
+    fn masks_pmi(&self) -> bool {
+        true
+    }
+
+    /// A handler that knows no global registers starts its next period; one that
+    /// leaves GLOBAL_CTRL alone acknowledges the status. With one that never does,
+    /// a status that is set says nothing.
+    fn arms(&self, msr: MsrIndex, value: u64) -> Arming {
+        match self.register(msr) {
+            Ok(Register::GlobalCtrl | Register::GlobalOvfCtrl) if value != 0 => Arming::AtOnce,
+            Ok(
+                Register::EventSel(_)
+                | Register::FixedCtrCtrl
+                | Register::Counter(_)
+                | Register::FullWidthCounter(_)
+                | Register::FixedCounter(_),
+            ) => {
+                if self.config.has_globals() {
+                    Arming::Next
+                } else {
+                    Arming::AtOnce
+                }
+            }
+            _ => Arming::No,
         }
     }
 

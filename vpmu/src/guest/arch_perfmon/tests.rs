@@ -4,6 +4,7 @@
 use super::*;
 use crate::guest::{ModelConfig, ModelKind, Shape};
 use crate::x86::event::ArchEventSet;
+use crate::x86::msr;
 
 const GP: u32 = 4;
 const FIXED: u32 = 3;
@@ -403,7 +404,12 @@ fn version_1_tells_of_a_wrap_until_the_counter_is_written() {
     pmu.interrupt_told();
     pmu.write(MsrIndex(0x186), 0x13_003c).unwrap();
     assert!(!pmu.interrupt_due(), "G-004: its PMI has come or is lost");
-    for (index, arms) in [(0x186, true), (0xc1, true), (0x38f, false), (0x1d9, false)] {
+    for (index, arms) in [
+        (0x186, Arming::AtOnce),
+        (0xc1, Arming::AtOnce),
+        (0x38f, Arming::No),
+        (0x1d9, Arming::No),
+    ] {
         assert_eq!(pmu.arms(MsrIndex(index), 1), arms, "{index:#x}");
     }
     pmu.write(MsrIndex(0x186), 0x43_003c).unwrap();
