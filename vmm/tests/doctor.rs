@@ -98,7 +98,7 @@ fn it_agrees_with_the_machine() {
 #[test]
 fn what_needs_kvm_is_known_where_kvm_opens() {
     if !kvm_opens() {
-        eprintln!("SKIP: /dev/kvm does not open here");
+        eprintln!("skipped: /dev/kvm does not open here");
         return;
     }
     let (json, _) = report(&[]);
@@ -160,7 +160,7 @@ fn bzimage() -> Vec<u8> {
 #[test]
 fn an_emulated_kvm_refuses_linux_before_anything_starts() {
     if report(&[]).0["kvm"]["kind"] != "emulated" {
-        eprintln!("SKIP: the KVM of this machine is real, or there is none");
+        eprintln!("skipped: the KVM of this machine is real, or there is none");
         return;
     }
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("doctor-{}", std::process::id()));

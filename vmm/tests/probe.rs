@@ -7,7 +7,7 @@ use vmm::probe::{self, INDICES, RdpmcClass};
 
 fn kvm() -> Option<Hypervisor> {
     Hypervisor::open(Path::new("/dev/kvm"))
-        .inspect_err(|error| eprintln!("SKIP: {error}"))
+        .inspect_err(|error| eprintln!("skipped: {error}"))
         .ok()
 }
 

@@ -56,7 +56,7 @@ impl Rng {
     }
 }
 
-/// The long run: `VPMU_MODEL_OPS=10000000 VPMU_MODEL_SEED=1 cargo test --release -p vpmu --test property -- --ignored`.
+/// The long run: `VPMU_MODEL_OPS=10000000 VPMU_MODEL_SEED=1 cargo test --release -p vpmu --test property long_run -- --ignored`.
 #[test]
 #[ignore = "runs for minutes; set VPMU_MODEL_OPS"]
 fn long_run() {

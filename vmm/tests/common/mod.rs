@@ -122,7 +122,7 @@ impl Guest {
     pub fn of(name: &str, image: &[u8]) -> Option<Self> {
         let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
         if let Err(error) = kvm {
-            eprintln!("skipped {name}: /dev/kvm does not open here ({error})");
+            eprintln!("skipped: {name}: /dev/kvm does not open here ({error})");
             return None;
         }
         let path = Path::new(env!("CARGO_TARGET_TMPDIR"))

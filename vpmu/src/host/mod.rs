@@ -2,8 +2,8 @@
 //!
 //! One trait with the verbs of a Linux PMU driver, and its drivers: `linux`
 //! (perf_event_open), [`software`] (a clock), [`sum`] (several as one) and [`sim`]
-//! (scripted, for tests). PMUs whose counters
-//! serve more than one vCPU have a trait of their own, [`ScopedHost`].
+//! (scripted, for tests). PMUs whose counters serve more than one vCPU have a trait of
+//! their own, [`ScopedHost`], with `linux` and [`sim_scoped`].
 
 mod level;
 mod pmu;

@@ -46,8 +46,8 @@ pub enum ReadOutcome {
 }
 
 impl<D: PmuDriver> Scheduler<D> {
-    /// Layouts and sizes are R-057…R-059. Reads an event or, with [`ReadFormat::GROUP`], its group, into a buffer
-    /// of `size` bytes.
+    /// Reads an event or, with [`ReadFormat::GROUP`], its group, into a buffer of
+    /// `size` bytes. Layouts and sizes are R-057…R-059.
     ///
     /// # Errors
     /// The buffer is too small, or an inherited group has another shape.

@@ -41,7 +41,7 @@ struct X86Cpu {
     list: Vec<EventId>,
     /// Length of the list when the transaction began.
     txn: Option<usize>,
-    /// Taken back inside the transaction; they go with it.
+    /// How often an event moved to another counter.
     moves: u64,
 }
 

@@ -30,7 +30,7 @@ pub(crate) use carried::Carried;
 use monitors::Monitors;
 pub(super) use monitors::Watched;
 
-/// The only CPU and the only PMU of a vCPU's scheduler.
+/// The only CPU of a vCPU's scheduler.
 const CPU: VcpuId = VcpuId(0);
 /// How often a running event is looked at, in case the host took its counter
 /// away: there is no signal for that.

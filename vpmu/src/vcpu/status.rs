@@ -62,10 +62,10 @@ pub struct CounterView {
     pub pmc: Pmc,
     /// What the guest wants counted; none if it wants nothing.
     pub demand: Option<Demand>,
-    /// How good its count is, if it has an event.
-    pub quality: Option<Quality>,
     /// What became of that.
     pub state: CounterState,
+    /// How good its count is, if it has an event.
+    pub quality: Option<Quality>,
     /// Its event's times.
     pub times: Times,
 }

@@ -3,6 +3,9 @@
 
     convert.py ORACLE_DIR       writes scenarios.jsonl and corpus.jsonl here
 
+ORACLE_DIR holds what the recorder made, a real Linux 6.12 with a fake PMU and a
+virtual clock: it is not kept in this repository.
+
 One line a scenario: {"scenario": {...}, "steps": [...]}; a step holds what it
 returned, the clock, and the states that changed (null: closed).  Only needed
 when the oracle's records change.

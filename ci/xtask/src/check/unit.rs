@@ -129,6 +129,13 @@ fn from_nextest(text: &str) -> Counts {
             if let Some((reason, test)) = reason.and_then(|r| Some((r, current.take()?))) {
                 counts.passed -= 1;
                 counts.skipped.push((test, reason.to_owned()));
+            } else if misspelt_skip(line)
+                && let Some(test) = current.take()
+            {
+                counts.passed -= 1;
+                counts
+                    .failed
+                    .push(format!("{test}: `{line}`, which is not `skipped: `"));
             }
             continue;
         };
@@ -146,6 +153,13 @@ fn from_nextest(text: &str) -> Counts {
         }
     }
     counts
+}
+
+/// A skip that would be counted as passed.
+fn misspelt_skip(line: &str) -> bool {
+    ["SKIP:", "SKIPPED", "Skipped", "skipped "]
+        .iter()
+        .any(|word| line.starts_with(word))
 }
 
 fn status_line(line: &str) -> Option<(&str, String)> {
@@ -226,6 +240,14 @@ mod tests {
             ("vpmu kvm::b".into(), "no /dev/kvm".into())
         );
         assert_eq!(counts.skipped[1], ("vpmu d".into(), IGNORED.into()));
+    }
+
+    #[test]
+    fn a_skip_in_other_words_is_no_pass() {
+        let text = "        PASS [   0.004s] vmm a\n  stderr ---\n    SKIP: no KVM\n        \
+                    PASS [   0.004s] vmm b\n    skipped vmm: no KVM\n";
+        let counts = from_nextest(text);
+        assert_eq!((counts.passed, counts.failed.len()), (0, 2));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Tests in Linux guests: a table (`table`), run with one host boot for all tests of
-//! a host kernel.
+//! one kind of host: kernel, mock PMU and clock.
 //!
 //! ```text
-//! table ─▶ group by host kernel ─▶ one job of many `perfvisor run` lines, with marks
+//! table ─▶ group by host ─▶ one job of many `perfvisor run` lines, with marks
 //!       ─▶ output cut at the marks ─▶ each test's check
 //! ```
 

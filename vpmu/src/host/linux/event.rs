@@ -201,7 +201,7 @@ mod tests {
             Ok(event) => Some(event),
             Err(e) if e.is_permission() => {
                 eprintln!(
-                    "SKIP: perf_event_open is not permitted here (errno {})",
+                    "skipped: perf_event_open is not permitted here (errno {})",
                     e.errno()
                 );
                 None
@@ -218,7 +218,7 @@ mod tests {
             Ok(event) => event,
             Err(e) if e.is_permission() => {
                 eprintln!(
-                    "SKIP: events of CPUs are not permitted (errno {})",
+                    "skipped: events of CPUs are not permitted (errno {})",
                     e.errno()
                 );
                 return;
