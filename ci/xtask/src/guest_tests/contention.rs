@@ -316,7 +316,7 @@ fn idle() -> GuestTest {
                  signals() {{ cat /sys/kernel/debug/kvm/$vmm-*/signal_exits; }}; \
                  until grep -qs stopped /tmp/console; do n=$(events); test $n -gt 0 && echo open=$n; sleep 0.5; done; \
                  sleep 4; kill -0 $vmm && echo left=$(events); before=$(signals); sleep 6; after=$(signals); \
-                 kill -0 $vmm && echo before=$before signals=$((after - before)); \
+                 kill -0 $vmm && echo before=$before && echo signals=$((after - before)); \
                  kill $vmm; wait $vmm; umount /sys/kernel/debug; cat /tmp/console",
                 run.started()
             ),
