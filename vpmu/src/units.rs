@@ -1,6 +1,6 @@
 //! Quantities with their units.
 
-use core::ops::{Add, AddAssign, Sub};
+use core::ops::{Add, AddAssign};
 
 /// A span or an instant of a clock that the caller owns, in nanoseconds.
 ///
@@ -26,13 +26,6 @@ impl Add for Nanos {
 impl AddAssign for Nanos {
     fn add_assign(&mut self, rhs: Self) {
         *self = *self + rhs;
-    }
-}
-
-impl Sub for Nanos {
-    type Output = Self;
-    fn sub(self, rhs: Self) -> Self {
-        self.since(rhs)
     }
 }
 

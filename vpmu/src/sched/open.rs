@@ -4,7 +4,7 @@ use super::Scheduler;
 use super::attr::{AttrFlags, EventAttr, sample_type};
 use super::context::{EventContext, Owner};
 use super::driver::PmuDriver;
-use super::error::{Errno, GroupMismatch, OpenError};
+use super::error::{GroupMismatch, OpenError};
 use super::event::{PerfEvent, read_size};
 use super::ids::{CgroupId, ContextId, EventId, PmuId, TaskId};
 use super::install::Detach;
@@ -408,13 +408,5 @@ impl<D: PmuDriver> Scheduler<D> {
         event.slice = slice;
         event.state = PerfEvent::initial_state(&event.attr);
         self.install(id);
-    }
-}
-
-impl OpenError {
-    /// Whether the PMU said it has no room for the group.
-    #[must_use]
-    pub const fn is_group_too_big(self) -> bool {
-        matches!(self, Self::Pmu(Errno::EINVAL))
     }
 }

@@ -29,7 +29,6 @@ mod times;
 use crate::guest::{Arming, Demand, GuestPmu, MsrError};
 use crate::host::{HostPmu, Level};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
-use crate::sched::EventState;
 use crate::units::Nanos;
 
 use backing::Backing;
@@ -302,12 +301,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         if unbacked != CounterState::Off || !self.wanted.contains(pmc) {
             return unbacked;
         }
-        match self.backing.state(pmc.slot()) {
-            Some(EventState::Active) => CounterState::Counting,
-            Some(EventState::Inactive) => CounterState::Waiting,
-            Some(EventState::Error) => CounterState::Error,
-            _ => CounterState::Off,
-        }
+        self.backing.state(pmc.slot()).into()
     }
 
     fn values_of(&self, set: PmcSet) -> [u64; Pmc::SLOTS] {

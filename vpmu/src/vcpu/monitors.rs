@@ -9,7 +9,6 @@
 use crate::guest::GuestPmu;
 use crate::host::{EventAttr, HostPmu, OpenError, Quality};
 use crate::ids::MonitorId;
-use crate::sched::EventState;
 
 use super::backing::Watched;
 use super::{CounterState, Policy, Times, VcpuPmu};
@@ -97,12 +96,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     }
 
     fn monitor_state(&self, id: MonitorId) -> CounterState {
-        match self.backing.monitor_state(id) {
-            Some(EventState::Active) => CounterState::Counting,
-            Some(EventState::Inactive) => CounterState::Waiting,
-            Some(EventState::Error) => CounterState::Error,
-            _ => CounterState::Off,
-        }
+        self.backing.monitor_state(id).into()
     }
 
     fn monitor_view(&self, id: MonitorId, watched: &Watched, state: CounterState) -> MonitorView {

@@ -5,6 +5,7 @@ use core::fmt;
 use crate::guest::{Demand, Encoding};
 use crate::host::{OpenError, Quality};
 use crate::ids::Pmc;
+use crate::sched::EventState;
 
 use super::Times;
 
@@ -38,6 +39,18 @@ impl CounterState {
             self,
             Self::NotBacked(_) | Self::Denied(_) | Self::Refused(_) | Self::Error
         )
+    }
+}
+
+/// Of what its event is in, if it has one.
+impl From<Option<EventState>> for CounterState {
+    fn from(state: Option<EventState>) -> Self {
+        match state {
+            Some(EventState::Active) => Self::Counting,
+            Some(EventState::Inactive) => Self::Waiting,
+            Some(EventState::Error) => Self::Error,
+            _ => Self::Off,
+        }
     }
 }
 
