@@ -1,10 +1,12 @@
 //! A handler of performance-monitoring interrupts that does what a driver's does,
 //! or less, and remembers what it saw.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use crate::check::Report;
 use crate::counters::{Counters, Kind};
-use crate::{apic, cpu, trap};
+use crate::pmu::{INT, spin_for, spin_until};
+use crate::{apic, check, cpu, trap};
 
 /// The status as the last PMI handler saw it ([`Counters::overflowed`]).
 static SEEN: AtomicU64 = AtomicU64::new(0);
@@ -63,6 +65,43 @@ pub fn settle(ticks: u64) {
         cpu::interrupts_for(100);
         rounds += 1;
     }
+}
+
+/// Periods that the handler of [`in_a_row`] is still to start.
+static TO_GO: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the handler of [`in_a_row`] is to start another period; counted down.
+pub fn another_period() -> bool {
+    let to_go = TO_GO.load(Ordering::Relaxed);
+    TO_GO.store(to_go.saturating_sub(1), Ordering::Relaxed);
+    to_go > 0
+}
+
+/// Checks that `row` overflows of counter 0, each `left` counts after the last, are as
+/// many NMIs. `handler` starts the next period if [`another_period`] says so.
+pub fn in_a_row(report: &mut Report, row: u32, left: u64, handler: fn(), name: &str) {
+    const QUIET: u64 = 2_000_000;
+    let Some(counters) = Counters::find() else {
+        return;
+    };
+    trap::set_nmi_hook(handler);
+    apic::set_lvtpc(apic::LVT_NMI);
+    let before = trap::nmis();
+    TO_GO.store(row - 1, Ordering::Relaxed);
+    counters.start(0, left, INT);
+    // Each has the whole of a slow host's patience.
+    let all = (1..=row).all(|due| spin_until(|| trap::nmis() - before >= due));
+    check!(report, "G-004", all, true, "{name}: {row} PMIs come");
+    spin_for(QUIET);
+    let came = trap::nmis() - before;
+    check!(
+        report,
+        "G-004",
+        came,
+        row,
+        "{name}: PMIs of {row} overflows"
+    );
+    counters.clear();
 }
 
 /// The accesses of a driver's handler, without re-enabling. PerfMonV2's writes

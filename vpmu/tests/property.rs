@@ -56,70 +56,55 @@ impl Rng {
     }
 }
 
-/// The long run: `VPMU_MODEL_OPS=10000000 VPMU_MODEL_SEED=1 cargo test --release -p vpmu --test property long_run -- --ignored`.
-#[test]
-#[ignore = "runs for minutes; set VPMU_MODEL_OPS"]
-fn long_run() {
-    let number = |name: &str, default| {
-        std::env::var(name)
-            .ok()
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(default)
-    };
-    let (total, mut seed) = (
-        number("VPMU_MODEL_OPS", 1_000_000_u64),
-        number("VPMU_MODEL_SEED", 1_u64),
-    );
-    let mut done = 0;
-    while done < total {
+fn variable(name: &str, default: u64) -> u64 {
+    let value = std::env::var(name).ok();
+    value.and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// Runs of `each` operations with one seed after the other, from `VPMU_MODEL_SEED` on,
+/// until there were `total`.
+fn run_seeds(total: u64, each: u64, run: impl Fn(u64, &mut Rng)) {
+    let first = variable("VPMU_MODEL_SEED", 1);
+    for seed in (first..).take(usize::try_from(total.div_ceil(each)).unwrap()) {
         let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         for _ in 0..8 {
             rng.next();
         }
+        run(seed, &mut rng);
+    }
+}
+
+/// The long run: `VPMU_MODEL_OPS=10000000 VPMU_MODEL_SEED=1 cargo test --release -p vpmu --test property long_run -- --ignored`.
+#[test]
+#[ignore = "runs for minutes; set VPMU_MODEL_OPS"]
+fn long_run() {
+    let total = variable("VPMU_MODEL_OPS", 1_000_000);
+    run_seeds(total, 1_000, |seed, rng| {
         let shape = rng.next().to_le_bytes()[3];
         let mut pair = Pair::new(Shape::of(shape), false);
-        for i in 0..1000 {
+        for i in 0..1_000 {
             let b = rng.next().to_le_bytes();
             if let Err(e) = pair.step([b[1], b[2], b[3], b[4], b[5], b[6]]) {
                 panic!("seed {seed}, operation {i}: {e}");
             }
         }
-        done += 1000;
-        seed += 1;
-    }
-    println!("{done} operations, no difference");
+    });
+    println!("{total} operations, no difference");
 }
 
 /// The long run of everything, with all checks: `VPMU_WILD_OPS=1000000 cargo test -p vpmu --test property wild -- --ignored`.
 #[test]
 #[ignore = "runs for minutes; set VPMU_WILD_OPS"]
 fn wild_run() {
-    let number = |name: &str, default| {
-        std::env::var(name)
-            .ok()
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(default)
-    };
-    let (total, mut seed) = (
-        number("VPMU_WILD_OPS", 100_000_u64),
-        number("VPMU_MODEL_SEED", 1_u64),
-    );
-    let mut done = 0;
-    while done < total {
+    run_seeds(variable("VPMU_WILD_OPS", 100_000), 500, |seed, rng| {
         println!("seed {seed}");
-        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        for _ in 0..8 {
-            rng.next();
-        }
         let mut wild = Wild::new(rng.next().to_le_bytes()[3]);
         for _ in 0..500 {
             let (a, b) = (rng.next().to_le_bytes(), rng.next().to_le_bytes());
             wild.step([a[1], a[2], a[3], a[4], b[1], b[2], b[3], b[4]]);
         }
         wild.finish();
-        done += 500;
-        seed += 1;
-    }
+    });
 }
 
 /// Prints the operations of a seed: `VPMU_MODEL_SEED=7 … replay -- --ignored --nocapture`.

@@ -33,7 +33,7 @@ fn main(report: &mut Report) {
     apic::enable();
     apic::set_lvtpc(apic::LVT_NMI);
     without_rearming(report, counters);
-    in_a_row(report, counters);
+    in_a_row(report);
 }
 
 /// A handler that does nothing gets no second PMI until it has armed again; on AMD
@@ -79,8 +79,6 @@ fn without_rearming(report: &mut Report, counters: Counters) {
     counters.clear();
 }
 
-/// Periods still to be started by the handler.
-static TO_GO: AtomicU32 = AtomicU32::new(0);
 /// Handlers that saw no overflow.
 static UNKNOWN: AtomicU32 = AtomicU32::new(0);
 
@@ -95,32 +93,14 @@ fn next() {
         UNKNOWN.fetch_add(1, Ordering::Relaxed);
     }
     counters.acknowledge(1);
-    let to_go = TO_GO.load(Ordering::Relaxed);
-    if to_go > 0 {
-        TO_GO.store(to_go - 1, Ordering::Relaxed);
+    if pmi::another_period() {
         counters.load(0, SHORT, INT);
         counters.run(1);
     }
 }
 
-fn in_a_row(report: &mut Report, counters: Counters) {
-    trap::set_nmi_hook(next);
-    let before = trap::nmis();
-    TO_GO.store(ROW - 1, Ordering::Relaxed);
-    counters.start(0, SHORT, INT);
-    // Each has the whole of a slow host's patience.
-    let all = (1..=ROW).all(|due| spin_until(|| trap::nmis() - before >= due));
-    check!(report, "G-004", all, true, "{ROW} overflows in a row come");
-    spin_for(QUIET);
-    let came = trap::nmis() - before;
-    check!(
-        report,
-        "G-004",
-        came,
-        ROW,
-        "NMIs for {ROW} overflows in a row"
-    );
+fn in_a_row(report: &mut Report) {
+    pmi::in_a_row(report, ROW, SHORT, next, "in a row");
     let unknown = UNKNOWN.load(Ordering::Relaxed);
     check!(report, "G-404", unknown, 0, "NMIs without an overflow");
-    counters.clear();
 }
