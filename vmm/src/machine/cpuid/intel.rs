@@ -17,6 +17,9 @@ const CACHES: u32 = 0x4;
 const HLE: u32 = 1 << 4;
 const RTM: u32 = 1 << 11;
 const PT: u32 = 1 << 25;
+/// Leaf 07H:ECX: bus locks raise #DB where DEBUGCTL[2] asks for it (SDM vol. 3B,
+/// "OS Bus-Lock Detection"). Linux sets that bit without expecting a fault.
+const BUS_LOCK_DETECT: u32 = 1 << 24;
 /// Leaf 07H:EDX: TSX_FORCE_ABORT, hybrid, architectural LBR.
 const FORCE_ABORT: u32 = 1 << 13;
 const HYBRID: u32 = 1 << 15;
@@ -49,6 +52,8 @@ pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: Option<IntelLea
     leaf7.edx &= !(FORCE_ABORT | HYBRID);
     if let Some(pmu) = pmu {
         table.set_plain(0xa, pmu.leaf_0a.words());
+        // With a PMU, DEBUGCTL is its model's, which has no such bit.
+        table.get(0x7, 0).ecx &= !BUS_LOCK_DETECT;
         if pmu.pdcm {
             table.get(0x1, 0).ecx |= super::PDCM;
         }

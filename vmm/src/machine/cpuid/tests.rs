@@ -169,6 +169,22 @@ fn an_amd_host_can_show_an_intel_cpu_with_a_pmu() {
     assert_eq!(find(&table, 6, 0).ecx & 1, 0);
 }
 
+/// Linux sets DEBUGCTL[2] on a CPU that detects bus locks, and a #GP there is an
+/// error in its log. The model has DEBUGCTL and not that bit; where KVM has the
+/// register, it has the bit.
+#[test]
+fn bus_locks_are_detected_where_debugctl_is_kvms_alone() {
+    let bit = |host: &[CpuidEntry], profile| {
+        find(&plan(host, profile).table(VcpuId(0)), 7, 0).ecx >> 24 & 1
+    };
+    let host = intel_host();
+    assert_eq!(bit(&host, Profile::IntelGeneric(Some(PMU))), 0);
+    for kvms in [Profile::IntelGeneric(None), Profile::Host] {
+        assert_eq!(bit(&host, kvms), 1, "{kvms:?}");
+    }
+    assert_eq!(bit(&amd_host(), Profile::Amd(AMD_V2)), 1);
+}
+
 /// A guest that takes itself for Intel's hypercalls by VMCALL. On another
 /// vendor's host that faults, and KVM would patch it in read-only text: the
 /// guest's lock then dies of a page fault (seen in `kvm_kick_cpu`).
