@@ -6,7 +6,9 @@
 //!
 //! Architectural events stand by their names, others by their code as `perf`
 //! writes it: `r`, then unit mask and event select in hexadecimal. A code stands
-//! for the event with any edge, invert and counter mask.
+//! for the event with any edge, invert and counter mask. A name and the code that
+//! its event has on the CPU that the guest sees are the same entry: `cycles` and
+//! `r3c` on Intel's, `r76` on AMD's.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -42,6 +42,7 @@ use vpmu::guest::{Model, ModelKind};
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::units::Nanos;
+use vpmu::x86::cpuid::Vendor;
 use vpmu::{EventFilter, Rules};
 
 use crate::config::{CpusConfig, PmuArg, RdpmcPolicy};
@@ -143,11 +144,13 @@ impl PmuPlan {
             return Ok(None);
         }
         let backing = select(&asked.kind, cpus, sysfs, host_cpus)?;
-        let filter = event_filter::read(&asked.filter)?;
         let host = model::host_vendor();
-        let events = filter.admitted(backing.events());
+        let filter =
+            event_filter::read(&asked.filter)?.for_vendor(model::vendor_first_tried(asked, host));
+        let backed = backing.events();
+        let events = |vendor| filter.clone().for_vendor(vendor).admitted(backed);
         let model = if backing.core_types().is_some() {
-            Choice::hybrid(events)
+            Choice::hybrid(events(Vendor::Intel))
         } else {
             let found = Budget::find(&backing, asked.policy, host_cpus);
             let found = found.map_err(ChoiceError::from).map_err(PmuError::Config)?;

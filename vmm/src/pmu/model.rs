@@ -21,6 +21,14 @@ pub(super) fn host_vendor() -> Option<Vendor> {
     }
 }
 
+/// Whose CPU a guest has, or is to have by default: the codes of its filter are
+/// that vendor's.
+pub(super) fn vendor_first_tried(asked: &PmuConfig, host: Option<Vendor>) -> Vendor {
+    asked
+        .model
+        .map_or(host.unwrap_or(Vendor::Intel), ModelKind::vendor)
+}
+
 /// Why no model can be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ChoiceError {
@@ -58,17 +66,18 @@ enum ModelReason {
 impl Choice {
     /// The model that was asked for, or the one for this host: the host
     /// vendor's own, unless that is AMD's and one of the events is missing that
-    /// an AMD guest takes for granted (guest-contract §0).
+    /// an AMD guest takes for granted (guest-contract §0). `events` says which
+    /// are counted for a guest of a vendor.
     ///
     /// # Errors
     /// [`ChoiceError`] if the model cannot have the numbers that were asked for.
     pub(super) fn new(
         asked: &PmuConfig,
-        events: ArchEventSet,
+        events: impl Fn(Vendor) -> ArchEventSet,
         host: Option<Vendor>,
         found: Option<&Budget>,
     ) -> Result<Self, ChoiceError> {
-        let is_whole = missing(events).next().is_none();
+        let is_whole = missing(events(Vendor::Amd)).next().is_none();
         let (kind, reason) = match (asked.model, host) {
             (Some(kind), _) => (kind, ModelReason::Asked),
             (None, Some(Vendor::Amd)) if is_whole => {
@@ -82,6 +91,7 @@ impl Choice {
             Some(budget) => budget.shape(asked, kind)?,
             None => asked.shape(kind),
         };
+        let events = events(kind.vendor());
         let config = ModelConfig::new(kind, shape, events)?;
         Ok(Self {
             kind,
@@ -168,6 +178,9 @@ impl fmt::Display for Choice {
 mod tests {
     use super::*;
     use crate::config::PmuArg;
+    use vpmu::host::HostEvent;
+    use vpmu::x86::event::RawEvent;
+    use vpmu::{EventFilter, FilterLists};
 
     fn asked(text: &str) -> PmuConfig {
         match PmuArg::parse(text) {
@@ -189,7 +202,7 @@ mod tests {
             (clock, intel, "intel-v2", "vendor's"),
             (ArchEventSet::ALL, None, "intel-v2", "neither"),
         ] {
-            let choice = Choice::new(&asked("type=auto"), events, host, None).unwrap();
+            let choice = Choice::new(&asked("type=auto"), |_| events, host, None).unwrap();
             assert_eq!(choice.kind.name(), model, "{host:?}");
             assert!(choice.to_string().contains(why), "{choice}");
             assert_eq!(choice.warning(), None);
@@ -198,12 +211,40 @@ mod tests {
         }
     }
 
+    /// A filter's codes are of the vendor whose guest it would be: what they take
+    /// from an AMD guest is not given to an Intel one in its place.
+    #[test]
+    fn a_code_of_a_filter_decides_like_the_name_of_its_event() {
+        let amd = Some(Vendor::Amd);
+        let chosen = |text, code| {
+            let deny = [HostEvent::Raw(RawEvent::of_event_sel(code))];
+            let lists = EventFilter::Lists(FilterLists::new([], deny));
+            let asked = asked(text);
+            let filter = lists.for_vendor(vendor_first_tried(&asked, amd));
+            let events = |vendor| {
+                filter
+                    .clone()
+                    .for_vendor(vendor)
+                    .admitted(ArchEventSet::ALL)
+            };
+            let choice = Choice::new(&asked, events, amd, None).unwrap();
+            let counted = ArchEvent::ALL.map(|event| choice.events.contains(event));
+            (choice.kind.name(), counted.map(u8::from))
+        };
+        assert_eq!(chosen("type=auto", 0x3c), ("amd-v2", [1; 8]));
+        let without_cycles = [0, 1, 1, 1, 1, 1, 1, 1];
+        assert_eq!(chosen("type=auto", 0x76), ("intel-v2", without_cycles));
+        let asked = "type=auto,model=intel-v4";
+        assert_eq!(chosen(asked, 0x3c), ("intel-v4", without_cycles));
+        assert_eq!(chosen(asked, 0x76), ("intel-v4", [1; 8]));
+    }
+
     #[test]
     fn what_was_asked_for_is_given_on_any_host() {
         let clock = [ArchEvent::Cycles].into_iter().collect();
         for host in [Some(Vendor::Amd), Some(Vendor::Intel), None] {
             let choice =
-                Choice::new(&asked("type=software,model=amd-k7"), clock, host, None).unwrap();
+                Choice::new(&asked("type=software,model=amd-k7"), |_| clock, host, None).unwrap();
             assert_eq!(choice.kind.name(), "amd-k7");
             let warning = choice.warning().unwrap();
             for word in ["amd-k7", "instructions", "branch-misses", "intel-v2"] {
@@ -221,7 +262,7 @@ mod tests {
         assert_eq!(core.cpuid(), atom.cpuid());
         assert_eq!((core.counters().len(), atom.counters().len()), (12, 9));
         assert!(choice.to_string().contains("hybrid"), "{choice}");
-        let plain = Choice::new(&asked("type=auto"), ArchEventSet::ALL, None, None).unwrap();
+        let plain = Choice::new(&asked("type=auto"), |_| ArchEventSet::ALL, None, None).unwrap();
         assert_eq!(plain.config_of(None), plain.config);
     }
 
@@ -230,7 +271,7 @@ mod tests {
     fn numbers_that_the_default_cannot_have_are_refused() {
         let error = Choice::new(
             &asked("type=auto,fixed=3"),
-            ArchEventSet::ALL,
+            |_| ArchEventSet::ALL,
             Some(Vendor::Amd),
             None,
         );
@@ -241,7 +282,7 @@ mod tests {
         );
         let error = Choice::new(
             &asked("type=auto,fixed=0"),
-            ArchEventSet::ALL,
+            |_| ArchEventSet::ALL,
             Some(Vendor::Intel),
             None,
         );

@@ -47,11 +47,14 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The event by its code and where it counts, if a code says all of it.
+    /// The event by its code and where it counts, if a code says all of it and a
+    /// host takes it for the same.
     #[must_use]
     pub fn raw(&self) -> Option<(RawEvent, Privilege)> {
         let (bits, user, kernel) = match self {
-            Self::Raw(sel) if !sel.any_thread() => (sel.into_bits(), sel.usr(), sel.os()),
+            Self::Raw(sel) if !sel.any_thread() && !sel.is_pseudo() => {
+                (sel.into_bits(), sel.usr(), sel.os())
+            }
             Self::AmdRaw(sel) => (sel.into_bits(), sel.usr(), sel.os()),
             _ => return None,
         };

@@ -63,7 +63,7 @@ pub struct VcpuPmu<G, H> {
 impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// `model` after RESET, with no host event yet.
     pub fn new(model: G, host: H, rules: impl Into<Rules>) -> Self {
-        let rules = rules.into();
+        let rules = rules.into().for_vendor(model.identity().vendor);
         Self {
             model,
             backing: Backing::new(host, rules.policy),

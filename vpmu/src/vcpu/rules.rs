@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::guest::{Demand, Encoding};
 use crate::host::{EventAttr, HostEvent};
 use crate::state::crc;
+use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 
 /// How the guest's counters share the host's.
@@ -58,6 +59,23 @@ impl EventList {
         list
     }
 
+    /// The same with the code of each name and the name of each code.
+    fn for_vendor(&self, vendor: Vendor) -> Self {
+        let mut both = self.clone();
+        for event in ArchEvent::ALL {
+            let code = event.code(vendor);
+            let is_listed = self.named.contains(event)
+                || code.is_some_and(|code| self.has(HostEvent::Raw(code)));
+            if is_listed {
+                both.named = both.named.with(event);
+                both.codes.extend(code);
+            }
+        }
+        both.codes.sort_unstable();
+        both.codes.dedup();
+        both
+    }
+
     fn is_empty(&self) -> bool {
         self.named == ArchEventSet::EMPTY && self.codes.is_empty()
     }
@@ -85,6 +103,19 @@ impl FilterLists {
 }
 
 impl EventFilter {
+    /// The same for a guest with `vendor`'s CPU: a list that names an event has
+    /// its code as well, and the other way round.
+    #[must_use]
+    pub fn for_vendor(self, vendor: Vendor) -> Self {
+        match self {
+            Self::Architectural | Self::All => self,
+            Self::Lists(lists) => Self::Lists(FilterLists {
+                allow: lists.allow.for_vendor(vendor),
+                deny: lists.deny.for_vendor(vendor),
+            }),
+        }
+    }
+
     /// Whether a guest may count `event`.
     #[must_use]
     pub fn admits(&self, event: HostEvent) -> bool {
@@ -147,10 +178,20 @@ impl From<Policy> for Rules {
 }
 
 impl Rules {
+    /// The same for a guest with `vendor`'s CPU.
+    pub(super) fn for_vendor(self, vendor: Vendor) -> Self {
+        Self {
+            filter: self.filter.for_vendor(vendor),
+            ..self
+        }
+    }
+
     /// What becomes of a guest's demand.
     pub(super) fn judge(&self, demand: Demand) -> Demand {
         match demand {
-            Demand::Event(EventAttr {
+            // CPUID did not offer what the filter takes away: it is not backed.
+            Demand::NotBacked(Encoding::Architectural(event))
+            | Demand::Event(EventAttr {
                 event: HostEvent::Architectural(event),
                 ..
             }) if !self.filter.admits(event.into()) => {
@@ -172,6 +213,10 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::{Model, ModelConfig, ModelKind};
+    use crate::host::sim::SimPmu;
+    use crate::ids::{MsrIndex, Pmc};
+    use crate::vcpu::VcpuPmu;
     use crate::x86::regs::EventSel;
 
     fn raw(code: u64) -> HostEvent {
@@ -228,5 +273,125 @@ mod tests {
         assert!(attr.privilege.user && attr.privilege.kernel);
         let any_thread = Demand::NotBacked(Encoding::Raw(sel.with_any_thread(true)));
         assert_eq!(rules(EventFilter::All, true).judge(any_thread), any_thread);
+    }
+
+    /// What becomes of a select of counter 0, and of fixed counter 1 counting
+    /// cycles, in a guest that may count any code of its host's vendor.
+    fn judged(model: &str, lists: FilterLists, sel: u64) -> [Option<Demand>; 2] {
+        let kind = ModelKind::from_name(model).unwrap();
+        let config = ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL).unwrap();
+        let rules = Rules {
+            filter: EventFilter::Lists(lists),
+            codes_match: true,
+            ..Rules::default()
+        };
+        let host = SimPmu::new(4, ArchEventSet::ALL);
+        let mut pmu = VcpuPmu::new(Model::new(config), host, rules);
+        let index = match kind.vendor() {
+            Vendor::Intel => 0x186,
+            Vendor::Amd => 0xc001_0200,
+        };
+        pmu.wrmsr(MsrIndex(index), sel).unwrap();
+        if kind.vendor() == Vendor::Intel {
+            pmu.wrmsr(MsrIndex(0x38d), 0xb0).unwrap();
+            pmu.wrmsr(MsrIndex(0x38f), 1 | 1 << 33).unwrap();
+        }
+        let demand = |pmc: Option<Pmc>| pmu.counters().find(|c| Some(c.pmc) == pmc)?.demand;
+        [demand(Pmc::gp(0)), demand(Pmc::fixed(1))]
+    }
+
+    fn is_denied(demand: Option<Demand>) -> bool {
+        matches!(demand, Some(Demand::Denied(_)))
+    }
+
+    /// A name and the code of its event are one entry; edge, invert and counter
+    /// mask do not lead around it.
+    #[test]
+    fn an_event_is_denied_by_its_name_and_by_its_code() {
+        let cycles = HostEvent::from(ArchEvent::Cycles);
+        for entry in [cycles, raw(0x3c)] {
+            for sel in [0x53_003c, 0x153_003c, 0x57_003c, 0xd3_003c, 0x1d3_003c] {
+                let [gp, fixed] = judged("intel-v2", FilterLists::new([], [entry]), sel);
+                assert!(is_denied(gp), "{entry:?} {sel:#x}: {gp:?}");
+                assert!(is_denied(fixed), "{entry:?}: {fixed:?}");
+            }
+        }
+        for entry in [cycles, raw(0x76)] {
+            for sel in [0x53_0076, 0x153_0076, 0x57_0076] {
+                let [gp, _] = judged("amd-v2", FilterLists::new([], [entry]), sel);
+                assert!(is_denied(gp), "{entry:?} {sel:#x}: {gp:?}");
+            }
+        }
+    }
+
+    /// A code means what it means on the guest's vendor's CPUs.
+    #[test]
+    fn a_code_stands_for_no_event_of_the_other_vendor() {
+        let deny = |code| FilterLists::new([], [raw(code)]);
+        let [gp, fixed] = judged("intel-v2", deny(0x76), 0x53_003c);
+        assert!(!is_denied(gp) && !is_denied(fixed), "AMD's cycles");
+        let [gp, _] = judged("amd-v2", deny(0x3c), 0x53_0076);
+        assert!(!is_denied(gp), "Intel's cycles");
+        let [gp, _] = judged("intel-v2", deny(0x1_0000_003c), 0x53_003c);
+        assert!(!is_denied(gp), "twelve bits of event select are AMD's");
+    }
+
+    #[test]
+    fn an_event_is_allowed_by_its_name_and_by_its_code() {
+        let cycles = HostEvent::from(ArchEvent::Cycles);
+        for entry in [cycles, raw(0x3c)] {
+            for sel in [0x53_003c, 0x153_003c] {
+                let lists = FilterLists::new([entry], []);
+                for demand in judged("intel-v2", lists, sel) {
+                    let is_event = matches!(demand, Some(Demand::Event(_)));
+                    assert!(is_event, "{entry:?} {sel:#x}: {demand:?}");
+                }
+            }
+            let lists = FilterLists::new([entry], []);
+            let [gp, _] = judged("intel-v2", lists, 0x53_00c0);
+            assert!(is_denied(gp), "instructions are not listed: {gp:?}");
+        }
+    }
+
+    /// An operator sees why it is not counted.
+    #[test]
+    fn what_the_filter_took_out_of_cpuid_is_denied_and_not_missing() {
+        let lists = FilterLists::new([], [ArchEvent::Cycles.into()]);
+        let not_backed = Demand::NotBacked(Encoding::Architectural(ArchEvent::Cycles));
+        let judge = |filter: EventFilter| {
+            let rules = Rules {
+                filter,
+                ..Rules::default()
+            };
+            rules.judge(not_backed)
+        };
+        assert!(is_denied(Some(judge(EventFilter::Lists(lists)))));
+        assert_eq!(judge(EventFilter::All), not_backed);
+    }
+
+    /// CPUID must say what the counters will do.
+    #[test]
+    fn what_a_code_takes_away_is_not_offered() {
+        let deny = EventFilter::Lists(FilterLists::new([], [raw(0x3c), raw(0xc0)]));
+        let offered = |vendor| deny.clone().for_vendor(vendor).admitted(ArchEventSet::ALL);
+        assert_eq!(offered(Vendor::Intel).unavailable_mask(), 0b11);
+        assert_eq!(offered(Vendor::Amd).unavailable_mask(), 0b10);
+    }
+
+    /// On Intel hosts, Linux takes codes of event select 0 for its names of what
+    /// fixed counters count: 0300 would count reference cycles. A
+    /// general-purpose counter counts nothing by them.
+    #[test]
+    fn a_pseudo_code_of_the_host_is_no_event_of_a_counter() {
+        let any = FilterLists::default();
+        let names = FilterLists::new([], [ArchEvent::RefTsc.into()]);
+        for lists in [any, names] {
+            for sel in [0x53_0300, 0x153_0300, 0x53_0400, 0x53_0100, 0x53_8000] {
+                let [gp, _] = judged("intel-v2", lists.clone(), sel);
+                assert!(matches!(gp, Some(Demand::NotBacked(_))), "{sel:#x}: {gp:?}");
+            }
+        }
+        let [gp, _] = judged("amd-v2", FilterLists::default(), 0x53_0300);
+        assert!(matches!(gp, Some(Demand::Event(_))), "AMD has codes there");
     }
 }

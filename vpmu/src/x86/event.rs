@@ -1,5 +1,6 @@
 //! The architectural events: the ones that mean the same on every CPU.
 
+use super::cpuid::Vendor;
 use super::regs::{AmdEventSel, EventSel};
 
 /// A pre-defined architectural event, or the reference clock that only fixed
@@ -41,45 +42,69 @@ impl ArchEvent {
         Self::RefTsc,
     ];
 
+    /// Intel's codes. The last one is Linux's and no CPU's: what fixed counter 2
+    /// counts has no code on a general-purpose counter.
+    const INTEL: [(u64, Self); 8] = [
+        (0x003c, Self::Cycles),
+        (0x00c0, Self::Instructions),
+        (0x013c, Self::BusCycles),
+        (0x4f2e, Self::LlcReferences),
+        (0x412e, Self::LlcMisses),
+        (0x00c4, Self::Branches),
+        (0x00c5, Self::BranchMisses),
+        (0x0300, Self::RefTsc),
+    ];
+
+    /// AMD's codes, of CPUs of family 17h or later: those of the driver's generic
+    /// events (guest-contract §3.1).
+    const AMD: [(u64, Self); 7] = [
+        (0x0076, Self::Cycles),
+        (0x00c0, Self::Instructions),
+        (0xff60, Self::LlcReferences),
+        (0x0964, Self::LlcMisses),
+        (0x00c2, Self::Branches),
+        (0x00c3, Self::BranchMisses),
+        // Cycles not halted at the P0 frequency, which is the TSC's.
+        (0x1_0000_0120, Self::RefTsc),
+    ];
+
+    const fn codes(vendor: Vendor) -> &'static [(u64, Self)] {
+        match vendor {
+            Vendor::Intel => &Self::INTEL,
+            Vendor::Amd => &Self::AMD,
+        }
+    }
+
+    /// Its code on this vendor's CPUs; `None` if it has none.
+    #[must_use]
+    pub fn code(self, vendor: Vendor) -> Option<RawEvent> {
+        let found = Self::codes(vendor).iter().find(|(_, event)| *event == self);
+        found.map(|(code, _)| RawEvent(*code))
+    }
+
     /// The event that an event select chooses. `None` if it is not
     /// architectural: another code, or edge, invert, counter mask or any-thread
     /// set, which change what is counted.
     #[must_use]
     pub fn from_event_sel(sel: EventSel) -> Option<Self> {
-        if sel.edge() || sel.inv() || sel.cmask() != 0 || sel.any_thread() {
+        if sel.edge() || sel.inv() || sel.cmask() != 0 || sel.any_thread() || sel.is_pseudo() {
             return None;
         }
-        match (sel.umask(), sel.event()) {
-            (0x00, 0x3c) => Some(Self::Cycles),
-            (0x00, 0xc0) => Some(Self::Instructions),
-            (0x01, 0x3c) => Some(Self::BusCycles),
-            (0x4f, 0x2e) => Some(Self::LlcReferences),
-            (0x41, 0x2e) => Some(Self::LlcMisses),
-            (0x00, 0xc4) => Some(Self::Branches),
-            (0x00, 0xc5) => Some(Self::BranchMisses),
-            _ => None,
-        }
+        RawEvent::of_event_sel(sel.into_bits())
+            .code()
+            .event(Vendor::Intel)
     }
 
     /// The event that an AMD event select of a CPU of family 17h or later
-    /// chooses, by the codes of the driver's generic events (guest-contract
-    /// §3.1). `None` if it is another one, or has edge, invert or counter mask.
+    /// chooses. `None` if it is another one, or has edge, invert or counter mask.
     #[must_use]
-    pub const fn from_amd_event_sel(sel: AmdEventSel) -> Option<Self> {
+    pub fn from_amd_event_sel(sel: AmdEventSel) -> Option<Self> {
         if sel.edge() || sel.inv() || sel.cmask() != 0 {
             return None;
         }
-        match (sel.umask(), sel.event()) {
-            (0x00, 0x76) => Some(Self::Cycles),
-            (0x00, 0xc0) => Some(Self::Instructions),
-            (0xff, 0x60) => Some(Self::LlcReferences),
-            (0x09, 0x64) => Some(Self::LlcMisses),
-            (0x00, 0xc2) => Some(Self::Branches),
-            (0x00, 0xc3) => Some(Self::BranchMisses),
-            // Cycles not halted at the P0 frequency, which is the TSC's.
-            (0x01, 0x120) => Some(Self::RefTsc),
-            _ => None,
-        }
+        RawEvent::of_event_sel(sel.into_bits())
+            .code()
+            .event(Vendor::Amd)
     }
 
     /// The event of fixed counter `i`; `None` where this project has none.
@@ -141,6 +166,16 @@ impl RawEvent {
     #[must_use]
     pub const fn code(self) -> Self {
         Self(self.0 & Self::CODE)
+    }
+
+    /// The architectural event whose code this is on `vendor`'s CPUs, without
+    /// edge, invert and counter mask.
+    #[must_use]
+    pub fn event(self, vendor: Vendor) -> Option<ArchEvent> {
+        let found = ArchEvent::codes(vendor)
+            .iter()
+            .find(|(code, _)| *code == self.0);
+        found.map(|(_, event)| *event)
     }
 }
 
@@ -210,6 +245,7 @@ impl FromIterator<ArchEvent> for ArchEventSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     /// G-101: a software backing shows EBX = 7e.
     #[test]
@@ -237,10 +273,10 @@ mod tests {
             assert_eq!(ArchEvent::from_event_sel(sel.with_edge(true)), None);
             assert_eq!(ArchEvent::from_event_sel(sel.with_inv(true)), None);
         }
-        assert_eq!(
-            ArchEvent::from_event_sel(EventSel::from_bits(0x53_01d1)),
-            None
-        );
+        for other in [0x53_01d1, 0x53_0300] {
+            let sel = EventSel::from_bits(other);
+            assert_eq!(ArchEvent::from_event_sel(sel), None, "{other:#x}");
+        }
     }
 
     /// guest-contract §3.1: the driver's codes of the generic events, family
@@ -272,5 +308,28 @@ mod tests {
             let sel = AmdEventSel::from_bits(code | 0x53_0000);
             assert_eq!(ArchEvent::from_amd_event_sel(sel), None, "{code:#x}");
         }
+    }
+
+    /// A code and the event that it stands for find each other.
+    #[test]
+    fn codes_and_events_are_one_to_one() {
+        for vendor in [Vendor::Intel, Vendor::Amd] {
+            let mut without_code = Vec::new();
+            for event in ArchEvent::ALL {
+                match event.code(vendor) {
+                    Some(code) => assert_eq!(code.event(vendor), Some(event), "{vendor:?}"),
+                    None => without_code.push(event),
+                }
+            }
+            let expected: &[ArchEvent] = match vendor {
+                Vendor::Intel => &[],
+                Vendor::Amd => &[ArchEvent::BusCycles],
+            };
+            assert_eq!(without_code, expected);
+        }
+        let long = RawEvent::of_event_sel(0x1_0000_003c);
+        assert_eq!(long.event(Vendor::Intel), None);
+        let modified = RawEvent::of_event_sel(0x100_003c);
+        assert_eq!(modified.event(Vendor::Intel), None);
     }
 }

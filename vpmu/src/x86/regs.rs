@@ -41,6 +41,14 @@ impl EventSel {
     pub const RESERVED: u64 = 0xffff_ffff_0020_0000;
     /// Bits that give #GP when written, where AnyThread is supported.
     pub const RESERVED_WITH_ANY_THREAD: u64 = 0xffff_ffff_0000_0000;
+
+    /// Whether the event select is 0. No general-purpose counter has an event
+    /// there; kernels use it for codes of their own, of what fixed counters count
+    /// and PERF_METRICS shows (guest-contract §1.1: 0300, 0400).
+    #[must_use]
+    pub const fn is_pseudo(self) -> bool {
+        self.event() == 0
+    }
 }
 
 /// AMD PERF_CTLx.
