@@ -105,12 +105,17 @@ impl Budget {
         }
     }
 
-    /// The numbers of a guest PMU on this host.
+    /// The numbers of a guest PMU on this host: `shape`, less what nobody asked
+    /// for and the host does not have.
     ///
     /// # Errors
     /// [`BudgetError::TooFew`] for pinned counters that are not there.
-    pub(super) fn shape(&self, asked: &PmuConfig, kind: ModelKind) -> Result<Shape, BudgetError> {
-        let mut shape = asked.shape(kind);
+    pub(super) fn shape(
+        &self,
+        asked: &PmuConfig,
+        kind: ModelKind,
+        mut shape: Shape,
+    ) -> Result<Shape, BudgetError> {
         let limits = kind.limits();
         if asked.policy == Policy::Pinned && asked.fixed.is_none() && !self.fixed {
             // Each needs one of the general ones.
@@ -156,7 +161,8 @@ mod tests {
         let PmuArg::On(asked) = PmuArg::parse(text).unwrap() else {
             panic!("it is on");
         };
-        budget.shape(&asked, kind).map(|s| (s.gp, s.fixed))
+        let shape = asked.shape(kind);
+        budget.shape(&asked, kind, shape).map(|s| (s.gp, s.fixed))
     }
 
     #[test]

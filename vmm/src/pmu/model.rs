@@ -4,6 +4,7 @@ use std::fmt;
 
 use vpmu::guest::{
     AmdVersion, ArchPerfmonConfig, ArchVersion, ConfigError, CoreType, ModelConfig, ModelKind,
+    Shape,
 };
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
@@ -27,6 +28,20 @@ pub(super) fn vendor_first_tried(asked: &PmuConfig, host: Option<Vendor>) -> Ven
     asked
         .model
         .map_or(host.unwrap_or(Vendor::Intel), ModelKind::vendor)
+}
+
+/// The fixed counters before the one that counts `ref-cycles`, which has no bit
+/// in leaf 0AH: a guest without the counter knows that it has no such event.
+const WITHOUT_REF_TSC: u8 = 2;
+
+/// The numbers that were asked for; the others as the model has them, as far as
+/// there is something to count (rule G-003).
+fn offered(asked: &PmuConfig, kind: ModelKind, events: ArchEventSet) -> Shape {
+    let mut shape = asked.shape(kind);
+    if asked.fixed.is_none() && !events.contains(ArchEvent::RefTsc) {
+        shape.fixed = shape.fixed.min(WITHOUT_REF_TSC);
+    }
+    shape
 }
 
 /// Why no model can be had.
@@ -87,11 +102,12 @@ impl Choice {
             (None, Some(Vendor::Intel)) => (ModelKind::INTEL_GENERIC, ModelReason::HostVendor),
             (None, None) => (ModelKind::INTEL_GENERIC, ModelReason::OtherVendor),
         };
-        let shape = match found {
-            Some(budget) => budget.shape(asked, kind)?,
-            None => asked.shape(kind),
-        };
         let events = events(kind.vendor());
+        let offered = offered(asked, kind, events);
+        let shape = match found {
+            Some(budget) => budget.shape(asked, kind, offered)?,
+            None => offered,
+        };
         let config = ModelConfig::new(kind, shape, events)?;
         Ok(Self {
             kind,
@@ -124,16 +140,34 @@ impl Choice {
     }
 
     /// What the guest takes for granted and will not get: named, so that no 0
-    /// goes unexplained. Only AMD's PMU cannot tell the guest.
+    /// goes unexplained. AMD's PMU cannot tell the guest at all, Intel's not of
+    /// what a fixed counter alone counts.
     pub(super) fn warning(&self) -> Option<String> {
-        let names = list(missing(self.events));
-        (self.kind.vendor() == Vendor::Amd && !names.is_empty()).then(|| {
-            format!(
-                "model={}: an AMD CPU cannot say that an event is missing, and nothing counts {names} \
-                 here: the guest reads 0 for them; model=intel-v2 would show <not supported>",
-                self.kind
-            )
-        })
+        let ModelConfig::Intel(config) = self.config else {
+            let names = list(missing(self.events));
+            return (!names.is_empty()).then(|| {
+                format!(
+                    "model={}: an AMD CPU cannot say that an event is missing, and nothing counts {names} \
+                     here: the guest reads 0 for them; model=intel-v2 would show <not supported>",
+                    self.kind
+                )
+            });
+        };
+        if self.events.contains(ArchEvent::RefTsc) || config.fixed().len() <= WITHOUT_REF_TSC {
+            return None;
+        }
+        let model = match self.reason {
+            ModelReason::Hybrid => "a hybrid guest".to_owned(),
+            _ => format!("model={} with fixed={}", self.kind, config.fixed().len()),
+        };
+        let way_out = match self.reason {
+            ModelReason::Hybrid => String::new(),
+            _ => format!("; fixed={WITHOUT_REF_TSC} would show <not supported>"),
+        };
+        Some(format!(
+            "{model} has a fixed counter for ref-cycles, and nothing counts them here: the guest reads 0 \
+             for them{way_out}"
+        ))
     }
 }
 
@@ -179,6 +213,7 @@ mod tests {
     use super::*;
     use crate::config::PmuArg;
     use vpmu::host::HostEvent;
+    use vpmu::x86::cpuid::PmuCpuid;
     use vpmu::x86::event::RawEvent;
     use vpmu::{EventFilter, FilterLists};
 
@@ -209,6 +244,47 @@ mod tests {
             let passed_over = host == amd && model != "amd-v2";
             assert_eq!(choice.is_second_best(), passed_over, "{host:?}");
         }
+    }
+
+    /// G-003: an open of `ref-cycles` fails in a guest without fixed counter 2.
+    #[test]
+    fn without_reference_cycles_the_third_fixed_counter_is_not_offered() {
+        let without: ArchEventSet = ArchEvent::ALL[..7].iter().copied().collect();
+        let intel = Some(Vendor::Intel);
+        let leaf = |text: &str, events| {
+            let choice = Choice::new(&asked(text), |_| events, intel, None).unwrap();
+            let PmuCpuid::Intel(leaves) = choice.config.cpuid() else {
+                panic!("{text} is Intel's");
+            };
+            let [.., ecx, edx] = leaves.leaf_0a.words();
+            ((edx & 0x1f, ecx), choice.warning())
+        };
+        for (text, all, reduced) in [
+            ("type=auto", (3, 0), (2, 0)),
+            ("type=auto,model=intel-v1", (0, 0), (0, 0)),
+            ("type=auto,model=intel-v3", (3, 0), (2, 0)),
+            ("type=auto,model=intel-v4", (3, 0), (2, 0)),
+            ("type=auto,model=intel-v5", (3, 7), (2, 3)),
+            ("type=auto,fixed=1", (1, 0), (1, 0)),
+        ] {
+            assert_eq!(leaf(text, ArchEventSet::ALL), (all, None), "{text}");
+            assert_eq!(leaf(text, without), (reduced, None), "{text}");
+        }
+        for (text, asked) in [
+            ("type=auto,fixed=3", (3, 0)),
+            ("type=auto,model=intel-v5,fixed=4", (4, 0xf)),
+        ] {
+            assert_eq!(leaf(text, ArchEventSet::ALL), (asked, None), "{text}");
+            let (shown, warning) = leaf(text, without);
+            assert_eq!(shown, asked, "{text}: what is named is given");
+            let warning = warning.unwrap();
+            for word in ["ref-cycles", "reads 0", "fixed=2"] {
+                assert!(warning.contains(word), "{warning}");
+            }
+        }
+        assert_eq!(Choice::hybrid(ArchEventSet::ALL).warning(), None);
+        let warning = Choice::hybrid(without).warning().unwrap();
+        assert!(warning.contains("ref-cycles") && !warning.contains("fixed=2"));
     }
 
     /// A filter's codes are of the vendor whose guest it would be: what they take

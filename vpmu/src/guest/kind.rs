@@ -13,7 +13,8 @@ use super::{AmdVersion, ArchVersion, ConfigError, Shape};
 /// A name stands for the same registers, widths and default numbers on every
 /// host and in every release, so that a guest finds the same PMU wherever it
 /// is moved to; a model that differs gets another name. What depends on the
-/// host is which architectural events leaf 0AH offers.
+/// host is which architectural events leaf 0AH offers. A VMM may give smaller
+/// numbers where its user gave none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModelKind {
     /// Architectural performance monitoring of this version.
@@ -85,8 +86,7 @@ impl ModelKind {
 
     /// The numbers where nobody asks for others: of the first CPUs with this
     /// version (v1: Core Duo; v5: Ice Lake), four general-purpose counters in
-    /// between. An AMD model has what its
-    /// generation has.
+    /// between. An AMD model has what its generation has.
     #[must_use]
     pub const fn shape(self) -> Shape {
         match self {
