@@ -24,6 +24,7 @@ fn may_hold(spec: &Spec, index: u32) -> Option<u64> {
     let v = spec.intel;
     let any = matches!(v, 3 | 4);
     let counters = spec.counters();
+    let metrics = if spec.metrics { 1 << 48 } else { 0 };
     let found = match index {
         0xc1..=0xc8 if v > 0 => gp(index - 0xc1).then_some(width),
         0x4c1..=0x4c8 if v > 1 => gp(index - 0x4c1).then_some(width),
@@ -35,13 +36,13 @@ fn may_hold(spec: &Spec, index: u32) -> Option<u64> {
             let field = if any { 0xf } else { 0xb };
             Some((0..spec.fixed).fold(0, |m, i| m | field << (4 * i)))
         }
-        0x38e if v > 1 => Some(counters | if v > 3 { 1 << 59 } else { 0 }),
-        0x391 if v > 3 => Some(counters | 1 << 59),
-        0x38f if v > 1 => Some(counters | if spec.metrics { 1 << 48 } else { 0 }),
+        0x38e if v > 1 => Some(counters | metrics | if v > 3 { 1 << 59 } else { 0 }),
+        0x391 if v > 3 => Some(counters | metrics | 1 << 59),
+        0x38f if v > 1 => Some(counters | metrics),
         0x390 if v > 1 => Some(0),
         0x392 if v > 3 => Some(counters | 1 << 63),
         0x345 if v > 1 => Some(1 << 13),
-        0x1d9 if v > 1 => Some(0x1003),
+        0x1d9 if v > 1 => Some(0x1803),
         0x1d9 if v == 1 => Some(3),
         0x329 if spec.metrics => Some(!0),
         0xc001_0000..=0xc001_0003

@@ -288,9 +288,16 @@ fn status_registers(report: &mut Report, leaf: Leaf0A) {
         let now = rdmsr_checked(pmu::GLOBAL_STATUS);
         check!(report, rule, now, Ok(status), "0x38e after {value:#x}");
     }
-    for value in [1 << leaf.gp, 1 << 55, 1 << 58, 1 << 60, 1 << 62, 1 << 63] {
+    // Bits of version 4 whose features are absent set nothing.
+    for value in [1 << 55, 1 << 58, 1 << 60, 1 << 61, 1 << 62] {
         let wrote = wrmsr_checked(set, value);
-        check!(report, "G-105", wrote, Err(Gp), "WRMSR 0x391 <- {value:#x}");
+        check!(report, rule, wrote, Ok(()), "WRMSR 0x391 <- {value:#x}");
+        let now = rdmsr_checked(pmu::GLOBAL_STATUS);
+        check!(report, "G-105", now, Ok(all), "0x38e after {value:#x}");
+    }
+    for value in [1 << leaf.gp, 1 << 48, 1 << 54, 1 << 57, 1 << 63] {
+        let wrote = wrmsr_checked(set, value);
+        check!(report, rule, wrote, Err(Gp), "WRMSR 0x391 <- {value:#x}");
     }
     wrmsr(pmu::GLOBAL_OVERFLOW, all);
     read_only(report, "s1.4 0x392", pmu::GLOBAL_INUSE, 0);
@@ -306,14 +313,15 @@ fn status_registers(report: &mut Report, leaf: Leaf0A) {
     wrmsr(pmu::EVENT_SELECT, 0);
 }
 
-/// Freezing on a PMI is offered; branch tracing and freezing in SMM are not.
+/// Freezing on a PMI is offered, of LBRs without effect; bus-lock detection, branch
+/// tracing and freezing in SMM are not.
 fn debug_control(report: &mut Report) {
-    let bad = [1 << 6, 1 << 7, 1 << 8, 1 << 11, 1 << 14, 1 << 63];
+    let bad = [1 << 2, 1 << 6, 1 << 7, 1 << 8, 1 << 14, 1 << 63];
     stores(
         report,
         "s1.4 0x1d9",
         pmu::DEBUG_CONTROL,
-        &[1 << 12, 0],
+        &[1 << 11, 1 << 12, 0],
         &bad,
     );
 }

@@ -33,7 +33,13 @@ fn main(report: &mut Report) {
         faults(report, pmu::PMC + i, "beyond the last counter");
         faults(report, pmu::EVENT_SELECT + i, "beyond the last counter");
     }
-    stores(report, "s1.4 0x1d9", pmu::DEBUG_CONTROL, &[0], &[1 << 12]);
+    stores(
+        report,
+        "s1.4 0x1d9",
+        pmu::DEBUG_CONTROL,
+        &[0],
+        &[1 << 11, 1 << 12],
+    );
 }
 
 /// A write takes 32 bits and extends their sign to the width.

@@ -83,11 +83,12 @@ impl ArchEvent {
     }
 
     /// The event that an event select chooses. `None` if it is not
-    /// architectural: another code, or edge, invert, counter mask or any-thread
-    /// set, which change what is counted.
+    /// architectural: another code, or edge, counter mask or any-thread set, which
+    /// change what is counted. Invert does not without a counter mask (SDM vol.
+    /// 3B, "Architectural Performance Monitoring Version 1").
     #[must_use]
     pub fn from_event_sel(sel: EventSel) -> Option<Self> {
-        if sel.edge() || sel.inv() || sel.cmask() != 0 || sel.any_thread() || sel.is_pseudo() {
+        if sel.edge() || sel.cmask() != 0 || sel.any_thread() || sel.is_pseudo() {
             return None;
         }
         RawEvent::of_event_sel(sel.into_bits())
@@ -271,7 +272,9 @@ mod tests {
             assert_eq!(ArchEvent::from_event_sel(sel), Some(event));
             assert_eq!(ArchEvent::from_event_sel(sel.with_cmask(1)), None);
             assert_eq!(ArchEvent::from_event_sel(sel.with_edge(true)), None);
-            assert_eq!(ArchEvent::from_event_sel(sel.with_inv(true)), None);
+            let inverted = sel.with_inv(true);
+            assert_eq!(ArchEvent::from_event_sel(inverted), Some(event));
+            assert_eq!(ArchEvent::from_event_sel(inverted.with_cmask(1)), None);
         }
         for other in [0x53_01d1, 0x53_0300] {
             let sel = EventSel::from_bits(other);

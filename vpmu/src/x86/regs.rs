@@ -150,7 +150,8 @@ pub struct PerfCapabilities {
     __: u64,
 }
 
-/// Bit 48 of IA32_PERF_GLOBAL_CTRL: PERF_METRICS counts.
+/// Bit 48 of IA32_PERF_GLOBAL_CTRL: PERF_METRICS counts; of the status: it has
+/// overflowed.
 pub const GLOBAL_PERF_METRICS: u64 = 1 << 48;
 /// Bit 55 of IA32_PERF_GLOBAL_STATUS: trace buffer overflow.
 pub const STATUS_TRACE: u64 = 1 << 55;
@@ -171,5 +172,7 @@ pub const STATUS_COND_CHANGED: u64 = 1 << 63;
 pub const INUSE_PMI: u64 = 1 << 63;
 /// Bits 0 and 1 of IA32_DEBUGCTL: last branch records, single-step on branches.
 pub const DEBUGCTL_LBR_BTF: u64 = 0b11;
+/// Bit 11 of IA32_DEBUGCTL: a PMI freezes the last branch records.
+pub const DEBUGCTL_FREEZE_LBRS_ON_PMI: u64 = 1 << 11;
 /// Bit 12 of IA32_DEBUGCTL: a PMI freezes the counters.
 pub const DEBUGCTL_FREEZE_PERFMON_ON_PMI: u64 = 1 << 12;

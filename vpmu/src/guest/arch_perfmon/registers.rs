@@ -3,13 +3,17 @@
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::x86::msr::{self, Register};
 use crate::x86::regs::{
-    DEBUGCTL_FREEZE_PERFMON_ON_PMI, DEBUGCTL_LBR_BTF, EventSel, GLOBAL_PERF_METRICS, INUSE_PMI,
-    STATUS_ASCI, STATUS_COND_CHANGED, STATUS_COUNTERS_FROZEN, STATUS_DS_BUFFER, STATUS_LBR_FROZEN,
-    STATUS_TRACE, STATUS_UNCORE,
+    DEBUGCTL_FREEZE_LBRS_ON_PMI, DEBUGCTL_FREEZE_PERFMON_ON_PMI, DEBUGCTL_LBR_BTF, EventSel,
+    GLOBAL_PERF_METRICS, INUSE_PMI, STATUS_ASCI, STATUS_COND_CHANGED, STATUS_COUNTERS_FROZEN,
+    STATUS_DS_BUFFER, STATUS_LBR_FROZEN, STATUS_TRACE, STATUS_UNCORE,
 };
 
 use super::super::MsrError;
 use super::{ArchPerfmon, ArchPerfmonConfig};
+
+/// Status bits of version 4 that are no counters'.
+const STATUS_V4: u64 =
+    STATUS_TRACE | STATUS_LBR_FROZEN | STATUS_COUNTERS_FROZEN | STATUS_ASCI | STATUS_UNCORE;
 
 impl ArchPerfmonConfig {
     fn has_register(&self, register: Register) -> bool {
@@ -47,7 +51,9 @@ impl ArchPerfmonConfig {
         fields.fold(0, |mask, i| mask | field << (4 * u32::from(i)))
     }
 
-    const fn global_ctrl_mask(&self) -> u64 {
+    /// The counters, and PERF_METRICS where it is: what runs by GLOBAL_CTRL and
+    /// has an overflow bit.
+    const fn global_mask(&self) -> u64 {
         let metrics = if self.has_metrics() {
             GLOBAL_PERF_METRICS
         } else {
@@ -56,26 +62,38 @@ impl ArchPerfmonConfig {
         self.counters().0 | metrics
     }
 
+    /// The bits of the status that there are: no others are ever set (rule G-105).
+    const fn status_mask(&self) -> u64 {
+        let frozen = if self.has_status_set() {
+            STATUS_COUNTERS_FROZEN
+        } else {
+            0
+        };
+        self.global_mask() | frozen
+    }
+
     /// What can be written to OVF_CTRL (STATUS_RESET): the bits of absent
     /// features clear nothing.
     const fn status_clear_mask(&self) -> u64 {
-        const V4: u64 =
-            STATUS_TRACE | STATUS_LBR_FROZEN | STATUS_COUNTERS_FROZEN | STATUS_ASCI | STATUS_UNCORE;
-        let v4 = if self.has_status_set() { V4 } else { 0 };
-        self.counters().0 | STATUS_DS_BUFFER | STATUS_COND_CHANGED | v4
+        let v4 = if self.has_status_set() { STATUS_V4 } else { 0 };
+        self.global_mask() | STATUS_DS_BUFFER | STATUS_COND_CHANGED | v4
     }
 
-    /// What can be set in the status: only what this PMU itself would set
-    /// (rule G-105).
+    /// What can be written to STATUS_SET, which version 4 brought: the bits of
+    /// absent features set nothing.
     const fn status_set_mask(&self) -> u64 {
-        self.counters().0 | STATUS_COUNTERS_FROZEN
+        self.global_mask() | STATUS_DS_BUFFER | STATUS_V4
     }
 
-    /// LBR and BTF are stored and do nothing, as KVM has them on Intel hosts;
-    /// branch tracing, LBR freezing and freezing in SMM are not offered.
+    /// LBR and BTF are stored and do nothing; KVM alone, without LBRs, takes the
+    /// two and keeps neither. So is the freeze of LBRs, of which there are none:
+    /// SDM vol. 3B, "Freezing LBR and Performance Counters on PMI", has it together
+    /// with the freeze of counters, where there are PDCM and version 2, and KVM
+    /// refuses it. Branch tracing, bus-lock detection and freezing in SMM are not
+    /// offered.
     const fn debug_ctl_mask(&self) -> u64 {
         let freeze = if self.has_globals() {
-            DEBUGCTL_FREEZE_PERFMON_ON_PMI
+            DEBUGCTL_FREEZE_LBRS_ON_PMI | DEBUGCTL_FREEZE_PERFMON_ON_PMI
         } else {
             0
         };
@@ -130,12 +148,13 @@ impl ArchPerfmon {
                 self.event_sel[pmc.slot()] = EventSel::from_bits(sel);
             }
             Register::FixedCtrCtrl => self.fixed_ctrl = within(value, config.fixed_ctrl_mask())?,
-            Register::GlobalCtrl => self.global_ctrl = within(value, config.global_ctrl_mask())?,
+            Register::GlobalCtrl => self.global_ctrl = within(value, config.global_mask())?,
             Register::GlobalOvfCtrl => {
                 self.global_status &= !within(value, config.status_clear_mask())?;
             }
             Register::GlobalStatusSet => {
-                self.global_status |= within(value, config.status_set_mask())?;
+                let bits = within(value, config.status_set_mask())?;
+                self.global_status |= bits & config.status_mask();
             }
             Register::PerfMetrics => self.metrics = value,
             Register::DebugCtl => self.debug_ctl = within(value, config.debug_ctl_mask())?,
@@ -152,14 +171,7 @@ impl ArchPerfmon {
             Register::Counter(pmc) | Register::FixedCounter(pmc) => {
                 self.values[pmc.slot()] = within(value, config.mask())?;
             }
-            Register::GlobalStatus => {
-                let frozen = if config.has_status_set() {
-                    STATUS_COUNTERS_FROZEN
-                } else {
-                    0
-                };
-                self.global_status = within(value, config.counters().0 | frozen)?;
-            }
+            Register::GlobalStatus => self.global_status = within(value, config.status_mask())?,
             Register::EventSel(_)
             | Register::FixedCtrCtrl
             | Register::GlobalCtrl

@@ -302,6 +302,7 @@ fn stored_bits(pmu: &ArchPerfmon, index: u32) -> u64 {
 #[test]
 fn what_each_version_stores() {
     const V4: u64 = 1 << 55 | 0b1111 << 58;
+    const DS: u64 = 1 << 62;
     const DS_AND_CHANGED: u64 = 0b11 << 62;
     let no_any: u64 = 0xffdf_ffff;
     let all: u64 = 0x7_0000_000f;
@@ -310,11 +311,11 @@ fn what_each_version_stores() {
         ("intel-v1", [no_any, 0, 0, 0, 0, 3]),
         (
             "intel-v2",
-            [no_any, 0xbbb, all, all | DS_AND_CHANGED, 0, 0x1003],
+            [no_any, 0xbbb, all, all | DS_AND_CHANGED, 0, 0x1803],
         ),
         (
             "intel-v3",
-            [0xffff_ffff, 0xfff, all, all | DS_AND_CHANGED, 0, 0x1003],
+            [0xffff_ffff, 0xfff, all, all | DS_AND_CHANGED, 0, 0x1803],
         ),
         (
             "intel-v4",
@@ -323,8 +324,8 @@ fn what_each_version_stores() {
                 0xfff,
                 all,
                 all | DS_AND_CHANGED | V4,
-                all | 1 << 59,
-                0x1003,
+                all | V4 | DS,
+                0x1803,
             ],
         ),
         (
@@ -334,8 +335,8 @@ fn what_each_version_stores() {
                 0xbbb,
                 all | 0xf0,
                 all | 0xf0 | DS_AND_CHANGED | V4,
-                all | 0xf0 | 1 << 59,
-                0x1003,
+                all | 0xf0 | V4 | DS,
+                0x1803,
             ],
         ),
     ] {
@@ -443,7 +444,7 @@ fn any_thread_has_no_backing() {
 #[test]
 fn modifiers_have_no_backing() {
     let gp0 = Pmc::gp(0).unwrap();
-    for modifier in [1 << 18, 1 << 23, 1 << 24] {
+    for modifier in [1 << 18, 1 << 24, 1 << 23 | 1 << 24] {
         let mut pmu = pmu();
         pmu.write(MsrIndex(0x186), 0x53_003c | modifier).unwrap();
         assert!(
@@ -451,12 +452,14 @@ fn modifiers_have_no_backing() {
             "{modifier:#x}"
         );
     }
-    let mut pmu = pmu();
-    pmu.write(MsrIndex(0x186), 0x53_003c | 1 << 19).unwrap();
-    assert!(
-        matches!(pmu.demand(gp0), Some(Demand::Event(_))),
-        "pin control changes nothing"
-    );
+    for (bit, why) in [(19, "pin control"), (23, "invert without a mask")] {
+        let mut pmu = pmu();
+        pmu.write(MsrIndex(0x186), 0x53_003c | 1 << bit).unwrap();
+        assert!(
+            matches!(pmu.demand(gp0), Some(Demand::Event(_))),
+            "{why} changes nothing"
+        );
+    }
 }
 
 /// SDM vol. 3B, "Freezing LBR and Performance Counters on PMI".
@@ -507,6 +510,10 @@ fn status_set_and_in_use() {
                 "{name}: it adds"
             );
         }
+        // What there is not cannot be reported (G-105).
+        pmu.write(MsrIndex(0x391), 1 << 55 | 1 << 58 | 0b111 << 60)
+            .unwrap();
+        assert_eq!(pmu.read(MsrIndex(0x38e)), Ok(1 << 32 | 3), "{name}");
         pmu.write(MsrIndex(0x390), 0xb << 60 | 1).unwrap();
         assert_eq!(pmu.read(MsrIndex(0x38e)), Ok(1 << 32 | 2), "{name}");
         assert_eq!(pmu.read(MsrIndex(0x392)), Ok(0), "{name}");
@@ -546,6 +553,32 @@ fn the_hybrid_pair() {
         core.demand(Pmc::fixed(3).unwrap()),
         Some(Demand::NotBacked(Encoding::Fixed(3, _)))
     ));
+}
+
+/// SDM vol. 4: bit 48 of the status and of what sets and clears it, where there
+/// is PERF_METRICS. No counter asks for an interrupt by it.
+#[test]
+fn the_status_of_the_metrics_is_set_and_cleared_by_software() {
+    const METRICS: u64 = 1 << 48;
+    let config = ArchPerfmonConfig::hybrid(CoreType::Core, ArchEventSet::ALL);
+    let mut core = ArchPerfmon::new(config);
+    core.write(MsrIndex(0x38d), 0xbbbb).unwrap();
+    core.write(MsrIndex(0x391), METRICS | 1).unwrap();
+    assert_eq!(core.read(MsrIndex(0x38e)), Ok(METRICS | 1));
+    core.write(MsrIndex(0x390), 1).unwrap();
+    assert_eq!(core.read(MsrIndex(0x38e)), Ok(METRICS));
+    assert!(!core.interrupt_due());
+    let mut restored = ArchPerfmon::new(config);
+    restored.load(MsrIndex(0x38e), METRICS).unwrap();
+    assert_eq!(restored.read(MsrIndex(0x38e)), Ok(METRICS));
+    core.write(MsrIndex(0x390), METRICS).unwrap();
+    assert_eq!(core.read(MsrIndex(0x38e)), Ok(0));
+    let atom = ArchPerfmonConfig::hybrid(CoreType::Atom, ArchEventSet::ALL);
+    let mut atom = ArchPerfmon::new(atom);
+    for index in [0x390, 0x391] {
+        assert_eq!(stored_bits(&atom, index) & METRICS, 0, "{index:#x}");
+    }
+    assert!(atom.load(MsrIndex(0x38e), METRICS).is_err());
 }
 
 /// Leaf 0AH of each version (G-002), and the bitmap of version 5.
