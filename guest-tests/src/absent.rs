@@ -35,7 +35,7 @@ const fn amd_feature(bit: u32) -> Sign {
 }
 
 /// Every run.
-pub static TABLE: [Run; 47] = [
+pub static TABLE: [Run; 48] = [
     Run(0xc1, 0xc2, Sign::Version(1), "counters"),
     Run(0x186, 0x187, Sign::Version(1), "event selects"),
     Run(0x309, 0x30b, Sign::Version(2), "fixed counters"),
@@ -63,7 +63,8 @@ pub static TABLE: [Run; 47] = [
     Run(0x619, 0x619, Sign::IntelPower, "RAPL, RAM"),
     Run(0x639, 0x639, Sign::IntelPower, "RAPL, PP0"),
     Run(0x641, 0x641, Sign::IntelPower, "RAPL, PP1"),
-    Run(0x64d, 0x64e, Sign::Never, "RAPL, platform; PPERF"),
+    Run(0x64d, 0x64d, Sign::IntelPower, "RAPL, platform"),
+    Run(0x64e, 0x64e, Sign::Never, "PPERF"),
     Run(0x680, 0x681, Sign::Never, "LBR from"),
     Run(0x6c0, 0x6c1, Sign::Never, "LBR to"),
     Run(0xdc0, 0xdc0, Sign::Never, "LBR info"),

@@ -7,23 +7,18 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use guest_tests::check::Report;
+use guest_tests::counters::{AMD_CLEAR, AMD_CONTROL, AMD_LEGACY, AMD_SET, AMD_STATUS};
+use guest_tests::counters::{Counters, is_amd};
 use guest_tests::cpu::{cpuid, rdmsr, rdmsr_checked, wrmsr, wrmsr_checked};
 use guest_tests::pmu::{EN, INT, low_bits, spin_for, spin_until};
 use guest_tests::{apic, check, payload, println, trap};
 
 payload!(main);
 
-const LEGACY_SEL: u32 = 0xc001_0000;
-const LEGACY_CTR: u32 = 0xc001_0004;
-const CORE_SEL: u32 = 0xc001_0200;
-const GLOBAL_STATUS: u32 = 0xc000_0300;
-const GLOBAL_CTL: u32 = 0xc000_0301;
-const GLOBAL_CLR: u32 = 0xc000_0302;
-const GLOBAL_SET: u32 = 0xc000_0303;
+/// The first of the four counters at the old addresses.
+const LEGACY_CTR: u32 = AMD_LEGACY + 4;
 const HWCR: u32 = 0xc001_0015;
 const IRPERF_ENABLE: u64 = 1 << 30;
-/// Cycles not halted, in user and kernel mode.
-const CYCLES: u64 = 0x3_0076;
 /// What an event select stores.
 const STORED: u64 = 0x30f_ffd7_ffff;
 const MASK: u64 = (1 << 48) - 1;
@@ -32,66 +27,24 @@ const QUIET: u64 = 200_000;
 /// Counts to a wrap.
 const LEFT: u64 = 200_000;
 
-/// What CPUID says.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    core: bool,
-    /// Counters by leaf 8000_0022H; 0 without PerfMonV2.
-    v2: u32,
-}
-
-impl Found {
-    fn read() -> Self {
-        let core = cpuid(0x8000_0001, 0).ecx >> 23 & 1 == 1;
-        let has_leaf = cpuid(0x8000_0000, 0).eax >= 0x8000_0022;
-        let leaf = cpuid(0x8000_0022, 0);
-        let v2 = if has_leaf && leaf.eax & 1 == 1 {
-            leaf.ebx & 0xf
-        } else {
-            0
-        };
-        Self { core, v2 }
-    }
-
-    const fn counters(self) -> u32 {
-        if self.core { 6 } else { 4 }
-    }
-
-    /// Event select and counter `i`.
-    const fn pair(self, i: u32) -> (u32, u32) {
-        if self.core {
-            (CORE_SEL + 2 * i, CORE_SEL + 2 * i + 1)
-        } else {
-            (LEGACY_SEL + i, LEGACY_CTR + i)
-        }
-    }
-}
-
 fn main(report: &mut Report) {
-    let vendor = cpuid(0, 0).ebx;
-    let is_amd = vendor == u32::from_le_bytes(*b"Auth");
-    if !check!(
+    let found = Counters::find().filter(|_| is_amd());
+    check!(
         report,
         "s3.1",
-        is_amd,
+        found.is_some(),
         true,
         "an AMD CPU: no PMU to test otherwise"
-    ) {
-        return;
-    }
-    let found = Found::read();
+    );
+    let Some(found) = found else { return };
     println!("{found:?}");
     let family = cpuid(1, 0).eax >> 20 & 0xff;
     check!(report, "s3.1", family >= 8, true, "family 17h or later");
     check!(report, "s3.1", cpuid(0xa, 0).eax, 0, "no leaf 0AH");
-    let expected = if found.v2 > 0 { 6 } else { 0 };
-    check!(
-        report,
-        "s3.1",
-        found.v2,
-        expected,
-        "counters of leaf 80000022H"
-    );
+    if found.has_globals() {
+        let told = cpuid(0x8000_0022, 0).ebx & 0xf;
+        check!(report, "s3.1", told, 6, "counters of leaf 80000022H");
+    }
     registers(report, found);
     aliases(report, found);
     globals(report, found);
@@ -116,20 +69,20 @@ fn keeps(report: &mut Report, rule: &str, msr: u32, mask: u64) {
     }
 }
 
-fn registers(report: &mut Report, found: Found) {
-    if found.v2 > 0 {
-        let all = low_bits(found.v2);
+fn registers(report: &mut Report, found: Counters) {
+    if found.has_globals() {
+        let all = low_bits(found.number);
         check!(
             report,
             "s3.2",
-            rdmsr_checked(GLOBAL_CTL),
+            rdmsr_checked(AMD_CONTROL),
             Ok(all),
             "reset GLOBAL_CTL"
         );
-        wrmsr(GLOBAL_CTL, 0);
+        wrmsr(AMD_CONTROL, 0);
     }
-    for i in 0..found.counters() {
-        let (sel, ctr) = found.pair(i);
+    for i in 0..found.number {
+        let (sel, ctr) = (found.select(i), found.counter(i));
         check!(report, "G-001", rdmsr_checked(sel), Ok(0), "reset {sel:#x}");
         check!(report, "s3.2", rdmsr_checked(ctr), Ok(0), "reset {ctr:#x}");
         // The counter first: the select may let it count.
@@ -139,16 +92,16 @@ fn registers(report: &mut Report, found: Found) {
 }
 
 /// The old addresses are the first four counters.
-fn aliases(report: &mut Report, found: Found) {
+fn aliases(report: &mut Report, found: Counters) {
     for i in 0..4 {
-        let (sel, ctr) = found.pair(i);
-        wrmsr(LEGACY_SEL + i, CYCLES);
+        let (sel, ctr) = (found.select(i), found.counter(i));
+        wrmsr(AMD_LEGACY + i, found.cycles());
         wrmsr(LEGACY_CTR + i, 77);
         check!(
             report,
             "s3.1",
             rdmsr_checked(sel),
-            Ok(CYCLES),
+            Ok(found.cycles()),
             "alias {sel:#x}"
         );
         check!(report, "s3.1", rdmsr_checked(ctr), Ok(77), "alias {ctr:#x}");
@@ -157,17 +110,17 @@ fn aliases(report: &mut Report, found: Found) {
     }
 }
 
-fn globals(report: &mut Report, found: Found) {
-    if found.v2 == 0 {
+fn globals(report: &mut Report, found: Counters) {
+    if !found.has_globals() {
         return;
     }
-    let all = low_bits(found.v2);
-    keeps(report, "s3.2", GLOBAL_CTL, all);
+    let all = low_bits(found.number);
+    keeps(report, "s3.2", AMD_CONTROL, all);
     for (msr, value, status) in [
-        (GLOBAL_SET, !0, all),
-        (GLOBAL_STATUS, 0, all),
-        (GLOBAL_CLR, !0b101, 0b101),
-        (GLOBAL_CLR, !0, 0),
+        (AMD_SET, !0, all),
+        (AMD_STATUS, 0, all),
+        (AMD_CLEAR, !0b101, 0b101),
+        (AMD_CLEAR, !0, 0),
     ] {
         let wrote = wrmsr_checked(msr, value);
         check!(
@@ -177,7 +130,7 @@ fn globals(report: &mut Report, found: Found) {
             Ok(()),
             "WRMSR {msr:#x} <- {value:#x}"
         );
-        let now = rdmsr_checked(GLOBAL_STATUS);
+        let now = rdmsr_checked(AMD_STATUS);
         check!(
             report,
             "G-302",
@@ -202,13 +155,11 @@ fn hardware_configuration(report: &mut Report) {
     check!(report, "s8 HWCR", wrote, Ok(()), "HWCR takes its own value");
 }
 
-fn counting(report: &mut Report, found: Found) {
-    for i in 0..found.counters() {
-        let (sel, ctr) = found.pair(i);
-        if found.v2 > 0 {
-            wrmsr(GLOBAL_CTL, 1 << i);
-        }
-        wrmsr(sel, CYCLES | EN);
+fn counting(report: &mut Report, found: Counters) {
+    for i in 0..found.number {
+        let (sel, ctr) = (found.select(i), found.counter(i));
+        found.run(1 << i);
+        wrmsr(sel, found.cycles() | EN);
         let moves = spin_until(|| rdmsr(ctr) > 0);
         check!(
             report,
@@ -217,14 +168,14 @@ fn counting(report: &mut Report, found: Found) {
             true,
             "{ctr:#x} counts while it is enabled"
         );
-        wrmsr(sel, CYCLES);
+        wrmsr(sel, found.cycles());
         stands(report, ctr, "EN is clear");
         // For a host's guests alone: there are none.
-        wrmsr(sel, CYCLES | EN | 1 << 40);
+        wrmsr(sel, found.cycles() | EN | 1 << 40);
         stands(report, ctr, "it is for guests alone");
-        if found.v2 > 0 {
-            wrmsr(GLOBAL_CTL, 0);
-            wrmsr(sel, CYCLES | EN);
+        if found.has_globals() {
+            wrmsr(AMD_CONTROL, 0);
+            wrmsr(sel, found.cycles() | EN);
             stands(report, ctr, "GLOBAL_CTL is clear");
         }
         wrmsr(sel, 0);
@@ -246,16 +197,16 @@ fn stands(report: &mut Report, ctr: u32, why: &str) {
 /// What the handler saw: the status, or the counter where there is none.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
-fn one_nmi(report: &mut Report, found: Found) {
+fn one_nmi(report: &mut Report, found: Counters) {
     apic::enable();
     // As the drivers' handlers: PerfMonV2's acknowledges, the others' sets the
     // next period. No LVTPC is written (G-304).
-    if found.v2 > 0 {
+    if found.has_globals() {
         trap::set_nmi_hook(|| {
-            wrmsr(GLOBAL_CTL, 0);
-            let status = rdmsr(GLOBAL_STATUS);
+            wrmsr(AMD_CONTROL, 0);
+            let status = rdmsr(AMD_STATUS);
             SEEN.store(status, Ordering::Relaxed);
-            wrmsr(GLOBAL_CLR, !0);
+            wrmsr(AMD_CLEAR, !0);
         });
     } else {
         trap::set_nmi_hook(|| {
@@ -267,12 +218,8 @@ fn one_nmi(report: &mut Report, found: Found) {
     for round in 0..3 {
         let before = trap::nmis();
         SEEN.store(0, Ordering::Relaxed);
-        let (sel, ctr) = found.pair(0);
-        wrmsr(ctr, MASK + 1 - LEFT);
-        wrmsr(sel, CYCLES | EN | INT);
-        if found.v2 > 0 {
-            wrmsr(GLOBAL_CTL, 1);
-        }
+        found.load(0, LEFT, INT);
+        found.run(1);
         let came = spin_until(|| trap::nmis() != before);
         check!(report, "G-303", came, true, "round {round}: an NMI comes");
         spin_for(QUIET);
@@ -284,7 +231,7 @@ fn one_nmi(report: &mut Report, found: Found) {
             "round {round}: NMIs"
         );
         let seen = SEEN.load(Ordering::Relaxed);
-        let is_right = if found.v2 > 0 {
+        let is_right = if found.has_globals() {
             seen == 1
         } else {
             seen >> 47 == 0
@@ -296,7 +243,7 @@ fn one_nmi(report: &mut Report, found: Found) {
             true,
             "round {round}: the handler sees {seen:#x}"
         );
-        wrmsr(sel, 0);
+        wrmsr(found.select(0), 0);
     }
     let lvtpc = apic::lvtpc();
     check!(

@@ -13,7 +13,7 @@ payload!(main);
 /// A feature bit: rule, leaf, register (0 EAX … 3 EDX), bit, expected, name.
 struct Feature(&'static str, u32, usize, u32, bool, &'static str);
 
-const FEATURES: [Feature; 13] = [
+const FEATURES: [Feature; 14] = [
     Feature("s1.1", 1, 2, 15, true, "PDCM"),
     Feature("G-008", 1, 2, 31, true, "HYPERVISOR"),
     Feature("s1.5", 1, 2, 2, false, "DTES64"),
@@ -22,6 +22,7 @@ const FEATURES: [Feature; 13] = [
     Feature("s1.1", 7, 1, 4, false, "HLE"),
     Feature("s1.1", 7, 1, 11, false, "RTM"),
     Feature("s1.5", 7, 1, 25, false, "Intel PT"),
+    Feature("s1.5", 7, 2, 24, false, "bus-lock detection"),
     Feature("s1.5", 7, 3, 13, false, "TSX_FORCE_ABORT"),
     Feature("s1.1", 7, 3, 15, false, "hybrid"),
     Feature("s1.5", 7, 3, 19, false, "arch LBR"),

@@ -28,11 +28,7 @@ const RANDOM_WELL: i32 = 0x10 << 1 | 1;
 const ALL: &[&str] = &[
     "intel-v1", "intel-v2", "intel-v3", "intel-v4", "intel-v5", "amd-k7", "amd-core", "amd-v2",
 ];
-/// Those whose PMIs differ.
-const PMI: &[&str] = &[
-    "intel-v1", "intel-v2", "intel-v4", "intel-v5", "amd-k7", "amd-core", "amd-v2",
-];
-const INTEL: &[&str] = &["intel-v2", "intel-v4", "intel-v5"];
+/// Those with a status register, of Intel.
 const GLOBAL: &[&str] = &["intel-v2", "intel-v3", "intel-v4", "intel-v5"];
 const AMD: &[&str] = &["amd-k7", "amd-core", "amd-v2"];
 /// One without a status register, and one of each vendor with one.
@@ -42,10 +38,9 @@ const KINDS: &[&str] = &["intel-v2", "amd-core", "amd-v2"];
 fn models(payload: &str) -> &'static [&'static str] {
     match payload {
         "pmu_absent" | "pmu_random" | "pmi_habits" => ALL,
-        "pmi_lvtpc" | "pmi_once" | "pmi_halt" | "pmi_in_nmi" | "rdpmc_index" => PMI,
-        "rdpmc_user" | "rdpmc_doorbell" => PMI,
-        "pmu_registers" | "pmi_freeze" => GLOBAL,
-        "pmu_count" | "pmu_overflow" => INTEL,
+        "pmi_lvtpc" | "pmi_once" | "pmi_halt" | "pmi_in_nmi" | "rdpmc_index" => ALL,
+        "rdpmc_user" | "rdpmc_doorbell" => ALL,
+        "pmu_registers" | "pmi_freeze" | "pmu_count" | "pmu_overflow" => GLOBAL,
         "rdpmc_lost" => KINDS,
         "pmu_amd" => AMD,
         "pmu_v1" => &["intel-v1"],

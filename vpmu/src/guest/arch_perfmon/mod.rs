@@ -91,7 +91,7 @@ impl ArchPerfmon {
         PmcSet(self.global_ctrl).contains(pmc) && self.global_status & STATUS_COUNTERS_FROZEN == 0
     }
 
-    /// What a fixed counter counts, and where; `None` if its mode is 0.
+    /// What a fixed counter counts, and in which modes.
     fn fixed_demand(&self, i: u8) -> (Privilege, Encoding) {
         let ctrl = self.fixed_ctrl_of(i);
         let privilege = Privilege {

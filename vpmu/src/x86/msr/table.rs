@@ -68,7 +68,7 @@ pub const TABLE: &[MsrRange] = &[
     ),
     MsrRange::absent("MSR_RAPL_POWER_UNIT to MSR_PP1_POLICY", 0x606, 0x3d),
     MsrRange::absent(
-        "MSR_CORE_PERF_LIMIT_REASONS to MSR_PLATFORM_ENERGY_STATUS",
+        "MSR_PLATFORM_ENERGY_STATUS to MSR_CORE_PERF_LIMIT_REASONS",
         0x64d,
         3,
     ),
