@@ -161,8 +161,8 @@ impl PmuPlan {
         let codes_match = is_hardware && host == Some(model.kind.vendor());
         if filter != EventFilter::Architectural && !codes_match {
             log::warn!(
-                "--pmu filter=: the codes of a guest of model {} mean nothing here: only architectural \
-                 events are counted",
+                "--pmu filter=: nothing here counts by the codes of a guest of model {}: of those that are \
+                 admitted, only the architectural events are counted",
                 model.kind
             );
         }
