@@ -169,14 +169,14 @@ pub fn check_register(model: &Model, msr: MsrIndex, value: u64) {
         Some(Register::AmdEventSel(..)) => 0x30f_ffd7_ffff,
         Some(Register::FixedCtrCtrl) => (1 << (4 * (counters >> 32).count_ones())) - 1,
         Some(Register::GlobalCtrl) => counters | metrics,
-        Some(Register::GlobalStatus | Register::GlobalStatusSet) => counters | 1 << 59,
+        Some(Register::GlobalStatus | Register::GlobalStatusSet) => counters | metrics | 1 << 59,
         Some(Register::AmdGlobalCtl | Register::AmdGlobalStatus) => counters,
         Some(
             Register::GlobalOvfCtrl | Register::AmdGlobalStatusClr | Register::AmdGlobalStatusSet,
         ) => 0,
         Some(Register::PerfCapabilities) => 1 << 13,
         Some(Register::GlobalInUse) => counters | 1 << 63,
-        Some(Register::DebugCtl) => 0x1003,
+        Some(Register::DebugCtl) => 0x1803,
         _ => u64::MAX,
     };
     assert_eq!(value & !may, 0, "{msr} of {identity} holds {value:#x}");
