@@ -17,7 +17,7 @@ const CACHES: u32 = 0x4;
 const HLE: u32 = 1 << 4;
 const RTM: u32 = 1 << 11;
 const PT: u32 = 1 << 25;
-/// Leaf 07H:ECX: bus locks raise #DB where DEBUGCTL[2] asks for it (SDM vol. 3B,
+/// Leaf 07H:ECX: bus locks raise #DB where DEBUGCTL asks for it, bit 2 (SDM vol. 3B,
 /// "OS Bus-Lock Detection"). Linux sets that bit without expecting a fault.
 const BUS_LOCK_DETECT: u32 = 1 << 24;
 /// Leaf 07H:EDX: TSX_FORCE_ABORT, hybrid, architectural LBR.
