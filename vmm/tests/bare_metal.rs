@@ -98,6 +98,40 @@ fn a_multiboot_payload_finds_what_it_is_promised() {
     assert_eq!(status, Some(0), "without the port it goes on to power off");
 }
 
+/// A suite of multiboot payloads may stay in 32-bit mode, where no RDPMC is
+/// rewritten: its counters are there, and it is said once.
+#[test]
+fn a_payload_in_32_bit_mode_has_counters() {
+    // mov ecx, index; mov eax, value; xor edx, edx; wrmsr
+    let write = |code: Code, index: u32, value: u32| {
+        code.raw(&[0xb9])
+            .raw(&index.to_le_bytes())
+            .raw(&[0xb8])
+            .raw(&value.to_le_bytes())
+            .raw(&[0x31, 0xd2, 0x0f, 0x30])
+    };
+    let code = write(Code::default(), 0xc1, 0x1234);
+    // xor eax, eax; rdmsr; cmp eax, 0x1234; je +2; ud2
+    let code = code
+        .raw(&[0x31, 0xc0, 0x0f, 0x32, 0x3d, 0x34, 0x12, 0, 0])
+        .raw(&[0x74, 2, 0x0f, 0x0b]);
+    let code = write(write(code, 0x38f, 1), 0x186, 0x0043_003c);
+    // mov ecx, 0xc1; rdmsr; cmp eax, 0x1234; ja +2; ud2
+    let code = code
+        .raw(&[0xb9, 0xc1, 0, 0, 0, 0x0f, 0x32, 0x3d, 0x34, 0x12, 0, 0])
+        .raw(&[0x77, 2, 0x0f, 0x0b]);
+    let image = code.text("ok").power_off().multiboot();
+    let Some(guest) = Guest::of("counters-32", &image) else {
+        return;
+    };
+    let child = guest.start_with_pmu("type=software,model=intel-v2", &[]);
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert_eq!(output.stdout, b"ok");
+    assert_eq!(log.matches("RDPMC is not rewritten").count(), 1, "{log}");
+}
+
 /// Checks EAX, CR0 and flags, and prints bytes from the information structure.
 fn multiboot_code() -> Code {
     // cmp eax, imm32; je +2; ud2

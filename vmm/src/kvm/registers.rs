@@ -5,6 +5,9 @@ use kvm_bindings::kvm_regs;
 use super::{KvmError, Vcpu, ioctl};
 use crate::pmu::Paging;
 
+/// Long mode is active.
+const EFER_LMA: u64 = 1 << 10;
+
 /// The general registers that an instruction emulated by us touches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
@@ -80,7 +83,6 @@ impl Vcpu {
     /// does not tell.
     #[must_use]
     pub fn controls(&self) -> Option<Controls> {
-        const EFER_LMA: u64 = 1 << 10;
         const CR4_LA57: u64 = 1 << 12;
         let sregs = self.fd.get_sregs().ok()?;
         (sregs.efer & EFER_LMA != 0).then_some(Controls {
@@ -91,6 +93,14 @@ impl Vcpu {
             idt: sregs.idt.base,
             cr4: sregs.cr4,
         })
+    }
+
+    /// Whether the guest's code runs in real or protected mode without long mode
+    /// around it; `false` where KVM does not tell.
+    #[must_use]
+    pub fn is_outside_long_mode(&self) -> bool {
+        let sregs = self.fd.get_sregs();
+        sregs.is_ok_and(|sregs| sregs.efer & EFER_LMA == 0)
     }
 
     /// Changes CR4, behind the guest's back.

@@ -24,6 +24,7 @@ pub mod event_filter;
 mod filter;
 mod guest_clock;
 mod kick_timer;
+mod lost_reads;
 mod model;
 pub mod monitors;
 mod pmi;
@@ -39,6 +40,7 @@ mod uncore_status;
 use std::sync::{Arc, OnceLock};
 
 use vpmu::guest::{Model, ModelKind};
+use vpmu::host::HostPmu;
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::units::Nanos;
@@ -74,6 +76,9 @@ pub use uncore_status::{
     ScopedChange, ScopedCounterState, ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry,
     ScopedPmuStatus, UncoreStatus,
 };
+
+/// The PMU of one vCPU.
+type Pmu = vpmu::VcpuPmu<Model, Box<dyn HostPmu + Send>>;
 
 /// Why a guest cannot have the PMU that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -227,13 +232,11 @@ impl PmuPlan {
         };
         let core_types = backing.core_types().cloned();
         let halts_sleep = matches!(backing, Backing::Software(_));
-        let (rewriter, entry_cost) = (OnceLock::new(), OnceLock::new());
+        let (access, rewriter, entry_cost) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let port = move |context: &PortContext<'_>| {
             let memory = context.memory;
-            let rewriter = rewriter.get_or_init(|| {
-                let access = user_access(context.hypervisor);
-                Arc::new(Rewriter::new(memory.clone(), access))
-            });
+            let access = *access.get_or_init(|| user_access(context.hypervisor));
+            let rewriter = rewriter.get_or_init(|| Arc::new(Rewriter::new(memory.clone(), access)));
             let entry_cost = *entry_cost.get_or_init(|| match backing {
                 Backing::Software(_) => measure_entry_cost(context.hypervisor),
                 Backing::Hardware(_) | Backing::Sum(_) | Backing::Hybrid { .. } => Nanos(0),
@@ -248,6 +251,7 @@ impl PmuPlan {
                     OverflowSignal(kick::overflow_signal()),
                 ),
                 sites: Sites::new(Arc::clone(rewriter)),
+                access,
                 interrupter: context.interrupter.clone(),
                 rules: rules.clone(),
                 clock,

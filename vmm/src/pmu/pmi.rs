@@ -1,10 +1,82 @@
 //! How a PMI reaches the guest.
 
+use vpmu::units::Nanos;
+
+use super::Pmu;
+use crate::kvm::{Interrupter, Vcpu};
+use crate::vcpu::PortError;
+
+/// How long a PMI waits for the end of an NMI handler before it is tried again.
+const RETRY: Nanos = Nanos(20_000);
+
+/// The PMIs of one vCPU.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    apic_id: u32,
+    interrupter: Interrupter,
+    /// The guest has not got one yet that it is to get.
+    waits: bool,
+}
+
+impl Delivery {
+    /// To the vCPU of this local APIC.
+    pub(super) const fn new(apic_id: u32, interrupter: Interrupter) -> Self {
+        Self {
+            apic_id,
+            interrupter,
+            waits: false,
+        }
+    }
+
+    /// If a PMI waits, when it is to be tried again, at the latest.
+    pub(super) fn retry(&self) -> Option<Nanos> {
+        self.waits.then_some(RETRY)
+    }
+
+    /// Hands a PMI to the guest as its LVTPC says (rules G-403, G-404). The
+    /// guest's writes of it never reach us and every handler writes it, so it
+    /// is read for each PMI.
+    ///
+    /// One that would meet a guest in its NMI handler waits here for the first
+    /// exit after the handler's IRET, at the latest the timer's: KVM would have
+    /// the guest take it without one instruction in between, and a guest whose
+    /// sample period is shorter than the end of its handler would never get
+    /// out of it.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(super) fn deliver(&mut self, pmu: &mut Pmu, vcpu: &Vcpu) -> Result<(), PortError> {
+        self.waits = false;
+        if !pmu.pmi_has_cause() {
+            pmu.pmi_was_dropped();
+            return Ok(());
+        }
+        match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
+            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => {
+                pmu.pmi_was_postponed();
+                self.waits = true;
+                return Ok(());
+            }
+            Lvtpc::Nmi => vcpu.inject_nmi()?,
+            Lvtpc::Fixed(vector) => {
+                let (address, data) = fixed_message(self.apic_id, vector);
+                self.interrupter.signal_msi(address, data)?;
+            }
+            Lvtpc::Masked | Lvtpc::Other => {
+                pmu.pmi_was_dropped();
+                return Ok(());
+            }
+        }
+        pmu.pmi_was_delivered();
+        Ok(())
+    }
+}
+
 /// The local APIC's performance-counter entry.
 ///
 /// SDM vol. 3A, "Local Vector Table".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lvtpc {
+enum Lvtpc {
     /// No delivery.
     Masked,
     /// As an NMI.
@@ -17,11 +89,11 @@ pub(super) enum Lvtpc {
 
 impl Lvtpc {
     /// Where the entry lies in the local APIC's page.
-    pub(super) const OFFSET: usize = 0x340;
+    const OFFSET: usize = 0x340;
 
     /// Reads the register's value.
     #[must_use]
-    pub(super) const fn decode(value: u32) -> Self {
+    const fn decode(value: u32) -> Self {
         const MASKED: u32 = 1 << 16;
         let [vector, ..] = value.to_le_bytes();
         match (value & MASKED, value >> 8 & 0b111) {
@@ -38,7 +110,7 @@ impl Lvtpc {
 ///
 /// SDM vol. 3A, "Message Address Register Format".
 #[must_use]
-pub(super) const fn fixed_message(apic_id: u32, vector: u8) -> (u32, u32) {
+const fn fixed_message(apic_id: u32, vector: u8) -> (u32, u32) {
     const LOCAL_APICS: u32 = 0xfee0_0000;
     (LOCAL_APICS | (apic_id & 0xff) << 12, vector as u32)
 }

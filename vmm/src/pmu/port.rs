@@ -1,19 +1,21 @@
 //! The PMU as the vCPU's run loop sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
+use vpmu::Rules;
 use vpmu::guest::{Effect, GuestPmu, Model, MsrError};
 use vpmu::host::HostPmu;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::units::Nanos;
 use vpmu::x86::msr;
-use vpmu::{Rules, VcpuPmu};
 
+use super::Pmu;
 use super::guest_clock::GuestClock;
 use super::kick_timer::KickTimer;
+use super::lost_reads::LostReads;
 use super::monitors::{MonitorOrder, MonitorOutcome, Monitors};
-use super::pmi::{self, Lvtpc};
-use super::rdpmc::{Ring, Sites, Verdict};
+use super::pmi::Delivery;
+use super::rdpmc::{Ring, Sites, UserAccess, Verdict};
 use super::status::{self, VcpuPmuStatus};
 use super::totals::VmTotals;
 use super::uncore::{SharedUncore, UncorePort};
@@ -22,14 +24,6 @@ use crate::rate_limit::RateLimit;
 use crate::sys::clock::Clock;
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortError};
-
-/// Counter writes in a row without one counter read, after which reads are
-/// taken to go astray: Linux reads a counter whenever it has stopped it (rule
-/// G-504).
-const READS_ARE_LOST_AFTER: u32 = 1_000;
-
-/// How long a PMI waits for the end of an NMI handler before it is tried again.
-const PMI_RETRY: Nanos = Nanos(20_000);
 
 /// How long a program may read 0 on a host whose RDPMC is silent, if it mapped an
 /// event that counted already.
@@ -42,22 +36,17 @@ const LINGER: Nanos = Nanos(1_000_000_000);
 #[derive(Debug)]
 pub(super) struct PmuPort {
     vcpu: VcpuId,
-    apic_id: u32,
-    pmu: VcpuPmu<Model, Box<dyn HostPmu + Send>>,
+    pmu: Pmu,
     uncore: Option<UncorePort>,
     sites: Sites,
-    interrupter: Interrupter,
+    lost_reads: LostReads,
+    pmis: Delivery,
     clock: GuestClock,
     timer: KickTimer,
-    /// A PMI that the guest has not got yet.
-    pmi_waits: bool,
     /// A signal ended the last run.
     interrupted: bool,
     /// A timer found all counters stopped: the next one closes their events.
     lingers: bool,
-    /// Counter writes since the last counter read.
-    unread_writes: u32,
-    refuses: bool,
     troubles_said: u64,
     totals: Arc<VmTotals>,
 }
@@ -75,6 +64,8 @@ pub(super) struct PmuPortParts {
     pub(super) host: Box<dyn HostPmu + Send>,
     /// The guest's rewritten RDPMC instructions.
     pub(super) sites: Sites,
+    /// What the host does with those that are not.
+    pub(super) access: UserAccess,
     /// For PMIs that are no NMIs.
     pub(super) interrupter: Interrupter,
     /// What the operator lets its counters do.
@@ -104,7 +95,7 @@ impl PmuPort {
                     source,
                 }
             })?;
-        let mut pmu = VcpuPmu::new(parts.model, parts.host, parts.rules);
+        let mut pmu = Pmu::new(parts.model, parts.host, parts.rules);
         for (id, spec) in parts.monitors.all() {
             if spec.is_for(parts.vcpu)
                 && let Err(error) = pmu.attach(id, spec.attr, spec.policy)
@@ -115,18 +106,15 @@ impl PmuPort {
         }
         Ok(Self {
             vcpu: parts.vcpu,
-            apic_id: parts.apic_id,
             pmu,
             uncore: parts.uncore.map(|u| UncorePort::new(u, parts.vcpu)),
             sites: parts.sites,
-            interrupter: parts.interrupter,
+            lost_reads: LostReads::new(parts.access),
+            pmis: Delivery::new(parts.apic_id, parts.interrupter),
             clock: GuestClock::new(parts.clock, parts.entry_cost),
             timer,
-            pmi_waits: false,
             interrupted: false,
             lingers: false,
-            unread_writes: 0,
-            refuses: false,
             troubles_said: 0,
             totals: parts.totals,
         })
@@ -135,15 +123,33 @@ impl PmuPort {
     /// Whether the guest's counter reads reach us. Asked where a guest driver
     /// tests a counter and where it starts one.
     fn is_served(&mut self, vcpu: &mut Vcpu) -> bool {
+        if self.lost_reads.are_lost() {
+            return false;
+        }
         let rip = vcpu.instruction_pointer();
         let verdict = match self.sites.verdict(rip) {
             Some(verdict) => verdict,
             None => match vcpu.controls() {
                 Some(controls) => self.sites.cover(controls.paging, rip, controls.idt),
+                None if vcpu.is_outside_long_mode() => self.outside_long_mode(),
                 None => Verdict::Unserved,
             },
         };
-        verdict == Verdict::Served && !self.refuses
+        verdict == Verdict::Served
+    }
+
+    /// What the scan looks for is 64-bit code. Other guests are programs that
+    /// have RDMSR as well.
+    fn outside_long_mode(&self) -> Verdict {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            log::warn!(
+                "pmu: vCPU {}: the guest uses counters outside 64-bit mode, where RDPMC is not \
+                 rewritten: it faults or reads 0, as this host has it; RDMSR reads them",
+                self.vcpu
+            );
+        });
+        Verdict::Served
     }
 
     /// Whether a write is a driver's test of a counter, which Linux makes when it
@@ -154,14 +160,19 @@ impl PmuPort {
         counter.is_some_and(|pmc| model.value(pmc) ^ 0xffff == value)
     }
 
-    /// Counts the reads that do not come (G-504).
-    fn counter_was_written(&mut self) {
-        self.unread_writes += 1;
-        if self.unread_writes == READS_ARE_LOST_AFTER {
-            self.refuses = true;
+    /// A write that sets a counter: a driver's test of it has the text looked at,
+    /// and too many without a read show that reads do not come (G-504).
+    fn counter_is_written(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) {
+        static LIMIT: RateLimit = RateLimit::new();
+        if self.is_counter_test(index, value) {
+            let rip = vcpu.instruction_pointer();
+            self.sites.driver_comes_up(vcpu, rip);
+            self.lost_reads.forgive();
+        }
+        if self.lost_reads.written() && LIMIT.allow().is_some() {
             log::error!(
-                "pmu: vCPU {}: the guest wrote its counters {READS_ARE_LOST_AFTER} times and read \
-                 none: its reads do not reach us. No counter is started any more",
+                "pmu: vCPU {}: the guest writes its counters again and again and reads none: its \
+                 reads do not reach us. No counter is started until one does, or a driver comes up",
                 self.vcpu
             );
         }
@@ -185,55 +196,20 @@ impl PmuPort {
             }
         }
     }
-
-    /// Hands a PMI to the guest as its LVTPC says (rules G-403, G-404). The
-    /// guest's writes of it never reach us and every handler writes it, so it
-    /// is read for each PMI.
-    ///
-    /// One that would meet a guest in its NMI handler waits here for the first
-    /// exit after the handler's IRET, at the latest the timer's: KVM would have
-    /// the guest take it without one instruction in between, and a guest whose
-    /// sample period is shorter than the end of its handler would never get
-    /// out of it.
-    fn inject(&mut self, vcpu: &Vcpu) -> Result<(), PortError> {
-        self.pmi_waits = false;
-        if !self.pmu.pmi_has_cause() {
-            self.pmu.pmi_was_dropped();
-            return Ok(());
-        }
-        match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
-            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => {
-                self.pmu.pmi_was_postponed();
-                self.pmi_waits = true;
-                return Ok(());
-            }
-            Lvtpc::Nmi => vcpu.inject_nmi()?,
-            Lvtpc::Fixed(vector) => {
-                let (address, data) = pmi::fixed_message(self.apic_id, vector);
-                self.interrupter.signal_msi(address, data)?;
-            }
-            Lvtpc::Masked | Lvtpc::Other => {
-                self.pmu.pmi_was_dropped();
-                return Ok(());
-            }
-        }
-        self.pmu.pmi_was_delivered();
-        Ok(())
-    }
 }
 
 impl MsrPort for PmuPort {
     fn on_rdmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex) -> Result<u64, Gp> {
         if msr::is_rdpmc_index(index) {
             return if self.sites.contains(vcpu.instruction_pointer()) {
-                self.unread_writes = 0;
+                self.lost_reads.forgive();
                 rdpmc(&mut self.pmu, self.uncore.as_ref(), index.0).ok_or(Gp)
             } else {
                 machine_check_legacy(index)
             };
         }
         if self.pmu.model().counter_at(index).is_some() {
-            self.unread_writes = 0;
+            self.lost_reads.read();
         }
         let read = match (self.pmu.rdmsr(index), &self.uncore) {
             // The core's model knows the index and does not have it.
@@ -246,11 +222,7 @@ impl MsrPort for PmuPort {
     fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp> {
         match self.pmu.model().effect(index, value) {
             Effect::SetsCounter => {
-                self.counter_was_written();
-                if self.is_counter_test(index, value) {
-                    let rip = vcpu.instruction_pointer();
-                    self.sites.driver_comes_up(vcpu, rip);
-                }
+                self.counter_is_written(vcpu, index, value);
                 if !self.is_served(vcpu) {
                     return Err(Gp);
                 }
@@ -274,14 +246,14 @@ impl MsrPort for PmuPort {
         if std::mem::take(&mut self.interrupted) {
             self.look(vcpu)?;
         }
-        if self.pmu.take_pmi() || self.pmi_waits {
-            self.inject(vcpu)?;
+        if self.pmu.take_pmi() || self.pmis.retry().is_some() {
+            self.pmis.deliver(&mut self.pmu, vcpu)?;
         }
         let counts = self.pmu.wants_guest_time();
         self.lingers &= !counts;
         let kick = [
             (counts && self.sites.watches_pce()).then_some(PCE_LOOK),
-            self.pmi_waits.then_some(PMI_RETRY),
+            self.pmis.retry(),
             self.lingers.then_some(LINGER),
             self.pmu.next_deadline(),
         ];
@@ -310,7 +282,7 @@ impl MsrPort for PmuPort {
         let (pmu, uncore) = (&mut self.pmu, self.uncore.as_ref());
         let ring = self.sites.ring(vcpu, |ecx| rdpmc(pmu, uncore, ecx))?;
         if ring == Ring::Served {
-            self.unread_writes = 0;
+            self.lost_reads.forgive();
         }
         Ok(())
     }
@@ -401,11 +373,7 @@ impl Drop for PmuPort {
 }
 
 /// What RDPMC reads: the core's counters, or scoped ones.
-fn rdpmc(
-    pmu: &mut VcpuPmu<Model, Box<dyn HostPmu + Send>>,
-    uncore: Option<&UncorePort>,
-    ecx: u32,
-) -> Option<u64> {
+fn rdpmc(pmu: &mut Pmu, uncore: Option<&UncorePort>, ecx: u32) -> Option<u64> {
     pmu.rdpmc(ecx).or_else(|| uncore?.rdpmc(ecx))
 }
 

@@ -9,9 +9,10 @@ use crate::nested::Job;
 use crate::place::Place;
 use crate::{perf, programs};
 
-const PAYLOADS: [&str; 8] = [
+const PAYLOADS: [&str; 9] = [
     "rdpmc_user",
     "rdpmc_index",
+    "rdpmc_lost",
     "pmi_habits",
     "pmi_lvtpc",
     "pmi_halt",

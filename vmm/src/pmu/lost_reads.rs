@@ -1,0 +1,107 @@
+//! Counter reads that do not reach us (rule G-504).
+//!
+//! Where RDPMC faults, one that the scan missed is noticed. A host that answers it
+//! by itself gives 0, and nobody notices; but Linux reads a counter whenever it
+//! has stopped it, so a guest there that only writes reads from somebody else.
+
+use super::rdpmc::UserAccess;
+
+/// The write in a row, without a read, that is refused.
+const LOST_AT: u32 = 1_000;
+
+/// What one vCPU wrote and did not read.
+#[derive(Debug)]
+pub(super) struct LostReads {
+    /// The host would hide a read from us.
+    can_be: bool,
+    /// Counter writes since the last counter read.
+    unread: u32,
+    are: bool,
+}
+
+impl LostReads {
+    /// Nothing is written yet, on a host that treats RDPMC so.
+    pub(super) const fn new(access: UserAccess) -> Self {
+        Self {
+            can_be: matches!(access, UserAccess::Answered),
+            unread: 0,
+            are: false,
+        }
+    }
+
+    /// Whether the guest's reads go astray: no counter is to be started.
+    pub(super) const fn are_lost(&self) -> bool {
+        self.are
+    }
+
+    /// The guest wrote a counter. Whether that was the write that shows that its
+    /// reads go astray.
+    pub(super) const fn written(&mut self) -> bool {
+        if !self.can_be || self.are {
+            return false;
+        }
+        self.unread += 1;
+        self.are = self.unread == LOST_AT;
+        self.are
+    }
+
+    /// The guest read a counter by its register: it has its ways.
+    pub(super) const fn read(&mut self) {
+        self.unread = 0;
+    }
+
+    /// Its RDPMC reached us, or its driver comes up anew.
+    pub(super) const fn forgive(&mut self) {
+        *self = Self {
+            can_be: self.can_be,
+            unread: 0,
+            are: false,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::UserAccess::{Answered, Faults};
+    use super::*;
+
+    /// How many of `n` writes show that reads are lost.
+    fn write(reads: &mut LostReads, n: u32) -> usize {
+        (0..n).filter(|_| reads.written()).count()
+    }
+
+    /// G-504. A line of the log hangs on it.
+    #[test]
+    fn it_is_seen_once_whatever_is_written_and_read_after_it() {
+        let mut reads = LostReads::new(Answered);
+        assert_eq!(write(&mut reads, LOST_AT - 1), 0);
+        reads.read();
+        assert_eq!(write(&mut reads, LOST_AT - 1), 0);
+        assert!(!reads.are_lost());
+        assert_eq!(write(&mut reads, 1), 1);
+        assert!(reads.are_lost());
+        for _ in 0..20 {
+            assert_eq!(write(&mut reads, LOST_AT), 0);
+            reads.read();
+        }
+        assert!(reads.are_lost(), "RDMSR says nothing of RDPMC");
+    }
+
+    #[test]
+    fn a_read_that_arrives_and_a_new_driver_begin_anew() {
+        let mut reads = LostReads::new(Answered);
+        write(&mut reads, LOST_AT);
+        reads.forgive();
+        assert!(!reads.are_lost());
+        assert_eq!(write(&mut reads, LOST_AT - 1), 0);
+        assert_eq!(write(&mut reads, 1), 1);
+    }
+
+    /// A sampler that reloads its counter at each PMI looks at no count.
+    #[test]
+    fn where_a_missed_rdpmc_faults_none_is_lost() {
+        let mut reads = LostReads::new(Faults);
+        assert_eq!(write(&mut reads, 10 * LOST_AT), 0);
+        assert!(!reads.are_lost());
+    }
+}
