@@ -132,6 +132,27 @@ fn a_payload_in_32_bit_mode_has_counters() {
     assert_eq!(log.matches("RDPMC is not rewritten").count(), 1, "{log}");
 }
 
+/// Prints the first letter of the CPU's vendor.
+#[test]
+fn a_guest_whose_pmu_was_taken_away_sees_the_cpu_of_pmu_off() {
+    // xor eax, eax; cpuid; mov al, bl
+    let code = Code::default().raw(&[0x31, 0xc0, 0x0f, 0xa2, 0x88, 0xd8]);
+    let Some(guest) = Guest::new("vendor", &code.send().power_off()) else {
+        return;
+    };
+    let vendor = |pmu| {
+        let child = guest.start_with_pmu(pmu, &[]);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{pmu}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let own = vendor("off");
+    assert_eq!(vendor("type=software,rdpmc=off"), own);
+    let other = if own == "A" { "intel-v2" } else { "amd-v2" };
+    let named = format!("type=software,model={other},rdpmc=off");
+    assert_eq!(vendor(&named), own, "no PMU of another vendor either");
+}
+
 /// Checks EAX, CR0 and flags, and prints bytes from the information structure.
 fn multiboot_code() -> Code {
     // cmp eax, imm32; je +2; ud2

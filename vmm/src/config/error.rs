@@ -108,7 +108,7 @@ pub enum ConfigError {
     HybridWithoutTypes,
     /// A model or numbers for a hybrid guest.
     #[error(
-        "--pmu type=hybrid: model=, gp=, fixed= and width= are not possible with it, as Linux expects the counters of one hybrid CPU; accepted: policy= and rdpmc="
+        "--pmu type=hybrid: model=, gp=, fixed= and width= are not possible with it, as Linux expects the counters of one hybrid CPU; accepted: policy=, filter= and rdpmc="
     )]
     HybridHasItsNumbers,
     /// Types of vCPUs in a guest that is not hybrid.

@@ -42,7 +42,8 @@ pub enum RdpmcPolicy {
     /// The guest kernel's RDPMC instructions are rewritten to RDMSR.
     #[default]
     Rewrite,
-    /// They are left as they are.
+    /// They are left as they are, and the guest has no PMU: nothing else would serve
+    /// them (rule G-501).
     Off,
 }
 
@@ -114,7 +115,7 @@ impl PmuArg {
         let pmu = PmuConfig {
             kind,
             model: parse_model(&options)?,
-            // What no model can have.
+            // What some model can have.
             gp: small("gp", 2..=8, "2 to 8")?,
             fixed: small("fixed", 0..=4, "0 to 4, as the model allows")?,
             width: small("width", 32..=48, "32 to 48")?,

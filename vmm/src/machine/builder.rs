@@ -233,7 +233,9 @@ impl Machine {
         };
         let (vm, boot_state) = blueprint.build_vm(&mut files)?;
         probe::check_kernel(&config.kernel, &hypervisor)?;
+        let created = blueprint.create_vcpus(&vm, boot_state)?;
         let stop = Arc::new(StopSignal::new().map_err(host("an eventfd"))?);
+        // Empties a file: behind all that refuses what the user gave.
         let serial = parts::open_serial(&config.serial)?;
         let lines = parts::connect_lines(&vm, &serial)?;
         let vcpus = Arc::new(VcpuSet::default());
@@ -250,7 +252,6 @@ impl Machine {
             events.add(console.map_err(host("standard input"))?);
         }
         kick::install_handlers().map_err(host("signal handlers"))?;
-        let created = blueprint.create_vcpus(&vm, boot_state)?;
         let source = VcpuSource {
             hooks,
             hypervisor,

@@ -27,8 +27,8 @@ use table::Table;
 pub enum Profile {
     /// The host's own, without its PMU.
     Host,
-    /// `intel-generic`, with the PMU of leaf 0AH if there is one.
-    IntelGeneric(Option<IntelLeaves>),
+    /// `intel-generic`, with the PMU of leaf 0AH.
+    IntelGeneric(IntelLeaves),
     /// AMD's, with its PMU.
     Amd(AmdLeaves),
 }
@@ -36,22 +36,20 @@ pub enum Profile {
 impl Profile {
     /// The CPU around this PMU.
     #[must_use]
-    pub const fn around(pmu: Option<PmuCpuid>) -> Self {
+    pub const fn around(pmu: PmuCpuid) -> Self {
         match pmu {
-            None => Self::IntelGeneric(None),
-            Some(PmuCpuid::Intel(leaves)) => Self::IntelGeneric(Some(leaves)),
-            Some(PmuCpuid::Amd(leaves)) => Self::Amd(leaves),
+            PmuCpuid::Intel(leaves) => Self::IntelGeneric(leaves),
+            PmuCpuid::Amd(leaves) => Self::Amd(leaves),
         }
     }
 
     /// IA32_MISC_ENABLE at start (Intel SDM vol. 4, "Architectural MSRs"): fast
-    /// strings; with a PMU also "performance monitoring available", and "BTS"
-    /// and "PEBS unavailable".
+    /// strings; with a PMU of Intel's also "performance monitoring available", and
+    /// "BTS" and "PEBS unavailable".
     #[must_use]
     pub fn misc_enable(self) -> u64 {
         match self {
-            Self::IntelGeneric(Some(_)) => 0x1881,
-            Self::IntelGeneric(None) => 0x1801,
+            Self::IntelGeneric(_) => 0x1881,
             Self::Host | Self::Amd(_) => 1,
         }
     }
@@ -76,6 +74,7 @@ pub struct CpuidPlan<'a> {
 }
 
 /// Leaf 01H:ECX.
+const VMX: u32 = 1 << 5;
 const PDCM: u32 = 1 << 15;
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
@@ -136,9 +135,15 @@ impl CpuidPlan<'_> {
         // APERF and MPERF would cost two exits on every tick.
         table.get(0x6, 0).ecx &= !1;
         table.set_plain(0xa, [0; 4]);
+        if self.profile == Profile::Host {
+            return;
+        }
+        // What a guest of the guest writes to a counter would be taken for the
+        // guest's, with an RIP and a CR3 that are not. SVM goes with AMD's profile.
+        table.get(0x1, 0).ecx &= !VMX;
         // With FRED a guest has no #GP entry in an interrupt table, and so no place
         // for the doorbell that serves RDPMC in user mode.
-        if !matches!(self.profile, Profile::Host) && table.has_subleaf(0x7, 1) {
+        if table.has_subleaf(0x7, 1) {
             table.get(0x7, 1).eax &= !FRED;
         }
     }

@@ -14,7 +14,7 @@ use super::cpuid::{CpuidPlan, Profile};
 use super::memory::Placement;
 use super::vcpus::VcpuPlan;
 use super::{acpi, layout};
-use crate::config::{PmuArg, SerialConfig, VmConfig};
+use crate::config::{SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine, SharedSlots};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::i8042::{self, KeyboardController};
@@ -98,10 +98,7 @@ impl Blueprint<'_> {
         vm: &Vm,
         boot_state: BootState,
     ) -> Result<BTreeMap<VcpuId, Vcpu>, BuildError> {
-        let profile = match self.config.pmu {
-            PmuArg::Off => Profile::Host,
-            PmuArg::On(_) => Profile::around(self.hooks.cpuid),
-        };
+        let profile = self.hooks.cpuid.map_or(Profile::Host, Profile::around);
         let supported = self.hypervisor.supported_cpuid()?;
         let topology = self.config.cpus.topology;
         let cpuid = CpuidPlan {

@@ -141,13 +141,6 @@ impl PmuPlan {
         let PmuArg::On(asked) = arg else {
             return Ok(None);
         };
-        if asked.rdpmc == RdpmcPolicy::Off {
-            log::warn!(
-                "--pmu rdpmc=off: KVM does not serve RDPMC here, and a kernel that saw a PMU would \
-                 fail at its first read; the guest has no PMU"
-            );
-            return Ok(None);
-        }
         let backing = select(&asked.kind, cpus, sysfs, host_cpus)?;
         let host = model::host_vendor();
         let filter =
@@ -161,6 +154,13 @@ impl PmuPlan {
             let found = found.map_err(ChoiceError::from).map_err(PmuError::Config)?;
             Choice::new(asked, events, host, found.as_ref()).map_err(PmuError::Config)?
         };
+        if asked.rdpmc == RdpmcPolicy::Off {
+            log::warn!(
+                "--pmu rdpmc=off: KVM does not serve RDPMC here, and a kernel that saw a PMU would \
+                 fail at its first read; the guest has no PMU"
+            );
+            return Ok(None);
+        }
         // Of a sum, each part has codes of its own.
         let is_hardware = matches!(backing, Backing::Hardware(_) | Backing::Hybrid { .. });
         let codes_match = is_hardware && host == Some(model.kind.vendor());

@@ -41,7 +41,7 @@ const BY_HYPERCALL: u32 = 1 << 7 | 1 << 11 | 1 << 13 | 1 << 16;
 const BRAND: &[u8; 48] =
     b"Perfvisor virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: Option<IntelLeaves>) {
+pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: IntelLeaves) {
     let foreign = !table.is_intel();
     table.set_vendor(Vendor::Intel);
     drop_pmu(table);
@@ -50,13 +50,11 @@ pub(super) fn apply(table: &mut Table, topology: &Topology, pmu: Option<IntelLea
     let leaf7 = table.get(0x7, 0);
     leaf7.ebx &= !(HLE | RTM);
     leaf7.edx &= !(FORCE_ABORT | HYBRID);
-    if let Some(pmu) = pmu {
-        table.set_plain(0xa, pmu.leaf_0a.words());
-        // With a PMU, DEBUGCTL is its model's, which has no such bit.
-        table.get(0x7, 0).ecx &= !BUS_LOCK_DETECT;
-        if pmu.pdcm {
-            table.get(0x1, 0).ecx |= super::PDCM;
-        }
+    // DEBUGCTL is the model's, which has no such bit.
+    leaf7.ecx &= !BUS_LOCK_DETECT;
+    table.set_plain(0xa, pmu.leaf_0a.words());
+    if pmu.pdcm {
+        table.get(0x1, 0).ecx |= super::PDCM;
     }
     if foreign {
         from_foreign(table);

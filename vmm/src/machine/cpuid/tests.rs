@@ -147,7 +147,7 @@ fn an_old_amd_host_shows_a_newer_family() {
 #[test]
 fn an_amd_host_can_show_an_intel_cpu_with_a_pmu() {
     let host = amd_host();
-    let table = plan(&host, Profile::IntelGeneric(Some(PMU))).table(VcpuId(0));
+    let table = plan(&host, Profile::IntelGeneric(PMU)).table(VcpuId(0));
     let leaf0 = find(&table, 0, 0);
     assert_eq!(leaf0.ebx, 0x756e_6547);
     assert!(leaf0.eax >= 0x1f);
@@ -192,7 +192,7 @@ fn bus_locks_are_detected_where_debugctl_is_kvms_alone() {
 fn a_foreign_host_offers_nothing_that_needs_a_hypercall() {
     let host = amd_host();
     let features = |profile| find(&plan(&host, profile).table(VcpuId(0)), 0x4000_0001, 0).eax;
-    let generic = features(Profile::IntelGeneric(Some(PMU)));
+    let generic = features(Profile::IntelGeneric(PMU));
     for (bit, name) in [
         (7, "UNHALT"),
         (11, "SEND_IPI"),
@@ -214,7 +214,7 @@ fn a_guest_with_a_pmu_has_no_fred() {
         ..entry(7, [eax, !0, !0, !0])
     };
     for (mut host, profile) in [
-        (intel_host(), Profile::IntelGeneric(Some(PMU))),
+        (intel_host(), Profile::IntelGeneric(PMU)),
         (amd_host(), Profile::Amd(AMD_V2)),
     ] {
         host.retain(|entry| entry.leaf != 7);
@@ -238,10 +238,28 @@ fn without_a_pmu_the_host_cpu_stays_and_its_counters_go() {
     assert_eq!(find(&table, 0x8000_0022, 0).eax, 0);
 }
 
+/// A guest of the guest would write counters with a CR3 of its own.
+#[test]
+fn a_guest_with_a_pmu_is_no_host() {
+    const VMX: u32 = 1 << 5;
+    const SVM: u32 = 1 << 2;
+    let (intel, amd) = (intel_host(), amd_host());
+    for (host, profile) in [
+        (&intel, Profile::IntelGeneric(PMU)),
+        (&amd, Profile::IntelGeneric(PMU)),
+        (&intel, Profile::Amd(AMD_V2)),
+        (&amd, Profile::Amd(AMD_V2)),
+    ] {
+        let table = plan(host, profile).table(VcpuId(0));
+        assert_eq!(find(&table, 1, 0).ecx & VMX, 0, "{profile:?}");
+        assert_eq!(find(&table, 0x8000_0001, 0).ecx & SVM, 0, "{profile:?}");
+    }
+}
+
 #[test]
 fn every_vcpu_has_its_own_ids_and_the_same_shifts() {
     let host = amd_host();
-    let plan = plan(&host, Profile::IntelGeneric(Some(PMU)));
+    let plan = plan(&host, Profile::IntelGeneric(PMU));
     for n in 0..12 {
         let table = plan.table(VcpuId(n));
         let id = plan.topology.apic_id(VcpuId(n));
@@ -317,7 +335,7 @@ fn the_hosts_own_caches_are_shared_as_the_topology_says() {
 #[test]
 fn cores_of_a_cluster_share_the_second_level() {
     let host = amd_host();
-    let mut plan = plan(&host, Profile::IntelGeneric(Some(PMU)));
+    let mut plan = plan(&host, Profile::IntelGeneric(PMU));
     let sharing = |plan: &CpuidPlan<'_>, subleaf| {
         (find(&plan.table(VcpuId(0)), 4, subleaf).eax >> 14 & 0xfff) + 1
     };
@@ -335,7 +353,7 @@ fn an_amd_guest_has_at_most_eight_dies_and_no_clusters() {
     for (profile, tells) in [
         (Profile::Amd(AMD_V2), false),
         (Profile::Host, false),
-        (Profile::IntelGeneric(None), true),
+        (Profile::IntelGeneric(PMU), true),
     ] {
         let mut plan = plan(&host, profile);
         plan.topology.dies = 8;
@@ -353,7 +371,7 @@ fn an_amd_guest_has_at_most_eight_dies_and_no_clusters() {
 fn a_hybrid_guest_has_a_type_for_each_vcpu() {
     let host = amd_host();
     let cpus = crate::config::CpusConfig::with_types(12, "[core=[0-3],atom=[4-11]]");
-    let mut plan = plan(&host, Profile::IntelGeneric(Some(PMU)));
+    let mut plan = plan(&host, Profile::IntelGeneric(PMU));
     plan.core_types = cpus.core_types.as_ref();
     for (vcpu, native_model) in [(0, 0x4000_0000), (3, 0x4000_0000), (11, 0x2000_0000)] {
         let table = plan.table(VcpuId(vcpu));
