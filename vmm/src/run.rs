@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use thiserror::Error;
 use vpmu::host::linux::sysfs::Sysfs;
 
@@ -179,6 +180,10 @@ fn report_usage(error: &clap::Error) -> ExitCode {
         drop(error.print());
         return ExitCode::SUCCESS;
     }
+    if let Some(line) = missing_command(error) {
+        eprintln!("perfvisor: {line}");
+        return ExitCode::from(USAGE);
+    }
     let text = error.render().to_string();
     let lines: Vec<_> = text
         .lines()
@@ -195,4 +200,26 @@ fn report_usage(error: &clap::Error) -> ExitCode {
         .unwrap_or("run");
     eprintln!("perfvisor: {line} (see perfvisor {command} --help)");
     ExitCode::from(USAGE)
+}
+
+/// The line for a command that has none behind it, where it needs one.
+fn missing_command(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::MissingSubcommand {
+        return None;
+    }
+    let (Some(ContextValue::String(command)), Some(ContextValue::Strings(choices))) = (
+        error.get(ContextKind::InvalidSubcommand),
+        error.get(ContextKind::ValidSubcommand),
+    ) else {
+        return None;
+    };
+    let choices: Vec<_> = choices.iter().map(String::as_str).collect();
+    let (last, others) = choices
+        .strip_suffix(&["help"])
+        .unwrap_or(&choices)
+        .split_last()?;
+    Some(format!(
+        "'{command}' has no command behind it; accepted: {} or {last} (see {command} --help)",
+        others.join(", ")
+    ))
 }

@@ -204,7 +204,7 @@ fn flag_values() {
         ("--pmu", "type=", "type number"),
         ("--pmu", "type=no/such", "type number"),
         ("--pmu", "type=hybrid", "core-types="),
-        ("--pmu", "type=hybrid,gp=4", "policy="),
+        ("--pmu", "type=hybrid,gp=4", "policy=, filter= and rdpmc="),
         ("--cpus", "boot=2,affinity=[2@[0]]", "0@[2,3]"),
         ("--cpus", "boot=1,affinity=[0@[65535]]", "are online"),
         (
@@ -280,6 +280,68 @@ fn memory_and_serial_with_kvm() {
         2,
         &["--serial", "No such file"],
     );
+}
+
+/// Also what nothing would come of.
+#[test]
+fn a_pmu_that_cannot_be_is_refused_with_rdpmc_off() {
+    let scratch = Scratch::new("rdpmc-off");
+    let kernel = scratch.file("kernel", &elf());
+    for (pmu, part) in [
+        ("type=nosuch,rdpmc=off", "nosuch"),
+        ("type=software,filter=@/nope,rdpmc=off", "/nope"),
+    ] {
+        refuses(&["--kernel", &kernel, "--pmu", pmu], 2, &["--pmu", part]);
+    }
+}
+
+/// A file that a later refusal has nothing to do with is left alone.
+#[test]
+fn a_refused_vm_empties_no_serial_file() {
+    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = kvm {
+        eprintln!("skipped: /dev/kvm does not open here ({error})");
+        return;
+    }
+    let scratch = Scratch::new("serial");
+    let kernel = scratch.file("kernel", &elf());
+    let log = scratch.file("log", b"of yesterday");
+    let serial = format!("file={log}");
+    let args = [
+        "--kernel",
+        &kernel,
+        "--serial",
+        &serial,
+        "--cpus",
+        "boot=9,topology=1:1:9:1",
+        "--pmu",
+        "type=software,model=amd-v2",
+    ];
+    refuses(&args, 2, &["--cpus", "up to 8 dies"]);
+    assert_eq!(fs::read(&log).unwrap(), b"of yesterday");
+}
+
+#[test]
+fn a_missing_command_is_named_with_the_choices() {
+    let ctl = |word: &'static str| ["ctl", "--api-socket", "/x", word];
+    let (vcpu, monitor) = (ctl("vcpu"), ctl("monitor"));
+    for (args, command, accepted) in [
+        (&[][..], "perfvisor", "run, doctor or ctl"),
+        (&vcpu[..3], "perfvisor ctl", "monitor, vcpu or shutdown"),
+        (&vcpu, "perfvisor ctl vcpu", "add, remove or list"),
+        (&monitor, "perfvisor ctl monitor", "add, remove or list"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_perfvisor"))
+            .args(args)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        let begin = format!("perfvisor: '{command}' has no command behind it; accepted: ");
+        assert!(text.starts_with(&begin), "{text}");
+        let end = format!("{accepted} (see {command} --help)\n");
+        assert!(text.ends_with(&end), "{text}");
+    }
 }
 
 #[test]

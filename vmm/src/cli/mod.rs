@@ -54,6 +54,8 @@ Exit status:
 /// A KVM virtual machine monitor whose guests have a working PMU on any host.
 #[derive(Debug, Parser)]
 #[command(name = "perfvisor", version, about, max_term_width = 100)]
+// Not the help, where a command is missing: a line that says so.
+#[command(arg_required_else_help = false)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -125,9 +127,10 @@ pub struct RunArgs {
     /// policy=flexible|pinned (where the host has too few counters: they take turns and reads are
     /// scaled, or each has one or is in error), filter=architectural|all|@FILE (which events may be
     /// counted; FILE is JSON: {"allow": ["cycles", "r1d1"], "deny": []}; codes count only on a host
-    /// PMU of the guest's vendor), rdpmc=rewrite|off. On a hybrid host, auto adds up what both kinds
-    /// of CPUs count; core and atom bind the vCPUs to one kind, and end the VM if a vCPU is moved
-    /// elsewhere; hybrid shows the guest both kinds
+    /// PMU of the guest's vendor), rdpmc=rewrite|off (off leaves the guest's RDPMC instructions
+    /// alone: the guest has no PMU then, as with 'off'). On a hybrid host, auto adds up what both
+    /// kinds of CPUs count; core and atom bind the vCPUs to one kind, and end the VM if a vCPU is
+    /// moved elsewhere; hybrid shows the guest both kinds
     #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]
     pub pmu: String,
 
@@ -172,6 +175,7 @@ pub struct DoctorArgs {
 
 /// The flags of `perfvisor ctl`.
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = false)]
 pub struct CtlArgs {
     /// The socket that perfvisor run --api-socket path=PATH names
     #[arg(long, value_name = "PATH")]
@@ -208,6 +212,7 @@ pub enum CtlCommand {
 
 /// The words of `perfvisor ctl monitor`.
 #[derive(Clone, Debug, Args)]
+#[command(arg_required_else_help = false)]
 pub struct MonitorArgs {
     /// What to do with which.
     #[command(subcommand)]
@@ -240,6 +245,7 @@ pub enum MonitorCommand {
 
 /// The words of `perfvisor ctl vcpu`.
 #[derive(Clone, Copy, Debug, Args)]
+#[command(arg_required_else_help = false)]
 pub struct VcpuArgs {
     /// What to do with which.
     #[command(subcommand)]
