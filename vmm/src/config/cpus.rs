@@ -57,6 +57,18 @@ impl Topology {
             .product()
     }
 
+    /// How many CPUs a die has.
+    #[must_use]
+    pub fn cpus_per_die(&self) -> u32 {
+        u32::from(self.threads) * u32::from(self.cores)
+    }
+
+    /// How many CPUs a package has.
+    #[must_use]
+    pub fn cpus_per_package(&self) -> u32 {
+        self.cpus_per_die() * u32::from(self.dies)
+    }
+
     /// The same for scopes: who shares a die, a package.
     #[must_use]
     pub const fn scopes(&self) -> vpmu::sched::Topology {

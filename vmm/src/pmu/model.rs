@@ -11,15 +11,12 @@ use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
 use super::budget::{Budget, BudgetError};
 use crate::config::PmuConfig;
+use crate::machine::cpuid::vendor_of;
 
 /// The vendor of the CPU that this runs on; `None` if it is neither.
 pub(super) fn host_vendor() -> Option<Vendor> {
     let leaf = core::arch::x86_64::__cpuid(0);
-    match [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes) {
-        [a, b, c] if [&a, &b, &c] == [b"Genu", b"ineI", b"ntel"] => Some(Vendor::Intel),
-        [a, b, c] if [&a, &b, &c] == [b"Auth", b"enti", b"cAMD"] => Some(Vendor::Amd),
-        _ => None,
-    }
+    vendor_of([leaf.ebx, leaf.edx, leaf.ecx])
 }
 
 /// Whose CPU a guest has, or is to have by default: the codes of its filter are

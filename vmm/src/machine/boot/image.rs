@@ -11,6 +11,7 @@ use thiserror::Error;
 use vm_memory::ByteValued;
 
 use super::initramfs::RamdiskForm;
+use super::linux::HEADER_MAGIC;
 use crate::machine::layout;
 
 pub use multiboot::MultibootImage;
@@ -194,7 +195,6 @@ fn inspect<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, Fault> 
 
 /// Boot protocol 2.12: the first with the 64-bit entry flag.
 const PROTOCOL_2_12: u16 = 0x020c;
-const HEADER_MAGIC: u32 = 0x5372_6448;
 const HEADER_OFFSET: u64 = 0x1f1;
 const HEADER_MAGIC_OFFSET: usize = 0x202;
 const LOADED_HIGH: u8 = 1;

@@ -10,7 +10,7 @@ use crate::machine::layout;
 /// The 64-bit entry of a bzImage, from where its protected-mode part lies.
 pub(super) const ENTRY_64_OFFSET: u64 = 0x200;
 /// "HdrS".
-const HEADER_MAGIC: u32 = 0x5372_6448;
+pub(super) const HEADER_MAGIC: u32 = 0x5372_6448;
 const BOOT_FLAG: u16 = 0xaa55;
 /// A loader without an id of its own.
 const LOADER_UNDEFINED: u8 = 0xff;

@@ -110,12 +110,7 @@ pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootStat
     }
     let ramdisk = place_ramdisk(&inputs, span_end)?;
     inputs.initramfs.load(memory, ramdisk.start)?;
-    write(
-        memory,
-        "command line",
-        layout::CMDLINE,
-        inputs.cmdline.as_bytes(),
-    )?;
+    write_cmdline(memory, &inputs)?;
     tables::write_reset_entry(memory)?;
     let (file, kind) = inputs.kernel.parts();
     match kind {
@@ -149,6 +144,22 @@ pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootStat
             Ok(BootState::Multiboot { entry })
         }
     }
+}
+
+/// The command line with a NUL behind it.
+fn write_cmdline(memory: &GuestMemoryMmap, inputs: &BootInputs<'_>) -> Result<(), BootError> {
+    let cmdline = match inputs.kernel.ramdisk_form() {
+        RamdiskForm::Archives => format!("{}\0", inputs.cmdline),
+        // Loaders of multiboot kernels put the kernel's name first.
+        RamdiskForm::Modules => {
+            format!(
+                "{} {}\0",
+                inputs.kernel.path().to_string_lossy(),
+                inputs.cmdline
+            )
+        }
+    };
+    write(memory, "command line", layout::CMDLINE, cmdline.as_bytes())
 }
 
 /// The initramfs goes to the top of the RAM below the device gap, out of the

@@ -60,10 +60,6 @@ pub(super) fn write_info(
     inputs: &BootInputs<'_>,
     ramdisk: Ramdisk,
 ) -> Result<(), BootError> {
-    // Loaders of multiboot kernels put the kernel's name first.
-    let name = inputs.kernel.path().to_string_lossy();
-    let cmdline = format!("{name} {}\0", inputs.cmdline);
-    write(memory, "command line", layout::CMDLINE, cmdline.as_bytes())?;
     write(memory, "loader name", layout::MULTIBOOT_NAME, NAME)?;
     let modules = write_modules(memory, inputs, ramdisk)?;
     let map_len = write_memory_map(memory, inputs)?;

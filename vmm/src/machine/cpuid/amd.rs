@@ -135,11 +135,9 @@ pub(super) fn apply(table: &mut Table, topology: &Topology, vcpu: VcpuId) {
     // PerfMonV2, and the topology leaf that carries host ids.
     table.set_plain(EXT_PERFMON, [0; 4]);
     table.remove(EXT_TOPOLOGY);
-    let threads = u32::from(topology.threads);
-    let per_package = threads * u32::from(topology.cores) * u32::from(topology.dies);
     if table.has(0x8000_0008) {
         let sizes = table.get(0x8000_0008, 0);
-        sizes.ecx = (per_package - 1) | topology.package_shift() << 12;
+        sizes.ecx = (topology.cpus_per_package() - 1) | topology.package_shift() << 12;
     }
     if !extended {
         return;
@@ -206,8 +204,7 @@ fn caches(table: &mut Table, topology: &Topology) {
 fn levels(table: &mut Table, topology: &Topology, vcpu: VcpuId) {
     let apic_id = topology.apic_id(vcpu);
     let threads = u32::from(topology.threads);
-    let per_die = threads * u32::from(topology.cores);
-    let per_package = per_die * u32::from(topology.dies);
+    let (per_die, per_package) = (topology.cpus_per_die(), topology.cpus_per_package());
     let level = |shift, cpus, number: u32| [shift, cpus, (number + 1) << 8 | number, apic_id];
     let subleaves = [
         level(topology.core_shift(), threads, 0),

@@ -17,6 +17,15 @@ const AMD: [u32; 3] = [
     u32::from_le_bytes(*b"cAMD"),
 ];
 
+/// Whose CPU says this in leaf 0's EBX, EDX, ECX; `None`: neither vendor's.
+pub(crate) fn vendor_of(text: [u32; 3]) -> Option<Vendor> {
+    match text {
+        INTEL => Some(Vendor::Intel),
+        AMD => Some(Vendor::Amd),
+        _ => None,
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Table {
     entries: Vec<CpuidEntry>,
@@ -94,14 +103,17 @@ impl Table {
         self.entries.retain(|entry| !drop(entry.leaf));
     }
 
-    pub(super) fn is_intel(&mut self) -> bool {
+    fn vendor(&mut self) -> Option<Vendor> {
         let leaf = self.get(0, 0);
-        [leaf.ebx, leaf.edx, leaf.ecx] == INTEL
+        vendor_of([leaf.ebx, leaf.edx, leaf.ecx])
+    }
+
+    pub(super) fn is_intel(&mut self) -> bool {
+        self.vendor() == Some(Vendor::Intel)
     }
 
     pub(super) fn is_amd(&mut self) -> bool {
-        let leaf = self.get(0, 0);
-        [leaf.ebx, leaf.edx, leaf.ecx] == AMD
+        self.vendor() == Some(Vendor::Amd)
     }
 
     pub(super) fn set_vendor(&mut self, vendor: Vendor) {

@@ -26,8 +26,7 @@ pub(super) fn apply(table: &mut Table, topology: &Topology, vcpu: VcpuId) {
         leaf1.edx &= !HTT;
     }
     let threads = u32::from(topology.threads);
-    let per_die = threads * u32::from(topology.cores);
-    let per_package = per_die * u32::from(topology.dies);
+    let (per_die, per_package) = (topology.cpus_per_die(), topology.cpus_per_package());
     let thread = [topology.core_shift(), threads, THREAD, apic_id];
     let package_shift = topology.package_shift();
     table.set_indexed(
