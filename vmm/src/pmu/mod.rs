@@ -66,8 +66,8 @@ pub use rdpmc::Paging;
 pub use scoped_hosts::{Joined, ScopedHosts, UncoreError, VcpuTimes};
 pub(crate) use scoped_hosts::{all_umc, find_one};
 pub use select::{
-    Backing, CountersError, HostCpus, HostSource, Reason, SelectError, free_counters, place, probe,
-    select,
+    Backing, CountersError, HostCpus, HostSource, Reason, SelectError, counted_events,
+    free_counters, place, select,
 };
 pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
 pub use totals::VmTotals;
@@ -223,23 +223,25 @@ impl PmuPlan {
         let (rules, totals) = (self.rules.clone(), Arc::clone(&self.totals));
         let uncore = self.uncore.clone();
         let monitors = Arc::clone(&self.monitors);
-        let clock = match backing {
-            // What the clock counts is what the guest reads.
-            Backing::Software(_) => clock::thread_cpu_time,
-            Backing::Hardware(_) | Backing::Sum(_) | Backing::Hybrid { .. } => {
-                clock::monotonic as Clock
-            }
+        // What the clock counts is what the guest reads.
+        let is_clock = backing.is_clock();
+        let clock: Clock = if is_clock {
+            clock::thread_cpu_time
+        } else {
+            clock::monotonic
         };
         let core_types = backing.core_types().cloned();
-        let halts_sleep = matches!(backing, Backing::Software(_));
         let (access, rewriter, entry_cost) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let port = move |context: &PortContext<'_>| {
             let memory = context.memory;
             let access = *access.get_or_init(|| user_access(context.hypervisor));
             let rewriter = rewriter.get_or_init(|| Arc::new(Rewriter::new(memory.clone(), access)));
-            let entry_cost = *entry_cost.get_or_init(|| match backing {
-                Backing::Software(_) => measure_entry_cost(context.hypervisor),
-                Backing::Hardware(_) | Backing::Sum(_) | Backing::Hybrid { .. } => Nanos(0),
+            let entry_cost = *entry_cost.get_or_init(|| {
+                if is_clock {
+                    measure_entry_cost(context.hypervisor)
+                } else {
+                    Nanos(0)
+                }
             });
             let parts = PmuPortParts {
                 vcpu: context.vcpu,
@@ -266,7 +268,7 @@ impl PmuPlan {
         Ok(PmuHooks {
             cpuid: Some(cpuid),
             filter: Some(filter::filter(cpuid.vendor())?),
-            halts_sleep,
+            halts_sleep: is_clock,
             placement: Vec::new(),
             core_types,
             uncore: self.uncore.as_ref().map(|u| *u.model()).unwrap_or_default(),

@@ -17,7 +17,7 @@ fn refusal(text: &str, guest: &str) -> (String, bool) {
     let guest = ModelKind::from_name(guest).unwrap();
     let found = ScopedHosts::find(asked(text), guest, &CpusConfig::flat(1), &tree.sysfs());
     let error = found.unwrap_err();
-    (crate::run::one_line(&error), error.is_usage())
+    (crate::error_text::one_line(&error), error.is_usage())
 }
 
 #[test]

@@ -9,9 +9,8 @@ use vpmu::host::linux::{EventSource, LinuxPmu, OverflowSignal};
 use vpmu::host::software::{Khz, SoftwarePmu};
 use vpmu::host::sum::SumPmu;
 use vpmu::ids::VcpuId;
-use vpmu::x86::event::ArchEventSet;
+use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
-use super::covered;
 use crate::config::CoreTypes;
 use crate::vcpu::Home;
 
@@ -83,22 +82,42 @@ impl fmt::Display for Reason {
 }
 
 impl Backing {
+    /// Its host PMUs; none if it is a clock.
+    fn sources(&self) -> Vec<&HostSource> {
+        match self {
+            Self::Hardware(source) => vec![source],
+            Self::Sum(sources) => sources.iter().collect(),
+            Self::Hybrid { core, atom, .. } => vec![core, atom],
+            Self::Software(_) => Vec::new(),
+        }
+    }
+
+    /// Those of them that count for this vCPU.
+    fn sources_of(&self, vcpu: VcpuId) -> Vec<&HostSource> {
+        match self {
+            Self::Hybrid { core, atom, types } => vec![match types.of(vcpu) {
+                CoreType::Core => core,
+                CoreType::Atom => atom,
+            }],
+            Self::Hardware(_) | Self::Sum(_) | Self::Software(_) => self.sources(),
+        }
+    }
+
+    /// Whether guest time stands for cycles.
+    #[must_use]
+    pub const fn is_clock(&self) -> bool {
+        matches!(self, Self::Software(_))
+    }
+
     /// The events that guests of this backing can count, on every vCPU.
     #[must_use]
     pub fn events(&self) -> ArchEventSet {
-        let common = |sources: &[&HostSource]| {
-            let in_all = |event: &_| sources.iter().all(|s| s.events.contains(*event));
-            vpmu::x86::event::ArchEvent::ALL
-                .into_iter()
-                .filter(in_all)
-                .collect()
-        };
-        match self {
-            Self::Hardware(source) => source.events,
-            Self::Sum(sources) => common(&sources.iter().collect::<Vec<_>>()),
-            Self::Hybrid { core, atom, .. } => common(&[core, atom]),
-            Self::Software(_) => SoftwarePmu::SUPPORTED,
+        if self.is_clock() {
+            return SoftwarePmu::SUPPORTED;
         }
+        let sources = self.sources();
+        let in_all = |event: &_| sources.iter().all(|s| s.events.contains(*event));
+        ArchEvent::ALL.into_iter().filter(in_all).collect()
     }
 
     /// The driver for one vCPU, whose TSC ticks at `tsc`.
@@ -109,17 +128,13 @@ impl Backing {
         tsc: Khz,
         signal: OverflowSignal,
     ) -> Box<dyn HostPmu + Send> {
-        match self {
-            Self::Software(_) => Box::new(SoftwarePmu::new(tsc)),
-            Self::Sum(sources) => {
+        match self.sources_of(vcpu).as_slice() {
+            [] => Box::new(SoftwarePmu::new(tsc)),
+            [source] => Box::new(source.driver(signal)),
+            sources => {
                 let parts = sources.iter().map(|source| source.driver(signal));
                 Box::new(SumPmu::new(parts.collect()))
             }
-            Self::Hardware(source) => Box::new(source.driver(signal)),
-            Self::Hybrid { core, atom, types } => Box::new(match types.of(vcpu) {
-                CoreType::Core => core.driver(signal),
-                CoreType::Atom => atom.driver(signal),
-            }),
         }
     }
 
@@ -127,42 +142,21 @@ impl Backing {
     /// CPU of the host.
     #[must_use]
     pub fn home(&self, vcpu: VcpuId, online: &CpuSet) -> Option<Home> {
-        let cpus = match self {
-            Self::Software(_) => None,
-            Self::Hardware(source) => source.cpus.clone(),
-            Self::Sum(sources) => covered(sources),
-            Self::Hybrid { core, atom, types } => match types.of(vcpu) {
-                CoreType::Core => core.cpus.clone(),
-                CoreType::Atom => atom.cpus.clone(),
-            },
-        }?;
+        let sources = self.sources_of(vcpu);
+        let cpus = covered(&sources)?;
         (!online.is_subset(&cpus)).then(|| Home {
-            pmu: self.name_for(vcpu),
+            pmu: joined(&sources),
             cpus,
         })
-    }
-
-    /// The PMU of one vCPU, by name.
-    fn name_for(&self, vcpu: VcpuId) -> String {
-        match self {
-            Self::Hybrid { core, atom, types } => match types.of(vcpu) {
-                CoreType::Core => core.name.clone(),
-                CoreType::Atom => atom.name.clone(),
-            },
-            Self::Hardware(_) | Self::Sum(_) | Self::Software(_) => self.name(),
-        }
     }
 
     /// What it is, in a word: names of host PMUs, or `clock`.
     #[must_use]
     pub fn name(&self) -> String {
-        let names: Vec<_> = match self {
-            Self::Hardware(source) => vec![source.name.as_str()],
-            Self::Sum(sources) => sources.iter().map(|source| source.name.as_str()).collect(),
-            Self::Hybrid { core, atom, .. } => vec![&core.name, &atom.name],
-            Self::Software(_) => vec!["clock"],
-        };
-        names.join("+")
+        if self.is_clock() {
+            return "clock".to_owned();
+        }
+        joined(&self.sources())
     }
 
     /// The type of a vCPU, in a hybrid guest.
@@ -179,6 +173,20 @@ impl Backing {
             Self::Hardware(_) | Self::Sum(_) | Self::Software(_) => None,
         }
     }
+}
+
+fn joined(sources: &[&HostSource]) -> String {
+    let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+    names.join("+")
+}
+
+/// The union of the CPUs of sources; `None` if one counts on all.
+fn covered(sources: &[&HostSource]) -> Option<CpuSet> {
+    sources
+        .iter()
+        .map(|source| source.cpus.clone())
+        .reduce(|a, b| Some(a?.union(&b?)))
+        .flatten()
 }
 
 impl fmt::Display for Backing {

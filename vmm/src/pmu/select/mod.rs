@@ -14,7 +14,7 @@ mod placement;
 #[cfg(test)]
 mod tests;
 
-use vpmu::host::linux::sysfs::{CpuSet, PmuDevice, PmuRegistry, PmuType, Sysfs};
+use vpmu::host::linux::sysfs::{PmuDevice, PmuRegistry, PmuType, Sysfs};
 use vpmu::host::linux::{EventSource, OpenError};
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
@@ -33,7 +33,7 @@ const CPU_ATOM: &str = "cpu_atom";
 ///
 /// # Errors
 /// What the host says to cycles, if it counts nothing at all.
-pub fn probe(source: EventSource) -> Result<ArchEventSet, OpenError> {
+pub fn counted_events(source: EventSource) -> Result<ArchEventSet, OpenError> {
     let cycles = source.probe(ArchEvent::Cycles);
     let counted = |event: &ArchEvent| match event {
         ArchEvent::Cycles => cycles.is_ok(),
@@ -63,7 +63,7 @@ pub fn select(
         pmus: &PmuRegistry::read(sysfs)?,
         host,
         cpus,
-        probe: &probe,
+        probe: &counted_events,
     }
     .select(kind)
 }
@@ -196,13 +196,4 @@ impl Selector<'_> {
 
 fn names<'a>(pmus: impl Iterator<Item = &'a PmuDevice>) -> Vec<String> {
     pmus.map(|pmu| pmu.name.clone()).collect()
-}
-
-/// The union of the CPUs of sources; `None` if one counts on all.
-fn covered(sources: &[HostSource]) -> Option<CpuSet> {
-    sources
-        .iter()
-        .map(|source| source.cpus.clone())
-        .reduce(|a, b| Some(a?.union(&b?)))
-        .flatten()
 }

@@ -5,6 +5,7 @@ use super::*;
 use crate::config::VmConfig;
 use clap::Parser;
 use vpmu::guest::CoreType;
+use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
 include!("../../../../vpmu/tests/data/sysfs/unpack.rs");
