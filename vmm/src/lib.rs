@@ -8,14 +8,14 @@
 //!                                                                         control: HTTP on a Unix socket
 //! ```
 //!
-//! Only [`kvm`] names KVM's own types; only [`kvm`], [`sys`] and nothing else
-//! hold `unsafe` code.
+//! Only [`kvm`] names KVM's own types; only [`kvm`] and [`sys`] hold `unsafe` code.
 
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod devices;
 pub mod doctor;
+mod error_text;
 pub mod event_loop;
 pub mod kvm;
 pub mod machine;

@@ -13,6 +13,7 @@ use crate::cli::{Cli, Command, RunArgs};
 use crate::config::{ConfigError, VmConfig};
 use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
+use crate::error_text::one_line;
 use crate::machine::{BuildError, Machine, PmuHooks};
 use crate::pmu::{HostCpus, PmuError, PmuPlan, ScopedHosts, place};
 use crate::sys::terminal;
@@ -160,17 +161,6 @@ fn serve_api(
 /// Says an error on standard error.
 pub(crate) fn report(error: &dyn Error) {
     eprintln!("perfvisor: {}", one_line(error));
-}
-
-/// One line with the whole chain of causes.
-pub(crate) fn one_line(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }
 
 /// Help goes out as it is, a mistake as one line.

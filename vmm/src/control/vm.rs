@@ -271,7 +271,7 @@ fn not_done(error: &HotplugError) -> Response {
         HotplugError::Refused(_) | HotplugError::Paused => 409,
         HotplugError::Start(_) => 500,
     };
-    Response::error(status, &crate::run::one_line(error))
+    Response::error(status, &crate::error_text::one_line(error))
 }
 
 fn state(status: u16, state: NewState) -> Response {

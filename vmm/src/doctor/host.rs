@@ -1,12 +1,14 @@
 //! The CPU, the PMUs and the permissions of the host.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 
 use vpmu::host::linux::probe::software_event;
 use vpmu::host::linux::sysfs::{Coverage, CpuSet, PmuScope, Sysfs};
 
 use super::report::{CpuReport, Found, PermissionReport, PmuReport, Verdict};
+use crate::error_text::one_line;
+use crate::probe::first_processor;
 
 /// Bit numbers of `<linux/capability.h>`.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -14,12 +16,8 @@ const CAP_PERFMON: u32 = 38;
 
 /// The first processor of `/proc/cpuinfo`.
 pub(super) fn cpu() -> Found<CpuReport> {
-    const ENOUGH: u64 = 16 << 10;
-    let mut text = Vec::new();
-    let read =
-        File::open("/proc/cpuinfo").and_then(|file| file.take(ENOUGH).read_to_end(&mut text));
-    match read {
-        Ok(_) => Found::Value(parse_cpu(&String::from_utf8_lossy(&text))),
+    match first_processor() {
+        Ok(text) => Found::Value(parse_cpu(&text)),
         Err(error) => Found::unknown(format!("cannot read /proc/cpuinfo: {error}")),
     }
 }
@@ -102,7 +100,7 @@ pub(super) fn permission() -> PermissionReport {
             },
             Err(error) => Verdict {
                 possible: false,
-                reason: super::chain(&error),
+                reason: one_line(&error),
             },
         },
     }

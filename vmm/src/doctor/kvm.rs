@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::report::{FeaturesReport, Found, Kind, KvmReport, Verdict};
+use crate::error_text::one_line;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::probe::{HostFacts, KvmKind, Picos, ProbeError, exit_cost, instruction_cost};
 
@@ -35,7 +36,7 @@ pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) 
     match hypervisor {
         Ok(hypervisor) => examine_open(common, facts, hypervisor),
         Err(error) => KvmReport {
-            api_version: Found::unknown(super::chain(error)),
+            api_version: Found::unknown(one_line(error)),
             ..common
         },
     }
@@ -45,7 +46,7 @@ fn examine_open(common: KvmReport, facts: HostFacts, hypervisor: &Hypervisor) ->
     let cost = instruction_cost(hypervisor);
     let instruction_ps = match &cost {
         Ok(cost) => Found::Value(cost.0),
-        Err(error) => Found::unknown(super::chain(error)),
+        Err(error) => Found::unknown(one_line(error)),
     };
     let kind = kind(facts, cost);
     let features = hypervisor.features();

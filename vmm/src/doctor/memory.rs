@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::Range;
 
 use super::report::{Found, MemoryReport};
+use crate::error_text::one_line;
 use crate::kvm::Hypervisor;
 use crate::probe::ProbeGuest;
 
@@ -18,7 +19,7 @@ pub(super) fn measure(hypervisor: Option<&Hypervisor>) -> Found<MemoryReport> {
     };
     let guest = match ProbeGuest::idle(hypervisor, RAM) {
         Ok(guest) => guest,
-        Err(error) => return Found::unknown(super::chain(&error)),
+        Err(error) => return Found::unknown(one_line(&error)),
     };
     match fs::read_to_string(SMAPS) {
         Ok(text) => Found::Value(account(&text, &guest.ram())),

@@ -1,7 +1,7 @@
 //! `perfvisor doctor`: what this host can do, and what would make it more.
 //!
 //! ```text
-//!  kvm, host, pmu, memory: gather ─▶ Report ─▶ advice ─▶ text or JSON
+//!  kvm, host, pmu, uncore, memory: gather ─▶ Report ─▶ advice ─▶ text or JSON
 //! ```
 //! Nothing here fails: what cannot be found out is said with its reason, as a
 //! [`Found`].
@@ -80,15 +80,4 @@ fn print(text: &str) {
     use std::io::Write;
     // Nobody reads it: nothing to be done.
     drop(writeln!(std::io::stdout(), "{}", text.trim_end()));
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }

@@ -32,7 +32,7 @@ pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
             pmu: None,
         },
     });
-    let is_clock = matches!(chosen, Ok(Backing::Software(_)));
+    let is_clock = chosen.as_ref().is_ok_and(Backing::is_clock);
     BackingReport {
         events: events.into(),
         note: is_clock.then_some(CLOCK_NOTE),
@@ -41,11 +41,10 @@ pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
 }
 
 fn backed(event: ArchEvent, backing: &Backing) -> EventReport {
-    let (word, pmu) = match backing {
-        Backing::Software(_) => ("clock-derived", None),
-        Backing::Hardware(_) | Backing::Sum(_) | Backing::Hybrid { .. } => {
-            ("hardware", Some(backing.name()))
-        }
+    let (word, pmu) = if backing.is_clock() {
+        ("clock-derived", None)
+    } else {
+        ("hardware", Some(backing.name()))
     };
     EventReport {
         event: event.name(),

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::error_text::one_line;
+
 /// What was found out, or why it was not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -25,7 +27,7 @@ impl<T> Found<T> {
     pub(super) fn from<E: std::error::Error>(result: Result<T, E>) -> Self {
         match result {
             Ok(value) => Self::Value(value),
-            Err(error) => Self::unknown(super::chain(&error)),
+            Err(error) => Self::unknown(one_line(&error)),
         }
     }
 

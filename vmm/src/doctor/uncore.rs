@@ -6,6 +6,7 @@ use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::uncore::UncorePmu;
 
 use super::report::{Found, UncoreReport};
+use crate::error_text::one_line;
 use crate::pmu::{self, UncoreError};
 
 /// Each option of `--uncore`.
@@ -40,8 +41,8 @@ fn one(option: &'static str, pmu: UncorePmu, guests: &'static str, sysfs: &Sysfs
         guests,
         instances: match instances {
             Ok(count) => Found::Value(count),
-            Err(UncoreError::Host { source, .. }) => Found::unknown(super::chain(&source)),
-            Err(error) => Found::unknown(super::chain(&error)),
+            Err(UncoreError::Host { source, .. }) => Found::unknown(one_line(&source)),
+            Err(error) => Found::unknown(one_line(&error)),
         },
         domains,
         denied,

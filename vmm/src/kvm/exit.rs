@@ -1,5 +1,6 @@
 //! Why a vCPU left the guest.
 
+use kvm_bindings::KVM_EXIT_HLT;
 use kvm_ioctls::VcpuExit;
 use vpmu::ids::MsrIndex;
 
@@ -46,8 +47,6 @@ pub enum Exit<'a> {
     Wrmsr(MsrIndex, u64),
     /// A triple fault.
     Shutdown,
-    /// HLT; does not happen with the in-kernel interrupt controller.
-    Hlt,
     /// A signal or `immediate_exit`; the guest instruction in flight, if any,
     /// is complete.
     Interrupted,
@@ -78,7 +77,8 @@ impl<'a> From<VcpuExit<'a>> for Exit<'a> {
             VcpuExit::X86Rdmsr(exit) => Self::Rdmsr(MsrIndex(exit.index)),
             VcpuExit::X86Wrmsr(exit) => Self::Wrmsr(MsrIndex(exit.index), exit.data),
             VcpuExit::Shutdown => Self::Shutdown,
-            VcpuExit::Hlt => Self::Hlt,
+            // Does not happen with the in-kernel interrupt controller.
+            VcpuExit::Hlt => Self::Unknown(KVM_EXIT_HLT),
             VcpuExit::Intr => Self::Interrupted,
             VcpuExit::FailEntry(reason, _) => Self::FailEntry { reason },
             VcpuExit::InternalError => Self::InternalError,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::{Picos, ProbeError, instruction_cost};
+use super::{Picos, ProbeError, first_processor, instruction_cost};
 use crate::kvm::Hypervisor;
 
 /// The CPU's virtualisation extension.
@@ -63,15 +63,9 @@ impl HostFacts {
     /// Of this host; what cannot be read counts as not there.
     #[must_use]
     pub fn read() -> Self {
-        // The first processor is enough.
-        const ENOUGH: u64 = 16 << 10;
-        let mut text = Vec::new();
-        if let Ok(file) = File::open("/proc/cpuinfo") {
-            // Half a text is still a text.
-            drop(file.take(ENOUGH).read_to_end(&mut text));
-        }
+        let text = first_processor().unwrap_or_default();
         let pvm = Path::new("/sys/module/kvm_pvm").exists();
-        Self::parse(&String::from_utf8_lossy(&text), pvm)
+        Self::parse(&text, pvm)
     }
 
     fn parse(cpuinfo: &str, pvm: bool) -> Self {

@@ -12,6 +12,7 @@
 
 mod code;
 mod cost;
+mod cpuinfo;
 mod guest;
 mod kind;
 mod rdpmc;
@@ -20,6 +21,8 @@ use thiserror::Error;
 use vm_memory::mmap::FromRangesError;
 
 use crate::kvm::KvmError;
+
+pub(crate) use cpuinfo::first_processor;
 
 pub use cost::{Picos, exit_cost, instruction_cost};
 pub use guest::ProbeGuest;

@@ -28,6 +28,11 @@ impl Tid {
         Self(libc::pid_t::try_from(tid).unwrap_or(0))
     }
 
+    /// Its number.
+    pub(super) const fn number(self) -> libc::pid_t {
+        self.0
+    }
+
     /// The CPUs that the thread may run on.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! System calls that std has no safe form of: signals, timers, affinity, the terminal.
+//! System calls that std has no safe form of: signals, kicks
+//! of a thread, clocks and timers, affinity, the file mode mask, the terminal.
 
 pub mod affinity;
 pub mod clock;

@@ -6,6 +6,8 @@ use std::ptr;
 
 use vpmu::units::Nanos;
 
+use super::affinity::Tid;
+
 /// A one-shot timer of the monotonic clock, which signals the thread that
 /// created it.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ impl ThreadTimer {
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
         event.sigev_signo = signal;
-        event.sigev_notify_thread_id = this_thread();
+        event.sigev_notify_thread_id = Tid::current().number();
         let mut timer = ptr::null_mut();
         // SAFETY: both pointers are valid for the call.
         let made =
@@ -65,14 +67,6 @@ impl ThreadTimer {
             Ok(())
         }
     }
-}
-
-/// The calling thread, by system call: the standard library refers to `gettid`
-/// weakly, which leaves it undefined in a static binary.
-fn this_thread() -> libc::pid_t {
-    // SAFETY: the call takes nothing and cannot fail.
-    let tid = unsafe { libc::syscall(libc::SYS_gettid) };
-    libc::pid_t::try_from(tid).unwrap_or(0)
 }
 
 impl Drop for ThreadTimer {

@@ -204,7 +204,6 @@ impl VcpuThread {
                 let vcpu = self.id;
                 return Next::Stop(StopReason::MemoryFault { vcpu, gpa });
             }
-            Ok(Exit::Hlt) => return Next::Stop(self.unknown(EXIT_HLT)),
             Ok(Exit::Unknown(exit)) => return Next::Stop(self.unknown(exit)),
             Err(source) => {
                 let vcpu = self.id;
@@ -251,9 +250,6 @@ impl VcpuThread {
         }
     }
 }
-
-/// `KVM_EXIT_HLT`.
-const EXIT_HLT: u32 = 5;
 
 /// A message that may change the state.
 #[derive(Clone, Copy)]
