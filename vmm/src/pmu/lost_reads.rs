@@ -45,12 +45,12 @@ impl LostReads {
         self.are
     }
 
-    /// The guest read a counter by its register: it has its ways.
+    /// The guest read a counter by its register, or in user mode: it has its ways.
     pub(super) const fn read(&mut self) {
         self.unread = 0;
     }
 
-    /// Its RDPMC reached us, or its driver comes up anew.
+    /// A RDPMC of its kernel's reached us, or its driver comes up anew.
     pub(super) const fn forgive(&mut self) {
         *self = Self {
             can_be: self.can_be,
@@ -84,7 +84,7 @@ mod tests {
             assert_eq!(write(&mut reads, LOST_AT), 0);
             reads.read();
         }
-        assert!(reads.are_lost(), "RDMSR says nothing of RDPMC");
+        assert!(reads.are_lost(), "such a read says nothing of the kernel's");
     }
 
     #[test]

@@ -282,7 +282,8 @@ impl MsrPort for PmuPort {
         let (pmu, uncore) = (&mut self.pmu, self.uncore.as_ref());
         let ring = self.sites.ring(vcpu, |ecx| rdpmc(pmu, uncore, ecx))?;
         if ring == Ring::Served {
-            self.lost_reads.forgive();
+            // Where reads can be lost, user code alone comes here.
+            self.lost_reads.read();
         }
         Ok(())
     }
