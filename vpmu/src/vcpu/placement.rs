@@ -23,6 +23,10 @@ struct Slot {
     seen: Count,
     /// Distance to the next overflow.
     left: Count,
+    /// While it is on: when `seen` was all that it had counted.
+    known: Nanos,
+    /// How long it was on before without `seen` having what it counted then.
+    unread: Nanos,
 }
 
 impl Slot {
@@ -30,6 +34,8 @@ impl Slot {
         event: None,
         seen: Count(0),
         left: Count(u64::MAX),
+        known: Nanos(0),
+        unread: Nanos(0),
     };
 }
 
@@ -279,8 +285,15 @@ impl<H: HostPmu> Placement<H> {
         self.slots.iter().position(|s| s.event == Some(event))
     }
 
-    /// What the host counted since the last time.
-    fn fold(&mut self, i: usize) -> Count {
+    /// For how long the event in `slot` was on without its count having been
+    /// read: the host took its counter away, and keeps what it has of that time
+    /// until the event runs again.
+    pub(super) const fn unread(&self, slot: usize) -> Nanos {
+        self.slots[slot].unread
+    }
+
+    /// What the host counted since the last time, and that is all up to `at`.
+    fn fold(&mut self, i: usize, at: Nanos) -> Count {
         if self.fresh.has(i) || !self.counting.has(i) {
             return Count(0);
         }
@@ -290,8 +303,9 @@ impl<H: HostPmu> Placement<H> {
             return Count(0);
         };
         self.fresh.set(i, true);
-        let seen = core::mem::replace(&mut self.slots[i].seen, count);
-        count.since(seen)
+        let slot = &mut self.slots[i];
+        (slot.known, slot.unread) = (at, Nanos(0));
+        count.since(core::mem::replace(&mut slot.seen, count))
     }
 
     /// The slot has nothing on the host any more, or something new.
@@ -354,20 +368,25 @@ impl<H: HostPmu> PmuDriver for Placement<H> {
         }
     }
 
-    fn start(&mut self, _vcpu: VcpuId, event: EventId, _at: Nanos) {
+    fn start(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) {
         if let Some(i) = self.slot_of(event) {
             self.on.set(i, true);
+            self.slots[i].known = at;
             if !self.paused {
                 self.start_host(i);
             }
         }
     }
 
-    fn stop(&mut self, _vcpu: VcpuId, event: EventId, _at: Nanos) -> Count {
+    fn stop(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
         let Some(i) = self.slot_of(event) else {
             return Count(0);
         };
-        let delta = self.fold(i);
+        let delta = self.fold(i, at);
+        if self.on.has(i) && !self.paused {
+            let slot = &mut self.slots[i];
+            slot.unread += at.since(slot.known);
+        }
         self.on.set(i, false);
         self.lost.set(i, false);
         if !self.paused {
@@ -377,8 +396,8 @@ impl<H: HostPmu> PmuDriver for Placement<H> {
         delta
     }
 
-    fn read(&mut self, _vcpu: VcpuId, event: EventId, _at: Nanos) -> Count {
-        self.slot_of(event).map_or(Count(0), |i| self.fold(i))
+    fn read(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
+        self.slot_of(event).map_or(Count(0), |i| self.fold(i, at))
     }
 
     fn forgets(&self) -> bool {

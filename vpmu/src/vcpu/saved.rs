@@ -22,7 +22,9 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     ///
     /// A PMI that was taken and has not reached the guest is not in it: whoever
     /// took it saves it. What a counter counted before the host took it away, and
-    /// could not be read since, is not in it either.
+    /// could not be read since, is not in it either: for a flexible counter it is
+    /// estimated from the rest, which [`CounterView::times`](super::CounterView)
+    /// shows, and a pinned one was in error from its last read on.
     pub fn save(&mut self) -> Vec<u8> {
         self.fold(self.enabled);
         let slots: Vec<usize> = self.backing.order().collect();

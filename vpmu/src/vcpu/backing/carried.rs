@@ -6,7 +6,7 @@ use crate::ids::Pmc;
 use crate::sched::EventState;
 use crate::units::Nanos;
 
-use super::super::Totals;
+use super::super::{Policy, Totals};
 use super::{Backing, CPU, Times, Tracked};
 
 /// What goes on when a counter's event is restored.
@@ -33,10 +33,26 @@ impl<H: HostPmu> Backing<H> {
                 _ => EventState::Off,
             },
             count: event.count,
-            times: self.times_now(slot),
+            times: self.times_of_count(slot),
             taken: event.taken,
             starved: event.starved,
         })
+    }
+
+    /// The times that belong to what the counter's event is known to have
+    /// counted. Where the host has taken the counter away and keeps a part, a
+    /// flexible one did not run for that part; a pinned one, of which nothing is
+    /// scaled, was in error from there on.
+    fn times_of_count(&self, slot: usize) -> Times {
+        let Times { enabled, running } = self.times_now(slot);
+        let unread = self.placement().map_or(Nanos(0), |p| p.unread(slot));
+        Times {
+            enabled: match self.policy {
+                Policy::Flexible => enabled,
+                Policy::Pinned => enabled.since(unread),
+            },
+            running: running.since(unread),
+        }
     }
 
     /// The slots that have events, in the order of their turns.

@@ -201,6 +201,70 @@ fn another_model_other_rules_and_a_host_that_cannot_count_it_are_refused() {
     assert!(matches!(error, RestoreError::Refused { .. }), "{error}");
 }
 
+/// What the host counted and did not give before it took the counter away is
+/// estimated from the rest, and says so; it is not a low count that says nothing.
+#[test]
+fn a_count_that_the_host_kept_is_made_up_for_by_scaling() {
+    let mut pmu = Any::new(fresh("intel-v2"), sim(1), Policy::Flexible);
+    pmu.wrmsr(SEL0, CYCLES).unwrap();
+    pmu.wrmsr(GLOBAL_CTRL, 1).unwrap();
+    run_for(&mut pmu, 60 * MS, None);
+    pmu.host_mut().lose(HostEventId(0));
+    let mut pmu = restored(&mut pmu, 1, Policy::Flexible).unwrap();
+    run_for(&mut pmu, 60 * MS, None);
+    assert_eq!(pmu.rdpmc(0), Some(120 * MS));
+    assert_eq!(pmu.totals().scaled_reads, 1, "and is marked");
+    let times = pmu.counters().next().unwrap().times;
+    assert_eq!(
+        (times.enabled, times.running),
+        (Nanos(120 * MS), Nanos(60 * MS))
+    );
+}
+
+/// The same where a part had been read, and the event had had its turns.
+#[test]
+fn only_what_was_not_read_is_estimated() {
+    let mut pmu = four_counters(2, Policy::Flexible, 0);
+    run_for(&mut pmu, 50 * MS, None);
+    let before = values(&mut pmu);
+    run_for(&mut pmu, MS, None);
+    let counts = |c: &CounterView| c.state == CounterState::Counting;
+    let lost = pmu.counters().position(|c| counts(&c)).unwrap();
+    pmu.host_mut().lose(HostEventId(lost));
+    let mut pmu = restored(&mut pmu, 2, Policy::Flexible).unwrap();
+    run_for(&mut pmu, MS, None);
+    let now = values(&mut pmu);
+    for (i, (now, before)) in now.into_iter().zip(before).enumerate() {
+        assert!(now >= before, "{i}");
+        assert!(is_near(now, 52 * MS, 1), "{i}: {now}");
+    }
+}
+
+/// Nothing is scaled of a pinned counter: what could not be read belongs to the
+/// time in error.
+#[test]
+fn a_pinned_counter_in_error_ends_at_its_last_read() {
+    let mut pmu = Any::new(fresh("intel-v2"), sim(1), Policy::Pinned);
+    pmu.wrmsr(SEL0, CYCLES).unwrap();
+    pmu.wrmsr(GLOBAL_CTRL, 1).unwrap();
+    run_for(&mut pmu, 20 * MS, None);
+    assert_eq!(pmu.rdpmc(0), Some(20 * MS));
+    run_for(&mut pmu, 40 * MS, None);
+    pmu.host_mut().lose(HostEventId(0));
+    let mut pmu = restored(&mut pmu, 1, Policy::Pinned).unwrap();
+    let view = pmu.counters().next().unwrap();
+    assert_eq!(view.state, CounterState::Error);
+    assert_eq!(
+        (view.times.enabled, view.times.running),
+        (Nanos(20 * MS), Nanos(20 * MS))
+    );
+    pmu.wrmsr(GLOBAL_CTRL, 0).unwrap();
+    pmu.wrmsr(GLOBAL_CTRL, 1).unwrap();
+    run_for(&mut pmu, 10 * MS, None);
+    assert_eq!(pmu.rdpmc(0), Some(30 * MS));
+    assert_eq!(pmu.totals().scaled_reads, 0);
+}
+
 /// The guest had chosen a raw event, and one that no host event stands for.
 #[test]
 fn what_is_not_counted_is_so_afterwards_and_noted_once() {
