@@ -2,8 +2,10 @@
 //! is read for ever, and means the same.
 //!
 //! The files are hexadecimal text. A new version of the format gets a directory
-//! of its own, and `UPDATE_STATES=1 cargo test -p vpmu --test saved_state` fills
-//! that of the present one; the others must never change.
+//! of its own, and `UPDATE_STATES=1 cargo test -p vpmu --test saved_state` writes
+//! what is missing in that of the present one. It overwrites nothing: a file of a
+//! version that no release has written yet is deleted first, all others never
+//! change.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,6 +13,7 @@
 )]
 
 use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use vpmu::guest::{
@@ -121,8 +124,13 @@ fn what_is_written_today_is_what_was_written_then() {
         let bytes = busy(model).save();
         if std::env::var_os("UPDATE_STATES").is_some() {
             std::fs::create_dir_all(directory(VERSION)).unwrap();
+            // Never in place: a file of a version that is out must not change.
             let path = directory(VERSION).join(format!("{name}.hex"));
-            std::fs::write(path, to_text(&bytes)).unwrap();
+            match std::fs::File::create_new(&path) {
+                Ok(mut file) => file.write_all(to_text(&bytes).as_bytes()).unwrap(),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
         }
         assert!(
             bytes == golden(VERSION, name),

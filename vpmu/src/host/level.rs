@@ -15,6 +15,24 @@ const ONE: u64 = 1 << 16;
 /// How many samples the share remembers.
 const MEMORY: u64 = 8;
 
+/// What the samples of a guest's levels come to, for a PMU that goes on with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelMemory {
+    /// User mode's share of the recent samples, of [`ONE`].
+    pub(crate) user_share: u32,
+    /// Guest time to the next sample.
+    pub(crate) next: Nanos,
+    /// Where the uneven distances between samples go on.
+    pub(crate) dice: u32,
+}
+
+impl LevelMemory {
+    /// Whether samples can come to it.
+    pub(crate) const fn is_possible(&self) -> bool {
+        self.user_share as u64 <= ONE && self.next.0 < 2 * INTERVAL
+    }
+}
+
 /// The clocks of the two levels.
 #[derive(Debug)]
 pub(super) struct LevelClocks {
@@ -24,7 +42,7 @@ pub(super) struct LevelClocks {
     pending: Nanos,
     /// User mode's share of the recent samples, of [`ONE`]. None without one:
     /// the time before the first read belongs to the kernel, which it exits from.
-    user_share: u64,
+    user_share: u32,
     /// Guest time to the next sample that is asked for.
     next: Nanos,
     dice: u32,
@@ -61,7 +79,8 @@ impl LevelClocks {
                 0
             }
         };
-        self.user_share = (self.user_share * (MEMORY - 1) + of_sample).div_ceil(MEMORY);
+        let share = (u64::from(self.user_share) * (MEMORY - 1) + of_sample).div_ceil(MEMORY);
+        self.user_share = u32::try_from(share).unwrap_or(u32::MAX);
         self.next = self.interval();
     }
 
@@ -90,6 +109,24 @@ impl LevelClocks {
             Level::User => self.user,
             Level::Kernel => self.kernel,
         }
+    }
+
+    pub(super) const fn memory(&self) -> LevelMemory {
+        LevelMemory {
+            user_share: self.user_share,
+            next: self.next,
+            dice: self.dice,
+        }
+    }
+
+    /// Goes on from what others have seen.
+    pub(super) const fn remember(&mut self, memory: LevelMemory) {
+        let LevelMemory {
+            user_share,
+            next,
+            dice,
+        } = memory;
+        (self.user_share, self.next, self.dice) = (user_share, next, dice);
     }
 
     /// Guest time to the next sample.

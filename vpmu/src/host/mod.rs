@@ -17,6 +17,7 @@ pub mod sum;
 #[cfg(feature = "host-linux")]
 pub mod linux;
 
+pub use level::LevelMemory;
 pub use pmu::{
     EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality,
     ReadError,

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use core::fmt;
 
+use super::level::LevelMemory;
 use crate::ids::{MonitorId, Pmc};
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
@@ -183,6 +184,17 @@ pub trait HostPmu: fmt::Debug {
         let _ = level;
     }
 
+    /// What a PMU that samples levels has learnt of the guest, for
+    /// [`HostPmu::set_level_memory`] of one that goes on with it.
+    fn level_memory(&self) -> Option<LevelMemory> {
+        None
+    }
+
+    /// The guest is one that another PMU has sampled. Before any event is open.
+    fn set_level_memory(&mut self, memory: LevelMemory) {
+        let _ = memory;
+    }
+
     /// Guest time from now until the vCPU should leave the guest, for PMUs that
     /// have no interrupt of their own; `None` if nothing is due.
     fn next_exit(&self) -> Option<Nanos> {
@@ -226,6 +238,12 @@ impl<P: HostPmu + ?Sized> HostPmu for Box<P> {
     }
     fn guest_was_at(&mut self, level: Level) {
         (**self).guest_was_at(level);
+    }
+    fn level_memory(&self) -> Option<LevelMemory> {
+        (**self).level_memory()
+    }
+    fn set_level_memory(&mut self, memory: LevelMemory) {
+        (**self).set_level_memory(memory);
     }
     fn next_exit(&self) -> Option<Nanos> {
         (**self).next_exit()

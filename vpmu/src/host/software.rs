@@ -8,7 +8,7 @@
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
-use super::level::LevelClocks;
+use super::level::{LevelClocks, LevelMemory};
 use super::pmu::{
     EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality,
     ReadError,
@@ -201,6 +201,14 @@ impl HostPmu for SoftwarePmu {
         if self.sampled > 0 {
             self.levels.sample(level);
         }
+    }
+
+    fn level_memory(&self) -> Option<LevelMemory> {
+        Some(self.levels.memory())
+    }
+
+    fn set_level_memory(&mut self, memory: LevelMemory) {
+        self.levels.remember(memory);
     }
 
     fn next_exit(&self) -> Option<Nanos> {

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
+use super::level::LevelMemory;
 use super::pmu::{
     EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Quality, ReadError,
 };
@@ -102,6 +103,17 @@ impl<P: HostPmu> HostPmu for SumPmu<P> {
     fn guest_was_at(&mut self, level: Level) {
         for part in &mut self.parts {
             part.guest_was_at(level);
+        }
+    }
+
+    /// All parts are told the same, so that one remembers for all.
+    fn level_memory(&self) -> Option<LevelMemory> {
+        self.parts.iter().find_map(P::level_memory)
+    }
+
+    fn set_level_memory(&mut self, memory: LevelMemory) {
+        for part in &mut self.parts {
+            part.set_level_memory(memory);
         }
     }
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::guest::Identity;
-use crate::host::{EventAttr, HostEvent, Privilege};
+use crate::host::{EventAttr, HostEvent, LevelMemory, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::units::Nanos;
@@ -34,6 +34,8 @@ pub(crate) struct Saved {
     pub(crate) totals: Totals,
     /// Guest time to the next rotation, while counters take turns.
     pub(crate) turn: Option<Nanos>,
+    /// What samples of the guest's privilege level came to, on a clock.
+    pub(crate) levels: Option<LevelMemory>,
     /// The counters that have events, in the order of their turns.
     pub(crate) events: Vec<SavedEvent>,
 }
@@ -85,6 +87,7 @@ impl Saved {
         }
         w.byte(self.turn.is_some().into());
         w.word(self.turn.unwrap_or_default().0);
+        write_levels(w, self.levels);
         w.count(self.events.len());
         for event in &self.events {
             event.write(w);
@@ -113,6 +116,7 @@ impl Saved {
             (false, 0) => None,
             _ => return Err(RestoreError::Impossible("its turn")),
         };
+        let levels = read_levels(r)?;
         let events: Vec<SavedEvent> = (0..r.byte()?)
             .map(|_| SavedEvent::read(r))
             .collect::<Result<_, RestoreError>>()?;
@@ -132,6 +136,7 @@ impl Saved {
             pmi,
             totals,
             turn,
+            levels,
             events,
         })
     }
@@ -227,6 +232,36 @@ fn read_totals(r: &mut Reader<'_>) -> Result<Totals, RestoreError> {
         return Err(RestoreError::Impossible("its totals"));
     }
     Ok(totals)
+}
+
+fn write_levels(w: &mut Writer, levels: Option<LevelMemory>) {
+    w.byte(levels.is_some().into());
+    let (share, dice, next) = levels.map_or((0, 0, Nanos(0)), |levels| {
+        (levels.user_share, levels.dice, levels.next)
+    });
+    w.half(share);
+    w.half(dice);
+    w.word(next.0);
+}
+
+fn read_levels(r: &mut Reader<'_>) -> Result<Option<LevelMemory>, RestoreError> {
+    const WHAT: &str = "its samples of levels";
+    let is_there = r.flag(WHAT)?;
+    let levels = LevelMemory {
+        user_share: r.half()?,
+        dice: r.half()?,
+        next: Nanos(r.word()?),
+    };
+    let nothing = LevelMemory {
+        user_share: 0,
+        dice: 0,
+        next: Nanos(0),
+    };
+    match is_there {
+        true if levels.is_possible() => Ok(Some(levels)),
+        false if levels == nothing => Ok(None),
+        _ => Err(RestoreError::Impossible(WHAT)),
+    }
 }
 
 impl SavedEvent {

@@ -122,6 +122,29 @@ fn a_list_of_other_registers_is_refused() {
     assert_eq!(error, RestoreError::Impossible("the list of its registers"));
 }
 
+/// What no sample comes to: a share above one, a sample that is never due, numbers
+/// of a host that has none.
+#[test]
+fn impossible_samples_of_levels_are_refused() {
+    let host = SoftwarePmu::new(Khz(1_000_000));
+    let good = Pmu::new(model("intel-v2"), host, Policy::Flexible).save();
+    // No events: the samples are the last before the count of them.
+    let at = good.len() - 18;
+    assert_eq!(good[at], 1, "there are some");
+    for (offset, byte) in [(0, 0), (0, 2), (3, 2), (4, 1), (12, 1), (16, 1)] {
+        let mut bytes = good.clone();
+        bytes[at + offset] = byte;
+        seal(&mut bytes);
+        let error = restore("intel-v2", &bytes).unwrap_err();
+        let expected = RestoreError::Impossible("its samples of levels");
+        assert_eq!(error, expected, "{offset}");
+    }
+    let mut most = good;
+    most[at + 3] = 1;
+    seal(&mut most);
+    assert!(restore("intel-v2", &most).is_ok(), "all of it in user mode");
+}
+
 /// Whatever a byte holds, with a checksum that fits: an error, or a PMU that
 /// says the same when it is saved again.
 #[test]

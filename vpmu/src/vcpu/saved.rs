@@ -38,6 +38,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             pmi: self.pmi,
             totals: self.totals(),
             turn: self.backing.rest_of_turn(),
+            levels: self.host().and_then(HostPmu::level_memory),
             events: events.collect(),
         })
     }
@@ -66,6 +67,9 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         let mut pmu = Self::new(model, host, rules);
         pmu.rules.check(&saved.rules)?;
         pmu.load_model(&saved)?;
+        if let (Some(levels), Some(placement)) = (saved.levels, pmu.backing.placement_mut()) {
+            placement.host_mut().set_level_memory(levels);
+        }
         pmu.open_saved(&saved)?;
         pmu.try_all(&saved)?;
         // From what the registers want, as after a write to all of them. The

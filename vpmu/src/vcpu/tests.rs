@@ -292,6 +292,7 @@ mod freeze;
 mod monitors;
 mod pmi;
 mod saved;
+mod saved_levels;
 mod twins;
 mod against_a_naive_model {
     //! A PMU that counts every event at once, and whose interrupt line is
