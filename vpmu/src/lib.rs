@@ -20,6 +20,6 @@ mod vcpu;
 pub mod x86;
 
 pub use vcpu::{
-    AttachError, CounterState, CounterView, EventFilter, FilterLists, MonitorView, Policy, Rules,
-    Times, Totals, VcpuPmu,
+    AttachError, CodesId, CounterState, CounterView, EventFilter, FilterLists, MonitorView, Policy,
+    Rules, Times, Totals, VcpuPmu,
 };

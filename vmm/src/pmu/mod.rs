@@ -163,8 +163,10 @@ impl PmuPlan {
         }
         // Of a sum, each part has codes of its own.
         let is_hardware = matches!(backing, Backing::Hardware(_) | Backing::Hybrid { .. });
-        let codes_match = is_hardware && host == Some(model.kind.vendor());
-        if filter != EventFilter::Architectural && !codes_match {
+        let codes_mean_the_same = is_hardware && host == Some(model.kind.vendor());
+        let codes =
+            codes_mean_the_same.then(|| model::host_codes(model.kind.vendor(), &backing.name()));
+        if filter != EventFilter::Architectural && codes.is_none() {
             log::warn!(
                 "--pmu filter=: nothing here counts by the codes of a guest of model {}: of those that are \
                  admitted, only the architectural events are counted",
@@ -177,7 +179,7 @@ impl PmuPlan {
             rules: Rules {
                 policy: asked.policy,
                 filter,
-                codes_match,
+                codes,
             },
             totals: Arc::default(),
             uncore: None,

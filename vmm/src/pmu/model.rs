@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use vpmu::CodesId;
 use vpmu::guest::{
     AmdVersion, ArchPerfmonConfig, ArchVersion, ConfigError, CoreType, ModelConfig, ModelKind,
     Shape,
@@ -39,6 +40,15 @@ fn offered(asked: &PmuConfig, kind: ModelKind, events: ArchEventSet) -> Shape {
         shape.fixed = shape.fixed.min(WITHOUT_REF_TSC);
     }
     shape
+
+/// Whose event codes the core PMU called `name` counts, on a host of `vendor`.
+pub(super) fn host_codes(vendor: Vendor, name: &str) -> CodesId {
+    let core_type = match name {
+        "cpu_core" => Some(CoreType::Core),
+        "cpu_atom" => Some(CoreType::Atom),
+        _ => None,
+    };
+    CodesId::new(vendor, core::arch::x86_64::__cpuid(1).eax, core_type)
 }
 
 /// Why no model can be had.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::guest::Identity;
+use crate::guest::{CoreType, Identity};
 use crate::host::{EventAttr, HostEvent, LevelMemory, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
@@ -10,7 +10,7 @@ use crate::units::Nanos;
 use crate::vcpu::Carried;
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
-use crate::{Policy, Times, Totals};
+use crate::{CodesId, Policy, Times, Totals};
 
 use super::RestoreError;
 use super::wire::{Reader, Writer};
@@ -45,8 +45,8 @@ pub(crate) struct Saved {
 pub(crate) struct SavedRules {
     /// How the counters share the host's.
     pub(crate) policy: Policy,
-    /// Whether the guest's codes mean the same on the host.
-    pub(crate) codes_match: bool,
+    /// Whose event codes the guest may use.
+    pub(crate) codes: Option<CodesId>,
     /// A checksum of the filter.
     pub(crate) filter: u32,
 }
@@ -72,7 +72,7 @@ impl Saved {
             Policy::Flexible => 0,
             Policy::Pinned => 1,
         });
-        w.byte(self.rules.codes_match.into());
+        write_codes(w, self.rules.codes);
         w.half(self.rules.filter);
         w.count(self.registers.len());
         for (msr, value) in &self.registers {
@@ -102,7 +102,7 @@ impl Saved {
                 1 => Policy::Pinned,
                 _ => return Err(RestoreError::Impossible("its policy")),
             },
-            codes_match: r.flag("its rule for codes")?,
+            codes: read_codes(r)?,
             filter: r.half()?,
         };
         let registers = (0..r.byte()?)
@@ -142,11 +142,51 @@ impl Saved {
     }
 }
 
-fn write_model(w: &mut Writer, model: &Identity) {
-    w.byte(match model.vendor {
+const fn number_of(vendor: Vendor) -> u8 {
+    match vendor {
         Vendor::Intel => 1,
         Vendor::Amd => 2,
+    }
+}
+
+const fn vendor_of(number: u8) -> Option<Vendor> {
+    match number {
+        1 => Some(Vendor::Intel),
+        2 => Some(Vendor::Amd),
+        _ => None,
+    }
+}
+
+fn write_codes(w: &mut Writer, codes: Option<CodesId>) {
+    w.byte(codes.map_or(0, |codes| number_of(codes.vendor)));
+    w.half(codes.map_or(0, |codes| codes.signature));
+    w.byte(match codes.and_then(|codes| codes.core_type) {
+        None => 0,
+        Some(CoreType::Core) => 1,
+        Some(CoreType::Atom) => 2,
     });
+}
+
+fn read_codes(r: &mut Reader<'_>) -> Result<Option<CodesId>, RestoreError> {
+    const WHAT: RestoreError = RestoreError::Impossible("its rule for codes");
+    let (vendor, signature) = (r.byte()?, r.half()?);
+    let core_type = match r.byte()? {
+        0 => None,
+        1 => Some(CoreType::Core),
+        2 => Some(CoreType::Atom),
+        _ => return Err(WHAT),
+    };
+    match (vendor, signature, core_type) {
+        (0, 0, None) => Ok(None),
+        _ => {
+            let vendor = vendor_of(vendor).ok_or(WHAT)?;
+            Ok(Some(CodesId::new(vendor, signature, core_type)))
+        }
+    }
+}
+
+fn write_model(w: &mut Writer, model: &Identity) {
+    w.byte(number_of(model.vendor));
     w.byte(model.version);
     w.byte(model.width);
     w.byte(model.metrics.into());
@@ -157,11 +197,8 @@ fn write_model(w: &mut Writer, model: &Identity) {
 
 /// Whether there is such a model is seen when it is compared with one.
 fn read_model(r: &mut Reader<'_>) -> Result<Identity, RestoreError> {
-    let vendor = match r.byte()? {
-        1 => Vendor::Intel,
-        2 => Vendor::Amd,
-        _ => return Err(RestoreError::Impossible("the vendor of its model")),
-    };
+    const NO_VENDOR: RestoreError = RestoreError::Impossible("the vendor of its model");
+    let vendor = vendor_of(r.byte()?).ok_or(NO_VENDOR)?;
     let (version, width) = (r.byte()?, r.byte()?);
     let metrics = r.flag("whether its model has metrics")?;
     let events = r.byte()?;

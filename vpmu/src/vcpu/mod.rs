@@ -36,7 +36,7 @@ use placement::Placement;
 
 pub(crate) use backing::Carried;
 pub use monitors::{AttachError, MonitorView};
-pub use rules::{EventFilter, FilterLists, Policy, Rules};
+pub use rules::{CodesId, EventFilter, FilterLists, Policy, Rules};
 pub use status::{CounterState, CounterView, Totals};
 pub use times::Times;
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::guest::{Demand, Encoding};
+use crate::guest::{CoreType, Demand, Encoding};
 use crate::host::{EventAttr, HostEvent};
 use crate::state::crc;
 use crate::x86::cpuid::Vendor;
@@ -128,6 +128,18 @@ impl EventFilter {
         }
     }
 
+    /// Whether a guest may count any event by its code.
+    pub(super) const fn admits_codes(&self) -> bool {
+        match self {
+            Self::Architectural => false,
+            Self::All => true,
+            // Codes, or all that is not denied.
+            Self::Lists(FilterLists { allow, .. }) => {
+                !allow.codes.is_empty() || allow.named.bits() == 0
+            }
+        }
+    }
+
     /// A number that other filters do not have, by all likelihood.
     pub(super) fn checksum(&self) -> u32 {
         let mut bytes = Vec::new();
@@ -156,6 +168,28 @@ impl EventFilter {
     }
 }
 
+/// Whose event codes a host's are: codes mean the same on CPUs for which this is
+/// the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodesId {
+    pub(crate) vendor: Vendor,
+    pub(crate) signature: u32,
+    pub(crate) core_type: Option<CoreType>,
+}
+
+impl CodesId {
+    /// Those of a CPU whose CPUID.01H:EAX is `signature` (family, model and
+    /// stepping), and on a hybrid one those of its CPUs of one type.
+    #[must_use]
+    pub const fn new(vendor: Vendor, signature: u32, core_type: Option<CoreType>) -> Self {
+        Self {
+            vendor,
+            signature,
+            core_type,
+        }
+    }
+}
+
 /// What the operator lets a guest's counters do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -163,9 +197,9 @@ pub struct Rules {
     pub policy: Policy,
     /// Which events they may count.
     pub filter: EventFilter,
-    /// Whether the guest's codes mean on the host what they mean in the guest:
-    /// both are of one vendor, and the host counts codes.
-    pub codes_match: bool,
+    /// Whose codes the host counts, if they mean there what they mean in the
+    /// guest: both are of one vendor. None: the guest has no event by its code.
+    pub codes: Option<CodesId>,
 }
 
 impl From<Policy> for Rules {
@@ -197,7 +231,7 @@ impl Rules {
             }) if !self.filter.admits(event.into()) => {
                 Demand::Denied(Encoding::Architectural(event))
             }
-            Demand::NotBacked(encoding) if self.codes_match => match encoding.raw() {
+            Demand::NotBacked(encoding) if self.codes.is_some() => match encoding.raw() {
                 Some((event, privilege)) if self.filter.admits(HostEvent::Raw(event)) => {
                     let event = HostEvent::Raw(event);
                     Demand::Event(EventAttr { event, privilege })
@@ -255,10 +289,10 @@ mod tests {
     fn codes_need_both_the_vendor_and_the_filter() {
         let sel = EventSel::from_bits(0x53_01d1);
         let demand = Demand::NotBacked(Encoding::Raw(sel));
-        let rules = |filter, codes_match| Rules {
+        let rules = |filter, has_codes: bool| Rules {
             policy: Policy::Flexible,
             filter,
-            codes_match,
+            codes: has_codes.then(|| CodesId::new(Vendor::Intel, 0x606a6, None)),
         };
         let judged = |r: Rules| r.judge(demand);
         assert_eq!(judged(rules(EventFilter::All, false)), demand);

@@ -132,7 +132,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         let event = carried.attr.event;
         let known = match event {
             HostEvent::Architectural(event) => model.events.contains(event),
-            HostEvent::Raw(_) => self.rules.codes_match,
+            HostEvent::Raw(_) => self.rules.codes.is_some(),
         };
         let pinned = self.rules.policy == Policy::Pinned;
         let error = carried.state == EventState::Error;
@@ -208,7 +208,8 @@ impl Rules {
     fn saved(&self) -> SavedRules {
         SavedRules {
             policy: self.policy,
-            codes_match: self.codes_match,
+            // What no filter admits has no meaning to keep.
+            codes: self.codes.filter(|_| self.filter.admits_codes()),
             filter: self.filter.checksum(),
         }
     }
@@ -217,11 +218,8 @@ impl Rules {
         let here = self.saved();
         let other = [
             ("policy", saved.policy != here.policy),
-            (
-                "meaning of raw events",
-                saved.codes_match != here.codes_match,
-            ),
             ("event filter", saved.filter != here.filter),
+            ("meaning of raw events", saved.codes != here.codes),
         ];
         match other.into_iter().find(|(_, differs)| *differs) {
             Some((what, _)) => Err(RestoreError::OtherRules(what)),

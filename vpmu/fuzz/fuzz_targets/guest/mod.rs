@@ -12,9 +12,10 @@ use vpmu::host::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadErro
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
 use vpmu::units::Count;
+use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::ArchEventSet;
 use vpmu::x86::msr::{Register, TABLE, decode};
-use vpmu::{EventFilter, Policy, Rules, VcpuPmu};
+use vpmu::{CodesId, EventFilter, Policy, Rules, VcpuPmu};
 
 /// A scripted PMU that the test keeps.
 #[derive(Clone, Debug)]
@@ -107,7 +108,7 @@ impl Setup {
             rules: Rules {
                 policy,
                 filter,
-                codes_match: all,
+                codes: all.then(|| CodesId::new(Vendor::Intel, 0x606a6, None)),
             },
             host_counters,
         }

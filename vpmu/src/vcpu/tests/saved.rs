@@ -2,10 +2,14 @@
 //! models and rules.
 
 use super::*;
-use crate::guest::{Model, ModelConfig, ModelKind};
+use crate::guest::{CoreType, Model, ModelConfig, ModelKind};
+use crate::host::HostEvent;
 use crate::state::RestoreError;
+use crate::x86::cpuid::Vendor;
+use crate::x86::event::RawEvent;
 
 const MS: u64 = 1_000_000;
+const ICE_LAKE: CodesId = CodesId::new(Vendor::Intel, 0x606a6, None);
 
 pub(super) type Any = VcpuPmu<Model, SimPmu>;
 
@@ -270,7 +274,7 @@ fn a_pinned_counter_in_error_ends_at_its_last_read() {
 fn what_is_not_counted_is_so_afterwards_and_noted_once() {
     let rules = || Rules {
         filter: EventFilter::All,
-        codes_match: true,
+        codes: Some(ICE_LAKE),
         ..Rules::default()
     };
     let mut pmu = Any::new(fresh("intel-v4"), sim(4), rules());
@@ -283,6 +287,54 @@ fn what_is_not_counted_is_so_afterwards_and_noted_once() {
     let states = |pmu: &Any| pmu.counters().map(|c| c.state).take(2).collect::<Vec<_>>();
     assert_eq!(states(&again), states(&pmu));
     assert!(matches!(states(&again)[1], CounterState::NotBacked(_)));
+}
+
+/// A code that means another event would be counts that are silently wrong; also
+/// of a guest that has none now and will choose one by the CPU that it was told of.
+#[test]
+fn event_codes_do_not_go_on_where_they_may_mean_other_events() {
+    let rules = |filter: &EventFilter, codes| Rules {
+        filter: filter.clone(),
+        codes,
+        ..Rules::default()
+    };
+    let code = HostEvent::Raw(RawEvent::of_event_sel(0x1d1));
+    let cycles = HostEvent::Architectural(ArchEvent::Cycles);
+    let lists = |allow: &[_], deny: &[_]| {
+        let lists = FilterLists::new(allow.iter().copied(), deny.iter().copied());
+        EventFilter::Lists(lists)
+    };
+    let others = [
+        CodesId::new(Vendor::Intel, 0x806f8, None), // Sapphire Rapids
+        CodesId::new(Vendor::Intel, 0x606a6, Some(CoreType::Atom)),
+        CodesId::new(Vendor::Amd, 0x606a6, None),
+    ];
+    for (filter, matters) in [
+        (EventFilter::All, true),
+        (lists(&[code, cycles], &[]), true),
+        (lists(&[], &[cycles]), true),
+        (lists(&[cycles], &[code]), false),
+        (EventFilter::Architectural, false),
+    ] {
+        for select in [0x53_01d1, CYCLES] {
+            let host = rules(&filter, Some(ICE_LAKE));
+            let mut pmu = Any::new(fresh("intel-v2"), sim(4), host);
+            pmu.wrmsr(SEL0, select).unwrap();
+            pmu.wrmsr(GLOBAL_CTRL, 1).unwrap();
+            let bytes = pmu.save();
+            let on = |codes| {
+                let rules = rules(&filter, codes);
+                Any::restore(fresh("intel-v2"), sim(4), rules, &bytes).err()
+            };
+            assert_eq!(on(Some(ICE_LAKE)), None, "{filter:?}");
+            let refused = RestoreError::OtherRules("meaning of raw events");
+            let expected = matters.then_some(refused);
+            assert_eq!(on(None), expected, "{filter:?}");
+            for other in others {
+                assert_eq!(on(Some(other)), expected, "{filter:?}, {other:?}");
+            }
+        }
+    }
 }
 
 /// Found by fuzzing: as on Linux, a counter that waits does so to the next
