@@ -1,14 +1,21 @@
 //! Bytes that are no state: each is a typed error.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use alloc::{format, vec};
 
-use super::{BODY_AT, CHECKSUM_AT, RestoreError, crc};
-use crate::guest::{Model, ModelConfig, ModelKind};
+use super::wire::{Reader, Writer};
+use super::{BODY_AT, CHECKSUM_AT, RestoreError, Saved, SavedEvent, SavedRules, crc};
+use crate::guest::{CoreType, Identity, Model, ModelConfig, ModelKind};
 use crate::host::software::{Khz, SoftwarePmu};
-use crate::ids::MsrIndex;
+use crate::host::{EventAttr, HostEvent, LevelMemory, Privilege};
+use crate::ids::{MsrIndex, Pmc, PmcSet};
+use crate::sched::EventState;
 use crate::units::Nanos;
-use crate::{Policy, VcpuPmu};
+use crate::vcpu::Carried;
+use crate::x86::cpuid::Vendor;
+use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
+use crate::{CodesId, Policy, Times, Totals, VcpuPmu};
 
 type Pmu = VcpuPmu<Model, SoftwarePmu>;
 
@@ -31,6 +38,128 @@ fn saved(name: &str) -> Vec<u8> {
     pmu.guest_ran(Nanos(1_000));
     pmu.save()
 }
+
+const fn event(pmc: Option<Pmc>, carried: Carried) -> SavedEvent {
+    let Some(pmc) = pmc else {
+        panic!("there is such a counter");
+    };
+    SavedEvent { pmc, carried }
+}
+
+/// A state no two numbers of which are the same.
+fn distinct() -> Saved {
+    let nanos = |enabled, running| Times {
+        enabled: Nanos(enabled),
+        running: Nanos(running),
+    };
+    let architectural = Carried {
+        attr: EventAttr {
+            event: ArchEvent::BranchMisses.into(),
+            privilege: Privilege {
+                user: true,
+                kernel: false,
+            },
+        },
+        state: EventState::Inactive,
+        count: 0x5152_5354_5556_5758,
+        times: nanos(0x3162_6364_6566_6768, 0x2172_7374_7576_7778),
+        taken: 0x8182_8384_8586_8788,
+        starved: true,
+    };
+    let raw = Carried {
+        attr: EventAttr {
+            event: HostEvent::Raw(RawEvent::of_event_sel(0x9_a984_cdef)),
+            privilege: Privilege {
+                user: false,
+                kernel: true,
+            },
+        },
+        state: EventState::Error,
+        count: 0x9192,
+        times: nanos(0xb1b2, 0xa1a2),
+        taken: 0xc1c2,
+        starved: false,
+    };
+    Saved {
+        model: Identity {
+            vendor: Vendor::Amd,
+            version: 3,
+            width: 47,
+            metrics: true,
+            events: ArchEventSet::ALL,
+            counters: PmcSet(0x1112_1314_1516_1718),
+            shown: PmcSet(0x2122_2324_2526_2728),
+        },
+        rules: SavedRules {
+            policy: Policy::Pinned,
+            codes: Some(CodesId::new(
+                Vendor::Intel,
+                0xd1d2_d3d4,
+                Some(CoreType::Atom),
+            )),
+            filter: 0xe1e2_e3e4,
+        },
+        registers: vec![
+            (MsrIndex(0x3132_3334), 0x4142_4344_4546_4748),
+            (MsrIndex(0x3536_3738), 0x494a_4b4c_4d4e_4f40),
+        ],
+        told: PmcSet(0xf1f2_f3f4_f5f6_f7f8),
+        armed: true,
+        pmi: false,
+        totals: Totals {
+            overflows: 0x0102_0304_0506_01,
+            skid: 0x02,
+            longest_skid: 0x03,
+            pmis: 0x04,
+            pmis_suppressed: 0x05,
+            troubles: 0x0a,
+            scaled_reads: 0x07,
+            pinned_errors: 0x08,
+            starved: 0x09,
+            rotations: 0x0b,
+            revocations: 0x0c,
+        },
+        turn: Some(Nanos(0x3a3b_3c3d_3e3f_4041)),
+        levels: Some(LevelMemory {
+            user_share: 0xfedc,
+            next: Nanos(0x0f_4243),
+            dice: 0xa9a8_a7a6,
+        }),
+        events: vec![event(Pmc::gp(5), architectural), event(Pmc::fixed(1), raw)],
+    }
+}
+
+/// The body as the module's documentation lays it out.
+#[test]
+fn every_number_has_its_place() {
+    let mut body = Writer::default();
+    distinct().write(&mut body);
+    let bytes = body.into_bytes();
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(text, LAYOUT.concat());
+    let mut reader = Reader::new(&bytes);
+    assert_eq!(Saved::read(&mut reader), Ok(distinct()));
+    assert_eq!(reader.end(), Ok(()));
+}
+
+const LAYOUT: [&str; 12] = [
+    "02032f01ff18171615141312112827262524232221", // model
+    "0101d4d3d2d102e4e3e2e1",                     // rules
+    "02",                                         // registers
+    "343332314847464544434241",
+    "38373635404f4e4d4c4b4a49",
+    "f8f7f6f5f4f3f2f10100", // told, armed, PMI
+    "0106050403020100020000000000000003000000000000000400000000000000\
+     05000000000000000a0000000000000007000000000000000800000000000000\
+     09000000000000000b000000000000000c00000000000000", // totals
+    "0141403f3e3d3c3b3a",   // turn
+    "01dcfe0000a6a7a8a943420f0000000000", // levels
+    "02",                   // events
+    "05010006000000000000000158575655545352516867666564636231\
+     7877767574737221888786858483828101",
+    "090201efcd84a909000000029291000000000000b2b1000000000000\
+     a2a1000000000000c2c100000000000000",
+];
 
 /// The checksum that belongs to the bytes.
 fn seal(bytes: &mut [u8]) {
