@@ -5,17 +5,35 @@
 //!  8  version, u32         20  body: model, rules, registers, interrupt,
 //! 12  length of the body       totals, turn, events
 //! ```
-//! Numbers are little-endian and have no padding between them.
+//! Numbers are little-endian and have no padding between them; a flag is a byte, 0
+//! or 1. The body is, in this order:
+//!
+//! | | |
+//! |---|---|
+//! | model | vendor u8 (1 Intel, 2 AMD), version u8, width u8, metrics flag, events u8, counters u64, shown counters u64 |
+//! | rules | policy u8 (0 flexible, 1 pinned), vendor of event codes u8 (0: none), their CPU's signature u32, its type u8 (0 none, 1 core, 2 atom), checksum of the filter u32 |
+//! | registers | how many u8; of each: index u32, value u64 |
+//! | interrupt | wraps that a PMI tells of u64, armed flag, PMI flag |
+//! | totals | eleven u64, in the order of [`Totals`](crate::Totals) |
+//! | turn | flag, nanoseconds that are left of it u64 |
+//! | samples of levels | flag, user mode's share of 65536 u32, dice u32, nanoseconds to the next u64 |
+//! | events | how many u8; of each, in the order of turns: slot of its counter u8, state u8 (0 off, 1 on, 2 in error), kind u8 (0 architectural, 1 raw), event u64, levels u8 (1 user, 2 kernel), count u64, nanoseconds enabled u64, running u64, what of the estimate was handed on u64, starved flag |
+//!
+//! Sets of counters have a bit for each, fixed ones from bit 32 on; slots are
+//! general-purpose counters, then fixed ones from 8 on. What a flag says is not
+//! there is 0. A test has every number in its place.
 //!
 //! **Versions.** A release writes the newest version that it knows, and reads
 //! that and every earlier one, for ever: each has its golden files in
 //! `tests/data/state`. A state of a later version is refused by its number. The
 //! first 20 bytes stay as they are in all versions. Whatever changes the body, a
-//! register that a model gains among it, is a new version.
+//! register that a model gains among it, is a new version; only before the first
+//! release that writes a version may it change in place.
 //!
 //! **What is no part of it.** Host events and what was found of the host's
-//! counters are made anew. A PMI that the owner has taken and not delivered is
-//! the owner's to save, as are LVTPC and the guest's CPUID.
+//! counters are made anew. The owner saves what it holds: a PMI that it has taken
+//! and not delivered, LVTPC, the guest's CPUID, and the DEBUGCTL of AMD guests,
+//! which stays with KVM.
 
 mod body;
 pub(crate) mod crc;
@@ -25,6 +43,8 @@ mod tests;
 mod wire;
 
 use alloc::vec::Vec;
+
+use crate::guest::Identity;
 
 pub(crate) use body::{Saved, SavedEvent, SavedRules};
 pub use error::RestoreError;
@@ -50,6 +70,17 @@ pub(crate) fn encode(saved: &Saved) -> Vec<u8> {
     bytes.extend(checksum.to_le_bytes());
     bytes.extend(body);
     bytes
+}
+
+/// Whose state the bytes are: the model that [`VcpuPmu::restore`] takes them
+/// with has this identity.
+///
+/// # Errors
+/// [`RestoreError`] if they hold no state that this release reads.
+///
+/// [`VcpuPmu::restore`]: crate::VcpuPmu::restore
+pub fn identity(bytes: &[u8]) -> Result<Identity, RestoreError> {
+    decode(bytes).map(|saved| saved.model)
 }
 
 /// The state that the bytes hold.

@@ -50,7 +50,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     }
 
     /// The PMU that [`VcpuPmu::save`] saved, on this host. `model` is of the same
-    /// kind and has the same numbers; the rules are the same.
+    /// kind and has the same numbers ([`state::identity`] tells which); the rules
+    /// are the same.
+    ///
+    /// On the vCPU's thread, before it runs: host events are opened here, and
+    /// those of [`host::linux`](crate::host) count the thread that opens them.
     ///
     /// Where the host has fewer counters than before, flexible ones take turns
     /// and pinned ones are refused.
@@ -75,12 +79,13 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         // From what the registers want, as after a write to all of them. The
         // events go on: what is in error stays there.
         pmu.wanted = pmu.enabled;
+        pmu.backing.carry_totals(&saved.totals);
         pmu.reconcile(pmu.model.counters(), PmcSet::EMPTY);
         pmu.armed = saved.armed;
         pmu.pmi = saved.pmi;
+        // What has no event here had none there: that trouble has been counted.
         pmu.totals = saved.totals;
         pmu.totals.troubles -= saved.totals.pinned_errors;
-        pmu.backing.carry_totals(&saved.totals);
         Ok(pmu)
     }
 

@@ -37,7 +37,7 @@ fn write(pmu: &mut Pmu, writes: &[(MsrIndex, u64)]) {
     }
 }
 
-fn states(pmu: &Pmu, n: usize) -> Vec<CounterState> {
+fn states<G: GuestPmu>(pmu: &VcpuPmu<G, SimPmu>, n: usize) -> Vec<CounterState> {
     pmu.counters().map(|c| c.state).take(n).collect()
 }
 

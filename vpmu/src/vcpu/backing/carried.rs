@@ -90,8 +90,12 @@ impl<H: HostPmu> Backing<H> {
     }
 
     /// Guest time to the next rotation, if an event waits for its turn. The
-    /// timer by itself runs on to its next expiry when nothing does any more.
+    /// timer by itself runs on to its next expiry when nothing does any more, and
+    /// for monitors while the guest's events are off the CPU.
     pub(in crate::vcpu) fn rest_of_turn(&self) -> Option<Nanos> {
+        if self.away {
+            return None;
+        }
         let mut events = self.events.iter().flatten();
         let waits = |e: &Tracked| self.sched.state(e.event) == Some(EventState::Inactive);
         events.any(waits).then_some(())?;

@@ -4,7 +4,8 @@
 use super::*;
 use crate::guest::{CoreType, Model, ModelConfig, ModelKind};
 use crate::host::HostEvent;
-use crate::state::RestoreError;
+use crate::ids::MonitorId;
+use crate::state::{self, RestoreError};
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::RawEvent;
 
@@ -183,6 +184,8 @@ fn a_counter_in_error_stays_so_until_the_guest_enables_it() {
 fn another_model_other_rules_and_a_host_that_cannot_count_it_are_refused() {
     let mut pmu = four_counters(4, Policy::Flexible, 0);
     let bytes = pmu.save();
+    assert_eq!(state::identity(&bytes), Ok(fresh("intel-v2").identity()));
+    assert_eq!(state::identity(&bytes[1..]), Err(RestoreError::Foreign));
     let error = Any::restore(fresh("intel-v3"), sim(4), Policy::Flexible, &bytes).unwrap_err();
     let text = alloc::string::ToString::to_string(&error);
     assert!(
@@ -284,9 +287,8 @@ fn what_is_not_counted_is_so_afterwards_and_noted_once() {
     let mut again = Any::restore(fresh("intel-v4"), sim(4), rules(), &bytes).unwrap();
     assert_eq!(again.save(), bytes);
     assert_eq!(again.totals(), pmu.totals());
-    let states = |pmu: &Any| pmu.counters().map(|c| c.state).take(2).collect::<Vec<_>>();
-    assert_eq!(states(&again), states(&pmu));
-    assert!(matches!(states(&again)[1], CounterState::NotBacked(_)));
+    assert_eq!(states(&again, 2), states(&pmu, 2));
+    assert!(matches!(states(&again, 2)[1], CounterState::NotBacked(_)));
 }
 
 /// A code that means another event would be counts that are silently wrong; also
@@ -335,6 +337,41 @@ fn event_codes_do_not_go_on_where_they_may_mean_other_events() {
             }
         }
     }
+}
+
+/// While the guest's PMU is disabled beside monitors, its counters are off the CPU
+/// and none waits: the timer that runs is the monitors'.
+#[test]
+fn the_turn_of_monitors_is_not_the_guests() {
+    let mut pmu = four_counters(2, Policy::Flexible, 0);
+    run_for(&mut pmu, MS, None);
+    assert_eq!(pmu.backing.rest_of_turn(), Some(Nanos(3 * MS)));
+    for i in 0..3 {
+        let id = MonitorId::new(i).unwrap();
+        pmu.attach(id, monitors::ATTR, Policy::Flexible).unwrap();
+    }
+    pmu.wrmsr(GLOBAL_CTRL, 0).unwrap();
+    run_for(&mut pmu, 2 * MS, None);
+    assert!(pmu.next_deadline().is_some(), "theirs");
+    assert_eq!(pmu.backing.rest_of_turn(), None);
+}
+
+/// What the old host refused and this one would count, but for a counter.
+#[test]
+fn trouble_of_a_restore_is_counted() {
+    let old = SimPmu::quiet(2, ArchEventSet::EMPTY.with(ArchEvent::Cycles));
+    let mut pmu = Any::new(fresh("intel-v2"), old, Policy::Pinned);
+    pmu.wrmsr(SEL0, CYCLES).unwrap();
+    pmu.wrmsr(SEL1, INSTRUCTIONS).unwrap();
+    pmu.wrmsr(GLOBAL_CTRL, 3).unwrap();
+    run_for(&mut pmu, MS, None);
+    assert_eq!((pmu.totals().pinned_errors, pmu.totals().troubles), (0, 1));
+    let pmu = restored(&mut pmu, 1, Policy::Pinned).unwrap();
+    assert_eq!(
+        states(&pmu, 2),
+        [CounterState::Counting, CounterState::Error]
+    );
+    assert_eq!((pmu.totals().pinned_errors, pmu.totals().troubles), (1, 2));
 }
 
 /// Found by fuzzing: as on Linux, a counter that waits does so to the next
