@@ -23,9 +23,13 @@ impl Dice {
 #[derive(Clone, Copy)]
 struct Driver {
     model: &'static str,
-    ctrl: MsrIndex,
-    status: MsrIndex,
-    clear: MsrIndex,
+    /// Control, status, and what clears it, of a PMU that has them.
+    globals: Option<[MsrIndex; 3]>,
+    counters: u32,
+    /// Bits of a counter.
+    width: u32,
+    /// The longest period that can be written.
+    longest: u64,
     /// First select and first counter, and how far apart.
     first: (u32, u32, u32),
     cycles: u64,
@@ -34,22 +38,45 @@ struct Driver {
 
 const INTEL: Driver = Driver {
     model: "intel-v2",
-    ctrl: GLOBAL_CTRL,
-    status: GLOBAL_STATUS,
-    clear: GLOBAL_OVF_CTRL,
+    globals: Some([GLOBAL_CTRL, GLOBAL_STATUS, GLOBAL_OVF_CTRL]),
+    counters: 4,
+    width: 48,
+    longest: 1 << 47,
     first: (0x186, 0x4c1, 1),
     cycles: CYCLES,
     instructions: INSTRUCTIONS,
 };
 const AMD: Driver = Driver {
     model: "amd-v2",
-    ctrl: AMD_GLOBAL_CTL,
-    status: AMD_GLOBAL_STATUS,
-    clear: AMD_GLOBAL_STATUS_CLR,
+    globals: Some([AMD_GLOBAL_CTL, AMD_GLOBAL_STATUS, AMD_GLOBAL_STATUS_CLR]),
     first: (0xc001_0200, 0xc001_0201, 2),
     cycles: 0x53_0076,
     instructions: 0x53_00c0,
+    ..INTEL
 };
+/// Before status registers, a driver looks which counters are not negative.
+const WITHOUT_STATUS: [Driver; 3] = [
+    Driver {
+        model: "intel-v1",
+        globals: None,
+        counters: 2,
+        width: 40,
+        longest: 1 << 31,
+        first: (0x186, 0xc1, 1),
+        ..INTEL
+    },
+    Driver {
+        model: "amd-k7",
+        globals: None,
+        first: (0xc001_0000, 0xc001_0004, 1),
+        ..AMD
+    },
+    Driver {
+        model: "amd-core",
+        globals: None,
+        ..AMD
+    },
+];
 
 /// What happens to one of the twins.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -192,77 +219,117 @@ impl Twins {
         self.handle();
     }
 
-    /// What Linux's handler does (guest-contract §1.3); frequencies are adjusted.
+    fn counters(&self) -> impl Iterator<Item = u32> + use<> {
+        0..self.driver.counters
+    }
+
+    fn reload(&mut self, i: u32, period: u64) {
+        let value = (1 << self.driver.width) - period;
+        self.write(self.counter(i), value);
+    }
+
+    /// What Linux's handlers do (guest-contract §1.3, §3.3); frequencies are
+    /// adjusted.
     fn handle(&mut self) {
-        let Driver {
-            ctrl,
-            status: status_msr,
-            clear,
-            ..
-        } = self.driver;
-        self.write(ctrl, 0);
-        let status = self.read(status_msr);
+        let status = match self.driver.globals {
+            Some([ctrl, status, clear]) => {
+                self.write(ctrl, 0);
+                let found = self.read(status);
+                self.write(clear, found);
+                found
+            }
+            None => self.positive(),
+        };
         self.pmis.push(status);
-        self.write(clear, status);
-        for i in (0..4).filter(|i| status >> i & 1 == 1) {
+        for i in self.counters().filter(|i| status >> i & 1 == 1) {
             self.rdpmc(i);
             let period = 20_000 + self.dice.roll(100_000);
-            self.write(self.counter(i), MASK + 1 - period);
+            self.reload(i, period);
         }
-        assert_eq!(self.read(status_msr), 0, "G-104");
-        self.write(ctrl, 0xf);
+        if let Some([ctrl, status, _]) = self.driver.globals {
+            assert_eq!(self.read(status), 0, "G-104");
+            self.write(ctrl, 0xf);
+        }
+    }
+
+    /// The counters that are on and not negative.
+    fn positive(&mut self) -> u64 {
+        let mut positive = 0;
+        for i in self.counters() {
+            let on = self.read(self.sel(i)) >> 22 & 1 == 1;
+            positive |= u64::from(on && !self.is_negative(i)) << i;
+        }
+        positive
+    }
+
+    fn is_negative(&mut self, i: u32) -> bool {
+        self.rdpmc(i) >> (self.driver.width - 1) & 1 == 1
+    }
+
+    fn control(&mut self, value: u64) {
+        if let Some([ctrl, ..]) = self.driver.globals {
+            self.write(ctrl, value);
+        }
     }
 
     /// The task goes and comes back (guest-contract §1.3).
     fn switch(&mut self) {
-        let ctrl = self.driver.ctrl;
-        let sels = [0, 1, 2].map(|i| self.read(self.sel(i)));
-        self.write(ctrl, 0);
-        for (i, sel) in (0..).zip(sels) {
+        let sels: Vec<_> = self.counters().map(|i| self.read(self.sel(i))).collect();
+        // One counts on, if the PMU has a way to stop all.
+        let kept = if self.driver.globals.is_some() { 1 } else { 0 };
+        let switched = || (0..).zip(&sels).take(sels.len() - kept);
+        self.control(0);
+        for (i, sel) in switched() {
             self.write(self.sel(i), sel & !(1 << 22));
             self.rdpmc(i);
         }
-        self.write(ctrl, 0xf);
+        self.control(0xf);
         self.run();
-        self.write(ctrl, 0);
-        for (i, sel) in (0..).zip(sels) {
-            self.write(self.sel(i), sel);
+        self.control(0);
+        for (i, sel) in switched() {
+            // Where no status is left of a PMI that was dropped, this is what
+            // has a counter sample again.
+            if self.driver.globals.is_none() && !self.is_negative(i) {
+                self.reload(i, 60_000);
+            }
+            self.write(self.sel(i), *sel);
         }
-        self.write(ctrl, 0xf);
+        self.control(0xf);
     }
 
-    /// Two counters sample, two only count.
+    /// Half of the counters sample, the others only count.
     fn record(&mut self) {
         let Driver {
-            ctrl,
             cycles,
             instructions,
+            longest,
             ..
         } = self.driver;
-        self.write(ctrl, 0);
-        for (i, code) in (0..).zip([cycles, instructions, cycles, instructions]) {
-            let period = if i < 2 { 50_000 } else { 1 << 47 };
-            self.write(self.sel(i), code);
-            self.write(self.counter(i), MASK + 1 - period);
+        self.control(0);
+        for i in self.counters() {
+            let samples = i < self.driver.counters / 2;
+            self.reload(i, if samples { 50_000 } else { longest });
+            self.write(self.sel(i), [cycles, instructions][i as usize % 2]);
         }
-        self.write(ctrl, 0xf);
+        self.control(0xf);
         while self.restored < 1_000 {
             self.run();
             match self.dice.roll(20) {
                 0 => self.switch(),
-                1..4 => {
-                    for i in 0..4 {
-                        self.rdpmc(i);
-                    }
-                }
+                1..4 => self.counters().for_each(|i| {
+                    self.rdpmc(i);
+                }),
                 _ => {}
             }
         }
-        for i in 0..4 {
+        for i in self.counters() {
             self.rdpmc(i);
         }
         assert_eq!(self.saved.totals(), self.kept.totals());
-        assert!(self.pmis.len() > 100, "{} PMIs", self.pmis.len());
+        let model = self.driver.model;
+        assert!(self.pmis.len() > 100, "{model}: {} PMIs", self.pmis.len());
+        let told = self.pmis.iter().filter(|status| **status != 0).count();
+        assert!(told > 100, "{model}: {told} PMIs told of something");
         let seen = self.seen;
         assert!(seen.iter().all(|times| *times > 10), "saved at {seen:?}");
     }
@@ -272,6 +339,9 @@ fn all_of(fate: Fate) {
     for policy in [Policy::Flexible, Policy::Pinned] {
         Twins::new(fate, INTEL, policy).record();
         Twins::new(fate, AMD, policy).record();
+        for driver in WITHOUT_STATUS {
+            Twins::new(fate, driver, policy).record();
+        }
         let v4 = Driver {
             model: "intel-v4",
             ..INTEL
