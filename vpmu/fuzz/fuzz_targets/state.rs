@@ -6,25 +6,86 @@ mod guest;
 
 use guest::{Host, Pmu, Setup, check, check_register, same};
 use libfuzzer_sys::fuzz_target;
+use vpmu::VcpuPmu;
+use vpmu::guest::{GuestPmu, Model};
+use vpmu::host::Level;
+use vpmu::host::software::{Khz, SoftwarePmu};
 use vpmu::ids::MsrIndex;
 use vpmu::units::Nanos;
 use vpmu::x86::event::ArchEvent;
+
+type Clocked = VcpuPmu<Model, SoftwarePmu>;
 
 fuzz_target!(|data: &[u8]| {
     let Some(([how, model, rest], bytes)) = data.split_first_chunk::<3>() else {
         return;
     };
-    let setup = Setup::of([*model, *rest]);
+    if how & 0x80 != 0 {
+        on_a_clock([*model, *rest], *how, bytes);
+        return;
+    }
+    let mut setup = Setup::of([*model, *rest]);
     let bytes = match how % 4 {
         0 => bytes.to_vec(),
         1 => with_header(bytes),
         _ => patched(&setup, *how, bytes),
     };
+    let identity = vpmu::state::identity(&bytes);
+    // On another host, if so.
+    setup.host_counters = match how >> 3 & 7 {
+        0 => setup.host_counters,
+        few => usize::from(few),
+    };
     match setup.restore(&bytes) {
         Err(error) => assert!(error.to_string().contains("accepted: "), "{error}"),
-        Ok((pmu, host)) => use_it(&setup, pmu, &host),
+        Ok((pmu, host)) => {
+            assert_eq!(identity, Ok(pmu.model().identity()));
+            use_it(&setup, pmu, &host);
+        }
     }
 });
+
+/// A state of a PMU on a clock, with some bytes changed.
+fn on_a_clock(setup: [u8; 2], how: u8, patches: &[u8]) {
+    let Setup { model, rules, .. } = Setup::with_events(setup, SoftwarePmu::SUPPORTED);
+    let host = || SoftwarePmu::new(Khz(2_500_000));
+    let restore = |bytes: &[u8]| Clocked::restore(model.clone(), host(), rules.clone(), bytes);
+    let mut pmu = Clocked::new(model.clone(), host(), rules.clone());
+    for (select, ctrl) in [(0x186, 0x38f), (0xc001_0000, 0xc000_0301)] {
+        for (i, levels) in (0..).zip([0x51_0000, 0x52_0000, 0x53_0000]) {
+            let code = if select == 0x186 { 0x3c } else { 0x76 };
+            let _ = pmu.wrmsr(MsrIndex(select + i), levels | code);
+        }
+        let _ = pmu.wrmsr(MsrIndex(ctrl), 7);
+    }
+    run_clocked(&mut pmu, how & 4 != 0);
+    let mut body = pmu.save().split_off(20);
+    patch(&mut body, patches);
+    let Ok(mut pmu) = restore(&with_header(&body)) else {
+        return;
+    };
+    run_clocked(&mut pmu, how & 8 != 0);
+    for bytes in [pmu.save(), pmu.save()] {
+        match restore(&bytes) {
+            Ok(mut again) => same(&bytes, &again.save()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Samples come when they are asked for.
+fn run_clocked(pmu: &mut Clocked, user: bool) {
+    for _ in 0..9 {
+        let step = pmu
+            .next_deadline()
+            .map_or(1_000_000, |d| d.0.clamp(1, 1_000_000));
+        pmu.guest_ran(Nanos(step));
+        if pmu.wants_level() {
+            pmu.guest_was_at(if user { Level::User } else { Level::Kernel });
+        }
+        pmu.poll();
+    }
+}
 
 /// A body with the header that belongs to it.
 fn with_header(body: &[u8]) -> Vec<u8> {
@@ -46,11 +107,15 @@ fn patched(setup: &Setup, how: u8, patches: &[u8]) -> Vec<u8> {
     let (mut pmu, host) = setup.pmu();
     busy(&mut pmu, &host, how & 4 != 0);
     let mut body = pmu.save().split_off(20);
+    patch(&mut body, patches);
+    with_header(&body)
+}
+
+fn patch(body: &mut [u8], patches: &[u8]) {
     for [low, high, value] in patches.as_chunks::<3>().0 {
         let at = usize::from(u16::from_le_bytes([*low, *high])) % body.len();
         body[at] = *value;
     }
-    with_header(&body)
 }
 
 /// Counters count, one wraps.

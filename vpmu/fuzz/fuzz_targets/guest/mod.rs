@@ -8,14 +8,14 @@ use vpmu::guest::{
     ArchPerfmon, ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind,
 };
 use vpmu::host::sim::SimPmu;
-use vpmu::host::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
+use vpmu::host::{EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
 use vpmu::units::Count;
 use vpmu::x86::cpuid::Vendor;
-use vpmu::x86::event::ArchEventSet;
+use vpmu::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 use vpmu::x86::msr::{Register, TABLE, decode};
-use vpmu::{CodesId, EventFilter, Policy, Rules, VcpuPmu};
+use vpmu::{CodesId, EventFilter, FilterLists, Policy, Rules, VcpuPmu};
 
 /// A scripted PMU that the test keeps.
 #[derive(Clone, Debug)]
@@ -66,25 +66,30 @@ pub struct Setup {
 
 impl Setup {
     /// From two bytes: any model, any rules, hosts with few and with many counters.
-    pub fn of([model, rest]: [u8; 2]) -> Self {
+    pub fn of(bytes: [u8; 2]) -> Self {
+        Self::with_events(bytes, ArchEventSet::ALL)
+    }
+
+    /// The same; the model has `events`.
+    pub fn with_events([model, rest]: [u8; 2], events: ArchEventSet) -> Self {
         let kinds = ModelKind::ALL;
         let model = match usize::from(model) % (kinds.len() + 3) {
             i if i < kinds.len() => {
-                let config = ModelConfig::new(kinds[i], kinds[i].shape(), ArchEventSet::ALL);
+                let config = ModelConfig::new(kinds[i], kinds[i].shape(), events);
                 Model::new(config.expect("its own shape"))
             }
             8 => Model::Intel(ArchPerfmon::new(ArchPerfmonConfig::hybrid(
                 CoreType::Core,
-                ArchEventSet::ALL,
+                events,
             ))),
             9 => Model::Intel(ArchPerfmon::new(ArchPerfmonConfig::hybrid(
                 CoreType::Atom,
-                ArchEventSet::ALL,
+                events,
             ))),
             _ => {
                 let mut shape = kinds[3].shape();
                 (shape.gp, shape.fixed, shape.width) = (2, 1, 32);
-                let few = ModelConfig::new(kinds[3], shape, ArchEventSet::ALL);
+                let few = ModelConfig::new(kinds[3], shape, events);
                 Model::new(few.expect("within the limits"))
             }
         };
@@ -94,10 +99,17 @@ impl Setup {
             Policy::Pinned
         };
         let all = rest & 2 != 0;
-        let filter = if all {
-            EventFilter::All
-        } else {
-            EventFilter::Architectural
+        let filter = match (all, rest & 0x20 != 0) {
+            (_, true) => EventFilter::Lists(FilterLists::new(
+                [
+                    ArchEvent::Cycles.into(),
+                    ArchEvent::Instructions.into(),
+                    HostEvent::Raw(RawEvent::of_event_sel(0x1d1)),
+                ],
+                [ArchEvent::LlcMisses.into()],
+            )),
+            (true, false) => EventFilter::All,
+            (false, false) => EventFilter::Architectural,
         };
         let host_counters = match rest >> 2 & 7 {
             7 => 12,
