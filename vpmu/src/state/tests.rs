@@ -46,8 +46,8 @@ const fn event(pmc: Option<Pmc>, carried: Carried) -> SavedEvent {
     SavedEvent { pmc, carried }
 }
 
-/// A state no two numbers of which are the same.
-fn distinct() -> Saved {
+/// Two events that differ in everything.
+fn two_events() -> Vec<SavedEvent> {
     let nanos = |enabled, running| Times {
         enabled: Nanos(enabled),
         running: Nanos(running),
@@ -80,6 +80,11 @@ fn distinct() -> Saved {
         taken: 0xc1c2,
         starved: false,
     };
+    vec![event(Pmc::gp(5), architectural), event(Pmc::fixed(1), raw)]
+}
+
+/// A state no two numbers of which are the same.
+fn distinct() -> Saved {
     Saved {
         model: Identity {
             vendor: Vendor::Amd,
@@ -107,7 +112,7 @@ fn distinct() -> Saved {
         armed: true,
         pmi: false,
         totals: Totals {
-            overflows: 0x0102_0304_0506_01,
+            overflows: 0x0001_0203_0405_0601,
             skid: 0x02,
             longest_skid: 0x03,
             pmis: 0x04,
@@ -125,7 +130,7 @@ fn distinct() -> Saved {
             next: Nanos(0x0f_4243),
             dice: 0xa9a8_a7a6,
         }),
-        events: vec![event(Pmc::gp(5), architectural), event(Pmc::fixed(1), raw)],
+        events: two_events(),
     }
 }
 
