@@ -40,6 +40,7 @@ fn offered(asked: &PmuConfig, kind: ModelKind, events: ArchEventSet) -> Shape {
         shape.fixed = shape.fixed.min(WITHOUT_REF_TSC);
     }
     shape
+}
 
 /// Whose event codes the core PMU called `name` counts, on a host of `vendor`.
 pub(super) fn host_codes(vendor: Vendor, name: &str) -> CodesId {

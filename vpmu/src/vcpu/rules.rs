@@ -316,7 +316,7 @@ mod tests {
         let config = ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL).unwrap();
         let rules = Rules {
             filter: EventFilter::Lists(lists),
-            codes_match: true,
+            codes: Some(CodesId::new(Vendor::Intel, 0x606a6, None)),
             ..Rules::default()
         };
         let host = SimPmu::new(4, ArchEventSet::ALL);
