@@ -75,7 +75,7 @@ pub(crate) fn all() -> [Scenario; 3] {
             raw(RAW),
             raw(RAW_AMD),
         ],
-        [ArchEvent::LlcMisses.into(), raw(0xc0)],
+        [ArchEvent::LlcMisses.into(), raw(0xc2)],
     );
     [
         Scenario {
