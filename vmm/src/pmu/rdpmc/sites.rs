@@ -1,0 +1,87 @@
+//! One vCPU's view of the rewritten places.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::paging::Paging;
+use super::rewriter::{Known, Rewriter};
+use super::{UserAccess, Verdict};
+use crate::kvm::{KvmError, Vcpu};
+
+/// One vCPU's view of the rewritten places: reading it takes no lock.
+#[derive(Debug)]
+pub(in crate::pmu) struct Sites {
+    pub(super) rewriter: Arc<Rewriter>,
+    pub(super) known: Arc<Known>,
+    scans: usize,
+}
+
+impl Sites {
+    /// The places that `rewriter` keeps.
+    #[must_use]
+    pub(in crate::pmu) fn new(rewriter: Arc<Rewriter>) -> Self {
+        Self {
+            rewriter,
+            known: Arc::default(),
+            scans: 0,
+        }
+    }
+
+    /// Whether the text around `rip` has been scanned, and how it ended.
+    pub(in crate::pmu) fn verdict(&mut self, rip: u64) -> Option<Verdict> {
+        self.refresh();
+        self.known.verdict(rip)
+    }
+
+    /// Scans the text around `rip`, if nobody has yet.
+    pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64, idt: u64) -> Verdict {
+        self.rewriter.cover(paging, rip, idt);
+        // The scan always covers `rip` itself.
+        self.verdict(rip).unwrap_or(Verdict::Unserved)
+    }
+
+    /// To be called when a driver comes up at `rip`: the text around it may be
+    /// another kernel's than before.
+    pub(in crate::pmu) fn driver_comes_up(&mut self, vcpu: &Vcpu, rip: u64) {
+        if self.verdict(rip).is_some()
+            && let Some(controls) = vcpu.controls()
+        {
+            self.rewriter.forget_replaced(controls.paging, rip);
+        }
+    }
+
+    /// Whether the instruction at `rip` is a rewritten RDPMC.
+    pub(in crate::pmu) fn contains(&mut self, rip: u64) -> bool {
+        self.refresh();
+        self.known.sites.contains(&rip)
+    }
+
+    /// Takes CR4.PCE away from a vCPU whose RDPMC in user mode would be silent
+    /// (rule G-508). To be called where counters are started.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(in crate::pmu) fn take_pce(&mut self, vcpu: &Vcpu) -> Result<(), KvmError> {
+        if !self.watches_pce() {
+            return Ok(());
+        }
+        let cr4 = vcpu.controls().map(|controls| controls.cr4);
+        match cr4.and_then(|cr4| self.rewriter.access.taken(cr4)) {
+            Some(cr4) => vcpu.set_cr4(cr4),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether CR4.PCE has to be looked at from time to time while counters run.
+    pub(in crate::pmu) fn watches_pce(&self) -> bool {
+        self.rewriter.access == UserAccess::Answered && !self.known.gates.is_empty()
+    }
+
+    pub(super) fn refresh(&mut self) {
+        let scans = self.rewriter.scans.load(Ordering::Acquire);
+        if scans != self.scans {
+            self.known = self.rewriter.current();
+            self.scans = scans;
+        }
+    }
+}
