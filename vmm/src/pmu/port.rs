@@ -165,8 +165,7 @@ impl PmuPort {
     fn counter_is_written(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) {
         static LIMIT: RateLimit = RateLimit::new();
         if self.is_counter_test(index, value) {
-            let rip = vcpu.instruction_pointer();
-            self.sites.driver_comes_up(vcpu, rip);
+            self.sites.driver_comes_up(vcpu);
             self.lost_reads.forgive();
         }
         if self.lost_reads.written() && LIMIT.allow().is_some() {
@@ -347,7 +346,10 @@ impl PmuPort {
 
     /// User code must not read a silent 0 (G-508).
     fn take_pce(&mut self, vcpu: &Vcpu) {
-        if let Err(error) = self.sites.take_pce(vcpu) {
+        static LIMIT: RateLimit = RateLimit::new();
+        if let Err(error) = self.sites.take_pce(vcpu)
+            && LIMIT.allow().is_some()
+        {
             log::error!(
                 "pmu: vCPU {}: RDPMC in user mode reads 0: {error}",
                 self.vcpu

@@ -2,13 +2,11 @@
 //!
 //! SDM vol. 3A, "64-Bit Mode Stack Frame".
 
-use super::gate::Gate;
+use super::gate::{Gate, IRETQ};
+use super::pattern::RDPMC;
 use super::virt::Virtual;
 use crate::kvm::Registers;
 
-/// RDPMC's length.
-const RDPMC_LEN: u64 = 2;
-const RDPMC: [u8; 2] = [0x0f, 0x33];
 const RFLAGS_RF: u64 = 1 << 16;
 const WORD: u64 = 8;
 
@@ -45,12 +43,13 @@ impl Frame {
         self.cs & 3 != 0
     }
 
-    /// Whether RDPMC, and nothing else, faulted there.
-    pub(super) fn is_rdpmc(&self, guest: Virtual<'_>) -> bool {
-        self.error == 0 && guest.code(self.rip) == Some(RDPMC)
+    /// The instruction, if its fault may be that of a RDPMC, which has no selector
+    /// to tell.
+    pub(super) fn instruction(&self, guest: Virtual<'_>) -> Option<[u8; RDPMC.len()]> {
+        (self.error == 0).then(|| guest.code(self.rip))?
     }
 
-    /// The registers with which the guest goes on behind the RDPMC, whose result
+    /// The registers with which the guest goes on behind the instruction, whose result
     /// is `value` (G-506). `None` if it cannot: nothing is changed then.
     ///
     /// User code is gone back to by an IRETQ of the kernel's, as its stack and
@@ -63,7 +62,10 @@ impl Frame {
         registers: Registers,
         value: u64,
     ) -> Option<Registers> {
-        let (rip, rflags) = (self.rip.checked_add(RDPMC_LEN)?, self.rflags & !RFLAGS_RF);
+        let (rip, rflags) = (
+            self.rip.checked_add(RDPMC.len() as u64)?,
+            self.rflags & !RFLAGS_RF,
+        );
         let result = Registers {
             rax: value & 0xffff_ffff,
             rdx: value >> 32,
@@ -77,7 +79,7 @@ impl Frame {
                 ..result
             });
         }
-        let [_, _]: [u8; 2] = guest.code(gate.iretq)?;
+        (guest.code(gate.iretq)? == IRETQ).then_some(())?;
         guest.set_word(self.at.checked_add(WORD)?, rip)?;
         guest.set_word(self.at.checked_add(3 * WORD)?, rflags)?;
         Some(Registers {
@@ -89,7 +91,7 @@ impl Frame {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::super::gate::tests::{IDT, guest, virt};
@@ -97,14 +99,14 @@ mod tests {
     use super::*;
 
     const LINUX: [u8; 8] = [0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3];
-    const STACK: u64 = 0xffff_fe00_0001_0000;
-    const USER: u64 = 0x40_0ffe;
-    const KERNEL: u64 = 0xffff_ffff_8100_0100;
+    pub(in super::super) const STACK: u64 = 0xffff_fe00_0001_0000;
+    pub(in super::super) const USER: u64 = 0x40_0ffe;
+    pub(in super::super) const KERNEL: u64 = 0xffff_ffff_8100_0100;
     const USER_STACK: u64 = 0x7fff_0000_1238;
 
     /// RDPMC at the end of a page of user text and in the kernel's, and a frame
     /// on the stack.
-    fn with_frame(frame: [u64; 6]) -> (Guest, Gate) {
+    pub(in super::super) fn with_frame(frame: [u64; 6]) -> (Guest, Gate) {
         let mut guest = guest(&LINUX);
         guest.map(STACK, 0x40_1000, 0, true);
         guest.map(USER & !0xfff, 0x40_2000, 0, false);
@@ -118,7 +120,7 @@ mod tests {
         (guest, gate)
     }
 
-    fn registers() -> Registers {
+    pub(in super::super) fn registers() -> Registers {
         Registers {
             rax: u64::MAX,
             rcx: 0x4000_0001,
@@ -136,7 +138,7 @@ mod tests {
     fn user_code_goes_on_behind_it_by_iretq() {
         let (guest, gate) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
         let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
-        assert!(frame.is_user() && frame.is_rdpmc(virt(&guest)));
+        assert!(frame.is_user() && frame.instruction(virt(&guest)) == Some(RDPMC));
         let after = frame.skip(virt(&guest), &gate, registers(), VALUE).unwrap();
         let expected = Registers {
             rax: 0x89ab_cdef,
@@ -157,7 +159,7 @@ mod tests {
         let stack = STACK + 0xf38;
         let (guest, gate) = with_frame([0, KERNEL, 0x10, 0x1_0046, stack, 0x18]);
         let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
-        assert!(!frame.is_user() && frame.is_rdpmc(virt(&guest)));
+        assert!(!frame.is_user() && frame.instruction(virt(&guest)) == Some(RDPMC));
         let after = frame.skip(virt(&guest), &gate, registers(), VALUE).unwrap();
         assert_eq!(
             (after.rip, after.rsp, after.rflags),
@@ -176,7 +178,7 @@ mod tests {
         ] {
             let (guest, _) = with_frame(frame);
             let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
-            assert!(!frame.is_rdpmc(virt(&guest)), "{frame:x?}");
+            assert!(frame.instruction(virt(&guest)) != Some(RDPMC), "{frame:x?}");
         }
     }
 

@@ -18,12 +18,12 @@ const LEN: usize = 3;
 const OUT_LEN: u64 = 2;
 
 /// What Linux begins its #GP entry with, behind ENDBR64: CLAC, or as many NOPs
-/// on a CPU without SMAP; then CLD.
+/// on a CPU without SMAP.
 const BEGINNINGS: [[u8; LEN]; 3] = [CLAC, [0x90; LEN], [0x0f, 0x1f, 0x00]];
 const CLAC: [u8; LEN] = [0x0f, 0x01, 0xca];
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 const CLD: u8 = 0xfc;
-const IRETQ: [u8; 2] = [0x48, 0xcf];
+pub(super) const IRETQ: [u8; 2] = [0x48, 0xcf];
 
 const GP_VECTOR: u64 = 13;
 const DESCRIPTOR_LEN: u64 = 16;
@@ -44,17 +44,11 @@ impl Gate {
     /// Looks at the entry that the interrupt table at `idt` has for #GP; `None`
     /// if it is not Linux's.
     pub(super) fn find(guest: Virtual<'_>, idt: u64) -> Option<Self> {
-        let entry = entry(guest, idt)?;
-        let hook = if guest.code(entry)? == ENDBR64 {
-            entry.checked_add(ENDBR64.len() as u64)?
-        } else {
-            entry
-        };
-        let [a, b, c, next]: [u8; 4] = guest.code(hook)?;
-        let original = [a, b, c];
+        let hook = hook(guest, idt)?;
+        let original = guest.code(hook)?;
         // One store must change all three bytes.
         let in_one_word = hook % 8 + LEN as u64 <= 8;
-        let is_linux = next == CLD && BEGINNINGS.contains(&original);
+        let is_linux = BEGINNINGS.contains(&original) && goes_on_as_linux(guest, hook).is_some();
         (in_one_word && is_linux).then_some(())?;
         Some(Self {
             hook,
@@ -101,6 +95,35 @@ impl Gate {
             rflags
         };
         (self.hook + LEN as u64, rflags)
+    }
+}
+
+/// Where the doorbell of the interrupt table at `idt` belongs: the begin of its
+/// #GP entry, behind ENDBR64.
+pub(super) fn hook(guest: Virtual<'_>, idt: u64) -> Option<u64> {
+    let entry = entry(guest, idt)?;
+    if guest.code(entry)? == ENDBR64 {
+        entry.checked_add(ENDBR64.len() as u64)
+    } else {
+        Some(entry)
+    }
+}
+
+/// CLD, or, in kernels whose `error_entry` has that, the call of it: neither asks
+/// for more of the bytes before it than RFLAGS.AC.
+fn goes_on_as_linux(guest: Virtual<'_>, hook: u64) -> Option<()> {
+    const CALL: u8 = 0xe8;
+    const CALL_LEN: u64 = 5;
+    let next = hook.checked_add(LEN as u64)?;
+    match guest.code(next)? {
+        [CLD] => Some(()),
+        [CALL] => {
+            let distance = i32::from_le_bytes(guest.code(next.checked_add(1)?)?);
+            let behind = next.checked_add(CALL_LEN)?;
+            let [_] = guest.code(behind.wrapping_add_signed(distance.into()))?;
+            Some(())
+        }
+        [_] => None,
     }
 }
 
@@ -159,7 +182,8 @@ pub(super) mod tests {
         }
     }
 
-    /// The entries of both kernels, with SMAP and without (guest-contract §5.6).
+    /// The entries of both kernels, with SMAP and without (guest-contract §5.6), and
+    /// that of a kernel whose `error_entry` has the CLD.
     #[test]
     fn linux_entries_get_a_doorbell_and_keep_the_rest() {
         const AC_AND_MORE: u64 = RFLAGS_AC | 0x10002;
@@ -167,6 +191,12 @@ pub(super) mod tests {
             (&[0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3][..], 0, 0x10002),
             (&[0x90, 0x90, 0x90, 0xfc, 0xe8, 1, 2, 3], 0, AC_AND_MORE),
             (&[0x0f, 0x1f, 0x00, 0xfc, 0xe8, 1, 2, 3], 0, AC_AND_MORE),
+            (&[0x0f, 0x01, 0xca, 0xe8, 0, 4, 0, 0], 0, 0x10002),
+            (
+                &[0x90, 0x90, 0x90, 0xe8, 0, 0xf8, 0xff, 0xff],
+                0,
+                AC_AND_MORE,
+            ),
             (
                 &[0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x01, 0xca, 0xfc],
                 4,
@@ -198,7 +228,9 @@ pub(super) mod tests {
     fn other_entries_are_left_alone() {
         const LINUX: [u8; 8] = [0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3];
         for code in [
+            // A call of what is no text.
             [0x0f, 0x01, 0xca, 0xe8, 0xfc, 1, 2, 3],
+            [0x0f, 0x01, 0xca, 0xe9, 0, 4, 0, 0],
             [0x50, 0x51, 0x52, 0xfc, 0xe8, 1, 2, 3],
             [0xe6, 0xe6, 0x90, 0xfc, 0xe8, 1, 2, 3],
         ] {

@@ -21,6 +21,7 @@
 mod doorbell;
 mod frame;
 mod gate;
+mod known;
 mod paging;
 mod pattern;
 mod rewriter;

@@ -27,6 +27,14 @@ pub struct Page {
     pub executable: bool,
 }
 
+impl Page {
+    /// Where `address`, which is in this page, lies in guest-physical memory.
+    #[must_use]
+    pub const fn at(&self, address: u64) -> GuestAddress {
+        GuestAddress(self.physical.0 + address % self.size)
+    }
+}
+
 /// Bits of a paging-structure entry.
 const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
@@ -37,9 +45,10 @@ const INDEX_BITS: u32 = 9;
 const PAGE_BITS: u32 = 12;
 
 impl Paging {
-    /// The page that holds `address`; `None` where none is mapped or the tables
-    /// lie outside memory.
+    /// The page that holds `address`; `None` where none is mapped, where none can
+    /// be, or where the tables lie outside memory.
     pub fn page(&self, memory: &GuestMemoryMmap, address: u64) -> Option<Page> {
+        self.is_canonical(address).then_some(())?;
         let mut table = self.cr3 & ADDRESS;
         let mut executable = true;
         for level in (0..self.levels).rev() {
@@ -65,6 +74,15 @@ impl Paging {
             table = entry & ADDRESS;
         }
         None
+    }
+
+    /// Whether the bits that no table looks at are as the highest that one does.
+    ///
+    /// SDM vol. 1, "Canonical Addressing".
+    const fn is_canonical(&self, address: u64) -> bool {
+        let unused = u64::BITS - (PAGE_BITS + INDEX_BITS * self.levels);
+        let upper = address.cast_signed() >> (u64::BITS - unused - 1);
+        upper == 0 || upper == -1
     }
 }
 
@@ -140,6 +158,19 @@ pub(super) mod tests {
             })
         );
         assert_eq!(page(text + 0x20_1000), None);
+    }
+
+    #[test]
+    fn an_address_that_is_not_canonical_is_no_other() {
+        let mut guest = Guest::new();
+        let page = |guest: &Guest, address| PAGING.page(&guest.memory, address).is_some();
+        for (address, alias) in [
+            (0xffff_8000_0000_0000, 0x8000_0000_0000),
+            (0x7fff_ffff_f000, 0xffff_7fff_ffff_f000),
+        ] {
+            guest.map(address, 0x20_0000, 0, false);
+            assert!(page(&guest, address) && !page(&guest, alias), "{alias:#x}");
+        }
     }
 
     #[test]

@@ -29,13 +29,17 @@ pub(super) struct Found {
     pub(super) readers: Vec<usize>,
     /// Byte pairs that look like RDPMC and pass only one of the tests.
     pub(super) doubtful: usize,
+    /// Byte pairs that were looked at.
+    pub(super) pairs: usize,
 }
 
-/// Looks for readers that begin in `text[range]`; the bytes around the range
-/// are context.
-pub(super) fn find(text: &[u8], range: std::ops::Range<usize>) -> Found {
+/// Looks for readers that begin in `text[range]`, at the first `most` byte pairs;
+/// the bytes around the range are context.
+pub(super) fn find(text: &[u8], range: std::ops::Range<usize>, most: usize) -> Found {
     let mut found = Found::default();
-    for at in memmem::find_iter(text, &RDPMC).filter(|at| range.contains(at)) {
+    let pairs = memmem::find_iter(text, &RDPMC).filter(|at| range.contains(at));
+    for at in pairs.take(most) {
+        found.pairs += 1;
         let (Some(before), Some(behind)) = (text.get(..at), text.get(at + RDPMC.len()..)) else {
             continue;
         };
@@ -161,7 +165,7 @@ mod tests {
 
     fn readers(parts: &[&[u8]]) -> (Vec<usize>, usize) {
         let (text, at) = text(parts);
-        (find(&text, 0..text.len()).readers, at)
+        (find(&text, 0..text.len(), 10).readers, at)
     }
 
     /// Guest-contract §5.2: the shapes of the one site of a PARAVIRT_XXL kernel
@@ -216,15 +220,24 @@ mod tests {
     #[test]
     fn a_reader_outside_the_range_is_context_only() {
         let (text, at) = text(&[&RDPMC, SHL_RDX_32]);
-        assert_eq!(find(&text, at..at + 1).readers, [at]);
-        assert!(find(&text, at + 1..text.len()).readers.is_empty());
+        assert_eq!(find(&text, at..at + 1, 10).readers, [at]);
+        assert!(find(&text, at + 1..text.len(), 10).readers.is_empty());
+    }
+
+    #[test]
+    fn no_more_pairs_are_looked_at_than_may_be() {
+        let text = [&RDPMC[..], SHL_RDX_32, &[0x90; 64]].concat().repeat(8);
+        for (most, pairs) in [(0, 0), (3, 3), (8, 8), (9, 8)] {
+            let found = find(&text, 0..text.len(), most);
+            assert_eq!((found.pairs, found.readers.len()), (pairs, pairs));
+        }
     }
 
     #[test]
     fn text_that_ends_early_is_no_reader() {
         let (text, at) = text(&[&RDPMC, SHL_RDX_32]);
         for end in at..at + RDPMC.len() + SHL_RDX_32.len() {
-            assert!(find(&text[..end], 0..end).readers.is_empty());
+            assert!(find(&text[..end], 0..end, 10).readers.is_empty());
         }
     }
 }

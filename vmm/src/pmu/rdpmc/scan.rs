@@ -1,6 +1,6 @@
 //! The executable memory around an instruction, and the RDPMC readers in it.
 
-use std::ops::Range;
+use std::ops::RangeInclusive;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -13,17 +13,25 @@ const STEP: u64 = 2 << 20;
 const WINDOW: u64 = 64 << 10;
 /// The farthest that a scan goes in one direction: more than any kernel's text.
 const FARTHEST: u64 = 128 << 20;
+/// Byte pairs that are looked at in one scan, each of which takes some 10 µs. A
+/// kernel has some dozen, a guest that wants to keep us busy has millions.
+const MOST_PAIRS: usize = 1_000;
+/// Pieces of text that one scan is remembered by.
+const MOST_PIECES: usize = 64;
 
 /// What a scan found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan {
-    /// The guest-virtual addresses that were looked at.
-    pub(super) span: Range<u64>,
+    /// The guest-virtual addresses that were executable and were looked at:
+    /// ascending, with gaps in between.
+    pub(super) text: Vec<RangeInclusive<u64>>,
     /// Each reader: its guest-virtual address, and the guest-physical one of
     /// its second byte.
     pub(super) readers: Vec<Reader>,
     /// Byte pairs that may be RDPMC and could not be told.
     pub(super) doubtful: usize,
+    /// Byte pairs that were looked at.
+    pub(super) pairs: usize,
 }
 
 /// An RDPMC whose result the guest reads.
@@ -35,28 +43,56 @@ pub(super) struct Reader {
     pub(super) second_byte: GuestAddress,
 }
 
+impl Scan {
+    /// Whether there was more to look at than a kernel has, so that the scan was
+    /// given up.
+    pub(super) const fn is_given_up(&self) -> bool {
+        self.pairs >= MOST_PAIRS
+    }
+}
+
 /// Scans the executable memory without gaps of 2 MiB around `rip` (G-502: only
-/// what is mapped executable, so that no data is ever taken for code).
-pub(super) fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Scan {
+/// what is mapped executable, so that no data is ever taken for code). `None` if
+/// `rip` is in none.
+pub(super) fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Option<Scan> {
+    paging.page(memory, rip).filter(|page| page.executable)?;
     let text = Text { memory, paging };
     let home = rip & !(STEP - 1);
-    let down = (1..=FARTHEST / STEP).map(|n| home.wrapping_sub(n * STEP));
-    let up = (1..=FARTHEST / STEP).map(|n| home.wrapping_add(n * STEP));
-    let mut steps: Vec<u64> = down.take_while(|step| text.has_code(*step)).collect();
-    steps.reverse();
-    steps.push(home);
-    steps.extend(up.take_while(|step| text.has_code(*step)));
+    let distances = (1..=FARTHEST / STEP).map(|n| n * STEP);
+    // Neither goes on at the other end of the address space.
+    let down = distances.clone().map_while(|far| home.checked_sub(far));
+    let up = distances.map_while(|far| home.checked_add(far));
+    let with_code = |step| Some((step, text.code_in(step)?));
 
-    let first = steps.first().copied().unwrap_or(home);
-    let last = steps.last().copied().unwrap_or(home);
-    let mut result = Scan {
-        span: first..last.wrapping_add(STEP),
-        ..Scan::default()
-    };
-    for step in steps {
-        text.find_readers(step, &mut result);
+    let mut steps: Vec<_> = down.map_while(with_code).collect();
+    steps.reverse();
+    steps.extend(with_code(home));
+    steps.extend(up.map_while(with_code));
+
+    let mut result = Scan::default();
+    for (step, _) in &steps {
+        text.find_readers(*step, &mut result);
     }
-    result
+    result.text = joined(steps.into_iter().flat_map(|(_, pieces)| pieces));
+    if result.text.len() > MOST_PIECES {
+        // The others are looked at again when they ask.
+        result.text.retain(|piece| piece.contains(&rip));
+    }
+    Some(result)
+}
+
+/// Ranges that ascend, those without a gap in between made one.
+fn joined(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> Vec<RangeInclusive<u64>> {
+    let mut all: Vec<RangeInclusive<u64>> = Vec::new();
+    for range in ranges {
+        match all.last_mut() {
+            Some(last) if last.end().checked_add(1) == Some(*range.start()) => {
+                *last = *last.start()..=*range.end();
+            }
+            _ => all.push(range),
+        }
+    }
+    all
 }
 
 struct Text<'a> {
@@ -67,43 +103,49 @@ struct Text<'a> {
 impl Text<'_> {
     /// The executable pages that overlap `range`, as (address, guest-physical
     /// address, length) cut to the range.
-    fn pages(&self, range: Range<u64>) -> impl Iterator<Item = (u64, GuestAddress, u64)> {
+    fn pages(&self, range: RangeInclusive<u64>) -> impl Iterator<Item = (u64, GuestAddress, u64)> {
         const SMALLEST_PAGE: u64 = 4096;
-        let mut at = range.start;
+        let mut next = Some(*range.start());
         std::iter::from_fn(move || {
-            while at < range.end {
-                let address = at;
+            while let Some(address) = next.filter(|at| range.contains(at)) {
                 let page = self.paging.page(self.memory, address);
                 let size = page.map_or(SMALLEST_PAGE, |p| p.size);
-                let offset = address & (size - 1);
-                let length = (size - offset).min(range.end - address);
-                at = address.saturating_add(length);
+                let behind = range.end() - address;
+                let length = (size - address % size).min(behind.saturating_add(1));
+                next = address.checked_add(length);
                 if let Some(page) = page.filter(|p| p.executable) {
-                    return Some((address, GuestAddress(page.physical.0 + offset), length));
+                    return Some((address, page.at(address), length));
                 }
             }
             None
         })
     }
 
-    fn has_code(&self, step: u64) -> bool {
-        self.pages(step..step.saturating_add(STEP)).next().is_some()
+    /// The executable parts of the 2 MiB at `step`, if there are any.
+    fn code_in(&self, step: u64) -> Option<Vec<RangeInclusive<u64>>> {
+        let pages = self.pages(step..=step + (STEP - 1));
+        let parts = joined(pages.map(|(address, _, length)| address..=address + (length - 1)));
+        (!parts.is_empty()).then_some(parts)
     }
 
     fn find_readers(&self, step: u64, result: &mut Scan) {
         for window in (0..STEP / WINDOW).map(|n| step.saturating_add(n * WINDOW)) {
+            if result.is_given_up() {
+                return;
+            }
             self.find_in_window(window, result);
         }
     }
 
     fn find_in_window(&self, window: u64, result: &mut Scan) {
         let context = CONTEXT as u64;
-        let range = window.saturating_sub(context)..window.saturating_add(WINDOW + context);
-        let offset = |address: u64| usize::try_from(address - range.start).unwrap_or(usize::MAX);
+        let first = window.saturating_sub(context);
+        let last = window.saturating_add(WINDOW - 1 + context);
+        let offset = |address: u64| usize::try_from(address - first).unwrap_or(usize::MAX);
         // What is not executable stays zero and holds no RDPMC.
-        let mut bytes = vec![0; offset(range.end)];
-        for (address, physical, length) in self.pages(range.clone()) {
-            let place = offset(address)..offset(address + length);
+        let mut bytes = vec![0; offset(last) + 1];
+        for (address, physical, length) in self.pages(first..=last) {
+            let place = offset(address)..=offset(address + (length - 1));
             let readable = bytes
                 .get_mut(place.clone())
                 .is_some_and(|slice| self.memory.read_slice(slice, physical).is_ok());
@@ -111,16 +153,16 @@ impl Text<'_> {
                 slice.fill(0);
             }
         }
-        let inner = offset(window)..offset(window.saturating_add(WINDOW));
-        let found = pattern::find(&bytes, inner);
+        let inner = offset(window)..offset(window + (WINDOW - 1)) + 1;
+        let found = pattern::find(&bytes, inner, MOST_PAIRS - result.pairs);
+        result.pairs += found.pairs;
         result.doubtful += found.doubtful;
         result.readers.extend(found.readers.iter().filter_map(|at| {
-            let address = range.start + *at as u64;
-            let page = self.paging.page(self.memory, address + 1)?;
-            let second_byte = GuestAddress(page.physical.0 + (address + 1) % page.size);
+            let address = first + *at as u64;
+            let second = address + 1;
             Some(Reader {
                 address,
-                second_byte,
+                second_byte: self.paging.page(self.memory, second)?.at(second),
             })
         }));
     }
@@ -161,11 +203,11 @@ mod tests {
         put(&guest, 0x3f_fffd); // bytes on both sides of the border
         put(&guest, 0x5f_f000);
         for rip in [TEXT + 5, TEXT + 2 * STEP - 1] {
-            let found = scan(&guest.memory, PAGING, rip);
+            let found = scan(&guest.memory, PAGING, rip).unwrap();
             let addresses: Vec<_> = found.readers.iter().map(|r| r.address - TEXT).collect();
             assert_eq!(addresses, [0x1000, 0x1f_fffd, 0x3f_f000], "from {rip:#x}");
             assert_eq!(found.readers[0].second_byte, GuestAddress(0x20_1001));
-            assert_eq!(found.span, TEXT..TEXT + 2 * STEP);
+            assert_eq!(found.text, [TEXT..=TEXT + 2 * STEP - 1]);
         }
     }
 
@@ -186,7 +228,7 @@ mod tests {
             .memory
             .write_slice(&READER[1..], GuestAddress(0x60_0000))
             .unwrap();
-        let found = scan(&guest.memory, PAGING, TEXT);
+        let found = scan(&guest.memory, PAGING, TEXT).unwrap();
         let [reader] = found.readers[..] else {
             panic!("{found:?}")
         };
@@ -199,16 +241,88 @@ mod tests {
         let mut guest = guest();
         put(&guest, 0x40_0100);
         guest.map(TEXT + STEP, 0x40_0000, 1, true);
-        let found = scan(&guest.memory, PAGING, TEXT);
+        let found = scan(&guest.memory, PAGING, TEXT).unwrap();
         assert_eq!(found.readers, []);
-        assert_eq!(found.span, TEXT..TEXT + STEP);
+        assert_eq!(found.text, [TEXT..=TEXT + STEP - 1]);
     }
 
     #[test]
-    fn a_wild_instruction_pointer_ends_the_scan_at_once() {
+    fn a_wild_instruction_pointer_has_no_text() {
         let guest = guest();
-        for rip in [0, u64::MAX, 0x8000_0000_0000] {
-            assert_eq!(scan(&guest.memory, PAGING, rip).readers, []);
+        for rip in [
+            0,
+            u64::MAX,
+            0x8000_0000_0000,
+            TEXT - 1,
+            TEXT & 0xffff_ffff_ffff,
+        ] {
+            assert_eq!(scan(&guest.memory, PAGING, rip), None, "{rip:#x}");
+        }
+    }
+
+    /// The text at one end of the address space does not go on at the other.
+    #[test]
+    fn the_ends_of_the_address_space_are_ends() {
+        let mut guest = guest();
+        let top = u64::MAX - (STEP - 1);
+        guest.map(top, 0x20_0000, 1, false);
+        guest.map(0, 0x40_0000, 1, false);
+        put(&guest, 0x20_1000);
+        for rip in [top, top + 0x1234, u64::MAX] {
+            let found = scan(&guest.memory, PAGING, rip).unwrap();
+            let addresses: Vec<_> = found.readers.iter().map(|r| r.address).collect();
+            assert_eq!(addresses, [top + 0x1000], "from {rip:#x}");
+            let [text] = &found.text[..] else {
+                panic!("{found:?}")
+            };
+            assert!(text.contains(&rip) && text.contains(&top) && !text.contains(&0));
+        }
+        let found = scan(&guest.memory, PAGING, 5).unwrap();
+        assert_eq!(found.text, [0..=STEP - 1]);
+    }
+
+    #[test]
+    fn what_is_not_executable_is_a_gap() {
+        let mut guest = guest();
+        let next = TEXT + 2 * STEP;
+        for (page, nx) in [(0, false), (1, true), (2, false), (3, false)] {
+            guest.map(next + page * 0x1000, 0x60_0000, 0, nx);
+        }
+        let found = scan(&guest.memory, PAGING, TEXT).unwrap();
+        assert_eq!(
+            found.text,
+            [TEXT..=next + 0xfff, next + 0x2000..=next + 0x3fff]
+        );
+        // Too many to remember them all.
+        for page in 0..2 * MOST_PIECES as u64 + 2 {
+            guest.map(next + page * 0x1000, 0x60_0000, 0, page % 2 == 0);
+        }
+        let found = scan(&guest.memory, PAGING, next + 0x5123).unwrap();
+        assert_eq!(found.text, [next + 0x5000..=next + 0x5fff]);
+    }
+
+    /// One page at as many addresses as a scan can reach, full of what it looks
+    /// for.
+    #[test]
+    fn the_work_of_a_scan_has_an_end() {
+        for pattern in [&READER[..2], &READER] {
+            let mut guest = Guest::new();
+            for n in 0..200 {
+                guest.map(TEXT + n * STEP, 0x40_0000, 1, false);
+            }
+            let bytes = pattern.repeat((2 << 20) / pattern.len());
+            guest
+                .memory
+                .write_slice(&bytes, GuestAddress(0x40_0000))
+                .unwrap();
+            let found = scan(&guest.memory, PAGING, TEXT + 100 * STEP).unwrap();
+            assert!(found.is_given_up());
+            assert_eq!(found.pairs, MOST_PAIRS);
+            assert!(found.readers.len() <= MOST_PAIRS);
+            let [text] = &found.text[..] else {
+                panic!("{:?}", found.text)
+            };
+            assert_eq!(text.end() - text.start() + 1, 2 * FARTHEST + STEP);
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::known::Known;
 use super::paging::Paging;
-use super::rewriter::{Known, Rewriter};
+use super::rewriter::Rewriter;
 use super::{UserAccess, Verdict};
 use crate::kvm::{KvmError, Vcpu};
 
@@ -13,7 +14,7 @@ use crate::kvm::{KvmError, Vcpu};
 pub(in crate::pmu) struct Sites {
     pub(super) rewriter: Arc<Rewriter>,
     pub(super) known: Arc<Known>,
-    scans: usize,
+    changes: usize,
 }
 
 impl Sites {
@@ -23,7 +24,7 @@ impl Sites {
         Self {
             rewriter,
             known: Arc::default(),
-            scans: 0,
+            changes: 0,
         }
     }
 
@@ -35,25 +36,21 @@ impl Sites {
 
     /// Scans the text around `rip`, if nobody has yet.
     pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64, idt: u64) -> Verdict {
-        self.rewriter.cover(paging, rip, idt);
-        // The scan always covers `rip` itself.
-        self.verdict(rip).unwrap_or(Verdict::Unserved)
+        self.rewriter.cover(paging, rip, idt)
     }
 
-    /// To be called when a driver comes up at `rip`: the text around it may be
-    /// another kernel's than before.
-    pub(in crate::pmu) fn driver_comes_up(&mut self, vcpu: &Vcpu, rip: u64) {
-        if self.verdict(rip).is_some()
-            && let Some(controls) = vcpu.controls()
-        {
-            self.rewriter.forget_replaced(controls.paging, rip);
+    /// To be called when a driver comes up: the text may be another kernel's than
+    /// before.
+    pub(in crate::pmu) fn driver_comes_up(&mut self, vcpu: &Vcpu) {
+        if let Some(controls) = vcpu.controls() {
+            self.rewriter.forget_replaced(controls.paging);
         }
     }
 
     /// Whether the instruction at `rip` is a rewritten RDPMC.
     pub(in crate::pmu) fn contains(&mut self, rip: u64) -> bool {
         self.refresh();
-        self.known.sites.contains(&rip)
+        self.known.is_site(rip)
     }
 
     /// Takes CR4.PCE away from a vCPU whose RDPMC in user mode would be silent
@@ -72,16 +69,17 @@ impl Sites {
         }
     }
 
-    /// Whether CR4.PCE has to be looked at from time to time while counters run.
+    /// Whether CR4.PCE has to be looked at from time to time while counters run. Also
+    /// without a doorbell: a fault tells more than a 0.
     pub(in crate::pmu) fn watches_pce(&self) -> bool {
-        self.rewriter.access == UserAccess::Answered && !self.known.gates.is_empty()
+        self.rewriter.access == UserAccess::Answered && self.known.has_served()
     }
 
     pub(super) fn refresh(&mut self) {
-        let scans = self.rewriter.scans.load(Ordering::Acquire);
-        if scans != self.scans {
+        let changes = self.rewriter.changes.load(Ordering::Acquire);
+        if changes != self.changes {
             self.known = self.rewriter.current();
-            self.scans = scans;
+            self.changes = changes;
         }
     }
 }

@@ -20,8 +20,7 @@ impl Virtual<'_> {
 
     /// Where an address lies in guest-physical memory.
     pub(super) fn physical(&self, address: u64) -> Option<GuestAddress> {
-        let page = self.page(address)?;
-        Some(GuestAddress(page.physical.0 + address % page.size))
+        Some(self.page(address)?.at(address))
     }
 
     /// Bytes that can be executed, across pages if need be.
@@ -30,8 +29,7 @@ impl Virtual<'_> {
         for (byte, n) in code.iter_mut().zip(0..) {
             let at = address.checked_add(n)?;
             let page = self.page(at).filter(|page| page.executable)?;
-            let place = GuestAddress(page.physical.0 + at % page.size);
-            *byte = self.memory.read_obj(place).ok()?;
+            *byte = self.memory.read_obj(page.at(at)).ok()?;
         }
         Some(code)
     }

@@ -1,0 +1,223 @@
+//! What is known of a guest's text: where it was looked at, and what was changed.
+//!
+//! A guest decides how much there is, so each list has an end.
+
+use std::ops::RangeInclusive;
+
+use super::Verdict;
+use super::gate::Gate;
+use super::scan::Scan;
+
+/// Pieces of text: a kernel has one or a few, its modules one each.
+const MOST_TEXTS: usize = 256;
+/// Rewritten instructions: a kernel has less than ten.
+const MOST_SITES: usize = 256;
+/// A kernel has one.
+const MOST_GATES: usize = 16;
+
+/// What is known of the text of one VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// What was looked at: ascending and disjoint.
+    texts: Vec<(RangeInclusive<u64>, Verdict)>,
+    /// Guest-virtual addresses of rewritten instructions, ascending.
+    sites: Vec<u64>,
+    /// #GP entries with a doorbell.
+    gates: Vec<Gate>,
+}
+
+impl Known {
+    /// How the scan of the text around `rip` ended, if there was one.
+    pub(super) fn verdict(&self, rip: u64) -> Option<Verdict> {
+        let at = self.texts.partition_point(|(text, _)| *text.end() < rip);
+        let (text, verdict) = self.texts.get(at)?;
+        text.contains(&rip).then_some(*verdict)
+    }
+
+    /// Whether the guest has a PMU that works.
+    pub(super) fn has_served(&self) -> bool {
+        self.texts
+            .iter()
+            .any(|(_, verdict)| *verdict == Verdict::Served)
+    }
+
+    /// Whether no more text can be remembered.
+    pub(super) const fn is_full(&self) -> bool {
+        self.texts.len() >= MOST_TEXTS
+    }
+
+    /// Remembers the text that a scan from `rip` has looked at. What it was known
+    /// for before is forgotten.
+    pub(super) fn add_text(&mut self, rip: u64, found: &Scan, verdict: Verdict) {
+        let (Some(first), Some(last)) = (found.text.first(), found.text.last()) else {
+            return;
+        };
+        let (first, last) = (*first.start(), *last.end());
+        self.texts
+            .retain(|(text, _)| *text.end() < first || *text.start() > last);
+        let fits = self.texts.len() + found.text.len() <= MOST_TEXTS;
+        let pieces = found.text.iter().filter(|text| fits || text.contains(&rip));
+        self.texts
+            .extend(pieces.map(|text| (text.clone(), verdict)));
+        self.texts.sort_unstable_by_key(|(text, _)| *text.start());
+    }
+
+    /// Whether the instruction at `rip` is a rewritten RDPMC.
+    pub(super) fn is_site(&self, rip: u64) -> bool {
+        self.sites.binary_search(&rip).is_ok()
+    }
+
+    /// The rewritten instructions.
+    pub(super) fn sites(&self) -> &[u64] {
+        &self.sites
+    }
+
+    /// Remembers all of these rewritten instructions, or `None` if there are too
+    /// many.
+    pub(super) fn add_sites(&mut self, sites: impl Iterator<Item = u64>) -> Option<()> {
+        let mut all = self.sites.clone();
+        all.extend(sites);
+        all.sort_unstable();
+        all.dedup();
+        (all.len() <= MOST_SITES).then(|| self.sites = all)
+    }
+
+    /// The doorbell at which a vCPU at `rip` has just rung.
+    pub(super) fn rung_at(&self, rip: u64) -> Option<&Gate> {
+        self.gates.iter().find(|gate| gate.rings_at(rip))
+    }
+
+    /// The doorbell that was put at `hook`.
+    pub(super) fn gate_at(&self, hook: u64) -> Option<&Gate> {
+        self.gates.iter().find(|gate| gate.address() == hook)
+    }
+
+    /// Remembers a doorbell in the place of one that was there, or `None` if there
+    /// are too many.
+    pub(super) fn add_gate(&mut self, gate: Gate) -> Option<()> {
+        self.gates.retain(|known| known.address() != gate.address());
+        (self.gates.len() < MOST_GATES).then(|| self.gates.push(gate))
+    }
+
+    /// What is left of it, if only the sites and doorbells for which these say so
+    /// are still what was put there. Text in which nothing was changed may be
+    /// another's now as well.
+    pub(super) fn checked(
+        &self,
+        is_site: impl Fn(u64) -> bool,
+        is_gate: impl Fn(&Gate) -> bool,
+    ) -> Self {
+        let mut left = self.clone();
+        left.sites.retain(|site| is_site(*site));
+        left.gates.retain(is_gate);
+        let changed_in = |text: &RangeInclusive<u64>, known: &Self| {
+            let sites = known.sites.iter().copied();
+            let all = sites.chain(known.gates.iter().map(Gate::address));
+            all.filter(|place| text.contains(place)).count()
+        };
+        left.texts = self
+            .texts
+            .iter()
+            .filter(|(text, verdict)| {
+                let before = changed_in(text, self);
+                let intact = before > 0 && changed_in(text, &left) == before;
+                *verdict == Verdict::Served && intact
+            })
+            .cloned()
+            .collect();
+        left
+    }
+}
+
+#[cfg(test)]
+impl Known {
+    /// Adds the text of such scans until no more fits.
+    pub(super) fn fill(&mut self, scan: impl Fn(u64) -> Scan) {
+        for found in (0..).map(scan) {
+            if self.is_full() {
+                return;
+            }
+            let Some(first) = found.text.first() else {
+                return;
+            };
+            self.add_text(*first.start(), &found, Verdict::Served);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = 0x1000;
+
+    /// A scan that has looked at one page in two, `pages` of them.
+    fn scan(first: u64, pages: u64) -> Scan {
+        let starts = (0..pages).map(|n| first + n * 2 * PAGE);
+        Scan {
+            text: starts.map(|start| start..=start + (PAGE - 1)).collect(),
+            ..Scan::default()
+        }
+    }
+
+    #[test]
+    fn text_is_found_and_what_lies_between_is_not() {
+        let mut known = Known::default();
+        known.add_text(0x9000, &scan(0x9000, 1), Verdict::Unserved);
+        known.add_text(0x1000, &scan(0x1000, 3), Verdict::Served);
+        known.add_text(u64::MAX, &scan(u64::MAX - 0xfff, 1), Verdict::Served);
+        for (rip, verdict) in [
+            (0xfff, None),
+            (0x1000, Some(Verdict::Served)),
+            (0x1fff, Some(Verdict::Served)),
+            (0x2000, None),
+            (0x5123, Some(Verdict::Served)),
+            (0x9fff, Some(Verdict::Unserved)),
+            (0xa000, None),
+            (u64::MAX, Some(Verdict::Served)),
+        ] {
+            assert_eq!(known.verdict(rip), verdict, "{rip:#x}");
+        }
+        known.add_text(0x1000, &scan(0x1000, 5), Verdict::Unserved);
+        let whole: Vec<_> = known.texts.iter().map(|(text, _)| *text.start()).collect();
+        assert_eq!(whole[..5], [0x1000, 0x3000, 0x5000, 0x7000, 0x9000]);
+        assert_eq!(known.verdict(0x1000), Some(Verdict::Unserved), "anew");
+    }
+
+    #[test]
+    fn a_guest_cannot_have_more_and_more_remembered() {
+        let mut known = Known::default();
+        for n in 0.. {
+            if known.is_full() {
+                break;
+            }
+            let first = n << 30;
+            known.add_text(first, &scan(first, 60), Verdict::Served);
+            assert!(known.verdict(first).is_some() && known.texts.len() <= MOST_TEXTS);
+        }
+        assert_eq!(known.texts.len(), MOST_TEXTS);
+        let most = MOST_SITES as u64;
+        assert_eq!(known.add_sites((0..most).rev()), Some(()));
+        assert_eq!(known.add_sites(0..most), Some(()), "no new one");
+        assert_eq!(known.add_sites(most..most + 1), None);
+        assert!(known.is_site(0) && known.is_site(most - 1) && !known.is_site(most));
+    }
+
+    #[test]
+    fn text_without_a_trace_of_ours_is_forgotten() {
+        let mut known = Known::default();
+        for (first, verdict) in [
+            (0x1000, Verdict::Served),
+            (0x3000, Verdict::Served),
+            (0x5000, Verdict::Served),
+            (0x7000, Verdict::Unserved),
+        ] {
+            known.add_text(first, &scan(first, 1), verdict);
+        }
+        known.add_sites([0x1100, 0x3100, 0x3200, 0x7100].into_iter());
+        let left = known.checked(|site| site != 0x3200, |_| true);
+        let kept = [0x1000, 0x3000, 0x5000, 0x7000].map(|rip| left.verdict(rip).is_some());
+        assert_eq!(kept, [true, false, false, false]);
+        assert_eq!(left.sites(), [0x1100, 0x3100, 0x7100], "each for itself");
+    }
+}

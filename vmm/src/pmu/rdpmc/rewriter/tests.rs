@@ -1,0 +1,244 @@
+use super::super::gate::tests::{ENTRY, IDT, virt};
+use super::super::paging::tests::{Guest, PAGING};
+use super::super::{Sites, pattern};
+use super::*;
+use vm_memory::GuestAddress;
+
+const TEXT: u64 = 0xffff_ffff_8100_0000;
+const SITE: u64 = TEXT + 0x200;
+const READER: [u8; 6] = [0x0f, 0x33, 0x48, 0xc1, 0xe2, 0x20];
+/// RDPMC whose upper half is thrown away.
+const ODD: [u8; 4] = [0x0f, 0x33, 0x89, 0xc3];
+
+fn guest_with(code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
+    let mut guest = Guest::new();
+    guest.map(TEXT, 0x20_0000, 1, false);
+    guest
+        .memory
+        .write_slice(&vec![0x90; 2 << 20], GuestAddress(0x20_0000))
+        .unwrap();
+    guest
+        .memory
+        .write_slice(code, GuestAddress(0x20_0200))
+        .unwrap();
+    (
+        guest.memory.clone(),
+        Arc::new(Rewriter::new(guest.memory, UserAccess::Faults)),
+    )
+}
+
+fn code(memory: &GuestMemoryMmap) -> [u8; 2] {
+    memory.read_obj(GuestAddress(0x20_0200)).unwrap()
+}
+
+#[test]
+fn one_vcpu_rewrites_and_all_see_the_place() {
+    let (memory, rewriter) = guest_with(&READER);
+    let (mut one, mut other) = (Sites::new(Arc::clone(&rewriter)), Sites::new(rewriter));
+    assert_eq!(one.verdict(TEXT), None);
+    assert!(!other.contains(TEXT + 0x200));
+    assert_eq!(one.cover(PAGING, TEXT, 0), Verdict::Served);
+    assert_eq!(code(&memory), [0x0f, 0x32]);
+    assert!(other.contains(TEXT + 0x200) && !other.contains(TEXT + 0x201));
+    assert_eq!(other.verdict(TEXT + 0x1f_ffff), Some(Verdict::Served));
+    assert_eq!(
+        other.verdict(TEXT + 0x20_0000),
+        None,
+        "other text is scanned when it asks"
+    );
+}
+
+#[test]
+fn a_second_scan_of_the_same_text_changes_nothing() {
+    let (memory, rewriter) = guest_with(&READER);
+    let mut sites = Sites::new(rewriter);
+    assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
+    memory
+        .write_obj([0x0f_u8, 0x33], GuestAddress(0x20_0200))
+        .unwrap();
+    assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
+    assert_eq!(code(&memory), [0x0f, 0x33], "not looked at again");
+}
+
+/// A kernel with one site and a #GP entry of Linux's.
+fn kernel() -> (Guest, Arc<Rewriter>) {
+    let guest = gate::tests::guest(&LINUX);
+    let text = [&[NOP; 128][..], &READER].concat();
+    guest.memory.write_slice(&text, SITE_BEGIN).unwrap();
+    let rewriter = Rewriter::new(guest.memory.clone(), UserAccess::Faults);
+    (guest, Arc::new(rewriter))
+}
+
+const LINUX: [u8; 8] = [0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3];
+const NOP: u8 = 0x90;
+const SITE_BEGIN: GuestAddress = GuestAddress(0x20_0180);
+
+fn rings(sites: &mut Sites) -> bool {
+    sites.refresh();
+    sites.known.rung_at(ENTRY).is_some()
+}
+
+/// G-505: a kexec puts another kernel at the same addresses.
+#[test]
+fn text_that_was_replaced_is_scanned_again_and_other_text_is_not() {
+    let (guest, rewriter) = kernel();
+    let mut sites = Sites::new(Arc::clone(&rewriter));
+    assert_eq!(sites.cover(PAGING, TEXT, IDT), Verdict::Served);
+    rewriter.forget_replaced(PAGING);
+    assert_eq!(sites.verdict(TEXT), Some(Verdict::Served), "intact");
+    let fresh = [&[NOP; 6][..], &READER].concat();
+    for (bytes, at) in [(&fresh[..], 0x20_0200), (&LINUX, 0x20_1000)] {
+        guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
+    }
+    rewriter.forget_replaced(PAGING);
+    assert_eq!(sites.verdict(TEXT), None);
+    assert!(!sites.contains(SITE) && !rings(&mut sites));
+    assert_eq!(sites.cover(PAGING, TEXT, IDT), Verdict::Served);
+    assert!(sites.contains(SITE + 6) && !sites.contains(SITE) && rings(&mut sites));
+}
+
+#[test]
+fn a_site_outlives_a_doorbell_and_a_doorbell_a_site() {
+    let (guest, rewriter) = kernel();
+    let mut sites = Sites::new(Arc::clone(&rewriter));
+    assert_eq!(sites.cover(PAGING, TEXT, IDT), Verdict::Served);
+    let again = |bytes: &[u8], at| {
+        guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
+        rewriter.forget_replaced(PAGING);
+        rewriter.cover(PAGING, TEXT, IDT)
+    };
+    // The entry is fresh, the site is ours.
+    assert_eq!(again(&LINUX, 0x20_1000), Verdict::Served);
+    assert!(sites.contains(SITE) && rings(&mut sites));
+    assert_eq!(virt(&guest).code(ENTRY), Some([0xe6_u8, 0xe6, 0x90]));
+    // The site is fresh, the entry is ours.
+    assert_eq!(again(&READER, 0x20_0200), Verdict::Served);
+    assert!(sites.contains(SITE) && rings(&mut sites));
+    assert_eq!(virt(&guest).code(SITE), Some(RDMSR));
+    assert!(!rewriter.no_doorbell_said.load(Ordering::Relaxed));
+}
+
+/// What was changed speaks for text that has nothing else to be found.
+#[test]
+fn rewritten_text_with_doubtful_bytes_is_served_when_scanned_again() {
+    let (guest, rewriter) = kernel();
+    guest
+        .memory
+        .write_slice(&ODD, GuestAddress(0x20_0210))
+        .unwrap();
+    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), Verdict::Served);
+    guest
+        .memory
+        .write_slice(&LINUX, GuestAddress(0x20_1000))
+        .unwrap();
+    rewriter.forget_replaced(PAGING);
+    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), Verdict::Served);
+}
+
+/// Text in which nothing was changed cannot show that it is still the same.
+#[test]
+fn a_second_kernel_behind_a_loader_or_an_unserved_one_is_scanned() {
+    for (first, verdict) in [(&ODD, Verdict::Unserved), (&[NOP; 4], Verdict::Served)] {
+        let (memory, rewriter) = guest_with(first);
+        let mut sites = Sites::new(Arc::clone(&rewriter));
+        assert_eq!(sites.cover(PAGING, TEXT, 0), verdict);
+        memory
+            .write_slice(&READER, GuestAddress(0x20_0200))
+            .unwrap();
+        assert_eq!(sites.cover(PAGING, TEXT, 0), verdict, "not yet");
+        rewriter.forget_replaced(PAGING);
+        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
+        assert_eq!(code(&memory), RDMSR);
+    }
+}
+
+/// A module that is loaded later.
+#[test]
+fn text_that_was_not_executable_is_scanned_when_it_asks() {
+    let (mut guest, rewriter) = kernel();
+    let module = TEXT + 0x20_0000;
+    guest.map(module + 0x1000, 0x40_1000, 0, false);
+    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), Verdict::Served);
+    let mut sites = Sites::new(Arc::clone(&rewriter));
+    assert!(sites.verdict(module + 0x1000).is_some());
+    guest.map(module, 0x40_2000, 0, false);
+    let text = [&[NOP; 128][..], &READER].concat();
+    guest
+        .memory
+        .write_slice(&text, GuestAddress(0x40_2000))
+        .unwrap();
+    assert_eq!(sites.verdict(module), None);
+    assert_eq!(sites.cover(PAGING, module, IDT), Verdict::Served);
+    assert!(sites.contains(module + 128) && sites.contains(SITE));
+}
+
+#[test]
+fn a_guest_that_keeps_us_busy_is_not_served_and_not_touched() {
+    let pairs = READER.repeat(1_000);
+    let sites = READER.repeat(300);
+    for code in [pairs, sites] {
+        let (memory, rewriter) = guest_with(&code);
+        let mut sites = Sites::new(rewriter);
+        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Unserved);
+        assert_eq!(sites.verdict(TEXT), Some(Verdict::Unserved), "once");
+        let mut now = vec![0; code.len()];
+        memory
+            .read_slice(&mut now, GuestAddress(0x20_0200))
+            .unwrap();
+        assert_eq!(now, code);
+        assert!(!sites.contains(SITE));
+    }
+}
+
+/// Each needs an entry in a list otherwise, and is scanned time and again.
+#[test]
+fn text_that_cannot_be_remembered_is_not_scanned() {
+    let (guest, rewriter) = kernel();
+    let other = |n: u64| Scan {
+        text: vec![n << 30..=(n << 30) + 1],
+        ..Scan::default()
+    };
+    Arc::get_mut(&mut rewriter.lock()).unwrap().fill(other);
+    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), Verdict::Unserved);
+    assert_eq!(virt(&guest).code(SITE), Some(pattern::RDPMC));
+    let before = rewriter.changes.load(Ordering::Relaxed);
+    assert_eq!(rewriter.cover(PAGING, 0x1234, IDT), Verdict::Unserved);
+    assert_eq!(rewriter.changes.load(Ordering::Relaxed), before);
+}
+
+#[test]
+fn what_is_no_text_is_not_served_and_not_remembered() {
+    let (_, rewriter) = guest_with(&READER);
+    assert_eq!(rewriter.cover(PAGING, 0x1234, 0), Verdict::Unserved);
+    assert_eq!(*rewriter.current(), Known::default());
+    assert_eq!(rewriter.changes.load(Ordering::Relaxed), 0);
+}
+
+/// Without a doorbell, too, a fault is better than a silent 0 (G-508).
+#[test]
+fn pce_is_watched_where_rdpmc_is_answered_whatever_the_entry_is() {
+    for (access, watched) in [(UserAccess::Answered, true), (UserAccess::Faults, false)] {
+        let guest = gate::tests::guest(&[0x50; 8]);
+        let rewriter = Arc::new(Rewriter::new(guest.memory.clone(), access));
+        let mut sites = Sites::new(Arc::clone(&rewriter));
+        sites.refresh();
+        assert!(!sites.watches_pce(), "a guest without a PMU");
+        assert_eq!(sites.cover(PAGING, TEXT, IDT), Verdict::Served);
+        assert!(!rings(&mut sites) && rewriter.no_doorbell_said.load(Ordering::Relaxed));
+        assert_eq!(sites.watches_pce(), watched);
+    }
+}
+
+#[test]
+fn a_kernel_that_reads_in_an_unknown_way_is_not_served_and_not_touched() {
+    let (memory, rewriter) = guest_with(&ODD);
+    let mut sites = Sites::new(rewriter);
+    assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Unserved);
+    assert_eq!(code(&memory), [0x0f, 0x33]);
+}
+
+#[test]
+fn a_guest_without_rdpmc_needs_no_rewriting() {
+    let (_, rewriter) = guest_with(&[0x90; 4]);
+    assert_eq!(Sites::new(rewriter).cover(PAGING, TEXT, 0), Verdict::Served);
+}
