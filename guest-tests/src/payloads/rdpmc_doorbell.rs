@@ -4,8 +4,9 @@
 //!
 //! The #GP entry begins as Linux's does on a CPU without SMAP. The site joins
 //! EDX and EAX in a way of its own; one of the known shape is there as well, or
-//! the guest would be told that it has no PMU. In the end all are as they were,
-//! as after a kexec, and a driver tests its counter again (G-505).
+//! the guest would be told that it has no PMU. In the end one and the other, and
+//! then all are as they were, as after a kexec, and a driver tests its counter again
+//! (G-505).
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "an entry and sites at known bytes")]
@@ -102,6 +103,7 @@ fn main(report: &mut Report) {
         "the scan leaves the odd one"
     );
     forwarded_and_served(report);
+    replaced_in_part(report, counters);
     replaced(report, counters);
 }
 
@@ -164,6 +166,28 @@ fn forwarded_and_served(report: &mut Report) {
         Err(Gp),
         "a known site"
     );
+}
+
+/// What was not replaced is known as before.
+fn replaced_in_part(report: &mut Report, counters: Counters) {
+    let counter = counters.counter(0);
+    doorbell::replace();
+    wrmsr(counter, VALUE ^ 0xffff);
+    wrmsr(counter, VALUE);
+    let entry = doorbell::bytes();
+    check!(
+        report,
+        "G-505",
+        entry,
+        doorbell::RUNG,
+        "a fresh entry rings"
+    );
+    check!(report, "G-505", odd_rdpmc(0), VALUE, "the site stayed");
+    put((&raw const odd_site).addr(), [0x0f, 0x33]);
+    wrmsr(counter, VALUE ^ 0xffff);
+    wrmsr(counter, VALUE);
+    check!(report, "G-505", odd_rdpmc(0), VALUE, "the doorbell stayed");
+    check!(report, "G-505", site(), [0x0f, 0x32], "a fresh site");
 }
 
 /// Fresh text at the same addresses.

@@ -30,6 +30,8 @@ pub(super) struct Scan {
     pub(super) readers: Vec<Reader>,
     /// Byte pairs that may be RDPMC and could not be told.
     pub(super) doubtful: usize,
+    /// Those of them whose result would be read.
+    pub(super) look_alikes: usize,
     /// Byte pairs that were looked at.
     pub(super) pairs: usize,
 }
@@ -157,6 +159,7 @@ impl Text<'_> {
         let found = pattern::find(&bytes, inner, MOST_PAIRS - result.pairs);
         result.pairs += found.pairs;
         result.doubtful += found.doubtful;
+        result.look_alikes += found.look_alikes;
         result.readers.extend(found.readers.iter().filter_map(|at| {
             let address = first + *at as u64;
             let second = address + 1;
