@@ -174,7 +174,7 @@ fn text_that_was_not_executable_is_scanned_when_it_asks() {
 
 #[test]
 fn a_guest_that_keeps_us_busy_is_not_served_and_not_touched() {
-    let pairs = READER.repeat(1_000);
+    let pairs = [&READER[..], &pattern::RDPMC.repeat(1_000)].concat();
     let sites = READER.repeat(300);
     for code in [pairs, sites] {
         let (memory, rewriter) = guest_with(&code);
