@@ -1,46 +1,20 @@
 //! PMUs on a scripted host, for what a clock-derived one never has: turns, errors,
 //! event codes, filters.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+#[path = "../kept_host/mod.rs"]
+mod kept_host;
 
 use vpmu::guest::{CoreType, Model, ModelConfig, ModelKind};
 use vpmu::host::sim::SimPmu;
-use vpmu::host::{EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
+use vpmu::host::{HostEvent, HostEventId};
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
-use vpmu::units::{Count, Nanos};
+use vpmu::units::Nanos;
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 use vpmu::{CodesId, EventFilter, FilterLists, Policy, Rules, VcpuPmu};
 
-/// A scripted PMU that the test keeps.
-#[derive(Clone, Debug)]
-pub(crate) struct Host(Rc<RefCell<SimPmu>>);
-
-impl HostPmu for Host {
-    fn supported(&self) -> ArchEventSet {
-        self.0.borrow().supported()
-    }
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
-        self.0.borrow_mut().open(id, attr)
-    }
-    fn close(&mut self, id: HostEventId) {
-        self.0.borrow_mut().close(id);
-    }
-    fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
-        self.0.borrow_mut().start(id, left)
-    }
-    fn stop(&mut self, id: HostEventId) {
-        self.0.borrow_mut().stop(id);
-    }
-    fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
-        self.0.borrow_mut().read(id)
-    }
-    fn can_lose(&self) -> bool {
-        self.0.borrow().can_lose()
-    }
-}
+use kept_host::Host;
 
 pub(crate) type Pmu = VcpuPmu<Model, Host>;
 
@@ -122,7 +96,7 @@ impl Scenario {
 
     fn host(&self) -> Host {
         let host = SimPmu::quiet(self.counters, ArchEventSet::ALL);
-        Host(Rc::new(RefCell::new(host)))
+        Host::new(host)
     }
 
     /// The guest after what it did.

@@ -1,58 +1,22 @@
 //! A guest's PMU of any model, on a scripted host that stays in the test's hand.
 #![allow(dead_code, reason = "each target uses a part of it")]
 
-use std::cell::RefCell;
-use std::rc::Rc;
+#[path = "../../../tests/kept_host/mod.rs"]
+mod kept_host;
 
 use vpmu::guest::{
     ArchPerfmon, ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind,
 };
+use vpmu::host::HostEvent;
 use vpmu::host::sim::SimPmu;
-use vpmu::host::{EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
-use vpmu::units::Count;
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 use vpmu::x86::msr::{Register, TABLE, decode};
 use vpmu::{CodesId, EventFilter, FilterLists, Policy, Rules, VcpuPmu};
 
-/// A scripted PMU that the test keeps.
-#[derive(Clone, Debug)]
-pub struct Host(pub Rc<RefCell<SimPmu>>);
-
-impl Host {
-    fn new(counters: usize) -> Self {
-        Self(Rc::new(RefCell::new(SimPmu::quiet(
-            counters,
-            ArchEventSet::ALL,
-        ))))
-    }
-}
-
-impl HostPmu for Host {
-    fn supported(&self) -> ArchEventSet {
-        self.0.borrow().supported()
-    }
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
-        self.0.borrow_mut().open(id, attr)
-    }
-    fn close(&mut self, id: HostEventId) {
-        self.0.borrow_mut().close(id);
-    }
-    fn start(&mut self, id: HostEventId, left: Count) -> Result<(), NoCounter> {
-        self.0.borrow_mut().start(id, left)
-    }
-    fn stop(&mut self, id: HostEventId) {
-        self.0.borrow_mut().stop(id);
-    }
-    fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
-        self.0.borrow_mut().read(id)
-    }
-    fn can_lose(&self) -> bool {
-        self.0.borrow().can_lose()
-    }
-}
+pub(crate) use kept_host::Host;
 
 pub type Pmu = VcpuPmu<Model, Host>;
 
@@ -132,7 +96,7 @@ impl Setup {
     }
 
     pub fn pmu(&self) -> (Pmu, Host) {
-        let host = Host::new(self.host_counters);
+        let host = Host::new(SimPmu::quiet(self.host_counters, ArchEventSet::ALL));
         (
             Pmu::new(self.model.clone(), host.clone(), self.rules.clone()),
             host,
@@ -140,7 +104,7 @@ impl Setup {
     }
 
     pub fn restore(&self, bytes: &[u8]) -> Result<(Pmu, Host), RestoreError> {
-        let host = Host::new(self.host_counters);
+        let host = Host::new(SimPmu::quiet(self.host_counters, ArchEventSet::ALL));
         let pmu = Pmu::restore(self.model.clone(), host.clone(), self.rules.clone(), bytes)?;
         Ok((pmu, host))
     }
