@@ -9,17 +9,21 @@
 
 extern crate alloc;
 
+mod crc;
 pub mod guest;
 pub mod host;
 pub mod ids;
+mod rules;
 pub mod sched;
 pub mod state;
+mod times;
+mod totals;
 pub mod uncore;
 pub mod units;
 mod vcpu;
 pub mod x86;
 
-pub use vcpu::{
-    AttachError, CodesId, CounterState, CounterView, EventFilter, FilterLists, MonitorView, Policy,
-    Rules, Times, Totals, VcpuPmu,
-};
+pub use rules::{CodesId, EventFilter, FilterLists, Policy, Rules};
+pub use times::Times;
+pub use totals::Totals;
+pub use vcpu::{AttachError, CounterState, CounterView, MonitorView, VcpuPmu};

@@ -5,12 +5,13 @@ use alloc::vec::Vec;
 use crate::guest::{CoreType, Identity};
 use crate::host::{EventAttr, HostEvent, LevelMemory, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
+use crate::rules::{CodesId, Policy};
 use crate::sched::EventState;
+use crate::times::Times;
+use crate::totals::Totals;
 use crate::units::Nanos;
-use crate::vcpu::Carried;
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
-use crate::{CodesId, Policy, Times, Totals};
 
 use super::RestoreError;
 use super::wire::{Reader, Writer};
@@ -49,6 +50,23 @@ pub(crate) struct SavedRules {
     pub(crate) codes: Option<CodesId>,
     /// A checksum of the filter.
     pub(crate) filter: u32,
+}
+
+/// A counter's event as it goes on in another host's backing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// What it counts.
+    pub(crate) attr: EventAttr,
+    /// Off, enabled (whether it has a counter or waits for one) or in error.
+    pub(crate) state: EventState,
+    /// What it counted so far.
+    pub(crate) count: u64,
+    /// For how long.
+    pub(crate) times: Times,
+    /// The part of the estimate that entered the guest's counter already.
+    pub(crate) taken: u64,
+    /// The guest stopped it before its first turn.
+    pub(crate) starved: bool,
 }
 
 /// The event of one counter.

@@ -36,7 +36,6 @@
 //! which stays with KVM.
 
 mod body;
-pub(crate) mod crc;
 mod error;
 #[cfg(test)]
 mod tests;
@@ -44,9 +43,10 @@ mod wire;
 
 use alloc::vec::Vec;
 
+use crate::crc;
 use crate::guest::Identity;
 
-pub(crate) use body::{Saved, SavedEvent, SavedRules};
+pub(crate) use body::{Carried, Saved, SavedEvent, SavedRules};
 pub use error::RestoreError;
 
 use wire::{Reader, Writer};

@@ -5,14 +5,13 @@ use alloc::vec::Vec;
 use alloc::{format, vec};
 
 use super::wire::{Reader, Writer};
-use super::{BODY_AT, CHECKSUM_AT, RestoreError, Saved, SavedEvent, SavedRules, crc};
+use super::{BODY_AT, CHECKSUM_AT, Carried, RestoreError, Saved, SavedEvent, SavedRules, crc};
 use crate::guest::{CoreType, Identity, Model, ModelConfig, ModelKind};
 use crate::host::software::{Khz, SoftwarePmu};
 use crate::host::{EventAttr, HostEvent, LevelMemory, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::units::Nanos;
-use crate::vcpu::Carried;
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 use crate::{CodesId, Policy, Times, Totals, VcpuPmu};

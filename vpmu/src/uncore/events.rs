@@ -9,13 +9,13 @@ use alloc::vec::Vec;
 
 use super::driver::{self, ScopedDriver};
 use super::model::{UncoreModel, UncorePmu};
-use crate::Times;
 use crate::host::{OpenError, ReadError, ScopedEvent, ScopedEventId, ScopedHost};
 use crate::ids::VcpuId;
 use crate::sched::{
     Config, EventId, OpenError as SchedError, OpenRequest, PmuCaps, PmuClass, PmuDesc, PmuError,
     PmuId, PmuType, Scheduler, Target, Topology,
 };
+use crate::times::Times;
 use crate::units::{Count, Nanos};
 
 /// Why a counter that is wanted does not count.

@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 use super::events::Trouble;
 use super::model::UncorePmu;
 use super::vm::{Bank, Uncore};
-use crate::Times;
 use crate::host::{ScopeInstance, ScopedCount, ScopedEvent, ScopedHost};
 use crate::ids::VcpuId;
 use crate::sched::Scope;
+use crate::times::Times;
 use crate::units::{Count, Energy, Nanos};
 
 /// What becomes of a counter.

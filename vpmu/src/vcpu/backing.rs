@@ -26,7 +26,6 @@ use crate::units::{Count, Nanos};
 use super::placement::{self, Placement};
 use super::{Policy, Times};
 
-pub(crate) use carried::Carried;
 use monitors::Monitors;
 pub(super) use monitors::Watched;
 

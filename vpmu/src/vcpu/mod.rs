@@ -19,26 +19,24 @@ mod backing;
 mod follow;
 mod monitors;
 mod placement;
-mod rules;
 mod saved;
 mod status;
 #[cfg(test)]
 mod tests;
-mod times;
 
 use crate::guest::{Arming, Demand, GuestPmu, MsrError};
 use crate::host::{HostPmu, Level};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
+use crate::rules::{Policy, Rules};
+use crate::times::Times;
+use crate::totals::Totals;
 use crate::units::Nanos;
 
 use backing::Backing;
 use placement::Placement;
 
-pub(crate) use backing::Carried;
 pub use monitors::{AttachError, MonitorView};
-pub use rules::{CodesId, EventFilter, FilterLists, Policy, Rules};
-pub use status::{CounterState, CounterView, Totals};
-pub use times::Times;
+pub use status::{CounterState, CounterView};
 
 /// The PMU of one vCPU.
 #[derive(Debug)]

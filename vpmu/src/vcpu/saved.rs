@@ -10,10 +10,9 @@ use crate::guest::{GuestPmu, Identity};
 use crate::host::{HostEvent, HostPmu};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
-use crate::state::{self, RestoreError, Saved, SavedEvent, SavedRules};
+use crate::state::{self, Carried, RestoreError, Saved, SavedEvent, SavedRules};
 use crate::x86::msr::{self, AmdBank, Register};
 
-use super::backing::Carried;
 use super::{Policy, Rules, VcpuPmu};
 
 impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {

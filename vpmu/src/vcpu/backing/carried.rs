@@ -1,25 +1,14 @@
 //! What goes on in another backing: counts, times and the order of turns. What is
 //! believed of the host's counters does not; the other host's are found anew.
 
-use crate::host::{EventAttr, HostPmu, OpenError};
+use crate::host::{HostPmu, OpenError};
 use crate::ids::Pmc;
 use crate::sched::EventState;
+use crate::state::Carried;
 use crate::units::Nanos;
 
 use super::super::{Policy, Totals};
 use super::{Backing, CPU, Times, Tracked};
-
-/// What goes on when a counter's event is restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Carried {
-    pub(crate) attr: EventAttr,
-    /// Off, enabled (whether it has a counter or waits for one) or in error.
-    pub(crate) state: EventState,
-    pub(crate) count: u64,
-    pub(crate) times: Times,
-    pub(crate) taken: u64,
-    pub(crate) starved: bool,
-}
 
 impl<H: HostPmu> Backing<H> {
     /// What of a counter's event goes on in another backing.

@@ -5,6 +5,7 @@ use super::*;
 use crate::guest::{CoreType, Model, ModelConfig, ModelKind};
 use crate::host::HostEvent;
 use crate::ids::MonitorId;
+use crate::rules::{CodesId, EventFilter, FilterLists};
 use crate::state::{self, RestoreError};
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::RawEvent;

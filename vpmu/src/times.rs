@@ -14,7 +14,7 @@ pub struct Times {
 
 impl Times {
     /// These, and then those.
-    pub(super) fn and_then(self, enabled: Nanos, running: Nanos) -> Self {
+    pub(crate) fn and_then(self, enabled: Nanos, running: Nanos) -> Self {
         Self {
             enabled: self.enabled + enabled,
             running: self.running + running,
@@ -29,7 +29,7 @@ impl Times {
 
     /// The estimate for the whole time from a count of the running time. Of an
     /// event that never ran nothing is known: 0.
-    pub(super) fn whole(&self, count: u64) -> u64 {
+    pub(crate) fn whole(&self, count: u64) -> u64 {
         if !self.is_scaled() {
             return count;
         }
@@ -41,7 +41,7 @@ impl Times {
     }
 
     /// The count of the running time at which the estimate reaches `whole`.
-    pub(super) fn part(&self, whole: u64) -> u64 {
+    pub(crate) fn part(&self, whole: u64) -> u64 {
         if !self.is_scaled() || self.running == Nanos(0) {
             return whole;
         }

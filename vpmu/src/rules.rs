@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
+use crate::crc;
 use crate::guest::{CoreType, Demand, Encoding};
 use crate::host::{EventAttr, HostEvent};
-use crate::state::crc;
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 
@@ -129,7 +129,7 @@ impl EventFilter {
     }
 
     /// Whether a guest may count any event by its code.
-    pub(super) const fn admits_codes(&self) -> bool {
+    pub(crate) const fn admits_codes(&self) -> bool {
         match self {
             Self::Architectural => false,
             Self::All => true,
@@ -141,7 +141,7 @@ impl EventFilter {
     }
 
     /// A number that other filters do not have, by all likelihood.
-    pub(super) fn checksum(&self) -> u32 {
+    pub(crate) fn checksum(&self) -> u32 {
         let mut bytes = Vec::new();
         match self {
             Self::Architectural => bytes.push(0),
@@ -213,7 +213,7 @@ impl From<Policy> for Rules {
 
 impl Rules {
     /// The same for a guest with `vendor`'s CPU.
-    pub(super) fn for_vendor(self, vendor: Vendor) -> Self {
+    pub(crate) fn for_vendor(self, vendor: Vendor) -> Self {
         Self {
             filter: self.filter.for_vendor(vendor),
             ..self
@@ -221,7 +221,7 @@ impl Rules {
     }
 
     /// What becomes of a guest's demand.
-    pub(super) fn judge(&self, demand: Demand) -> Demand {
+    pub(crate) fn judge(&self, demand: Demand) -> Demand {
         match demand {
             // CPUID did not offer what the filter takes away: it is not backed.
             Demand::NotBacked(Encoding::Architectural(event))
