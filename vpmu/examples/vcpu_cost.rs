@@ -11,7 +11,7 @@ mod callgrind;
 use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
 use vpmu::host::sim::SimPmu;
 use vpmu::host::software::{Khz, SoftwarePmu};
-use vpmu::host::{EventAttr, HostPmu, OpenError, Privilege};
+use vpmu::host::{HostEvent, HostOpenError, HostPmu, Privilege};
 use vpmu::ids::{MonitorId, MsrIndex};
 use vpmu::units::Nanos;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
@@ -105,7 +105,7 @@ fn handle_one<H: HostPmu>(pmu: &mut VcpuPmu<ArchPerfmon, H>) {
     pmu.wrmsr(GLOBAL_CTRL, 0xf).unwrap();
 }
 
-fn worker(op: &str, counters: u32, times: u64) -> Result<(), OpenError> {
+fn worker(op: &str, counters: u32, times: u64) -> Result<(), HostOpenError> {
     if op == "rotation" {
         let mut pmu = pmu(SimPmu::quiet(2, ArchEventSet::ALL), counters);
         run(op, &mut pmu, times);
@@ -119,7 +119,10 @@ fn worker(op: &str, counters: u32, times: u64) -> Result<(), OpenError> {
             user: true,
             kernel: true,
         };
-        let attr = EventAttr { event, privilege };
+        let attr = HostEvent {
+            code: event,
+            privilege,
+        };
         pmu.attach(id, attr, Policy::Flexible).unwrap();
     }
     if op == "pmi" {

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::crc;
 use crate::guest::{CoreType, Demand, Encoding};
-use crate::host::{EventAttr, HostEvent};
+use crate::host::{HostEvent, EventCode};
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 
@@ -47,12 +47,12 @@ struct EventList {
 }
 
 impl EventList {
-    fn new(events: impl IntoIterator<Item = HostEvent>) -> Self {
+    fn new(events: impl IntoIterator<Item = EventCode>) -> Self {
         let mut list = Self::default();
         for event in events {
             match event {
-                HostEvent::Architectural(event) => list.named = list.named.with(event),
-                HostEvent::Raw(event) => list.codes.push(event.code()),
+                EventCode::Architectural(event) => list.named = list.named.with(event),
+                EventCode::Raw(event) => list.codes.push(event.code()),
             }
         }
         list.codes.sort_unstable();
@@ -65,7 +65,7 @@ impl EventList {
         for event in ArchEvent::ALL {
             let code = event.code(vendor);
             let is_listed = self.named.contains(event)
-                || code.is_some_and(|code| self.has(HostEvent::Raw(code)));
+                || code.is_some_and(|code| self.has(EventCode::Raw(code)));
             if is_listed {
                 both.named = both.named.with(event);
                 both.codes.extend(code);
@@ -80,10 +80,10 @@ impl EventList {
         self.named == ArchEventSet::EMPTY && self.codes.is_empty()
     }
 
-    fn has(&self, event: HostEvent) -> bool {
+    fn has(&self, event: EventCode) -> bool {
         match event {
-            HostEvent::Architectural(event) => self.named.contains(event),
-            HostEvent::Raw(event) => self.codes.binary_search(&event.code()).is_ok(),
+            EventCode::Architectural(event) => self.named.contains(event),
+            EventCode::Raw(event) => self.codes.binary_search(&event.code()).is_ok(),
         }
     }
 }
@@ -92,8 +92,8 @@ impl FilterLists {
     /// Lists of events; of codes, edge, invert and counter mask are passed over.
     #[must_use]
     pub fn new(
-        allow: impl IntoIterator<Item = HostEvent>,
-        deny: impl IntoIterator<Item = HostEvent>,
+        allow: impl IntoIterator<Item = EventCode>,
+        deny: impl IntoIterator<Item = EventCode>,
     ) -> Self {
         Self {
             allow: EventList::new(allow),
@@ -118,9 +118,9 @@ impl EventFilter {
 
     /// Whether a guest may count `event`.
     #[must_use]
-    pub fn admits(&self, event: HostEvent) -> bool {
+    pub fn admits(&self, event: EventCode) -> bool {
         match self {
-            Self::Architectural => matches!(event, HostEvent::Architectural(_)),
+            Self::Architectural => matches!(event, EventCode::Architectural(_)),
             Self::All => true,
             Self::Lists(lists) => {
                 !lists.deny.has(event) && (lists.allow.is_empty() || lists.allow.has(event))
@@ -225,16 +225,19 @@ impl Rules {
         match demand {
             // CPUID did not offer what the filter takes away: it is not backed.
             Demand::NotBacked(Encoding::Architectural(event))
-            | Demand::Event(EventAttr {
-                event: HostEvent::Architectural(event),
+            | Demand::Event(HostEvent {
+                code: EventCode::Architectural(event),
                 ..
             }) if !self.filter.admits(event.into()) => {
                 Demand::Denied(Encoding::Architectural(event))
             }
             Demand::NotBacked(encoding) if self.codes.is_some() => match encoding.raw() {
-                Some((event, privilege)) if self.filter.admits(HostEvent::Raw(event)) => {
-                    let event = HostEvent::Raw(event);
-                    Demand::Event(EventAttr { event, privilege })
+                Some((event, privilege)) if self.filter.admits(EventCode::Raw(event)) => {
+                    let event = EventCode::Raw(event);
+                    Demand::Event(HostEvent {
+                        code: event,
+                        privilege,
+                    })
                 }
                 Some(_) => Demand::Denied(encoding),
                 None => demand,
@@ -253,8 +256,8 @@ mod tests {
     use crate::vcpu::VcpuPmu;
     use crate::x86::regs::EventSel;
 
-    fn raw(code: u64) -> HostEvent {
-        HostEvent::Raw(RawEvent::of_event_sel(code))
+    fn raw(code: u64) -> EventCode {
+        EventCode::Raw(RawEvent::of_event_sel(code))
     }
 
     #[test]
@@ -303,7 +306,7 @@ mod tests {
         let Demand::Event(attr) = judged(rules(EventFilter::All, true)) else {
             panic!("it is backed");
         };
-        assert_eq!(attr.event, raw(0x1d1));
+        assert_eq!(attr.code, raw(0x1d1));
         assert!(attr.privilege.user && attr.privilege.kernel);
         let any_thread = Demand::NotBacked(Encoding::Raw(sel.with_any_thread(true)));
         assert_eq!(rules(EventFilter::All, true).judge(any_thread), any_thread);
@@ -342,7 +345,7 @@ mod tests {
     /// mask do not lead around it.
     #[test]
     fn an_event_is_denied_by_its_name_and_by_its_code() {
-        let cycles = HostEvent::from(ArchEvent::Cycles);
+        let cycles = EventCode::from(ArchEvent::Cycles);
         for entry in [cycles, raw(0x3c)] {
             for sel in [0x53_003c, 0x153_003c, 0x57_003c, 0xd3_003c, 0x1d3_003c] {
                 let [gp, fixed] = judged("intel-v2", FilterLists::new([], [entry]), sel);
@@ -372,7 +375,7 @@ mod tests {
 
     #[test]
     fn an_event_is_allowed_by_its_name_and_by_its_code() {
-        let cycles = HostEvent::from(ArchEvent::Cycles);
+        let cycles = EventCode::from(ArchEvent::Cycles);
         for entry in [cycles, raw(0x3c)] {
             for sel in [0x53_003c, 0x153_003c] {
                 let lists = FilterLists::new([entry], []);

@@ -245,7 +245,7 @@ fn check_counters(model: &Model, spec: &Spec) -> Result<(), TestCaseError> {
         prop_assert_eq!(model.distance(pmc).0 + model.value(pmc), 1 << spec.width);
         if let Some(Demand::Event(attr)) = demand {
             prop_assert!(attr.privilege.user || attr.privilege.kernel);
-            let bus_on_amd = spec.amd > 0 && attr.event == ArchEvent::BusCycles.into();
+            let bus_on_amd = spec.amd > 0 && attr.code == ArchEvent::BusCycles.into();
             prop_assert!(!bus_on_amd, "no such code on AMD");
         }
     }

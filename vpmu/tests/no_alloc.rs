@@ -15,7 +15,7 @@ use std::cell::Cell;
 use ops::Bench;
 use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
 use vpmu::host::sim::SimPmu;
-use vpmu::host::{EventAttr, HostEvent, Privilege};
+use vpmu::host::{EventCode, HostEvent, Privilege};
 use vpmu::ids::{MonitorId, MsrIndex};
 use vpmu::units::Nanos;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
@@ -124,8 +124,8 @@ fn a_guests_accesses_do_not_allocate() {
 
 #[test]
 fn nor_do_they_beside_monitors() {
-    const ATTR: EventAttr = EventAttr {
-        event: HostEvent::Architectural(ArchEvent::Cycles),
+    const ATTR: HostEvent = HostEvent {
+        code: EventCode::Architectural(ArchEvent::Cycles),
         privilege: Privilege {
             user: true,
             kernel: true,

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use vpmu::host::HostEvent;
+use vpmu::host::EventCode;
 use vpmu::x86::event::{ArchEvent, RawEvent};
 use vpmu::{EventFilter, FilterLists};
 
@@ -106,7 +106,7 @@ fn read_file(path: &Path) -> Result<FilterLists, FilterError> {
         path: path.to_owned(),
         source,
     })?;
-    let events = |words: &[String]| -> Result<Vec<HostEvent>, FilterError> {
+    let events = |words: &[String]| -> Result<Vec<EventCode>, FilterError> {
         let bad = |word: &String| FilterError::Event {
             path: path.to_owned(),
             word: word.clone(),
@@ -123,13 +123,13 @@ fn read_file(path: &Path) -> Result<FilterLists, FilterError> {
 }
 
 /// The event of a name or a code; `None` if it is neither.
-pub(super) fn event(word: &str) -> Option<HostEvent> {
+pub(super) fn event(word: &str) -> Option<EventCode> {
     if let Some(named) = ArchEvent::ALL.into_iter().find(|e| e.name() == word) {
         return Some(named.into());
     }
     let bits = u64::from_str_radix(word.strip_prefix('r')?, 16).ok()?;
     let raw = RawEvent::of_event_sel(bits);
-    (raw.config() == bits).then_some(HostEvent::Raw(raw))
+    (raw.config() == bits).then_some(EventCode::Raw(raw))
 }
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ mod tests {
             r#"{"allow": ["cycles", "r1d1", "r1000000c0"], "deny": ["r1d1"]}"#,
         )
         .unwrap();
-        let raw = |code| HostEvent::Raw(RawEvent::of_event_sel(code));
+        let raw = |code| EventCode::Raw(RawEvent::of_event_sel(code));
         assert!(filter.admits(ArchEvent::Cycles.into()));
         assert!(!filter.admits(ArchEvent::Branches.into()));
         assert!(!filter.admits(raw(0x1d1)));

@@ -220,7 +220,7 @@ impl fmt::Display for Choice {
 mod tests {
     use super::*;
     use crate::config::PmuArg;
-    use vpmu::host::HostEvent;
+    use vpmu::host::EventCode;
     use vpmu::x86::cpuid::PmuCpuid;
     use vpmu::x86::event::RawEvent;
     use vpmu::{EventFilter, FilterLists};
@@ -301,7 +301,7 @@ mod tests {
     fn a_code_of_a_filter_decides_like_the_name_of_its_event() {
         let amd = Some(Vendor::Amd);
         let chosen = |text, code| {
-            let deny = [HostEvent::Raw(RawEvent::of_event_sel(code))];
+            let deny = [EventCode::Raw(RawEvent::of_event_sel(code))];
             let lists = EventFilter::Lists(FilterLists::new([], deny));
             let asked = asked(text);
             let filter = lists.for_vendor(vendor_first_tried(&asked, amd));

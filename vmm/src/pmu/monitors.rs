@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use vpmu::host::{EventAttr, Privilege, Quality};
+use vpmu::host::{HostEvent, Privilege, Quality};
 use vpmu::ids::{MonitorId, VcpuId};
 use vpmu::{AttachError, MonitorView, Policy};
 
@@ -25,7 +25,7 @@ use super::status::{CountingState, name};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MonitorSpec {
     /// The event, and the guest's privilege levels in which it counts.
-    pub attr: EventAttr,
+    pub attr: HostEvent,
     /// How it competes for host counters.
     pub policy: Policy,
     /// The only vCPU; `None`: all, those included that are plugged in later.
@@ -48,7 +48,7 @@ impl MonitorSpec {
 
 /// The event of a word such as `cycles`, `instructions:u` or `r1d1:k`.
 #[must_use]
-pub fn event(word: &str) -> Option<EventAttr> {
+pub fn event(word: &str) -> Option<HostEvent> {
     let (event, levels) = word.split_once(':').unwrap_or((word, "uk"));
     let privilege = match levels {
         "u" => (true, false),
@@ -57,8 +57,8 @@ pub fn event(word: &str) -> Option<EventAttr> {
         _ => return None,
     };
     let (user, kernel) = privilege;
-    Some(EventAttr {
-        event: event_filter::event(event)?,
+    Some(HostEvent {
+        code: event_filter::event(event)?,
         privilege: Privilege { user, kernel },
     })
 }
@@ -138,7 +138,7 @@ impl Monitors {
 #[derive(Clone, Copy, Debug)]
 pub enum MonitorOrder {
     /// Count this from now on.
-    Attach(MonitorId, EventAttr, Policy),
+    Attach(MonitorId, HostEvent, Policy),
     /// Stop.
     Detach(MonitorId),
 }

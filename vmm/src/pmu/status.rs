@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use vpmu::guest::{Demand, GuestPmu};
-use vpmu::host::{EventAttr, HostPmu, Quality};
+use vpmu::host::{HostEvent, HostPmu, Quality};
 use vpmu::{CounterState, CounterView, Totals, VcpuPmu};
 
 use super::PmuPlan;
@@ -241,13 +241,13 @@ fn counter(view: &CounterView, value: u64) -> CounterStatus {
 }
 
 /// The event as perf writes it.
-pub(super) fn name(attr: &EventAttr) -> String {
+pub(super) fn name(attr: &HostEvent) -> String {
     let levels = match (attr.privilege.user, attr.privilege.kernel) {
         (true, false) => ":u",
         (false, true) => ":k",
         _ => "",
     };
-    format!("{}{levels}", attr.event)
+    format!("{}{levels}", attr.code)
 }
 
 impl PmuPlan {
@@ -261,7 +261,7 @@ impl PmuPlan {
 #[cfg(test)]
 mod tests {
     use vpmu::Times;
-    use vpmu::host::{OpenError, Privilege};
+    use vpmu::host::{HostOpenError, Privilege};
     use vpmu::ids::Pmc;
     use vpmu::x86::event::ArchEvent;
 
@@ -290,8 +290,8 @@ mod tests {
 
     #[test]
     fn a_sampled_and_a_refused_counter() {
-        let attr = EventAttr {
-            event: ArchEvent::Cycles.into(),
+        let attr = HostEvent {
+            code: ArchEvent::Cycles.into(),
             privilege: Privilege {
                 user: true,
                 kernel: false,
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(status.host_event.as_deref(), Some("guest time"));
         assert!(status.clock_derived && status.sampled && status.why.is_none());
         assert_eq!(status.value, 7);
-        view.state = CounterState::Refused(OpenError::Unsupported);
+        view.state = CounterState::Refused(HostOpenError::Unsupported);
         let status = counter(&view, 7);
         assert_eq!(status.state, CountingState::Refused);
         assert_eq!(status.host_event, None);

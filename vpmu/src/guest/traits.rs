@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::host::{EventAttr, Privilege};
+use crate::host::{HostEvent, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::{PmuCpuid, Vendor};
@@ -25,7 +25,7 @@ pub enum MsrError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
     /// An event that means the same on every CPU.
-    Event(EventAttr),
+    Event(HostEvent),
     /// Something that no host event stands for: not counted.
     NotBacked(Encoding),
     /// Something that the operator does not let a guest count.

@@ -19,8 +19,8 @@ pub mod linux;
 
 pub use level::LevelMemory;
 pub use pmu::{
-    EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality,
-    ReadError,
+    EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, Level, NoCounter, Privilege,
+    Quality, ReadError,
 };
 pub use scoped::{
     EnergyDomain, RawSelect, ScopeInstance, ScopedCount, ScopedEvent, ScopedEventId, ScopedHost,

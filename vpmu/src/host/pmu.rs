@@ -60,22 +60,22 @@ pub enum Quality {
     SampledClock,
 }
 
-/// Which event a host counts.
+/// The code of an event: which event it is, without where it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostEvent {
+pub enum EventCode {
     /// One that means the same on every CPU.
     Architectural(ArchEvent),
     /// One that means something on CPUs of one vendor, or one family, only.
     Raw(RawEvent),
 }
 
-impl From<ArchEvent> for HostEvent {
+impl From<ArchEvent> for EventCode {
     fn from(event: ArchEvent) -> Self {
         Self::Architectural(event)
     }
 }
 
-impl fmt::Display for HostEvent {
+impl fmt::Display for EventCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Architectural(event) => f.write_str(event.name()),
@@ -84,18 +84,19 @@ impl fmt::Display for HostEvent {
     }
 }
 
-/// What to count.
+/// An event that a host counts for a guest. The guest's counters are turned into
+/// it by the guest model, and the host opens it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventAttr {
-    /// The event.
-    pub event: HostEvent,
-    /// Where it counts.
+pub struct HostEvent {
+    /// Which event.
+    pub code: EventCode,
+    /// The privilege levels in which it counts.
     pub privilege: Privilege,
 }
 
 /// Why [`HostPmu::open`] made no event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub enum HostOpenError {
     /// This PMU cannot count the event, now or ever.
     #[error("the host PMU does not count this event")]
     Unsupported,
@@ -134,8 +135,8 @@ pub trait HostPmu: fmt::Debug {
     /// Makes an event for `attr`, stopped, with a count of 0. `id` must be free.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing is open then.
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError>;
+    /// [`HostOpenError`]; nothing is open then.
+    fn open(&mut self, id: HostEventId, attr: &HostEvent) -> Result<(), HostOpenError>;
 
     /// Stops and forgets; `id` is free afterwards. No-op on a free one.
     fn close(&mut self, id: HostEventId);
@@ -202,7 +203,7 @@ pub trait HostPmu: fmt::Debug {
     }
 
     /// How good a count of `attr` is.
-    fn quality(&self, attr: &EventAttr) -> Quality {
+    fn quality(&self, attr: &HostEvent) -> Quality {
         let _ = attr;
         Quality::Counted
     }
@@ -212,7 +213,7 @@ impl<P: HostPmu + ?Sized> HostPmu for Box<P> {
     fn supported(&self) -> ArchEventSet {
         (**self).supported()
     }
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
+    fn open(&mut self, id: HostEventId, attr: &HostEvent) -> Result<(), HostOpenError> {
         (**self).open(id, attr)
     }
     fn close(&mut self, id: HostEventId) {
@@ -248,7 +249,7 @@ impl<P: HostPmu + ?Sized> HostPmu for Box<P> {
     fn next_exit(&self) -> Option<Nanos> {
         (**self).next_exit()
     }
-    fn quality(&self, attr: &EventAttr) -> Quality {
+    fn quality(&self, attr: &HostEvent) -> Quality {
         (**self).quality(attr)
     }
 }

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
-use super::pmu::{OpenError, ReadError};
+use super::pmu::{HostOpenError, ReadError};
 use crate::units::{Count, Energy};
 
 /// A host event of a scoped PMU. The caller numbers them: small, dense, reused.
@@ -128,13 +128,13 @@ pub trait ScopedHost: fmt::Debug {
     /// Makes an event that counts from 0 from now on. `id` must be free.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing is open then.
+    /// [`HostOpenError`]; nothing is open then.
     fn open(
         &mut self,
         id: ScopedEventId,
         event: &ScopedEvent,
         instance: ScopeInstance,
-    ) -> Result<(), OpenError>;
+    ) -> Result<(), HostOpenError>;
 
     /// Stops and forgets; `id` is free afterwards. No-op on a free one.
     fn close(&mut self, id: ScopedEventId);
@@ -157,7 +157,7 @@ impl<H: ScopedHost + ?Sized> ScopedHost for Box<H> {
         id: ScopedEventId,
         event: &ScopedEvent,
         instance: ScopeInstance,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), HostOpenError> {
         (**self).open(id, event, instance)
     }
     fn close(&mut self, id: ScopedEventId) {

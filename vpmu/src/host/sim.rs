@@ -7,11 +7,11 @@ use alloc::vec::Vec;
 use crate::units::Count;
 use crate::x86::event::ArchEventSet;
 
-use super::pmu::{EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
+use super::pmu::{EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, NoCounter, ReadError};
 
 #[derive(Debug)]
 struct Event {
-    attr: EventAttr,
+    attr: HostEvent,
     /// Its place among the events in the order of opening.
     opened: u64,
     count: Count,
@@ -25,7 +25,7 @@ struct Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// [`HostPmu::open`] that succeeded.
-    Open(HostEventId, EventAttr),
+    Open(HostEventId, HostEvent),
     /// [`HostPmu::close`] of an event that was there.
     Close(HostEventId),
     /// [`HostPmu::start`].
@@ -79,10 +79,10 @@ impl SimPmu {
     }
 
     /// The guest ran and `n` events of this kind occurred.
-    pub fn occur(&mut self, kind: impl Into<HostEvent>, n: u64) {
+    pub fn occur(&mut self, kind: impl Into<EventCode>, n: u64) {
         let kind = kind.into();
         for (id, event) in &mut self.events {
-            let Some(left) = event.left.as_mut().filter(|_| event.attr.event == kind) else {
+            let Some(left) = event.left.as_mut().filter(|_| event.attr.code == kind) else {
                 continue;
             };
             event.count.0 = event.count.0.wrapping_add(n);
@@ -146,10 +146,10 @@ impl HostPmu for SimPmu {
         self.supported
     }
 
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
-        match attr.event {
-            HostEvent::Architectural(event) if !self.supported.contains(event) => {
-                return Err(OpenError::Unsupported);
+    fn open(&mut self, id: HostEventId, attr: &HostEvent) -> Result<(), HostOpenError> {
+        match attr.code {
+            EventCode::Architectural(event) if !self.supported.contains(event) => {
+                return Err(HostOpenError::Unsupported);
             }
             _ => {}
         }

@@ -4,7 +4,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 
-use super::pmu::{OpenError, ReadError};
+use super::pmu::{HostOpenError, ReadError};
 use super::scoped::{ScopeInstance, ScopedCount, ScopedEvent, ScopedEventId, ScopedHost};
 use crate::units::{Count, Energy};
 
@@ -88,9 +88,9 @@ impl ScopedHost for SimScopedHost {
         id: ScopedEventId,
         event: &ScopedEvent,
         instance: ScopeInstance,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), HostOpenError> {
         if self.refuses {
-            return Err(OpenError::Unsupported);
+            return Err(HostOpenError::Unsupported);
         }
         let event = Event {
             what: *event,

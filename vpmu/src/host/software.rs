@@ -10,8 +10,8 @@ use crate::x86::event::{ArchEvent, ArchEventSet};
 
 use super::level::{LevelClocks, LevelMemory};
 use super::pmu::{
-    EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Privilege, Quality,
-    ReadError,
+    EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, Level, NoCounter, Privilege,
+    Quality, ReadError,
 };
 
 /// A clock rate in kHz.
@@ -132,12 +132,15 @@ impl HostPmu for SoftwarePmu {
         Self::SUPPORTED
     }
 
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
-        match attr.event {
-            HostEvent::Architectural(event) if Self::SUPPORTED.contains(event) => {}
-            _ => return Err(OpenError::Unsupported),
+    fn open(&mut self, id: HostEventId, attr: &HostEvent) -> Result<(), HostOpenError> {
+        match attr.code {
+            EventCode::Architectural(event) if Self::SUPPORTED.contains(event) => {}
+            _ => return Err(HostOpenError::Unsupported),
         }
-        let slot = self.events.get_mut(id.0).ok_or(OpenError::Unsupported)?;
+        let slot = self
+            .events
+            .get_mut(id.0)
+            .ok_or(HostOpenError::Unsupported)?;
         *slot = Some(Event {
             whose: Whose::of(attr.privilege),
             ran: Nanos(0),
@@ -219,7 +222,7 @@ impl HostPmu for SoftwarePmu {
         overflow.into_iter().chain(sample).min()
     }
 
-    fn quality(&self, attr: &EventAttr) -> Quality {
+    fn quality(&self, attr: &HostEvent) -> Quality {
         match Whose::of(attr.privilege) {
             Whose::Guest => Quality::Clock,
             Whose::Level(_) => Quality::SampledClock,
@@ -242,8 +245,8 @@ mod tests {
         };
         pmu.open(
             ID,
-            &EventAttr {
-                event: ArchEvent::Cycles.into(),
+            &HostEvent {
+                code: ArchEvent::Cycles.into(),
                 privilege,
             },
         )
@@ -295,8 +298,8 @@ mod tests {
             let backed = pmu
                 .open(
                     HostEventId(1),
-                    &EventAttr {
-                        event: event.into(),
+                    &HostEvent {
+                        code: event.into(),
                         privilege,
                     },
                 )
@@ -325,7 +328,14 @@ mod tests {
                 kernel: !is_user,
             };
             let event = ArchEvent::Cycles.into();
-            pmu.open(id, &EventAttr { event, privilege }).unwrap();
+            pmu.open(
+                id,
+                &HostEvent {
+                    code: event,
+                    privilege,
+                },
+            )
+            .unwrap();
             assert!(!pmu.wants_level(), "no exits for an event that is stopped");
         }
         for id in [ID, user, kernel] {

@@ -8,7 +8,7 @@ use crate::x86::event::{ArchEvent, ArchEventSet};
 
 use super::level::LevelMemory;
 use super::pmu::{
-    EventAttr, HostEvent, HostEventId, HostPmu, Level, NoCounter, OpenError, Quality, ReadError,
+    EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, Level, NoCounter, Quality, ReadError,
 };
 
 /// Every event is on every part, and what the parts count is added up.
@@ -41,11 +41,11 @@ impl<P: HostPmu> HostPmu for SumPmu<P> {
         ArchEvent::ALL.into_iter().filter(in_all).collect()
     }
 
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
+    fn open(&mut self, id: HostEventId, attr: &HostEvent) -> Result<(), HostOpenError> {
         // What a code means differs between parts.
-        let is_code = matches!(attr.event, HostEvent::Raw(_));
+        let is_code = matches!(attr.code, EventCode::Raw(_));
         if self.parts.is_empty() || is_code && self.parts.len() > 1 {
-            return Err(OpenError::Unsupported);
+            return Err(HostOpenError::Unsupported);
         }
         let opened = self
             .parts
@@ -122,7 +122,7 @@ impl<P: HostPmu> HostPmu for SumPmu<P> {
     }
 
     /// That of the worst part.
-    fn quality(&self, attr: &EventAttr) -> Quality {
+    fn quality(&self, attr: &HostEvent) -> Quality {
         let parts = self.parts.iter().map(|part| part.quality(attr));
         parts.fold(Quality::Counted, worse)
     }
@@ -143,8 +143,8 @@ mod tests {
     use crate::host::sim::SimPmu;
 
     const ID: HostEventId = HostEventId(0);
-    const ATTR: EventAttr = EventAttr {
-        event: HostEvent::Architectural(ArchEvent::Instructions),
+    const ATTR: HostEvent = HostEvent {
+        code: EventCode::Architectural(ArchEvent::Instructions),
         privilege: Privilege {
             user: true,
             kernel: true,
@@ -162,11 +162,11 @@ mod tests {
         pmu.open(ID, &ATTR).unwrap();
         pmu.start(ID, Count(1 << 40)).unwrap();
         for (part, n) in [(0, 100), (1, 30), (0, 7)] {
-            pmu.parts[part].occur(ATTR.event, n);
+            pmu.parts[part].occur(ATTR.code, n);
         }
         assert_eq!(pmu.read(ID), Ok(Count(137)));
         pmu.stop(ID);
-        pmu.parts[1].occur(ATTR.event, 5);
+        pmu.parts[1].occur(ATTR.code, 5);
         assert_eq!(pmu.read(ID), Ok(Count(137)), "held still");
     }
 
@@ -185,18 +185,18 @@ mod tests {
         let parts = [ArchEventSet::ALL, few].map(|events| SimPmu::new(1, events));
         let mut pmu = SumPmu::new(parts.into());
         assert_eq!(pmu.supported(), few);
-        assert_eq!(pmu.open(ID, &ATTR), Err(OpenError::Unsupported));
+        assert_eq!(pmu.open(ID, &ATTR), Err(HostOpenError::Unsupported));
         assert_eq!(pmu.parts[0].open(ID, &ATTR), Ok(()), "the number is free");
     }
 
     #[test]
     fn a_code_has_no_sum() {
         let mut pmu = sum([1, 1]);
-        let attr = EventAttr {
-            event: HostEvent::Raw(crate::x86::event::RawEvent::of_event_sel(0x1d1)),
+        let attr = HostEvent {
+            code: EventCode::Raw(crate::x86::event::RawEvent::of_event_sel(0x1d1)),
             ..ATTR
         };
-        assert_eq!(pmu.open(ID, &attr), Err(OpenError::Unsupported));
+        assert_eq!(pmu.open(ID, &attr), Err(HostOpenError::Unsupported));
         assert_eq!(pmu.open(ID, &ATTR), Ok(()), "the number is free");
     }
 

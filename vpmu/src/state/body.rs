@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::guest::{CoreType, Identity};
-use crate::host::{EventAttr, HostEvent, LevelMemory, Privilege};
+use crate::host::{EventCode, HostEvent, LevelMemory, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::rules::{CodesId, Policy};
 use crate::sched::EventState;
@@ -335,9 +335,9 @@ impl SavedEvent {
             EventState::Error => 2,
             _ => 0,
         });
-        let (kind, event) = match attr.event {
-            HostEvent::Architectural(event) => (0, event as u64),
-            HostEvent::Raw(event) => (1, event.config()),
+        let (kind, event) = match attr.code {
+            EventCode::Architectural(event) => (0, event as u64),
+            EventCode::Raw(event) => (1, event.config()),
         };
         w.byte(kind);
         w.word(event);
@@ -380,22 +380,25 @@ impl SavedEvent {
 }
 
 /// What an event counts; `None` if there is no such event.
-fn read_attr(r: &mut Reader<'_>) -> Result<Option<EventAttr>, RestoreError> {
+fn read_attr(r: &mut Reader<'_>) -> Result<Option<HostEvent>, RestoreError> {
     let (kind, number, levels) = (r.byte()?, r.word()?, r.byte()?);
     let event = match kind {
         0 => usize::try_from(number)
             .ok()
             .and_then(|n| ArchEvent::ALL.get(n))
-            .map(|event| HostEvent::Architectural(*event)),
+            .map(|event| EventCode::Architectural(*event)),
         1 => Some(RawEvent::of_event_sel(number))
             .filter(|event| event.config() == number)
-            .map(HostEvent::Raw),
+            .map(EventCode::Raw),
         _ => None,
     };
     let privilege = Privilege {
         user: levels & 1 != 0,
         kernel: levels & 2 != 0,
     };
-    let attr = event.map(|event| EventAttr { event, privilege });
+    let attr = event.map(|event| HostEvent {
+        code: event,
+        privilege,
+    });
     Ok(attr.filter(|_| (1..=3).contains(&levels)))
 }

@@ -1,7 +1,7 @@
 //! Why bytes are no state for this vCPU.
 
 use crate::guest::Identity;
-use crate::host::OpenError;
+use crate::host::HostOpenError;
 use crate::ids::{MsrIndex, Pmc};
 
 use super::VERSION;
@@ -65,7 +65,7 @@ pub enum RestoreError {
         /// Which counter.
         pmc: Pmc,
         /// Why.
-        source: OpenError,
+        source: HostOpenError,
     },
     /// The counters are pinned, and the host has fewer.
     #[error(

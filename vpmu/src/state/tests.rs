@@ -8,7 +8,7 @@ use super::wire::{Reader, Writer};
 use super::{BODY_AT, CHECKSUM_AT, Carried, RestoreError, Saved, SavedEvent, SavedRules, crc};
 use crate::guest::{CoreType, Identity, Model, ModelConfig, ModelKind};
 use crate::host::software::{Khz, SoftwarePmu};
-use crate::host::{EventAttr, HostEvent, LevelMemory, Privilege};
+use crate::host::{EventCode, HostEvent, LevelMemory, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::units::Nanos;
@@ -52,8 +52,8 @@ fn two_events() -> Vec<SavedEvent> {
         running: Nanos(running),
     };
     let architectural = Carried {
-        attr: EventAttr {
-            event: ArchEvent::BranchMisses.into(),
+        attr: HostEvent {
+            code: ArchEvent::BranchMisses.into(),
             privilege: Privilege {
                 user: true,
                 kernel: false,
@@ -66,8 +66,8 @@ fn two_events() -> Vec<SavedEvent> {
         starved: true,
     };
     let raw = Carried {
-        attr: EventAttr {
-            event: HostEvent::Raw(RawEvent::of_event_sel(0x9_a984_cdef)),
+        attr: HostEvent {
+            code: EventCode::Raw(RawEvent::of_event_sel(0x9_a984_cdef)),
             privilege: Privilege {
                 user: false,
                 kernel: true,

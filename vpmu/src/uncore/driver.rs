@@ -10,7 +10,7 @@ use alloc::collections::BTreeMap;
 
 use super::model::{UncoreModel, UncorePmu};
 use crate::host::{
-    EnergyDomain, OpenError, RawSelect, ReadError, ScopedEvent, ScopedEventId, ScopedHost,
+    EnergyDomain, HostOpenError, RawSelect, ReadError, ScopedEvent, ScopedEventId, ScopedHost,
 };
 use crate::ids::VcpuId;
 use crate::sched::driver::{InitError, InitRequest, NoCounter};
@@ -34,7 +34,7 @@ pub(super) struct ScopedDriver<H> {
     topology: Topology,
     host: H,
     events: BTreeMap<EventId, Open>,
-    refusal: Option<OpenError>,
+    refusal: Option<HostOpenError>,
 }
 
 impl<H: ScopedHost> ScopedDriver<H> {
@@ -59,7 +59,7 @@ impl<H: ScopedHost> ScopedDriver<H> {
     }
 
     /// Why the last `event_init` failed, once.
-    pub(super) const fn take_refusal(&mut self) -> Option<OpenError> {
+    pub(super) const fn take_refusal(&mut self) -> Option<HostOpenError> {
         self.refusal.take()
     }
 

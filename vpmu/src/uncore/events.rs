@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use super::driver::{self, ScopedDriver};
 use super::model::{UncoreModel, UncorePmu};
-use crate::host::{OpenError, ReadError, ScopedEvent, ScopedEventId, ScopedHost};
+use crate::host::{HostOpenError, ReadError, ScopedEvent, ScopedEventId, ScopedHost};
 use crate::ids::VcpuId;
 use crate::sched::{
     Config, EventId, OpenError as SchedError, OpenRequest, PmuCaps, PmuClass, PmuDesc, PmuError,
@@ -23,7 +23,7 @@ use crate::units::{Count, Nanos};
 pub enum Trouble {
     /// The host gave no event.
     #[error("the host gave no event: {0}")]
-    Refused(OpenError),
+    Refused(HostOpenError),
     /// The host has no count any more.
     #[error("the host event ended: {0}")]
     Lost(ReadError),
@@ -133,7 +133,7 @@ impl<H: ScopedHost> Events<H> {
             return Trouble::NoVcpu;
         }
         let said = self.driver_mut(bank).and_then(ScopedDriver::take_refusal);
-        let unsaid = OpenError::Host(error.errno() as i32);
+        let unsaid = HostOpenError::Host(error.errno() as i32);
         Trouble::Refused(said.unwrap_or(unsaid))
     }
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::*;
 use crate::guest::MsrError;
 use crate::host::sim_scoped::SimScopedHost;
-use crate::host::{EnergyDomain, OpenError, RawSelect, ReadError, ScopeInstance, ScopedEvent};
+use crate::host::{EnergyDomain, HostOpenError, RawSelect, ReadError, ScopeInstance, ScopedEvent};
 use crate::ids::{MsrIndex, VcpuId};
 use crate::sched::{Scope, Topology};
 use crate::units::{Energy, Nanos};
@@ -170,7 +170,7 @@ fn energy_that_the_host_does_not_give() {
     vm.host(UncorePmu::Power).lose(ScopeInstance(0));
     vm.host(UncorePmu::Power).refuse(true);
     assert_eq!(vm.get(0, index), Ok(first));
-    let refused = Trouble::Refused(OpenError::Unsupported);
+    let refused = Trouble::Refused(HostOpenError::Unsupported);
     assert_eq!(
         vm.only(UncorePmu::Power).state,
         ScopedState::Stopped(refused)
@@ -285,7 +285,7 @@ fn a_lost_or_refused_counter_says_so() {
     let mut vm = vm(amd());
     vm.host(UncorePmu::L3).refuse(true);
     vm.set(0, L3_CTL, EN | 4);
-    let refused = Trouble::Refused(OpenError::Unsupported);
+    let refused = Trouble::Refused(HostOpenError::Unsupported);
     assert_eq!(vm.only(UncorePmu::L3).state, ScopedState::Stopped(refused));
     vm.host(UncorePmu::L3).refuse(false);
     vm.set(0, L3_CTL, EN | 4);

@@ -15,7 +15,7 @@ mod carried;
 mod losses;
 mod monitors;
 
-use crate::host::{EventAttr as HostAttr, HostEventId, HostPmu, OpenError};
+use crate::host::{HostEvent, HostEventId, HostOpenError, HostPmu};
 use crate::ids::{Pmc, VcpuId};
 use crate::sched::{
     AttrFlags, Config, EventId, EventState, Extent, OpenError as SchedError, OpenRequest, PmuClass,
@@ -39,7 +39,7 @@ const LOOK_INTERVAL: Nanos = Nanos(100_000_000);
 #[derive(Clone, Copy, Debug)]
 struct Tracked {
     event: EventId,
-    attr: HostAttr,
+    attr: HostEvent,
     /// What it had counted when it was last read.
     count: u64,
     times: Times,
@@ -115,12 +115,12 @@ impl<H: HostPmu> Backing<H> {
     }
 
     /// Whether the counter's event is one for `attr`.
-    pub(super) fn has(&self, slot: usize, attr: &HostAttr) -> bool {
+    pub(super) fn has(&self, slot: usize, attr: &HostEvent) -> bool {
         self.events[slot].is_some_and(|e| e.attr == *attr)
     }
 
     /// Opens an event for `attr` in place of the one that the counter had.
-    pub(super) fn open(&mut self, slot: usize, attr: HostAttr) -> Result<(), OpenError> {
+    pub(super) fn open(&mut self, slot: usize, attr: HostEvent) -> Result<(), HostOpenError> {
         self.close(slot);
         let target = Target::Task(self.task);
         let event = self.open_event(HostEventId(slot), &attr, self.policy, target)?;
@@ -140,10 +140,10 @@ impl<H: HostPmu> Backing<H> {
     fn open_event(
         &mut self,
         id: HostEventId,
-        attr: &HostAttr,
+        attr: &HostEvent,
         policy: Policy,
         target: Target,
-    ) -> Result<EventId, OpenError> {
+    ) -> Result<EventId, HostOpenError> {
         let mut encoded = placement::encode(id, attr);
         let pinned = policy == Policy::Pinned;
         encoded.flags.set(AttrFlags::PINNED, pinned);
@@ -154,9 +154,9 @@ impl<H: HostPmu> Backing<H> {
         opened.map_err(|error| self.refusal(&error))
     }
 
-    fn refusal(&mut self, error: &SchedError) -> OpenError {
+    fn refusal(&mut self, error: &SchedError) -> HostOpenError {
         let said = self.placement_mut().and_then(Placement::take_refusal);
-        said.unwrap_or_else(|| OpenError::Host(error.errno() as i32))
+        said.unwrap_or_else(|| HostOpenError::Host(error.errno() as i32))
     }
 
     /// The counter has no event any more.

@@ -2,7 +2,7 @@
 //! events follow what the model wants.
 
 use crate::guest::{Demand, GuestPmu, Wrap};
-use crate::host::{EventAttr, HostPmu};
+use crate::host::{HostEvent, HostPmu};
 use crate::ids::{Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::units::Count;
@@ -104,7 +104,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
 
     /// Has the event of `pmc` compete for a counter; `rewritten`: the guest gave
     /// it another value.
-    fn bring_on(&mut self, pmc: Pmc, attr: EventAttr, rewritten: bool, was_paused: bool) {
+    fn bring_on(&mut self, pmc: Pmc, attr: HostEvent, rewritten: bool, was_paused: bool) {
         let slot = pmc.slot();
         let kept = self.backing.has(slot, &attr);
         if !kept {

@@ -7,7 +7,7 @@
 //! it along when it is saved.
 
 use crate::guest::GuestPmu;
-use crate::host::{EventAttr, HostPmu, OpenError, Quality};
+use crate::host::{HostEvent, HostOpenError, HostPmu, Quality};
 use crate::ids::MonitorId;
 
 use super::backing::Watched;
@@ -21,7 +21,7 @@ pub enum AttachError {
     Taken(MonitorId),
     /// The host gave no event.
     #[error(transparent)]
-    Refused(#[from] OpenError),
+    Refused(#[from] HostOpenError),
 }
 
 /// One monitor as an operator sees it.
@@ -30,7 +30,7 @@ pub struct MonitorView {
     /// Which.
     pub id: MonitorId,
     /// What it counts.
-    pub attr: EventAttr,
+    pub attr: HostEvent,
     /// How it competes for a host counter.
     pub policy: Policy,
     /// Counting, waiting or in error. One in error stays so until it is attached
@@ -61,7 +61,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     pub fn attach(
         &mut self,
         id: MonitorId,
-        attr: EventAttr,
+        attr: HostEvent,
         policy: Policy,
     ) -> Result<(), AttachError> {
         if self.backing.monitor(id).is_some() {

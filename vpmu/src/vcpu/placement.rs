@@ -6,7 +6,7 @@
 //! handed out by [`Placement::take_lost`]. The believed limit then shrinks to what
 //! runs; each so many rotations it is tried again with one more.
 
-use crate::host::{EventAttr as HostAttr, HostEvent, HostEventId, HostPmu, OpenError, Privilege};
+use crate::host::{EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, Privilege};
 use crate::ids::VcpuId;
 use crate::sched::driver::{InitError, InitRequest, NoCounter};
 use crate::sched::{AttrFlags, Errno, EventAttr, EventId, PmuDriver, PmuType};
@@ -97,33 +97,36 @@ pub(super) struct Placement<H> {
     paused: bool,
     revocations: u64,
     /// Why the last [`PmuDriver::event_init`] failed.
-    refusal: Option<OpenError>,
+    refusal: Option<HostOpenError>,
 }
 
 /// What the scheduler is given for an event: `config1` names the slot.
-pub(super) fn encode(id: HostEventId, attr: &HostAttr) -> EventAttr {
+pub(super) fn encode(id: HostEventId, attr: &HostEvent) -> EventAttr {
     let mut flags = AttrFlags::EXCLUDE_HOST | AttrFlags::DISABLED;
     flags.set(AttrFlags::EXCLUDE_USER, !attr.privilege.user);
     flags.set(AttrFlags::EXCLUDE_KERNEL, !attr.privilege.kernel);
-    let mut encoded = match attr.event {
-        HostEvent::Architectural(event) => EventAttr::new(PmuType::HARDWARE, event as u64),
-        HostEvent::Raw(event) => EventAttr::new(PmuType::RAW, event.config()),
+    let mut encoded = match attr.code {
+        EventCode::Architectural(event) => EventAttr::new(PmuType::HARDWARE, event as u64),
+        EventCode::Raw(event) => EventAttr::new(PmuType::RAW, event.config()),
     };
     encoded.config1 = id.0 as u64;
     encoded.with(flags)
 }
 
-fn decode(attr: &EventAttr) -> Option<(usize, HostAttr)> {
+fn decode(attr: &EventAttr) -> Option<(usize, HostEvent)> {
     let slot = usize::try_from(attr.config1).ok()?;
     let event = match attr.pmu_type {
-        PmuType::RAW => HostEvent::Raw(RawEvent::of_event_sel(attr.config)),
-        _ => HostEvent::Architectural(*ArchEvent::ALL.get(usize::try_from(attr.config).ok()?)?),
+        PmuType::RAW => EventCode::Raw(RawEvent::of_event_sel(attr.config)),
+        _ => EventCode::Architectural(*ArchEvent::ALL.get(usize::try_from(attr.config).ok()?)?),
     };
     let privilege = Privilege {
         user: !attr.has(AttrFlags::EXCLUDE_USER),
         kernel: !attr.has(AttrFlags::EXCLUDE_KERNEL),
     };
-    let attr = HostAttr { event, privilege };
+    let attr = HostEvent {
+        code: event,
+        privilege,
+    };
     (slot < HostEventId::COUNT).then_some((slot, attr))
 }
 
@@ -166,7 +169,7 @@ impl<H: HostPmu> Placement<H> {
     }
 
     /// Why the last open failed, if the host said so.
-    pub(super) const fn take_refusal(&mut self) -> Option<OpenError> {
+    pub(super) const fn take_refusal(&mut self) -> Option<HostOpenError> {
         self.refusal.take()
     }
 

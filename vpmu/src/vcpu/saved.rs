@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 
 use crate::guest::{GuestPmu, Identity};
-use crate::host::{HostEvent, HostPmu};
+use crate::host::{EventCode, HostPmu};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::state::{self, Carried, RestoreError, Saved, SavedEvent, SavedRules};
@@ -133,10 +133,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         pmc: Pmc,
         carried: &Carried,
     ) -> Result<(), RestoreError> {
-        let event = carried.attr.event;
+        let event = carried.attr.code;
         let known = match event {
-            HostEvent::Architectural(event) => model.events.contains(event),
-            HostEvent::Raw(_) => self.rules.codes.is_some(),
+            EventCode::Architectural(event) => model.events.contains(event),
+            EventCode::Raw(_) => self.rules.codes.is_some(),
         };
         let pinned = self.rules.policy == Policy::Pinned;
         let error = carried.state == EventState::Error;

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::guest::{Demand, Encoding};
-use crate::host::{OpenError, Quality};
+use crate::host::{HostOpenError, Quality};
 use crate::ids::Pmc;
 use crate::sched::EventState;
 
@@ -28,7 +28,7 @@ pub enum CounterState {
     /// The operator does not let a guest count it.
     Denied(Encoding),
     /// The host gave no event. It does not count.
-    Refused(OpenError),
+    Refused(HostOpenError),
 }
 
 impl CounterState {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use vpmu::host::sim::SimPmu;
-use vpmu::host::{EventAttr, HostEventId, HostPmu, NoCounter, OpenError, ReadError};
+use vpmu::host::{HostEvent, HostEventId, HostOpenError, HostPmu, NoCounter, ReadError};
 use vpmu::units::Count;
 use vpmu::x86::event::ArchEventSet;
 
@@ -24,7 +24,7 @@ impl HostPmu for Host {
     fn supported(&self) -> ArchEventSet {
         self.0.borrow().supported()
     }
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), OpenError> {
+    fn open(&mut self, id: HostEventId, attr: &HostEvent) -> Result<(), HostOpenError> {
         self.0.borrow_mut().open(id, attr)
     }
     fn close(&mut self, id: HostEventId) {

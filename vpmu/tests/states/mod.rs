@@ -6,7 +6,7 @@ mod kept_host;
 
 use vpmu::guest::{CoreType, Model, ModelConfig, ModelKind};
 use vpmu::host::sim::SimPmu;
-use vpmu::host::{HostEvent, HostEventId};
+use vpmu::host::{EventCode, HostEventId};
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
 use vpmu::units::Nanos;
@@ -37,8 +37,8 @@ const RATES: [(ArchEvent, u64); 4] = [
     (ArchEvent::LlcMisses, 13),
 ];
 
-fn raw(code: u64) -> HostEvent {
-    HostEvent::Raw(RawEvent::of_event_sel(code))
+fn raw(code: u64) -> EventCode {
+    EventCode::Raw(RawEvent::of_event_sel(code))
 }
 
 pub(crate) fn all() -> [Scenario; 3] {

@@ -21,7 +21,7 @@ use vpmu::guest::{AmdVersion, ModelKind};
 use vpmu::host::linux::scoped::{LinuxScoped, ScopedError, ScopedPlace, ScopedSource, Shown};
 use vpmu::host::linux::sysfs::{CpuSet, Sysfs};
 use vpmu::host::{
-    EnergyDomain, OpenError, RawSelect, ReadError, ScopeInstance, ScopedCount, ScopedEvent,
+    EnergyDomain, HostOpenError, RawSelect, ReadError, ScopeInstance, ScopedCount, ScopedEvent,
     ScopedEventId, ScopedHost,
 };
 use vpmu::ids::{HostCpu, VcpuId};
@@ -293,8 +293,8 @@ impl ScopedHost for NoHost {
         _: ScopedEventId,
         _: &ScopedEvent,
         _: ScopeInstance,
-    ) -> Result<(), OpenError> {
-        Err(OpenError::Unsupported)
+    ) -> Result<(), HostOpenError> {
+        Err(HostOpenError::Unsupported)
     }
 
     fn close(&mut self, _: ScopedEventId) {}

@@ -5,7 +5,7 @@ use std::thread;
 
 use vpmu::host::linux::probe::pinned_counters;
 use vpmu::host::linux::sysfs::CpuSet;
-use vpmu::host::linux::{EventSource, OpenError};
+use vpmu::host::linux::{EventSource, PerfOpenError};
 use vpmu::x86::event::ArchEvent;
 
 use crate::sys::affinity;
@@ -15,7 +15,7 @@ use crate::sys::affinity;
 pub enum CountersError {
     /// The host opens no such event.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(#[from] PerfOpenError),
     /// No thread could be put on a CPU of the PMU.
     #[error("cannot run on a CPU of the PMU")]
     Bind(#[from] io::Error),

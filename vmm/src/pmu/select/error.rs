@@ -1,6 +1,6 @@
 //! Why no backing was chosen.
 
-use vpmu::host::linux::OpenError;
+use vpmu::host::linux::PerfOpenError;
 use vpmu::host::linux::sysfs::{CpuSet, SysfsError};
 use vpmu::ids::VcpuId;
 
@@ -35,7 +35,7 @@ pub enum SelectError {
         /// The PMU.
         name: String,
         /// What the host said to cycles.
-        source: OpenError,
+        source: PerfOpenError,
     },
     /// The user may not count.
     #[error(
@@ -45,7 +45,7 @@ pub enum SelectError {
         /// What was asked for.
         asked: String,
         /// What the host said.
-        source: OpenError,
+        source: PerfOpenError,
     },
     /// The list of PMUs could not be had.
     #[error("cannot list the host's PMUs")]

@@ -15,7 +15,7 @@ mod placement;
 mod tests;
 
 use vpmu::host::linux::sysfs::{PmuDevice, PmuRegistry, PmuType, Sysfs};
-use vpmu::host::linux::{EventSource, OpenError};
+use vpmu::host::linux::{EventSource, PerfOpenError};
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
 use crate::config::{CpusConfig, PmuKind};
@@ -33,7 +33,7 @@ const CPU_ATOM: &str = "cpu_atom";
 ///
 /// # Errors
 /// What the host says to cycles, if it counts nothing at all.
-pub fn counted_events(source: EventSource) -> Result<ArchEventSet, OpenError> {
+pub fn counted_events(source: EventSource) -> Result<ArchEventSet, PerfOpenError> {
     let cycles = source.probe(ArchEvent::Cycles);
     let counted = |event: &ArchEvent| match event {
         ArchEvent::Cycles => cycles.is_ok(),
@@ -74,7 +74,7 @@ struct Selector<'a> {
     host: &'a HostCpus,
     cpus: &'a CpusConfig,
     /// What the host says to a source.
-    probe: &'a dyn Fn(EventSource) -> Result<ArchEventSet, OpenError>,
+    probe: &'a dyn Fn(EventSource) -> Result<ArchEventSet, PerfOpenError>,
 }
 
 impl Selector<'_> {

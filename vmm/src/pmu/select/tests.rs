@@ -40,12 +40,12 @@ fn flags(cpus: &str, pmu: &str) -> (CpusConfig, PmuKind) {
     (config.cpus, pmu.kind)
 }
 
-fn errno(number: i32) -> OpenError {
+fn errno(number: i32) -> PerfOpenError {
     std::io::Error::from_raw_os_error(number).into()
 }
 
 /// Counts everything on PMUs that the recorded hosts have as core PMUs.
-fn counts(source: EventSource) -> Result<ArchEventSet, OpenError> {
+fn counts(source: EventSource) -> Result<ArchEventSet, PerfOpenError> {
     match source {
         EventSource::Hardware | EventSource::Pmu(PmuType(4 | 7 | 8 | 10)) => Ok(ArchEventSet::ALL),
         EventSource::Pmu(_) => Err(errno(libc::ENOENT)),

@@ -7,7 +7,7 @@ mod kept_host;
 use vpmu::guest::{
     ArchPerfmon, ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind,
 };
-use vpmu::host::HostEvent;
+use vpmu::host::EventCode;
 use vpmu::host::sim::SimPmu;
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
@@ -68,7 +68,7 @@ impl Setup {
                 [
                     ArchEvent::Cycles.into(),
                     ArchEvent::Instructions.into(),
-                    HostEvent::Raw(RawEvent::of_event_sel(0x1d1)),
+                    EventCode::Raw(RawEvent::of_event_sel(0x1d1)),
                 ],
                 [ArchEvent::LlcMisses.into()],
             )),

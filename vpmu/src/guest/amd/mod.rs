@@ -9,7 +9,7 @@ mod tests;
 
 pub use config::{AmdConfig, AmdVersion};
 
-use crate::host::{EventAttr, Privilege};
+use crate::host::{HostEvent, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::{PmuCpuid, Vendor};
@@ -211,8 +211,8 @@ impl GuestPmu for AmdPmu {
             return None;
         }
         Some(match ArchEvent::from_amd_event_sel(sel) {
-            Some(event) if self.config.events().contains(event) => Demand::Event(EventAttr {
-                event: event.into(),
+            Some(event) if self.config.events().contains(event) => Demand::Event(HostEvent {
+                code: event.into(),
                 privilege,
             }),
             Some(event) => Demand::NotBacked(Encoding::Architectural(event)),

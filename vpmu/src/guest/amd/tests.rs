@@ -145,7 +145,10 @@ fn demands() {
     let event = |event: ArchEvent, user, kernel| {
         let privilege = Privilege { user, kernel };
         let event = event.into();
-        Some(Demand::Event(EventAttr { event, privilege }))
+        Some(Demand::Event(HostEvent {
+            code: event,
+            privilege,
+        }))
     };
     let raw = |sel| {
         let sel = AmdEventSel::from_bits(sel);

@@ -19,7 +19,7 @@ mod tests;
 
 pub use config::{ArchPerfmonConfig, ArchVersion, CoreType};
 
-use crate::host::{EventAttr, Privilege};
+use crate::host::{HostEvent, Privilege};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::PmuCpuid;
@@ -229,8 +229,8 @@ impl GuestPmu for ArchPerfmon {
         }
         Some(match encoding {
             Encoding::Architectural(event) if self.config.events().contains(event) => {
-                Demand::Event(EventAttr {
-                    event: event.into(),
+                Demand::Event(HostEvent {
+                    code: event.into(),
                     privilege,
                 })
             }

@@ -208,8 +208,8 @@ fn a_counter_is_in_demand_when_both_enables_and_a_level_are_set() {
         kernel: true,
     };
     let cycles = |privilege| {
-        Some(Demand::Event(EventAttr {
-            event: ArchEvent::Cycles.into(),
+        Some(Demand::Event(HostEvent {
+            code: ArchEvent::Cycles.into(),
             privilege,
         }))
     };

@@ -5,13 +5,12 @@ use std::ffi::c_int;
 use perf_event_open_sys::bindings;
 
 use crate::host::{
-    EventAttr, HostEvent, HostEventId, HostPmu, NoCounter, OpenError as HostError, Privilege,
-    ReadError,
+    EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, NoCounter, Privilege, ReadError,
 };
 use crate::units::Count;
 use crate::x86::event::{ArchEvent, ArchEventSet};
 
-use super::event::{OpenError, PerfEvent, Spec};
+use super::event::{PerfFd, PerfOpenError, Spec};
 use super::sysfs::{EventSource, GenericEvent, RawConfig};
 
 /// The signal that an overflow sends to the vCPU thread. The thread's handler
@@ -20,11 +19,11 @@ use super::sysfs::{EventSource, GenericEvent, RawConfig};
 pub struct OverflowSignal(pub c_int);
 
 impl EventSource {
-    pub(super) fn spec(self, attr: &EventAttr) -> Spec {
+    pub(super) fn spec(self, attr: &HostEvent) -> Spec {
         Spec {
-            address: match attr.event {
-                HostEvent::Architectural(event) => self.generic(generic(event)),
-                HostEvent::Raw(event) => self.raw(RawConfig::of(event.config())),
+            address: match attr.code {
+                EventCode::Architectural(event) => self.generic(generic(event)),
+                EventCode::Raw(event) => self.raw(RawConfig::of(event.config())),
             },
             privilege: attr.privilege,
             guest_only: true,
@@ -34,14 +33,18 @@ impl EventSource {
     /// Tries to open `event` for the calling thread, and closes it again.
     ///
     /// # Errors
-    /// [`OpenError`] as the host says.
-    pub fn probe(self, event: ArchEvent) -> Result<(), OpenError> {
+    /// [`PerfOpenError`] as the host says.
+    pub fn probe(self, event: ArchEvent) -> Result<(), PerfOpenError> {
         let privilege = Privilege {
             user: true,
             kernel: true,
         };
         let event = event.into();
-        PerfEvent::open(&self.spec(&EventAttr { event, privilege })).map(drop)
+        PerfFd::open(&self.spec(&HostEvent {
+            code: event,
+            privilege,
+        }))
+        .map(drop)
     }
 }
 
@@ -64,7 +67,7 @@ pub struct LinuxPmu {
     source: EventSource,
     supported: ArchEventSet,
     signal: OverflowSignal,
-    events: [Option<PerfEvent>; HostEventId::COUNT],
+    events: [Option<PerfFd>; HostEventId::COUNT],
 }
 
 impl LinuxPmu {
@@ -80,8 +83,8 @@ impl LinuxPmu {
         }
     }
 
-    fn open_event(&self, attr: &EventAttr) -> Result<PerfEvent, OpenError> {
-        let event = PerfEvent::open(&self.source.spec(attr))?;
+    fn open_event(&self, attr: &HostEvent) -> Result<PerfFd, PerfOpenError> {
+        let event = PerfFd::open(&self.source.spec(attr))?;
         event.signal_this_thread(self.signal.0)?;
         Ok(event)
     }
@@ -92,17 +95,17 @@ impl HostPmu for LinuxPmu {
         self.supported
     }
 
-    fn open(&mut self, id: HostEventId, attr: &EventAttr) -> Result<(), HostError> {
-        let slot = self.events.get(id.0).ok_or(HostError::Unsupported)?;
+    fn open(&mut self, id: HostEventId, attr: &HostEvent) -> Result<(), HostOpenError> {
+        let slot = self.events.get(id.0).ok_or(HostOpenError::Unsupported)?;
         debug_assert!(
             slot.is_none(),
             "an event is closed before its successor opens"
         );
         let event = self.open_event(attr).map_err(|e| {
             if e.is_unsupported() {
-                HostError::Unsupported
+                HostOpenError::Unsupported
             } else {
-                HostError::Host(e.errno())
+                HostOpenError::Host(e.errno())
             }
         })?;
         self.events[id.0] = Some(event);

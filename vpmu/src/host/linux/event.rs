@@ -16,9 +16,9 @@ use super::sysfs::EventAddress;
 /// Why the host opened no event.
 #[derive(Debug, thiserror::Error)]
 #[error("perf_event_open refused")]
-pub struct OpenError(#[from] io::Error);
+pub struct PerfOpenError(#[from] io::Error);
 
-impl OpenError {
+impl PerfOpenError {
     /// The errno; `EIO` if the error carries none.
     #[must_use]
     pub fn errno(&self) -> i32 {
@@ -61,17 +61,17 @@ pub(super) struct Spec {
 
 /// A perf event of the thread that opened it.
 #[derive(Debug)]
-pub(super) struct PerfEvent {
+pub(super) struct PerfFd {
     fd: OwnedFd,
     /// The period that the kernel has.
     period: u64,
     running: bool,
 }
 
-impl PerfEvent {
+impl PerfFd {
     /// Opens a disabled, pinned, sampling event. Its period is as good as
-    /// infinite until [`PerfEvent::start`].
-    pub(super) fn open(spec: &Spec) -> Result<Self, OpenError> {
+    /// infinite until [`PerfFd::start`].
+    pub(super) fn open(spec: &Spec) -> Result<Self, PerfOpenError> {
         let mut attr = perf_event_attr {
             type_: spec.address.kind,
             config: spec.address.config.config,
@@ -93,7 +93,7 @@ impl PerfEvent {
     }
 
     /// Has `signal` sent to the calling thread at each overflow.
-    pub(super) fn signal_this_thread(&self, signal: c_int) -> Result<(), OpenError> {
+    pub(super) fn signal_this_thread(&self, signal: c_int) -> Result<(), PerfOpenError> {
         let thread = sys::this_thread();
         Ok(sys::signal_on_overflow(self.fd.as_fd(), thread, signal)?)
     }
@@ -153,7 +153,7 @@ pub(super) struct CpuEvent(OwnedFd);
 
 impl CpuEvent {
     /// Opens a pinned event, which counts from now on.
-    pub(super) fn open(kind: u32, config: u64, cpu: HostCpu) -> Result<Self, OpenError> {
+    pub(super) fn open(kind: u32, config: u64, cpu: HostCpu) -> Result<Self, PerfOpenError> {
         let times =
             bindings::PERF_FORMAT_TOTAL_TIME_ENABLED | bindings::PERF_FORMAT_TOTAL_TIME_RUNNING;
         let mut attr = perf_event_attr {
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::host::linux::sysfs::{EventSource, PmuType, RawConfig};
 
-    fn task_clock() -> Option<PerfEvent> {
+    fn task_clock() -> Option<PerfFd> {
         let spec = Spec {
             address: EventAddress::TASK_CLOCK,
             privilege: Privilege {
@@ -197,7 +197,7 @@ mod tests {
             },
             guest_only: false,
         };
-        match PerfEvent::open(&spec) {
+        match PerfFd::open(&spec) {
             Ok(event) => Some(event),
             Err(e) if e.is_permission() => {
                 eprintln!(
@@ -285,6 +285,6 @@ mod tests {
             },
             guest_only: true,
         };
-        assert!(PerfEvent::open(&spec).unwrap_err().is_unsupported());
+        assert!(PerfFd::open(&spec).unwrap_err().is_unsupported());
     }
 }

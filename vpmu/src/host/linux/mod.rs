@@ -14,5 +14,5 @@ mod sys;
 pub mod sysfs;
 
 pub use driver::{LinuxPmu, OverflowSignal};
-pub use event::OpenError;
+pub use event::PerfOpenError;
 pub use sysfs::EventSource;

@@ -1,10 +1,10 @@
 //! What the host lets this thread open, found by trying.
 
-use crate::host::{EventAttr, Privilege};
+use crate::host::{HostEvent, Privilege};
 use crate::units::Count;
 use crate::x86::event::ArchEvent;
 
-use super::event::{OpenError, PerfEvent, Spec};
+use super::event::{PerfFd, PerfOpenError, Spec};
 use super::sysfs::{EventAddress, EventSource, PmuType};
 
 /// User mode alone, which `perf_event_paranoid` = 2 still allows.
@@ -24,9 +24,9 @@ const TASK_CLOCK: Spec = Spec {
 /// permission.
 ///
 /// # Errors
-/// [`OpenError`] as the host says.
-pub fn software_event() -> Result<(), OpenError> {
-    PerfEvent::open(&TASK_CLOCK).map(drop)
+/// [`PerfOpenError`] as the host says.
+pub fn software_event() -> Result<(), PerfOpenError> {
+    PerfFd::open(&TASK_CLOCK).map(drop)
 }
 
 /// Whether the host takes the type of this core PMU in the upper half of
@@ -36,8 +36,8 @@ pub fn software_event() -> Result<(), OpenError> {
 /// Linux: `PERF_PMU_CAP_EXTENDED_HW_TYPE`.
 ///
 /// # Errors
-/// [`OpenError`] if the host refuses for another reason: a permission.
-pub fn extended_type(kind: PmuType) -> Result<bool, OpenError> {
+/// [`PerfOpenError`] if the host refuses for another reason: a permission.
+pub fn extended_type(kind: PmuType) -> Result<bool, PerfOpenError> {
     let source = EventSource::Pmu(kind);
     // One event is enough; a PMU need not count each.
     for event in ArchEvent::ALL {
@@ -64,27 +64,27 @@ pub const MOST_COUNTERS: usize = 32;
 /// event needs a counter, and none is ever refused.
 ///
 /// # Errors
-/// [`OpenError`] if the host opens not even one: it has no such PMU, or does
+/// [`PerfOpenError`] if the host opens not even one: it has no such PMU, or does
 /// not permit it.
-pub fn pinned_counters(source: EventSource, event: ArchEvent) -> Result<usize, OpenError> {
+pub fn pinned_counters(source: EventSource, event: ArchEvent) -> Result<usize, PerfOpenError> {
     const BOTH: Privilege = Privilege {
         user: true,
         kernel: true,
     };
-    let spec = source.spec(&EventAttr {
-        event: event.into(),
+    let spec = source.spec(&HostEvent {
+        code: event.into(),
         privilege: BOTH,
     });
     at_the_same_time(&spec)
 }
 
-fn at_the_same_time(spec: &Spec) -> Result<usize, OpenError> {
-    let mut events = vec![PerfEvent::open(spec)?];
+fn at_the_same_time(spec: &Spec) -> Result<usize, PerfOpenError> {
+    let mut events = vec![PerfFd::open(spec)?];
     while events.last_mut().is_some_and(has_counter) {
         if events.len() >= MOST_COUNTERS {
             return Ok(MOST_COUNTERS);
         }
-        match PerfEvent::open(spec) {
+        match PerfFd::open(spec) {
             Ok(event) => events.push(event),
             Err(_no_more) => return Ok(events.len()),
         }
@@ -95,7 +95,7 @@ fn at_the_same_time(spec: &Spec) -> Result<usize, OpenError> {
 /// Starts the event that this thread opened last. It is scheduled before the call
 /// returns: if there is a counter too few, it is the one in the error state,
 /// which a read tells.
-fn has_counter(event: &mut PerfEvent) -> bool {
+fn has_counter(event: &mut PerfFd) -> bool {
     event.start(Count(u64::MAX)).is_ok() && event.read().is_ok()
 }
 

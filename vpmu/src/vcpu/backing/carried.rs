@@ -1,7 +1,7 @@
 //! What goes on in another backing: counts, times and the order of turns. What is
 //! believed of the host's counters does not; the other host's are found anew.
 
-use crate::host::{HostPmu, OpenError};
+use crate::host::{HostPmu, HostOpenError};
 use crate::ids::Pmc;
 use crate::sched::EventState;
 use crate::state::Carried;
@@ -59,7 +59,7 @@ impl<H: HostPmu> Backing<H> {
         &mut self,
         slot: usize,
         carried: &Carried,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), HostOpenError> {
         self.open(slot, carried.attr)?;
         if let Some(event) = &mut self.events[slot] {
             event.before = (carried.count, carried.times);

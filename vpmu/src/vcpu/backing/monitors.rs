@@ -1,6 +1,6 @@
 //! Monitors: events of the CPU beside the guest's, which are of its task.
 
-use crate::host::{EventAttr as HostAttr, HostPmu, OpenError};
+use crate::host::{HostEvent, HostOpenError, HostPmu};
 use crate::ids::MonitorId;
 use crate::sched::{EventId, EventState, Extent, Target};
 
@@ -11,7 +11,7 @@ use super::{Backing, CPU, Placement};
 #[derive(Clone, Copy, Debug)]
 pub(in crate::vcpu) struct Watched {
     event: EventId,
-    pub(in crate::vcpu) attr: HostAttr,
+    pub(in crate::vcpu) attr: HostEvent,
     pub(in crate::vcpu) policy: Policy,
     /// What it had counted when it was last read.
     pub(in crate::vcpu) count: u64,
@@ -44,10 +44,10 @@ impl<H: HostPmu> Backing<H> {
     pub(in crate::vcpu) fn attach(
         &mut self,
         id: MonitorId,
-        attr: HostAttr,
+        attr: HostEvent,
         policy: Policy,
         paused: bool,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), HostOpenError> {
         // Counters may have come back since somebody last tried.
         self.placement_mut().map(Placement::forget_limit);
         let event = self.open_event(id.into(), &attr, policy, Target::Cpu)?;

@@ -5,13 +5,13 @@ use super::saved::{Any, fresh, run_with, sim};
 use super::*;
 use crate::guest::Model;
 use crate::host::software::{Khz, SoftwarePmu};
-use crate::host::{EventAttr, HostEvent, OpenError, Privilege};
+use crate::host::{EventCode, HostEvent, HostOpenError, Privilege};
 use crate::ids::MonitorId;
 use crate::x86::event::RawEvent;
 
 const MS: u64 = 1_000_000;
-pub(super) const ATTR: EventAttr = EventAttr {
-    event: HostEvent::Architectural(ArchEvent::Cycles),
+pub(super) const ATTR: HostEvent = HostEvent {
+    code: EventCode::Architectural(ArchEvent::Cycles),
     privilege: Privilege {
         user: true,
         kernel: true,
@@ -368,11 +368,11 @@ fn a_saved_state_has_the_guests_counters_and_no_monitor() {
 fn what_the_host_does_not_count_is_refused_and_leaves_nothing() {
     let host = SimPmu::quiet(4, ArchEventSet::EMPTY);
     let mut pmu = Any::new(fresh("intel-v2"), host, Policy::Flexible);
-    let refused = AttachError::Refused(OpenError::Unsupported);
+    let refused = AttachError::Refused(HostOpenError::Unsupported);
     assert_eq!(pmu.attach(id(0), ATTR, Policy::Flexible), Err(refused));
     assert!(!pmu.has_monitors() && !pmu.wants_guest_time());
-    let raw = EventAttr {
-        event: HostEvent::Raw(RawEvent::of_event_sel(0x1d1)),
+    let raw = HostEvent {
+        code: EventCode::Raw(RawEvent::of_event_sel(0x1d1)),
         ..ATTR
     };
     assert_eq!(pmu.attach(id(7), raw, Policy::Flexible), Ok(()));

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::guest::{CoreType, Model, ModelConfig, ModelKind};
-use crate::host::HostEvent;
+use crate::host::EventCode;
 use crate::ids::MonitorId;
 use crate::rules::{CodesId, EventFilter, FilterLists};
 use crate::state::{self, RestoreError};
@@ -290,8 +290,8 @@ fn event_codes_do_not_go_on_where_they_may_mean_other_events() {
         codes,
         ..Rules::default()
     };
-    let code = HostEvent::Raw(RawEvent::of_event_sel(0x1d1));
-    let cycles = HostEvent::Architectural(ArchEvent::Cycles);
+    let code = EventCode::Raw(RawEvent::of_event_sel(0x1d1));
+    let cycles = EventCode::Architectural(ArchEvent::Cycles);
     let lists = |allow: &[_], deny: &[_]| {
         let lists = FilterLists::new(allow.iter().copied(), deny.iter().copied());
         EventFilter::Lists(lists)

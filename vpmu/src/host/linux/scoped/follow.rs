@@ -10,7 +10,7 @@
 use std::fmt::Debug;
 
 use crate::host::ReadError;
-use crate::host::linux::event::{CpuEvent, OpenError, Reading};
+use crate::host::linux::event::{CpuEvent, PerfOpenError, Reading};
 use crate::host::linux::sysfs::{CpuSet, PmuType, Sysfs};
 use crate::ids::HostCpu;
 
@@ -20,7 +20,7 @@ pub(super) trait CpuEvents {
     type Event: Debug;
 
     /// Opens an event on a CPU, which counts from now on.
-    fn open(&self, config: u64, cpu: HostCpu) -> Result<Self::Event, OpenError>;
+    fn open(&self, config: u64, cpu: HostCpu) -> Result<Self::Event, PerfOpenError>;
 
     /// What it has counted.
     fn read(&self, event: &Self::Event) -> Result<Reading, ReadError>;
@@ -40,7 +40,7 @@ pub(super) struct HostEvents {
 impl CpuEvents for HostEvents {
     type Event = CpuEvent;
 
-    fn open(&self, config: u64, cpu: HostCpu) -> Result<CpuEvent, OpenError> {
+    fn open(&self, config: u64, cpu: HostCpu) -> Result<CpuEvent, PerfOpenError> {
         CpuEvent::open(self.kind.0, config, cpu)
     }
 
@@ -80,7 +80,7 @@ impl<T: Debug> Followed<T> {
         config: u64,
         cpu: HostCpu,
         group: CpuSet,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, PerfOpenError> {
         Ok(Self {
             event: host.open(config, cpu)?,
             cpu,

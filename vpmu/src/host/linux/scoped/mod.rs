@@ -17,7 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::host::{
-    CpuTimes, EnergyShare, EqualParts, OpenError, ReadError, ScopeInstance, ScopedCount,
+    CpuTimes, EnergyShare, EqualParts, HostOpenError, ReadError, ScopeInstance, ScopedCount,
     ScopedEvent, ScopedEventId, ScopedHost,
 };
 use crate::units::{Count, Energy};
@@ -97,11 +97,11 @@ impl LinuxScoped {
         }
     }
 
-    fn share(&mut self, instance: ScopeInstance) -> Result<Option<EnergyShare>, OpenError> {
+    fn share(&mut self, instance: ScopeInstance) -> Result<Option<EnergyShare>, HostOpenError> {
         let Shown::ByCpuTime(times) = &mut self.shown else {
             return Ok(None);
         };
-        let now = times.now(instance).ok_or(OpenError::Host(libc::EIO))?;
+        let now = times.now(instance).ok_or(HostOpenError::Host(libc::EIO))?;
         Ok(Some(EnergyShare::from_now(now)))
     }
 }
@@ -112,14 +112,14 @@ impl ScopedHost for LinuxScoped {
         id: ScopedEventId,
         event: &ScopedEvent,
         instance: ScopeInstance,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), HostOpenError> {
         let is_energy = matches!(event, ScopedEvent::Energy(_));
         let behind = self.behind(instance, is_energy).iter();
         let parts: Vec<_> = behind
             .map(|place| part(place, event))
             .collect::<Result<_, _>>()?;
         if parts.is_empty() {
-            return Err(OpenError::Unsupported);
+            return Err(HostOpenError::Unsupported);
         }
         let share = if is_energy {
             self.share(instance)?
@@ -181,9 +181,9 @@ impl ScopedHost for LinuxScoped {
 }
 
 /// Opens `event` on an instance.
-fn part(place: &ScopedPlace, event: &ScopedEvent) -> Result<Part<HostEvents>, OpenError> {
+fn part(place: &ScopedPlace, event: &ScopedEvent) -> Result<Part<HostEvents>, HostOpenError> {
     let source = place.source();
-    let encoded = source.encode(event).ok_or(OpenError::Unsupported)?;
+    let encoded = source.encode(event).ok_or(HostOpenError::Unsupported)?;
     let host = source.host_events().clone();
     let (cpu, group) = (place.designated(), place.cpus().clone());
     match Followed::open(&host, encoded.config, cpu, group) {
@@ -198,9 +198,9 @@ fn part(place: &ScopedPlace, event: &ScopedEvent) -> Result<Part<HostEvents>, Op
                 libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP
             ) =>
         {
-            Err(OpenError::Unsupported)
+            Err(HostOpenError::Unsupported)
         }
-        Err(error) => Err(OpenError::Host(error.errno())),
+        Err(error) => Err(HostOpenError::Host(error.errno())),
     }
 }
 
@@ -239,7 +239,7 @@ impl EnergyScale {
 }
 
 /// Whether an event of `source` may be opened, tried on its first instance.
-fn probe(source: &ScopedSource, event: &ScopedEvent) -> Result<(), super::OpenError> {
+fn probe(source: &ScopedSource, event: &ScopedEvent) -> Result<(), super::PerfOpenError> {
     let (Some(encoded), Some((cpu, group))) = (source.encode(event), source.instances().first())
     else {
         return Ok(());

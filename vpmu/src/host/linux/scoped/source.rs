@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::host::linux::OpenError;
+use crate::host::linux::PerfOpenError;
 use crate::host::linux::sysfs::{CpuSet, PmuDetails, Sysfs, SysfsError};
 use crate::host::{EnergyDomain, ScopedEvent};
 use crate::ids::HostCpu;
@@ -23,14 +23,14 @@ pub enum ScopedError {
     NoEnergy(String),
     /// Events of CPUs are not permitted.
     #[error("the host does not let this process count on a whole CPU")]
-    NotPermitted(#[source] OpenError),
+    NotPermitted(#[source] PerfOpenError),
     /// The host refuses its event.
     #[error("the host's PMU {name} does not count")]
     Refused {
         /// Its name.
         name: String,
         /// What it said.
-        source: OpenError,
+        source: PerfOpenError,
     },
     /// sysfs cannot be read.
     #[error(transparent)]

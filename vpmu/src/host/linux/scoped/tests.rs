@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 
 use super::*;
-use crate::host::linux::OpenError as LinuxError;
+use crate::host::linux::PerfOpenError;
 use crate::host::linux::event::Reading;
 use crate::host::linux::sysfs::{CpuSet, Sysfs};
 use crate::host::{EnergyDomain, RawSelect};
@@ -107,7 +107,7 @@ struct Fake {
 impl CpuEvents for Script {
     type Event = Fake;
 
-    fn open(&self, _config: u64, cpu: HostCpu) -> Result<Fake, LinuxError> {
+    fn open(&self, _config: u64, cpu: HostCpu) -> Result<Fake, PerfOpenError> {
         if self.designated.get() != Some(cpu) {
             return Err(io::Error::from_raw_os_error(libc::ENODEV).into());
         }
@@ -182,7 +182,7 @@ fn an_event_without_a_counter_is_lost() {
     struct Full;
     impl CpuEvents for Full {
         type Event = ();
-        fn open(&self, _: u64, _: HostCpu) -> Result<(), LinuxError> {
+        fn open(&self, _: u64, _: HostCpu) -> Result<(), PerfOpenError> {
             Ok(())
         }
         fn read(&self, (): &()) -> Result<Reading, ReadError> {
@@ -220,7 +220,7 @@ fn instances_of_the_guest_are_counted_round() {
     let event = ScopedEvent::Energy(EnergyDomain::Package);
     assert_eq!(
         driver.open(ScopedEventId(0), &event, ScopeInstance(0)),
-        Err(OpenError::Unsupported)
+        Err(HostOpenError::Unsupported)
     );
     assert_eq!(driver.read(ScopedEventId(0)), Err(ReadError::Lost));
     assert_eq!(driver.describe(ScopedEventId(0)), None);
