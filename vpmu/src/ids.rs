@@ -33,6 +33,30 @@ impl fmt::Display for VcpuId {
     }
 }
 
+/// The number of a PMU: `perf_event_attr.type` names the PMU of an event by it, and
+/// so does the upper half of `config` of a generic event on a hybrid machine. The
+/// scheduler numbers its PMUs like this, and so does the host in
+/// `/sys/bus/event_source/devices/*/type`. Linux: `pmu->type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PmuType(pub u32);
+
+impl PmuType {
+    /// Generic hardware events; owned by no PMU.
+    pub const HARDWARE: Self = Self(0);
+    /// Software events.
+    pub const SOFTWARE: Self = Self(1);
+    /// Tracepoints.
+    pub const TRACEPOINT: Self = Self(2);
+    /// Generic cache events; owned by no PMU.
+    pub const HW_CACHE: Self = Self(3);
+    /// Raw events of the core PMU (on a hybrid machine: of the P cores).
+    pub const RAW: Self = Self(4);
+    /// Hardware breakpoints.
+    pub const BREAKPOINT: Self = Self(5);
+    /// The first type that dynamic registration may hand out.
+    pub const FIRST_DYNAMIC: Self = Self(6);
+}
+
 /// A counter of the guest's PMU, numbered by its bit in IA32_PERF_GLOBAL_CTRL:
 /// general-purpose counter *i* is bit *i*, fixed counter *i* is bit 32 + *i*.
 ///

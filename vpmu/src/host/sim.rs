@@ -10,7 +10,7 @@ use crate::x86::event::ArchEventSet;
 use super::pmu::{EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, NoCounter, ReadError};
 
 #[derive(Debug)]
-struct Event {
+struct SimEvent {
     attr: HostEvent,
     /// Its place among the events in the order of opening.
     opened: u64,
@@ -41,7 +41,7 @@ pub enum Call {
 pub struct SimPmu {
     counters: usize,
     supported: ArchEventSet,
-    events: BTreeMap<HostEventId, Event>,
+    events: BTreeMap<HostEventId, SimEvent>,
     overflowed: BTreeSet<HostEventId>,
     opens: u64,
     /// None if nobody will look.
@@ -154,7 +154,7 @@ impl HostPmu for SimPmu {
             _ => {}
         }
         self.opens += 1;
-        let event = Event {
+        let event = SimEvent {
             attr: *attr,
             opened: self.opens,
             count: Count(0),

@@ -9,7 +9,7 @@ use super::scoped::{ScopeInstance, ScopedCount, ScopedEvent, ScopedEventId, Scop
 use crate::units::{Count, Energy};
 
 #[derive(Clone, Copy, Debug)]
-struct Event {
+struct SimUncoreEvent {
     what: ScopedEvent,
     instance: ScopeInstance,
     count: u64,
@@ -19,7 +19,7 @@ struct Event {
 /// The scripted host.
 #[derive(Debug, Default)]
 pub struct SimScopedHost {
-    events: BTreeMap<ScopedEventId, Event>,
+    events: BTreeMap<ScopedEventId, SimUncoreEvent>,
     refuses: bool,
     creep: u64,
     opens: u64,
@@ -92,7 +92,7 @@ impl ScopedHost for SimScopedHost {
         if self.refuses {
             return Err(HostOpenError::Unsupported);
         }
-        let event = Event {
+        let event = SimUncoreEvent {
             what: *event,
             instance,
             count: 0,

@@ -55,7 +55,7 @@ impl Whose {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Event {
+struct ClockEvent {
     whose: Whose,
     /// Time that this event has counted in earlier runs.
     ran: Nanos,
@@ -78,7 +78,7 @@ pub struct SoftwarePmu {
     levels: LevelClocks,
     /// Running events that count at one level.
     sampled: usize,
-    events: [Option<Event>; HostEventId::COUNT],
+    events: [Option<ClockEvent>; HostEventId::COUNT],
 }
 
 impl SoftwarePmu {
@@ -99,7 +99,7 @@ impl SoftwarePmu {
         }
     }
 
-    fn event(&self, id: HostEventId) -> Option<Event> {
+    fn event(&self, id: HostEventId) -> Option<ClockEvent> {
         self.events.get(id.0).copied().flatten()
     }
 
@@ -110,13 +110,13 @@ impl SoftwarePmu {
         }
     }
 
-    fn ran(&self, event: &Event) -> Nanos {
+    fn ran(&self, event: &ClockEvent) -> Nanos {
         let since = |r: Running| self.time_of(event.whose).since(r.since);
         event.ran + event.running.map_or(Nanos(0), since)
     }
 
     /// Stops the event's run and returns what it has counted in all.
-    fn end_run(&mut self, event: &mut Event) -> Nanos {
+    fn end_run(&mut self, event: &mut ClockEvent) -> Nanos {
         if event.running.is_some() && event.whose != Whose::Guest {
             self.levels.settle();
             self.sampled -= 1;
@@ -141,7 +141,7 @@ impl HostPmu for SoftwarePmu {
             .events
             .get_mut(id.0)
             .ok_or(HostOpenError::Unsupported)?;
-        *slot = Some(Event {
+        *slot = Some(ClockEvent {
             whose: Whose::of(attr.privilege),
             ran: Nanos(0),
             running: None,
@@ -216,7 +216,7 @@ impl HostPmu for SoftwarePmu {
 
     fn next_exit(&self) -> Option<Nanos> {
         // A level's clock is never faster than the guest's: an exit may be early.
-        let left = |e: &Event| e.running.map(|r| r.due.since(self.ran(e)));
+        let left = |e: &ClockEvent| e.running.map(|r| r.due.since(self.ran(e)));
         let overflow = self.events.iter().flatten().filter_map(left).min();
         let sample = (self.sampled > 0).then(|| self.levels.next());
         overflow.into_iter().chain(sample).min()

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+pub use crate::ids::PmuType;
+
 macro_rules! arena_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -72,28 +74,6 @@ impl PmuId {
     pub const fn index(self) -> usize {
         self.0 as usize
     }
-}
-
-/// What `perf_event_attr.type` and the upper half of a hybrid `config` hold.
-/// Linux: `pmu->type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PmuType(pub u32);
-
-impl PmuType {
-    /// Generic hardware events; owned by no PMU.
-    pub const HARDWARE: Self = Self(0);
-    /// Software events.
-    pub const SOFTWARE: Self = Self(1);
-    /// Tracepoints.
-    pub const TRACEPOINT: Self = Self(2);
-    /// Generic cache events; owned by no PMU.
-    pub const HW_CACHE: Self = Self(3);
-    /// Raw events of the core PMU (on a hybrid machine: of the P cores).
-    pub const RAW: Self = Self(4);
-    /// Hardware breakpoints.
-    pub const BREAKPOINT: Self = Self(5);
-    /// The first type that dynamic registration may hand out.
-    pub const FIRST_DYNAMIC: Self = Self(6);
 }
 
 /// A cgroup; the root is the one that tasks start in.

@@ -59,7 +59,7 @@ pub fn free_counters(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vpmu::host::linux::sysfs::PmuType;
+    use vpmu::ids::PmuType;
 
     #[test]
     fn no_cpu_and_no_pmu_are_said() {

@@ -14,8 +14,9 @@ mod placement;
 #[cfg(test)]
 mod tests;
 
-use vpmu::host::linux::sysfs::{PmuDevice, PmuRegistry, PmuType, Sysfs};
+use vpmu::host::linux::sysfs::{PmuDevice, PmuRegistry, Sysfs};
 use vpmu::host::linux::{EventSource, PerfOpenError};
+use vpmu::ids::PmuType;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
 use crate::config::{CpusConfig, PmuKind};

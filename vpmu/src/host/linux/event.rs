@@ -186,7 +186,8 @@ mod tests {
     //! as for a hardware event.
 
     use super::*;
-    use crate::host::linux::sysfs::{EventSource, PmuType, RawConfig};
+    use crate::host::linux::sysfs::{EventSource, RawConfig};
+    use crate::ids::PmuType;
 
     fn task_clock() -> Option<PerfFd> {
         let spec = Spec {

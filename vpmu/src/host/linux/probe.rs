@@ -5,7 +5,8 @@ use crate::units::Count;
 use crate::x86::event::ArchEvent;
 
 use super::event::{PerfFd, PerfOpenError, Spec};
-use super::sysfs::{EventAddress, EventSource, PmuType};
+use super::sysfs::{EventAddress, EventSource};
+use crate::ids::PmuType;
 
 /// User mode alone, which `perf_event_paranoid` = 2 still allows.
 const USER: Privilege = Privilege {

@@ -11,8 +11,9 @@ use std::fmt::Debug;
 
 use crate::host::ReadError;
 use crate::host::linux::event::{CpuEvent, PerfOpenError, Reading};
-use crate::host::linux::sysfs::{CpuSet, PmuType, Sysfs};
+use crate::host::linux::sysfs::{CpuSet, Sysfs};
 use crate::ids::HostCpu;
+use crate::ids::PmuType;
 
 /// Events of one scoped PMU, and who stands for its scopes: the host, or a test.
 pub(super) trait CpuEvents {

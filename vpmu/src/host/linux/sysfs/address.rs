@@ -2,7 +2,8 @@
 
 use perf_event_open_sys::bindings;
 
-use super::{PmuDevice, PmuRegistry, PmuType, RawConfig};
+use super::{PmuDevice, PmuRegistry, RawConfig};
+use crate::ids::PmuType;
 
 /// `perf_event_attr.type` and the configuration words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

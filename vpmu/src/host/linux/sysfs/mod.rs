@@ -26,9 +26,7 @@ pub use details::{EncodeError, PmuDetails, RawConfig};
 pub use registry::PmuRegistry;
 pub use scope::PmuScope;
 
-/// `perf_event_attr.type` of a PMU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PmuType(pub u32);
+use crate::ids::PmuType;
 
 /// Where a PMU counts, as its directory says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{PmuDevice, PmuType, Sysfs, SysfsError};
+use super::{PmuDevice, Sysfs, SysfsError};
+use crate::ids::PmuType;
 
 /// The host's PMUs as they were when it was read. PMUs that come later (a
 /// module) are not in it.
