@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::crc;
 use crate::guest::{CoreType, Demand, Encoding};
-use crate::host::{HostEvent, EventCode};
+use crate::host::{EventCode, HostEvent};
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 

@@ -56,7 +56,7 @@ pub(crate) struct SavedRules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Carried {
     /// What it counts.
-    pub(crate) attr: EventAttr,
+    pub(crate) attr: HostEvent,
     /// Off, enabled (whether it has a counter or waits for one) or in error.
     pub(crate) state: EventState,
     /// What it counted so far.

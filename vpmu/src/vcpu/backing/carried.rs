@@ -1,7 +1,7 @@
 //! What goes on in another backing: counts, times and the order of turns. What is
 //! believed of the host's counters does not; the other host's are found anew.
 
-use crate::host::{HostPmu, HostOpenError};
+use crate::host::{HostOpenError, HostPmu};
 use crate::ids::Pmc;
 use crate::sched::EventState;
 use crate::state::Carried;
