@@ -12,3 +12,8 @@ pub(crate) fn one_line(error: &dyn Error) -> String {
     }
     line
 }
+
+/// Writes an error and its causes to standard error, as the program's last line.
+pub(crate) fn report(error: &dyn Error) {
+    eprintln!("perfvisor: {}", one_line(error));
+}

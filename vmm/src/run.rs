@@ -1,6 +1,5 @@
 //! From the command line to the exit status.
 
-use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
@@ -13,7 +12,7 @@ use crate::cli::{Cli, Command, RunArgs};
 use crate::config::{ConfigError, VmConfig};
 use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
-use crate::error_text::one_line;
+use crate::error_text::report;
 use crate::machine::{BuildError, Machine, PmuHooks};
 use crate::pmu::{HostCpus, PmuError, PmuPlan, ScopedHosts, place};
 use crate::sys::terminal;
@@ -156,11 +155,6 @@ fn serve_api(
     let socket = ApiSocket::bind(path)?;
     let server = ControlServer::start(socket, VmControl::new(facts, machine.control()));
     server.map(Some).map_err(RunError::Api)
-}
-
-/// Says an error on standard error.
-pub(crate) fn report(error: &dyn Error) {
-    eprintln!("perfvisor: {}", one_line(error));
 }
 
 /// Help goes out as it is, a mistake as one line.

@@ -9,7 +9,22 @@ use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
 use crate::kvm::KvmError;
-use crate::vcpu::PortError;
+
+/// Why the port of a vCPU, which serves its MSRs, cannot go on.
+#[derive(Debug, Error)]
+pub enum PortError {
+    /// KVM refused something, an interrupt for one.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The host refused something, a counter for one.
+    #[error("{what}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
 
 /// Why a VM stopped. The text is the one line that the user sees.
 #[derive(Debug, Error)]

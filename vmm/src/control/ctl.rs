@@ -14,6 +14,7 @@ use super::report::{
 };
 use super::text;
 use crate::cli::{CtlArgs, CtlCommand, MonitorArgs, MonitorCommand, VcpuArgs, VcpuCommand};
+use crate::error_text::report;
 
 /// Runs the subcommand; an error is one line on standard error and status 1.
 #[must_use]
@@ -24,7 +25,7 @@ pub fn run(args: &CtlArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            crate::run::report(&error);
+            report(&error);
             ExitCode::FAILURE
         }
     }

@@ -2,7 +2,7 @@
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
-use crate::machine::layout;
+use super::layout;
 
 /// CR0: protected mode, extension type.
 const CR0_PE_ET: u64 = 0x11;

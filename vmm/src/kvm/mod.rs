@@ -5,7 +5,9 @@ mod boot_state;
 mod exit;
 mod features;
 mod hypervisor;
+pub mod layout;
 mod msr_filter;
+pub(crate) mod paging;
 mod power_on;
 mod registers;
 mod vcpu;
@@ -21,8 +23,9 @@ pub use exit::{Exit, Gp};
 pub use features::Features;
 pub use hypervisor::{CpuidEntry, Hypervisor};
 pub use msr_filter::{MAX_RANGE_LEN, MAX_RANGES, MsrAccess, MsrFilter, MsrRange};
+pub use paging::{Page, Paging};
 pub use registers::{Controls, Registers};
-pub use vcpu::{ImmediateExit, Vcpu};
+pub use vcpu::Vcpu;
 pub use vm::{Interrupter, Vm};
 
 /// What can go wrong between this VMM and KVM.

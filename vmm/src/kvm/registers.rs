@@ -2,8 +2,7 @@
 
 use kvm_bindings::kvm_regs;
 
-use super::{KvmError, Vcpu, ioctl};
-use crate::pmu::Paging;
+use super::{KvmError, Paging, Vcpu, ioctl};
 
 /// Long mode is active.
 const EFER_LMA: u64 = 1 << 10;

@@ -1,7 +1,5 @@
 //! One vCPU.
-#![expect(unsafe_code, reason = "the unions of kvm_run")]
-
-use std::ptr::NonNull;
+#![expect(unsafe_code, reason = "the unions and the flag of kvm_run")]
 
 use kvm_bindings::{kvm_fpu, kvm_lapic_state};
 use kvm_ioctls::{Cap, SyncReg, VcpuFd};
@@ -12,6 +10,7 @@ use vpmu::ids::MsrIndex;
 use super::hypervisor::to_kvm_cpuid;
 use super::power_on::{self, PowerOn, StateCaps};
 use super::{BootState, CpuidEntry, Exit, Gp, KvmError, ioctl};
+use crate::sys::kick::ImmediateExit;
 
 /// Local APIC register offsets (Intel SDM vol. 3A, "Local APIC Register
 /// Address Map").
@@ -33,18 +32,6 @@ pub struct Vcpu {
     caps: StateCaps,
     /// What [`Vcpu::reset`] goes back to.
     power_on: Option<Box<PowerOn>>,
-}
-
-/// Where this vCPU's `immediate_exit` byte lies. Valid while the [`Vcpu`] is.
-#[derive(Debug)]
-pub struct ImmediateExit(NonNull<u8>);
-
-impl ImmediateExit {
-    /// The byte: non-zero makes the next `KVM_RUN` return at once.
-    #[must_use]
-    pub fn as_ptr(&self) -> *mut u8 {
-        self.0.as_ptr()
-    }
 }
 
 impl Vcpu {
@@ -266,7 +253,10 @@ impl Vcpu {
     /// Where the signal handler finds `immediate_exit`.
     #[must_use]
     pub fn immediate_exit(&mut self) -> ImmediateExit {
-        ImmediateExit(NonNull::from(&mut self.fd.get_kvm_run().immediate_exit))
+        let flag = &mut self.fd.get_kvm_run().immediate_exit;
+        // SAFETY: the run page stays mapped while the vCPU lives, and the vCPU's
+        // thread drops its registration before its vCPU.
+        unsafe { ImmediateExit::new(flag) }
     }
 }
 

@@ -11,8 +11,8 @@ use kvm_ioctls::{Cap, MsrExitReason, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::layout;
 use super::{KvmError, MsrFilter, Vcpu, ioctl};
-use crate::machine::layout;
 
 /// A KVM virtual machine and the memory that it may touch.
 #[derive(Debug)]

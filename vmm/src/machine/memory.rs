@@ -3,7 +3,7 @@
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::layout::{ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END};
+use crate::kvm::layout::{ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END};
 
 /// What a range of the memory map is, with the numbers of "INT 15h E820".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

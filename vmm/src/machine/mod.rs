@@ -5,7 +5,6 @@ pub mod boot;
 pub mod builder;
 pub mod cpuid;
 pub mod hotplug;
-pub mod layout;
 pub mod memory;
 mod parts;
 mod vcpus;

@@ -62,7 +62,6 @@ use port::{PmuPort, PmuPortParts};
 use rdpmc::{Rewriter, Sites, UserAccess};
 
 pub(crate) use rdpmc::DOORBELL_PORT;
-pub use rdpmc::Paging;
 pub use scoped_hosts::{Joined, ScopedHosts, UncoreError, VcpuTimes};
 pub(crate) use scoped_hosts::{all_umc, find_one};
 pub use select::{

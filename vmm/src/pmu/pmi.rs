@@ -4,7 +4,7 @@ use vpmu::units::Nanos;
 
 use super::Pmu;
 use crate::kvm::{Interrupter, Vcpu};
-use crate::vcpu::PortError;
+use crate::stop::PortError;
 
 /// How long a PMI waits for the end of an NMI handler before it is tried again.
 const RETRY: Nanos = Nanos(20_000);

@@ -21,9 +21,10 @@ use super::totals::VmTotals;
 use super::uncore::{SharedUncore, UncorePort};
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
+use crate::stop::PortError;
 use crate::sys::clock::Clock;
 use crate::sys::kick;
-use crate::vcpu::{MsrPort, PortError};
+use crate::vcpu::MsrPort;
 
 /// How long a program may read 0 on a host whose RDPMC is silent, if it mapped an
 /// event that counted already.

@@ -8,10 +8,8 @@
 use std::cell::Cell;
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::thread::JoinHandle;
-
-use crate::kvm::ImmediateExit;
 
 thread_local! {
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
@@ -56,6 +54,26 @@ pub fn install_handlers() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where the `immediate_exit` byte of one vCPU lies.
+#[derive(Debug)]
+pub struct ImmediateExit(NonNull<u8>);
+
+impl ImmediateExit {
+    /// The flag of a vCPU's run page.
+    ///
+    /// # Safety
+    /// The byte stays mapped for as long as a [`Registration`] of it lives.
+    #[must_use]
+    pub unsafe fn new(flag: &mut u8) -> Self {
+        Self(NonNull::from(flag))
+    }
+
+    /// The byte: non-zero makes the next `KVM_RUN` return at once.
+    const fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
 }
 
 /// While it lives, kicks of this thread reach one vCPU.

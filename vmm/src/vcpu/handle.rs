@@ -11,12 +11,12 @@ use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
 use super::placement::{Home, HomeGuard, VcpuPlacement};
-use super::port::{MsrPort, PortBuilder, PortError};
+use super::port::{MsrPort, PortBuilder};
 use super::thread::{Buses, VcpuState, VcpuThread};
 use crate::kvm::Vcpu;
 use crate::pmu::VcpuPmuStatus;
 use crate::pmu::monitors::{MonitorOrder, MonitorOutcome};
-use crate::stop::StopSignal;
+use crate::stop::{PortError, StopSignal};
 use crate::sys::affinity::{self, Tid};
 use crate::sys::kick::{self, Registration};
 

@@ -23,6 +23,6 @@ mod thread;
 
 pub use handle::{SpawnError, SpawnFailure, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport};
 pub use placement::{CHECK_PERIOD, Home, VcpuPlacement};
-pub use port::{MsrPort, NoPmu, PortBuilder, PortError};
+pub use port::{MsrPort, NoPmu, PortBuilder};
 pub use set::{NoAnswer, VcpuSet};
 pub use thread::{Buses, VcpuState};

@@ -1,30 +1,12 @@
 //! What serves the MSRs that KVM leaves to us.
 
-use std::io;
-
-use thiserror::Error;
 use vpmu::ids::{MsrIndex, VcpuId};
 
-use crate::kvm::{Gp, KvmError, Vcpu};
+use crate::kvm::{Gp, Vcpu};
 use crate::pmu::VcpuPmuStatus;
 use crate::pmu::monitors::{MonitorOrder, MonitorOutcome};
 use crate::rate_limit::RateLimit;
-
-/// Why a port cannot serve on.
-#[derive(Debug, Error)]
-pub enum PortError {
-    /// KVM refused something, an interrupt for one.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// The host refused something, a counter for one.
-    #[error("{what}")]
-    Host {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
+use crate::stop::PortError;
 
 /// The per-vCPU object behind filtered and unknown MSRs: the PMU, as a rule.
 ///

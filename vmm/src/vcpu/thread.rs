@@ -7,11 +7,11 @@ use vpmu::ids::VcpuId;
 
 use super::handle::{VcpuMessage, VcpuReport};
 use super::placement::HomeGuard;
-use super::port::{MsrPort, PortError};
+use super::port::MsrPort;
 use crate::devices::Bus;
 use crate::kvm::{Exit, Vcpu};
 use crate::pmu::DOORBELL_PORT;
-use crate::stop::{StopReason, StopSignal};
+use crate::stop::{PortError, StopReason, StopSignal};
 use crate::sys::kick::Registration;
 
 /// Where a vCPU thread is (see the diagram of [`crate::vcpu`]).

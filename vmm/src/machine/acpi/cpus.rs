@@ -16,7 +16,7 @@ use vpmu::ids::VcpuId;
 use super::local_apic;
 use crate::config::CpusConfig;
 use crate::devices::cpu_hotplug;
-use crate::machine::layout::CPU_HOTPLUG;
+use crate::kvm::layout::CPU_HOTPLUG;
 
 /// The method that looks what comes and goes.
 pub(super) const SCAN: &str = "\\_SB_.CPUS.CSCN";

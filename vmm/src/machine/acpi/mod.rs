@@ -16,9 +16,9 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 use vpmu::ids::VcpuId;
 
-use super::layout::{ACPI, ACPI_END, IO_APIC, LOCAL_APIC};
 use crate::config::CpusConfig;
 use crate::devices::{cpu_hotplug, power, serial};
+use crate::kvm::layout::{ACPI, ACPI_END, IO_APIC, LOCAL_APIC};
 
 const OEM: [u8; 6] = *b"PRFVSR";
 const TABLE: [u8; 8] = *b"PERFVISR";

@@ -12,7 +12,7 @@ use vm_memory::ByteValued;
 
 use super::initramfs::RamdiskForm;
 use super::linux::HEADER_MAGIC;
-use crate::machine::layout;
+use crate::kvm::layout;
 
 pub use multiboot::MultibootImage;
 pub(super) use multiboot::Segment;

@@ -5,7 +5,7 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use super::{BootError, BootInputs, Ramdisk, write};
-use crate::machine::layout;
+use crate::kvm::layout;
 
 /// The 64-bit entry of a bzImage, from where its protected-mode part lies.
 pub(super) const ENTRY_64_OFFSET: u64 = 0x200;

@@ -25,9 +25,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 pub use image::{ImageError, ImageKind, KernelImage, MultibootImage};
 pub use initramfs::{Initramfs, InitramfsError, RamdiskForm};
 
-use super::layout;
 use super::memory::MapRange;
 use crate::kvm::BootState;
+use crate::kvm::layout;
 
 /// Something about the boot that cannot be.
 #[derive(Debug, Error)]

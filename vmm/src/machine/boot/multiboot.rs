@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::image::{MultibootImage, Segment};
 use super::{BootError, BootInputs, Ramdisk, write};
-use crate::machine::layout;
+use crate::kvm::layout;
 
 /// Flags of the information structure: `mem_*`, the command line, the modules,
 /// `mmap_*`, the loader's name.

@@ -6,7 +6,7 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use super::{BootError, BootInputs, Ramdisk, write};
-use crate::machine::layout;
+use crate::kvm::layout;
 
 const MAGIC: u32 = 0x336e_c578;
 /// The version with the memory map.

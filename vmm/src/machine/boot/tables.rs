@@ -4,7 +4,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::{BootError, write};
 use crate::devices::power;
-use crate::machine::layout;
+use crate::kvm::layout;
 
 /// Present, writable.
 const TABLE: u64 = 0x3;

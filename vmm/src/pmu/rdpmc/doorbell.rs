@@ -124,9 +124,9 @@ mod tests {
 
     use super::super::frame::tests::{KERNEL, STACK, USER, registers, with_frame};
     use super::super::gate::tests::{IDT, virt};
-    use super::super::paging::tests::{Guest, PAGING};
     use super::super::user_access::UserAccess::Faults;
     use super::*;
+    use crate::kvm::paging::tests::{Guest, PAGING};
 
     const PCE: u64 = 1 << 8;
     const VALUE: u64 = 0x1234_5678_9abc;

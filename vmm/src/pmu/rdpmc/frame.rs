@@ -95,8 +95,8 @@ pub(super) mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::super::gate::tests::{IDT, guest, virt};
-    use super::super::paging::tests::Guest;
     use super::*;
+    use crate::kvm::paging::tests::Guest;
 
     const LINUX: [u8; 8] = [0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3];
     pub(in super::super) const STACK: u64 = 0xffff_fe00_0001_0000;

@@ -151,8 +151,8 @@ fn find_iretq(guest: Virtual<'_>, hook: u64) -> Option<u64> {
 pub(super) mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
-    use super::super::paging::tests::{Guest, PAGING};
     use super::*;
+    use crate::kvm::paging::tests::{Guest, PAGING};
 
     pub(in super::super) const IDT: u64 = 0xffff_fe00_0000_0000;
     pub(in super::super) const ENTRY: u64 = 0xffff_ffff_8100_1000;

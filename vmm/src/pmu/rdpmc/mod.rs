@@ -22,7 +22,6 @@ mod doorbell;
 mod frame;
 mod gate;
 mod known;
-mod paging;
 mod pattern;
 mod rewriter;
 mod scan;
@@ -32,7 +31,6 @@ mod virt;
 
 pub(in crate::pmu) use doorbell::Ring;
 pub(crate) use gate::PORT as DOORBELL_PORT;
-pub use paging::Paging;
 pub(in crate::pmu) use rewriter::Rewriter;
 pub(in crate::pmu) use sites::Sites;
 pub(in crate::pmu) use user_access::UserAccess;

@@ -7,11 +7,11 @@ use vm_memory::{Bytes, GuestMemoryMmap};
 
 use super::gate::{self, Gate};
 use super::known::Known;
-use super::paging::Paging;
 use super::pattern::{RDMSR, SECOND_BYTE_OF_RDMSR};
 use super::scan::{Scan, scan};
 use super::virt::Virtual;
 use super::{UserAccess, Verdict};
+use crate::kvm::Paging;
 use crate::rate_limit::RateLimit;
 
 /// The rewritten places of one VM.

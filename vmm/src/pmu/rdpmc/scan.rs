@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::paging::Paging;
 use super::pattern::{self, CONTEXT};
+use crate::kvm::Paging;
 
 /// Kernels map their text in pages of this size, or in parts of one.
 const STEP: u64 = 2 << 20;
@@ -173,8 +173,8 @@ impl Text<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::paging::tests::{Guest, PAGING};
     use super::*;
+    use crate::kvm::paging::tests::{Guest, PAGING};
 
     const READER: [u8; 8] = [0x0f, 0x33, 0x66, 0x90, 0x48, 0xc1, 0xe2, 0x20];
     const TEXT: u64 = 0xffff_ffff_8100_0000;

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::known::Known;
-use super::paging::Paging;
 use super::rewriter::Rewriter;
 use super::{UserAccess, Verdict};
-use crate::kvm::{KvmError, Vcpu};
+use crate::kvm::{KvmError, Paging, Vcpu};
 
 /// One vCPU's view of the rewritten places: reading it takes no lock.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::paging::{Page, Paging};
+use crate::kvm::{Page, Paging};
 
 /// Guest memory as one vCPU sees it.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 use super::super::gate::tests::{ENTRY, IDT, virt};
-use super::super::paging::tests::{Guest, PAGING};
 use super::super::{Sites, pattern};
 use super::*;
+use crate::kvm::paging::tests::{Guest, PAGING};
 use vm_memory::GuestAddress;
 
 const TEXT: u64 = 0xffff_ffff_8100_0000;

@@ -87,22 +87,22 @@ impl Paging {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Guest memory with page tables at 1 MiB that map what the test says.
-    pub(in super::super) struct Guest {
-        pub(in super::super) memory: GuestMemoryMmap,
+    pub(crate) struct Guest {
+        pub(crate) memory: GuestMemoryMmap,
         next_table: u64,
     }
 
-    pub(in super::super) const PAGING: Paging = Paging {
+    pub(crate) const PAGING: Paging = Paging {
         cr3: 0x10_0000,
         levels: 4,
     };
 
     impl Guest {
-        pub(in super::super) fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap();
             Self {
                 memory,
@@ -111,7 +111,7 @@ pub(super) mod tests {
         }
 
         /// Maps a page of 2 MiB (`level` 1) or 4 KiB (0).
-        pub(in super::super) fn map(&mut self, address: u64, physical: u64, level: u32, nx: bool) {
+        pub(crate) fn map(&mut self, address: u64, physical: u64, level: u32, nx: bool) {
             let mut table = PAGING.cr3;
             for at in (level + 1..PAGING.levels).rev() {
                 let slot = GuestAddress(table + (address >> (12 + 9 * at) & 0x1ff) * 8);

@@ -60,7 +60,7 @@ pub const HIGH_RAM: u64 = 0x10_0000;
 pub const DEVICE_GAP: u64 = 3 << 30;
 /// The rest of the RAM.
 pub const ABOVE_4G: u64 = 4 << 30;
-/// The registers of vCPU hot-plug ([`crate::devices::cpu_hotplug`]).
+/// The registers of vCPU hot-plug.
 pub const CPU_HOTPLUG: u32 = 0xfd00_0000;
 /// The I/O APIC (where KVM puts it).
 pub const IO_APIC: u32 = 0xfec0_0000;
