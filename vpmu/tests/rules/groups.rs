@@ -41,6 +41,18 @@ fn r074_r075_siblings_are_of_their_leaders_class() {
 }
 
 #[test]
+fn r070_r075_a_sibling_of_another_slice_waits_for_its_leaders() {
+    let mut w = World::new(2);
+    let other = w.soft("soft2");
+    let l = w.open(task(&w).pmu(1));
+    let s = w.open(task(&w).pmu(other).group(l));
+    assert_eq!(w.states(&[l, s]), "AI");
+    w.run(0, None);
+    w.run(0, Some(w.t));
+    assert_eq!(w.states(&[l, s]), "AA");
+}
+
+#[test]
 fn r077_closing_a_sibling_leaves_the_others() {
     let mut w = World::new(4);
     let g = w.group(3, &task(&w));

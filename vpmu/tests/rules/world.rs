@@ -109,12 +109,17 @@ impl World<MockPmu> {
             PmuDesc::new("core", PmuClass::Hardware),
             MockPmu::new(MockConfig::core(counters)),
         );
+        w.soft("soft");
+        w
+    }
+
+    /// Another software PMU; its place.
+    pub(crate) fn soft(&mut self, name: &str) -> usize {
         let soft = MockConfig::unlimited(Kind::Counters {
             uncore: false,
             generic: false,
         });
-        w.add(PmuDesc::new("soft", PmuClass::Software), MockPmu::new(soft));
-        w
+        self.add(PmuDesc::new(name, PmuClass::Software), MockPmu::new(soft))
     }
 
     /// Another core PMU; its place.
