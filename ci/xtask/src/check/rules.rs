@@ -1,5 +1,5 @@
 //! The project's own rules: file sizes, who may name what, one version of each
-//! rust-vmm crate, the files that must be there.
+//! rust-vmm crate.
 
 use anyhow::{Context, Result, bail};
 
@@ -166,27 +166,8 @@ fn duplicates(lock: &str) -> Vec<String> {
     found
 }
 
-/// Licences and a README for each part.
-pub(super) fn papers() -> Result<()> {
-    let wanted = [
-        "LICENSE-APACHE",
-        "LICENSE-BSD-3-Clause",
-        "README.md",
-        "vpmu/README.md",
-        "vmm/README.md",
-        "guest-tests/README.md",
-        "resources/README.md",
-        "ci/README.md",
-    ];
-    let missing = wanted.iter().filter(|p| !paths::root().join(p).is_file());
-    verdict(
-        &missing
-            .map(|p| format!("{p} is missing"))
-            .collect::<Vec<_>>(),
-    )
-}
-
-fn verdict(complaints: &[String]) -> Result<()> {
+/// Fails with all complaints, if there are any.
+pub(super) fn verdict(complaints: &[String]) -> Result<()> {
     if complaints.is_empty() {
         return Ok(());
     }
