@@ -13,8 +13,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use vpmu::guest::{ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind, MsrError};
-use vpmu::host::sim_scoped::SimScopedHost;
-use vpmu::host::{EnergyDomain, ScopedHost};
+use vpmu::host::sim_uncore::SimUncore;
+use vpmu::host::{EnergyDomain, UncoreHost};
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::sched::Topology;
 use vpmu::uncore::{self, Power, PowerForm, Uncore, UncoreModel, UncoreRange, UncoreRegister};
@@ -183,8 +183,8 @@ fn uncore_models() -> [(&'static str, UncoreModel); 2] {
     ]
 }
 
-fn new_uncore(model: UncoreModel) -> Uncore<impl ScopedHost> {
-    Uncore::new(model, Topology::flat(1), 1, |_| SimScopedHost::default()).unwrap()
+fn new_uncore(model: UncoreModel) -> Uncore<impl UncoreHost> {
+    Uncore::new(model, Topology::flat(1), 1, |_| SimUncore::default()).unwrap()
 }
 
 /// A range's registers are alike, or selects and counters in turn.

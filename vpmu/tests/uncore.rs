@@ -1,4 +1,4 @@
-//! Random programming, reads, plugging and unplugging of vCPUs against scoped
+//! Random programming, reads, plugging and unplugging of vCPUs against uncore
 //! PMUs: no count is lost or doubled, and the designated vCPU is the kernel's
 //! (G-602, R-242… ).
 #![allow(
@@ -8,16 +8,16 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod scoped;
+mod uncore_pair;
 
 use proptest::prelude::*;
-use scoped::{Pair, Shape};
+use uncore_pair::{Pair, Shape};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn scoped_counters_follow_their_scope(
+    fn uncore_counters_follow_their_scope(
         shape in any::<u8>(),
         ops in prop::collection::vec(any::<[u8; 8]>(), 1..200),
     ) {

@@ -235,7 +235,7 @@ mod tests {
             vcpu: Some(0),
             ..ScopedCounterStatus::default()
         };
-        matches_schema("ScopedCounter", &counter);
+        matches_schema("UncoreCounter", &counter);
         let entry = ScopedLogEntry {
             counter: Some(String::new()),
             from: Some(0),

@@ -13,7 +13,7 @@
 //!                         ▼
 //!                        pmi: KVM_NMI or a fixed vector, before the next entry
 //!
-//!  what the core's PMU lacks ─▶ uncore ─▶ vpmu::uncore::Uncore ─▶ ScopedHost
+//!  what the core's PMU lacks ─▶ uncore ─▶ vpmu::uncore::Uncore ─▶ UncoreHost
 //! ```
 //! Everything of one vCPU belongs to its thread; what vCPUs share are the
 //! rewritten instructions, read without a lock, the list of monitors, read when a

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vpmu::guest::MsrError;
-use vpmu::host::ScopedHost;
+use vpmu::host::UncoreHost;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::sched::PmuError;
 use vpmu::uncore::{Uncore, UncoreModel, UncorePmu, UncoreRegister};
@@ -18,7 +18,7 @@ use crate::config::CpusConfig;
 use crate::sys::clock;
 
 /// What backs one scoped PMU of a guest.
-pub type BoxedHost = Box<dyn ScopedHost + Send>;
+pub type BoxedHost = Box<dyn UncoreHost + Send>;
 
 /// Scoped PMUs that are decided on, for one VM.
 pub struct UncorePlan {
@@ -148,7 +148,7 @@ impl Drop for UncorePort {
 mod tests {
     use std::thread;
 
-    use vpmu::host::sim_scoped::SimScopedHost;
+    use vpmu::host::sim_uncore::SimUncore;
 
     use super::*;
 
@@ -158,7 +158,7 @@ mod tests {
     fn shared(cpus: u16) -> Arc<SharedUncore> {
         let plan = UncorePlan {
             model: UncoreModel::default().with_l3().with_umc(1).unwrap(),
-            hosts: Box::new(|_| Box::new(SimScopedHost::default())),
+            hosts: Box::new(|_| Box::new(SimUncore::default())),
             times: Arc::new(VcpuTimes::new(cpus)),
         };
         Arc::new(SharedUncore::new(&plan, &CpusConfig::flat(cpus)).unwrap())

@@ -1,11 +1,12 @@
 //! What `perfvisor ctl pmu` shows of scoped PMUs: plain data.
 
 use serde::{Deserialize, Serialize};
-use vpmu::host::{EnergyDomain, ScopedCount, ScopedHost};
+use vpmu::host::{EnergyDomain, UncoreCount, UncoreHost};
 use vpmu::ids::VcpuId;
 use vpmu::sched::Scope;
 use vpmu::uncore::{
-    Change, InstanceView, LogEntry, ScopedState, ScopedView, Trouble, Uncore, UncorePmu, UncoreView,
+    Change, InstanceView, LogEntry, Trouble, Uncore, UncoreCounterView, UncorePmu, UncoreState,
+    UncoreView,
 };
 use vpmu::units::{Count, Energy, Nanos};
 
@@ -158,7 +159,7 @@ impl ScopedChange {
 }
 
 /// What can be told of the scoped PMUs.
-pub(super) fn of<H: ScopedHost>(uncore: &mut Uncore<H>, now: Nanos) -> UncoreStatus {
+pub(super) fn of<H: UncoreHost>(uncore: &mut Uncore<H>, now: Nanos) -> UncoreStatus {
     UncoreStatus {
         pmus: uncore.view(now).into_iter().map(pmu).collect(),
         log: uncore.log().map(log_entry).collect(),
@@ -212,15 +213,15 @@ fn counter_name(pmu: UncorePmu, number: u8) -> String {
     }
 }
 
-fn counter(pmu: UncorePmu, view: ScopedView) -> ScopedCounterStatus {
+fn counter(pmu: UncorePmu, view: UncoreCounterView) -> ScopedCounterStatus {
     let (state, why, vcpu) = match view.state {
-        ScopedState::Off => (ScopedCounterState::Off, None, None),
-        ScopedState::Counting(vcpu) => (ScopedCounterState::Counting, None, Some(vcpu.0)),
-        ScopedState::Stopped(trouble) => (trouble_state(trouble), Some(trouble.to_string()), None),
+        UncoreState::Off => (ScopedCounterState::Off, None, None),
+        UncoreState::Counting(vcpu) => (ScopedCounterState::Counting, None, Some(vcpu.0)),
+        UncoreState::Stopped(trouble) => (trouble_state(trouble), Some(trouble.to_string()), None),
     };
     let (count, unit) = match view.counted {
-        ScopedCount::Events(count) => (count.0, "events"),
-        ScopedCount::Energy(energy) => (microjoules(energy), "uJ"),
+        UncoreCount::Events(count) => (count.0, "events"),
+        UncoreCount::Energy(energy) => (microjoules(energy), "uJ"),
     };
     ScopedCounterStatus {
         counter: counter_name(pmu, view.number),

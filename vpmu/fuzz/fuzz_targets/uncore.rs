@@ -1,12 +1,12 @@
-//! Registers of scoped PMUs, vCPUs that come and go, a host that refuses and
+//! Registers of uncore PMUs, vCPUs that come and go, a host that refuses and
 //! loses events: all as in the naive model. `cargo +nightly fuzz run uncore` in `vpmu`.
 #![no_main]
 
-#[path = "../../tests/scoped/mod.rs"]
-mod scoped;
+#[path = "../../tests/uncore_pair/mod.rs"]
+mod uncore_pair;
 
 use libfuzzer_sys::fuzz_target;
-use scoped::{Pair, Shape};
+use uncore_pair::{Pair, Shape};
 
 fuzz_target!(|data: &[u8]| {
     let Some((shape, ops)) = data.split_first() else { return };

@@ -3,16 +3,16 @@
 //! One trait with the verbs of a Linux PMU driver, and its drivers: `linux`
 //! (perf_event_open), [`software`] (a clock), [`sum`] (several as one) and [`sim`]
 //! (scripted, for tests). PMUs whose counters serve more than one vCPU have a trait of
-//! their own, [`ScopedHost`], with `linux` and [`sim_scoped`].
+//! their own, [`UncoreHost`], with `linux` and [`sim_uncore`].
 
 mod level;
 mod pmu;
-mod scoped;
 mod share;
 pub mod sim;
-pub mod sim_scoped;
+pub mod sim_uncore;
 pub mod software;
 pub mod sum;
+mod uncore;
 
 #[cfg(feature = "host-linux")]
 pub mod linux;
@@ -22,7 +22,7 @@ pub use pmu::{
     EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, Level, NoCounter, Privilege,
     Quality, ReadError,
 };
-pub use scoped::{
-    EnergyDomain, RawSelect, ScopeInstance, ScopedCount, ScopedEvent, ScopedEventId, ScopedHost,
-};
 pub use share::{CpuTime, CpuTimes, EnergyShare, EqualParts};
+pub use uncore::{
+    EnergyDomain, RawSelect, ScopeInstance, UncoreCount, UncoreEvent, UncoreEventId, UncoreHost,
+};

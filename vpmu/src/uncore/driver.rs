@@ -1,4 +1,4 @@
-//! A host PMU as the scheduler's driver of one scoped PMU.
+//! A host PMU as the scheduler's driver of one uncore PMU.
 //!
 //! Every counter of the guest has a host event of its own while it is enabled,
 //! so that `add` never fails. The host event counts from open to close; what
@@ -10,7 +10,7 @@ use alloc::collections::BTreeMap;
 
 use super::model::{UncoreModel, UncorePmu};
 use crate::host::{
-    EnergyDomain, HostOpenError, RawSelect, ReadError, ScopedEvent, ScopedEventId, ScopedHost,
+    EnergyDomain, HostOpenError, RawSelect, ReadError, UncoreEvent, UncoreEventId, UncoreHost,
 };
 use crate::ids::VcpuId;
 use crate::sched::driver::{InitError, InitRequest, NoCounter};
@@ -19,16 +19,16 @@ use crate::units::{Count, Nanos};
 
 #[derive(Clone, Copy, Debug)]
 struct Open {
-    id: ScopedEventId,
-    event: ScopedEvent,
+    id: UncoreEventId,
+    event: UncoreEvent,
     /// The host count that was handed on.
     seen: Count,
     lost: Option<ReadError>,
 }
 
-/// One scoped PMU of the guest, all its instances.
+/// One uncore PMU of the guest, all its instances.
 #[derive(Debug)]
-pub(super) struct ScopedDriver<H> {
+pub(super) struct UncoreDriver<H> {
     pmu: UncorePmu,
     model: UncoreModel,
     topology: Topology,
@@ -37,7 +37,7 @@ pub(super) struct ScopedDriver<H> {
     refusal: Option<HostOpenError>,
 }
 
-impl<H: ScopedHost> ScopedDriver<H> {
+impl<H: UncoreHost> UncoreDriver<H> {
     pub(super) const fn new(
         pmu: UncorePmu,
         model: UncoreModel,
@@ -73,36 +73,36 @@ impl<H: ScopedHost> ScopedDriver<H> {
         self.host.describe(open.id)
     }
 
-    fn decode(&self, attr: &EventAttr) -> Option<(ScopedEventId, ScopedEvent)> {
+    fn decode(&self, attr: &EventAttr) -> Option<(UncoreEventId, UncoreEvent)> {
         let select = RawSelect(attr.config);
         let event = match self.pmu {
             UncorePmu::Power => {
                 let at = usize::try_from(attr.config).ok()?;
-                ScopedEvent::Energy(*EnergyDomain::ALL.get(at)?)
+                UncoreEvent::Energy(*EnergyDomain::ALL.get(at)?)
             }
-            UncorePmu::L3 => ScopedEvent::L3(select),
-            UncorePmu::DataFabric => ScopedEvent::DataFabric(select),
-            UncorePmu::Umc(unit) => ScopedEvent::Umc { unit, select },
+            UncorePmu::L3 => UncoreEvent::L3(select),
+            UncorePmu::DataFabric => UncoreEvent::DataFabric(select),
+            UncorePmu::Umc(unit) => UncoreEvent::Umc { unit, select },
         };
         let id = u16::try_from(attr.config1).ok()?;
-        Some((ScopedEventId(id), event))
+        Some((UncoreEventId(id), event))
     }
 }
 
 /// The attributes by which the scheduler hands `event` to its driver: pinned, as
 /// each has a host event of its own and one that fails shall be seen.
-pub(super) fn encode(pmu_type: PmuType, id: ScopedEventId, event: &ScopedEvent) -> EventAttr {
+pub(super) fn encode(pmu_type: PmuType, id: UncoreEventId, event: &UncoreEvent) -> EventAttr {
     let config = match event {
-        ScopedEvent::Energy(domain) => *domain as u64,
-        ScopedEvent::L3(raw) | ScopedEvent::DataFabric(raw) => raw.0,
-        ScopedEvent::Umc { select, .. } => select.0,
+        UncoreEvent::Energy(domain) => *domain as u64,
+        UncoreEvent::L3(raw) | UncoreEvent::DataFabric(raw) => raw.0,
+        UncoreEvent::Umc { select, .. } => select.0,
     };
     let mut attr = EventAttr::new(pmu_type, config).with(AttrFlags::PINNED);
     attr.config1 = id.0.into();
     attr
 }
 
-impl<H: ScopedHost> PmuDriver for ScopedDriver<H> {
+impl<H: UncoreHost> PmuDriver for UncoreDriver<H> {
     fn event_init(&mut self, request: &InitRequest<'_>) -> Result<(), InitError> {
         if request.attr.pmu_type != request.own_type {
             return Err(InitError::NotMine);

@@ -1,4 +1,4 @@
-//! The host events of scoped counters: CPU events of one scheduler for the VM.
+//! The host events of uncore counters: CPU events of one scheduler for the VM.
 //!
 //! Its policy is [`ScopePolicy::Designated`](crate::sched::ScopePolicy): each
 //! event is on the vCPU that its scope has designated, and moves with it (R-242
@@ -7,9 +7,9 @@
 
 use alloc::vec::Vec;
 
-use super::driver::{self, ScopedDriver};
+use super::driver::{self, UncoreDriver};
 use super::model::{UncoreModel, UncorePmu};
-use crate::host::{HostOpenError, ReadError, ScopedEvent, ScopedEventId, ScopedHost};
+use crate::host::{HostOpenError, ReadError, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::ids::VcpuId;
 use crate::sched::{
     Config, EventId, OpenError as SchedError, OpenRequest, PmuCaps, PmuClass, PmuDesc, PmuError,
@@ -49,14 +49,14 @@ impl Meter {
     }
 }
 
-/// The scheduler of one VM's scoped PMUs.
+/// The scheduler of one VM's uncore PMUs.
 #[derive(Debug)]
 pub(super) struct Events<H> {
-    sched: Scheduler<ScopedDriver<H>>,
+    sched: Scheduler<UncoreDriver<H>>,
     pmus: Vec<(PmuId, PmuType)>,
 }
 
-impl<H: ScopedHost> Events<H> {
+impl<H: UncoreHost> Events<H> {
     /// A scheduler with the PMUs of `model`, in its order.
     pub(super) fn new(
         model: &UncoreModel,
@@ -69,7 +69,7 @@ impl<H: ScopedHost> Events<H> {
             let mut desc = PmuDesc::new(&alloc::format!("{pmu}"), PmuClass::Uncore);
             desc.caps = PmuCaps::NO_INTERRUPT | PmuCaps::NO_EXCLUDE;
             desc.scope = model.scope(pmu);
-            let driver = ScopedDriver::new(pmu, *model, topology, host(pmu));
+            let driver = UncoreDriver::new(pmu, *model, topology, host(pmu));
             let id = sched.register_pmu(desc, driver)?;
             let (_, pmu_type) = sched.pmu(id).ok_or(PmuError::NoPmu)?;
             pmus.push((id, pmu_type));
@@ -96,11 +96,11 @@ impl<H: ScopedHost> Events<H> {
         mask.into_iter().flatten()
     }
 
-    pub(super) fn driver(&self, bank: usize) -> Option<&ScopedDriver<H>> {
+    pub(super) fn driver(&self, bank: usize) -> Option<&UncoreDriver<H>> {
         self.sched.driver(self.pmus.get(bank)?.0)
     }
 
-    pub(super) fn driver_mut(&mut self, bank: usize) -> Option<&mut ScopedDriver<H>> {
+    pub(super) fn driver_mut(&mut self, bank: usize) -> Option<&mut UncoreDriver<H>> {
         self.sched.driver_mut(self.pmus.get(bank)?.0)
     }
 
@@ -109,7 +109,7 @@ impl<H: ScopedHost> Events<H> {
         &mut self,
         now: Nanos,
         bank: usize,
-        (id, event, vcpu): (ScopedEventId, ScopedEvent, VcpuId),
+        (id, event, vcpu): (UncoreEventId, UncoreEvent, VcpuId),
         meter: &mut Meter,
     ) {
         let Some((_, pmu_type)) = self.pmus.get(bank).copied() else {
@@ -132,7 +132,7 @@ impl<H: ScopedHost> Events<H> {
         if matches!(error, SchedError::NoDesignatedCpu | SchedError::CpuOffline) {
             return Trouble::NoVcpu;
         }
-        let said = self.driver_mut(bank).and_then(ScopedDriver::take_refusal);
+        let said = self.driver_mut(bank).and_then(UncoreDriver::take_refusal);
         let unsaid = HostOpenError::Host(error.errno() as i32);
         Trouble::Refused(said.unwrap_or(unsaid))
     }

@@ -1,4 +1,4 @@
-//! Scoped PMUs of a guest: RAPL and AMD's L3, data fabric and memory
+//! Uncore PMUs of a guest: RAPL and AMD's L3, data fabric and memory
 //! controllers, whose counters serve a die or a package.
 //!
 //! ```text
@@ -12,7 +12,7 @@
 //!  │                     log: who moved where              │ driver    │
 //!  └───────────────────────────────────────────────────────┼───────────┘
 //!                                                          ▼
-//!                                                  host::ScopedHost
+//!                                                  host::UncoreHost
 //! ```
 //!
 //! A VM has one [`Uncore`], which its vCPUs share; that access is exclusive is
@@ -30,8 +30,8 @@ mod vm;
 pub use events::Trouble;
 pub use history::{Change, LOG_LEN, LogEntry};
 pub use model::{Power, PowerForm, TooManyUnits, UncoreModel, UncorePmu};
-pub use registers::{ScopedCounter, TABLE, UncoreRange, UncoreRegister};
-pub use view::{InstanceView, ScopedState, ScopedView, UncoreView};
+pub use registers::{TABLE, UncoreCounter, UncoreRange, UncoreRegister};
+pub use view::{InstanceView, UncoreCounterView, UncoreState, UncoreView};
 pub use vm::Uncore;
 
 #[cfg(test)]

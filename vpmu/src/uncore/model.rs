@@ -1,10 +1,10 @@
-//! Which scoped PMUs a guest is shown, and whom each serves.
+//! Which uncore PMUs a guest is shown, and whom each serves.
 
 use crate::host::{EnergyDomain, ScopeInstance};
 use crate::ids::VcpuId;
 use crate::sched::{Scope, Topology};
 
-/// A scoped PMU of the guest.
+/// An uncore PMU of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UncorePmu {
     /// `power`: RAPL.
@@ -84,7 +84,7 @@ impl Power {
 #[error("{0} memory controllers; accepted: 1 to {max}", max = UncoreModel::MAX_UMC)]
 pub struct TooManyUnits(pub u8);
 
-/// Which scoped PMUs a guest is shown; none by default.
+/// Which uncore PMUs a guest is shown; none by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UncoreModel {
     power: Option<Power>,

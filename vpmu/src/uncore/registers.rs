@@ -1,24 +1,24 @@
-//! The registers of scoped PMUs: which MSR is what, and which bits it keeps.
+//! The registers of uncore PMUs: which MSR is what, and which bits it keeps.
 //!
 //! One table, as [`crate::x86::msr::TABLE`] is for the core's PMU. Source:
 //! guest-contract §6 and §8; SDM vol. 4, "MSR_RAPL_POWER_UNIT" and following;
 //! AMD PPR, "L3 Cache PMC", "Data Fabric PMC", "UMC PMC".
 
-use crate::host::{EnergyDomain, RawSelect, ScopedEvent};
+use crate::host::{EnergyDomain, RawSelect, UncoreEvent};
 use crate::ids::MsrIndex;
 
 use super::model::{PowerForm, UncoreModel, UncorePmu};
 
 /// A counter that the guest programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ScopedCounter {
+pub struct UncoreCounter {
     /// Of which PMU.
     pub pmu: UncorePmu,
     /// Which one of an instance's.
     pub number: u8,
 }
 
-/// What an MSR index means to a scoped PMU.
+/// What an MSR index means to an uncore PMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UncoreRegister {
     /// MSR_RAPL_POWER_UNIT and AMD's.
@@ -26,9 +26,9 @@ pub enum UncoreRegister {
     /// An energy counter.
     Energy(EnergyDomain),
     /// What a counter counts, and whether.
-    Select(ScopedCounter),
+    Select(UncoreCounter),
     /// A counter's value.
-    Counter(ScopedCounter),
+    Counter(UncoreCounter),
 }
 
 /// A run of MSR indices.
@@ -129,8 +129,8 @@ impl UncoreRange {
                     .filter(has)
                     .map(|_| UncoreRegister::Energy(domain));
             }
-            Kind::Counters(pmu) => ScopedCounter { pmu, number: nth },
-            Kind::Umc => ScopedCounter {
+            Kind::Counters(pmu) => UncoreCounter { pmu, number: nth },
+            Kind::Umc => UncoreCounter {
                 pmu: UncorePmu::Umc(nth / UncoreModel::UMC_COUNTERS),
                 number: nth % UncoreModel::UMC_COUNTERS,
             },
@@ -203,16 +203,16 @@ impl UncorePmu {
 
     /// What a select asks for; `None` for one that is not enabled.
     #[must_use]
-    pub const fn event(self, select: u64) -> Option<ScopedEvent> {
+    pub const fn event(self, select: u64) -> Option<UncoreEvent> {
         if select & self.enable() == 0 {
             return None;
         }
         let raw = RawSelect(select & self.choice());
         match self {
             Self::Power => None,
-            Self::L3 => Some(ScopedEvent::L3(raw)),
-            Self::DataFabric => Some(ScopedEvent::DataFabric(raw)),
-            Self::Umc(unit) => Some(ScopedEvent::Umc { unit, select: raw }),
+            Self::L3 => Some(UncoreEvent::L3(raw)),
+            Self::DataFabric => Some(UncoreEvent::DataFabric(raw)),
+            Self::Umc(unit) => Some(UncoreEvent::Umc { unit, select: raw }),
         }
     }
 }
@@ -248,14 +248,14 @@ impl UncoreModel {
     /// The counter that RDPMC reads with this ECX: 6 to 9 data fabric, 10 to 15
     /// last-level cache; `None` is #GP(0).
     #[must_use]
-    pub fn rdpmc_counter(&self, ecx: u32) -> Option<ScopedCounter> {
+    pub fn rdpmc_counter(&self, ecx: u32) -> Option<UncoreCounter> {
         let nth = |base: u32| u8::try_from(ecx - base).ok();
         match ecx {
-            6..=9 if self.df() => Some(ScopedCounter {
+            6..=9 if self.df() => Some(UncoreCounter {
                 pmu: UncorePmu::DataFabric,
                 number: nth(6)?,
             }),
-            10..=15 if self.l3() => Some(ScopedCounter {
+            10..=15 if self.l3() => Some(UncoreCounter {
                 pmu: UncorePmu::L3,
                 number: nth(10)?,
             }),

@@ -1,4 +1,4 @@
-//! Registers of scoped PMUs, one rule a test.
+//! Registers of uncore PMUs, one rule a test.
 
 mod moves;
 
@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::guest::MsrError;
-use crate::host::sim_scoped::SimScopedHost;
-use crate::host::{EnergyDomain, HostOpenError, RawSelect, ReadError, ScopeInstance, ScopedEvent};
+use crate::host::sim_uncore::SimUncore;
+use crate::host::{EnergyDomain, HostOpenError, RawSelect, ReadError, ScopeInstance, UncoreEvent};
 use crate::ids::{MsrIndex, VcpuId};
 use crate::sched::{Scope, Topology};
 use crate::units::{Energy, Nanos};
@@ -33,12 +33,12 @@ fn amd() -> UncoreModel {
     model.with_l3().with_df().with_umc(2).unwrap()
 }
 
-fn vm(model: UncoreModel) -> Uncore<SimScopedHost> {
-    Uncore::new(model, TWO_PACKAGES, 8, |_| SimScopedHost::default()).unwrap()
+fn vm(model: UncoreModel) -> Uncore<SimUncore> {
+    Uncore::new(model, TWO_PACKAGES, 8, |_| SimUncore::default()).unwrap()
 }
 
 /// A VM without time.
-impl Uncore<SimScopedHost> {
+impl Uncore<SimUncore> {
     fn get(&mut self, vcpu: u16, msr: MsrIndex) -> Result<u64, MsrError> {
         self.rdmsr(Nanos(0), VcpuId(vcpu), msr)
     }
@@ -48,11 +48,11 @@ impl Uncore<SimScopedHost> {
         assert_eq!(done, Ok(()), "{msr} = {value:#x}");
     }
 
-    fn host(&mut self, pmu: UncorePmu) -> &mut SimScopedHost {
+    fn host(&mut self, pmu: UncorePmu) -> &mut SimUncore {
         self.host_mut(pmu).unwrap()
     }
 
-    fn only(&mut self, pmu: UncorePmu) -> ScopedView {
+    fn only(&mut self, pmu: UncorePmu) -> UncoreCounterView {
         let view = self.view(Nanos(0)).into_iter().find(|v| v.pmu == pmu);
         let counters = view.unwrap().instances.into_iter().flat_map(|i| i.counters);
         let [counter] = counters.collect::<Vec<_>>().try_into().unwrap();
@@ -173,7 +173,7 @@ fn energy_that_the_host_does_not_give() {
     let refused = Trouble::Refused(HostOpenError::Unsupported);
     assert_eq!(
         vm.only(UncorePmu::Power).state,
-        ScopedState::Stopped(refused)
+        UncoreState::Stopped(refused)
     );
     vm.host(UncorePmu::Power).refuse(false);
     assert_eq!(vm.get(0, index), Ok(first));
@@ -211,18 +211,18 @@ fn each_pmu_asks_for_its_event() {
     vm.set(4, DF_CTL, EN | 7 << 32 | 0x0f << 24 | 0x1f07);
     vm.set(4, UMC_CTL, EN | 0x10);
     vm.set(4, MsrIndex(UMC_CTL.0 + 8), 1 << 31 | 0x20a);
-    let asked = |vm: &mut Uncore<SimScopedHost>, pmu| {
+    let asked = |vm: &mut Uncore<SimUncore>, pmu| {
         vm.host(pmu).open_on(ScopeInstance(2)).collect::<Vec<_>>()
     };
-    let l3 = ScopedEvent::L3(RawSelect(thread_mask | 0xff04));
+    let l3 = UncoreEvent::L3(RawSelect(thread_mask | 0xff04));
     assert_eq!(asked(&mut vm, UncorePmu::L3), [l3]);
-    let df = ScopedEvent::DataFabric(RawSelect(7 << 32 | 0x0f << 24 | 0x1f07));
+    let df = UncoreEvent::DataFabric(RawSelect(7 << 32 | 0x0f << 24 | 0x1f07));
     assert_eq!(asked(&mut vm, UncorePmu::DataFabric), [df]);
     assert_eq!(asked(&mut vm, UncorePmu::Umc(0)), [], "bit 22 is not its");
     let select = RawSelect(0x20a);
     assert_eq!(
         asked(&mut vm, UncorePmu::Umc(1)),
-        [ScopedEvent::Umc { unit: 1, select }]
+        [UncoreEvent::Umc { unit: 1, select }]
     );
 }
 
@@ -286,7 +286,7 @@ fn a_lost_or_refused_counter_says_so() {
     vm.host(UncorePmu::L3).refuse(true);
     vm.set(0, L3_CTL, EN | 4);
     let refused = Trouble::Refused(HostOpenError::Unsupported);
-    assert_eq!(vm.only(UncorePmu::L3).state, ScopedState::Stopped(refused));
+    assert_eq!(vm.only(UncorePmu::L3).state, UncoreState::Stopped(refused));
     vm.host(UncorePmu::L3).refuse(false);
     vm.set(0, L3_CTL, EN | 4);
     vm.host(UncorePmu::L3).occur(ScopeInstance(0), 3);
@@ -295,11 +295,11 @@ fn a_lost_or_refused_counter_says_so() {
     assert_eq!(vm.get(0, L3_CTR), Ok(3));
     let lost = Trouble::Lost(ReadError::Lost);
     let view = vm.only(UncorePmu::L3);
-    assert_eq!((view.state, view.host), (ScopedState::Stopped(lost), None));
+    assert_eq!((view.state, view.host), (UncoreState::Stopped(lost), None));
     vm.set(0, L3_CTL, EN | 4);
     assert_eq!(
         vm.only(UncorePmu::L3).state,
-        ScopedState::Counting(VcpuId(0))
+        UncoreState::Counting(VcpuId(0))
     );
 }
 
@@ -321,6 +321,6 @@ fn limits() {
         packages: 1,
         ..dies
     };
-    let made = Uncore::new(amd(), dies, 1, |_| SimScopedHost::default());
+    let made = Uncore::new(amd(), dies, 1, |_| SimUncore::default());
     assert!(made.is_err());
 }

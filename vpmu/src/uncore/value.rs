@@ -1,4 +1,4 @@
-//! How registers of scoped PMUs count: their width, and what is at its end.
+//! How registers of uncore PMUs count: their width, and what is at its end.
 
 use super::model::{PowerForm, UncorePmu};
 use super::registers::{COUNTER_MASK, UMC_OVERFLOW};

@@ -1,4 +1,4 @@
-//! What an operator may see of scoped PMUs.
+//! What an operator may see of uncore PMUs.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::events::Trouble;
 use super::model::UncorePmu;
 use super::vm::{Bank, Uncore};
-use crate::host::{ScopeInstance, ScopedCount, ScopedEvent, ScopedHost};
+use crate::host::{ScopeInstance, UncoreCount, UncoreEvent, UncoreHost};
 use crate::ids::VcpuId;
 use crate::sched::Scope;
 use crate::times::Times;
@@ -14,7 +14,7 @@ use crate::units::{Count, Energy, Nanos};
 
 /// What becomes of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScopedState {
+pub enum UncoreState {
     /// The guest does not want it to count.
     Off,
     /// It counts, on this vCPU.
@@ -25,24 +25,24 @@ pub enum ScopedState {
 
 /// One counter, or energy domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScopedView {
+pub struct UncoreCounterView {
     /// Its number, or the domain's place in
     /// [`EnergyDomain::ALL`](crate::host::EnergyDomain::ALL).
     pub number: u8,
     /// What the guest wants counted.
-    pub wanted: Option<ScopedEvent>,
+    pub wanted: Option<UncoreEvent>,
     /// The host's event, in its words.
     pub host: Option<String>,
     /// Whether it counts.
-    pub state: ScopedState,
+    pub state: UncoreState,
     /// For how long it had an event, and for how long that counted; of all its
     /// events.
     pub times: Times,
     /// What was counted in all.
-    pub counted: ScopedCount,
+    pub counted: UncoreCount,
 }
 
-/// One instance of a scoped PMU.
+/// One instance of an uncore PMU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceView {
     /// Which.
@@ -50,10 +50,10 @@ pub struct InstanceView {
     /// The vCPU that is designated; none if the scope has none.
     pub designated: Option<VcpuId>,
     /// The counters that are wanted, or have counted.
-    pub counters: Vec<ScopedView>,
+    pub counters: Vec<UncoreCounterView>,
 }
 
-/// A scoped PMU.
+/// An uncore PMU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UncoreView {
     /// Which.
@@ -64,7 +64,7 @@ pub struct UncoreView {
     pub instances: Vec<InstanceView>,
 }
 
-impl<H: ScopedHost> Uncore<H> {
+impl<H: UncoreHost> Uncore<H> {
     /// Every PMU as it is now: counts are brought up to date.
     pub fn view(&mut self, now: Nanos) -> Vec<UncoreView> {
         for bank in 0..self.banks.len() {
@@ -103,21 +103,21 @@ impl<H: ScopedHost> Uncore<H> {
         bank: usize,
         number: u8,
         slot: &super::vm::Slot,
-    ) -> Option<ScopedView> {
+    ) -> Option<UncoreCounterView> {
         if slot.wanted.is_none() && slot.counted == 0 {
             return None;
         }
         let meter = &slot.meter;
         let state = match (slot.wanted, self.events.place(meter), meter.trouble) {
-            (None, ..) => ScopedState::Off,
-            (Some(_), Some(vcpu), _) => ScopedState::Counting(vcpu),
-            (Some(_), None, trouble) => ScopedState::Stopped(trouble.unwrap_or(Trouble::NoVcpu)),
+            (None, ..) => UncoreState::Off,
+            (Some(_), Some(vcpu), _) => UncoreState::Counting(vcpu),
+            (Some(_), None, trouble) => UncoreState::Stopped(trouble.unwrap_or(Trouble::NoVcpu)),
         };
         let counted = match self.banks[bank].pmu {
-            UncorePmu::Power => ScopedCount::Energy(Energy(slot.counted)),
-            _ => ScopedCount::Events(Count(slot.counted)),
+            UncorePmu::Power => UncoreCount::Energy(Energy(slot.counted)),
+            _ => UncoreCount::Events(Count(slot.counted)),
         };
-        Some(ScopedView {
+        Some(UncoreCounterView {
             number,
             wanted: slot.wanted,
             host: self.events.describe(bank, meter),

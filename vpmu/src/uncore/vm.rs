@@ -1,13 +1,13 @@
-//! The scoped PMUs of one VM: registers, events, and vCPUs that come and go.
+//! The uncore PMUs of one VM: registers, events, and vCPUs that come and go.
 
 use alloc::vec::Vec;
 
 use super::events::{Events, Meter, Trouble};
 use super::history::{Change, Log, LogEntry};
 use super::model::{UncoreModel, UncorePmu};
-use super::registers::{ScopedCounter, UncoreRegister};
+use super::registers::{UncoreCounter, UncoreRegister};
 use crate::guest::MsrError;
-use crate::host::{EnergyDomain, ScopeInstance, ScopedEvent, ScopedEventId, ScopedHost};
+use crate::host::{EnergyDomain, ScopeInstance, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::ids::{MsrIndex, VcpuId};
 use crate::sched::{PmuError, Topology};
 use crate::units::{Count, Nanos};
@@ -19,7 +19,7 @@ pub(super) struct Slot {
     /// As of the last look; of a domain, in units of 2^-32 J.
     pub(super) value: u64,
     /// What should be counted. A domain is, from its first read on.
-    pub(super) wanted: Option<ScopedEvent>,
+    pub(super) wanted: Option<UncoreEvent>,
     /// What was counted in all.
     pub(super) counted: u64,
     pub(super) meter: Meter,
@@ -78,7 +78,7 @@ struct Place {
     vcpu: VcpuId,
 }
 
-/// The scoped PMUs of one VM.
+/// The uncore PMUs of one VM.
 ///
 /// State belongs to the instance and not to the vCPU that wrote it (G-602):
 /// whichever vCPU of the scope reads or writes reaches the same counter. Times
@@ -92,7 +92,7 @@ pub struct Uncore<H> {
     log: Log,
 }
 
-impl<H: ScopedHost> Uncore<H> {
+impl<H: UncoreHost> Uncore<H> {
     /// The PMUs of `model`, after RESET, on a VM whose first `boot` vCPUs are
     /// plugged in. `host` gives what backs each PMU.
     ///
@@ -205,8 +205,8 @@ impl<H: ScopedHost> Uncore<H> {
         self.model.register(msr).ok_or(MsrError::Unknown)
     }
 
-    fn place(&self, counter: ScopedCounter, vcpu: VcpuId) -> Result<Place, MsrError> {
-        let ScopedCounter { pmu, number } = counter;
+    fn place(&self, counter: UncoreCounter, vcpu: VcpuId) -> Result<Place, MsrError> {
+        let UncoreCounter { pmu, number } = counter;
         let bank = self.banks.iter().position(|bank| bank.pmu == pmu);
         let bank = bank.ok_or(MsrError::Unknown)?;
         if vcpu.0 >= self.topology.count() {
@@ -255,7 +255,7 @@ impl<H: ScopedHost> Uncore<H> {
         let slot = &mut banks[place.bank].slots[usize::from(place.slot)];
         events.close(now, &mut slot.meter);
         if let Some(event) = slot.wanted {
-            let what = (ScopedEventId(place.slot), event, place.vcpu);
+            let what = (UncoreEventId(place.slot), event, place.vcpu);
             events.open(now, place.bank, what, &mut slot.meter);
         }
     }
@@ -264,7 +264,7 @@ impl<H: ScopedHost> Uncore<H> {
     /// by the next one if the host ended it.
     fn energy(&mut self, now: Nanos, vcpu: VcpuId, domain: EnergyDomain) -> Result<u64, MsrError> {
         let power = self.model.power().ok_or(MsrError::Unknown)?;
-        let counter = ScopedCounter {
+        let counter = UncoreCounter {
             pmu: UncorePmu::Power,
             number: domain as u8,
         };
@@ -272,7 +272,7 @@ impl<H: ScopedHost> Uncore<H> {
         self.fold(now, place.bank, place.slot);
         if !self.slot(place).meter.is_open() {
             let wanted = self.slot(place).wanted;
-            self.slot_mut(place).wanted = Some(ScopedEvent::Energy(domain));
+            self.slot_mut(place).wanted = Some(UncoreEvent::Energy(domain));
             self.reopen(now, place);
             if wanted.is_none() && !self.slot(place).meter.is_open() {
                 // Never backed: the guest's driver hides the domain.

@@ -1,7 +1,7 @@
 //! Why a guest cannot have a scoped PMU.
 
 use vpmu::guest::ModelKind;
-use vpmu::host::linux::scoped::ScopedError;
+use vpmu::host::linux::uncore::UncoreSourceError;
 use vpmu::uncore::UncorePmu;
 
 /// Why a guest cannot have a scoped PMU that was asked for.
@@ -31,7 +31,7 @@ pub enum UncoreError {
         /// What was asked for.
         pmu: UncorePmu,
         /// Why not.
-        source: ScopedError,
+        source: UncoreSourceError,
     },
 }
 
@@ -51,7 +51,7 @@ impl UncoreError {
         matches!(
             self,
             Self::Host {
-                source: ScopedError::NotPermitted(_),
+                source: UncoreSourceError::NotPermitted(_),
                 ..
             }
         )
@@ -62,7 +62,7 @@ impl UncoreError {
         matches!(
             self,
             Self::Host {
-                source: ScopedError::Absent(_),
+                source: UncoreSourceError::Absent(_),
                 ..
             }
         )
@@ -80,9 +80,9 @@ const fn key(pmu: UncorePmu) -> &'static str {
 }
 
 /// What would do.
-const fn accepted(error: &ScopedError) -> &'static str {
+const fn accepted(error: &UncoreSourceError) -> &'static str {
     match error {
-        ScopedError::NotPermitted(_) => {
+        UncoreSourceError::NotPermitted(_) => {
             "run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 0 or less"
         }
         _ => "those that perfvisor doctor lists",

@@ -18,11 +18,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use vpmu::guest::{AmdVersion, ModelKind};
-use vpmu::host::linux::scoped::{LinuxScoped, ScopedError, ScopedPlace, ScopedSource, Shown};
 use vpmu::host::linux::sysfs::{CpuSet, Sysfs};
+use vpmu::host::linux::uncore::{LinuxUncore, Shown, UncorePlace, UncoreSource, UncoreSourceError};
 use vpmu::host::{
-    EnergyDomain, HostOpenError, RawSelect, ReadError, ScopeInstance, ScopedCount, ScopedEvent,
-    ScopedEventId, ScopedHost,
+    EnergyDomain, HostOpenError, RawSelect, ReadError, ScopeInstance, UncoreCount, UncoreEvent,
+    UncoreEventId, UncoreHost,
 };
 use vpmu::ids::{HostCpu, VcpuId};
 use vpmu::uncore::{Power, PowerForm, UncoreModel, UncorePmu};
@@ -38,7 +38,7 @@ pub use error::UncoreError;
 #[derive(Clone, Debug)]
 pub struct ScopedHosts {
     model: UncoreModel,
-    places: Vec<(UncorePmu, Vec<ScopedPlace>)>,
+    places: Vec<(UncorePmu, Vec<UncorePlace>)>,
     share: Share,
     cpus: CpusConfig,
     times: Arc<VcpuTimes>,
@@ -133,12 +133,12 @@ impl ScopedHosts {
         let members = self.members(pmu);
         if pmu == UncorePmu::Power && self.share == Share::CpuTime {
             let shown = Shown::ByCpuTime(Box::new(self.times.of(members)));
-            let driver = LinuxScoped::new(places.clone(), shown);
+            let driver = LinuxUncore::new(places.clone(), shown);
             return Box::new(driver.for_readers(self.readers(pmu)));
         }
         let of_instance = |(n, vcpus): (usize, &Vec<VcpuId>)| self.behind(places, n, vcpus);
         let places = members.iter().enumerate().filter_map(of_instance);
-        let driver = LinuxScoped::new(places.collect(), Shown::Raw);
+        let driver = LinuxUncore::new(places.collect(), Shown::Raw);
         Box::new(driver.for_readers(self.readers(pmu)))
     }
 
@@ -168,8 +168,8 @@ impl ScopedHosts {
 
     /// The host's instance behind the guest's `n`th: the one that all of its
     /// vCPUs are bound to, else the one with the same number, counted round.
-    fn behind(&self, places: &[ScopedPlace], n: usize, vcpus: &[VcpuId]) -> Option<ScopedPlace> {
-        let bound_to = |place: &&ScopedPlace| {
+    fn behind(&self, places: &[UncorePlace], n: usize, vcpus: &[VcpuId]) -> Option<UncorePlace> {
+        let bound_to = |place: &&UncorePlace| {
             let is_within = |cpus: &CpuSet| cpus.is_subset(place.cpus());
             let is_bound = |vcpu: &VcpuId| self.cpus.affinity.of(*vcpu).is_some_and(is_within);
             vcpus.iter().all(is_bound)
@@ -226,19 +226,19 @@ fn fits_model(asked: UncoreArg, guest: ModelKind) -> Result<(), UncoreError> {
 }
 
 /// The host's PMU behind this one, which must be there and count.
-pub(crate) fn find_one(pmu: UncorePmu, sysfs: &Sysfs) -> Result<ScopedSource, UncoreError> {
+pub(crate) fn find_one(pmu: UncorePmu, sysfs: &Sysfs) -> Result<UncoreSource, UncoreError> {
     let refused = |source| UncoreError::Host { pmu, source };
-    let source = ScopedSource::find(sysfs, &pmu.to_string()).map_err(refused)?;
+    let source = UncoreSource::find(sysfs, &pmu.to_string()).map_err(refused)?;
     if pmu == UncorePmu::Power && !source.energy_domains().any(|d| d == EnergyDomain::Package) {
         let name = source.name().to_owned();
-        return Err(refused(ScopedError::NoEnergy(name)));
+        return Err(refused(UncoreSourceError::NoEnergy(name)));
     }
     source.probe(&trial(pmu)).map_err(refused)?;
     Ok(source)
 }
 
 /// Every memory controller of the host, by number.
-pub(crate) fn all_umc(sysfs: &Sysfs) -> Result<Vec<ScopedSource>, UncoreError> {
+pub(crate) fn all_umc(sysfs: &Sysfs) -> Result<Vec<UncoreSource>, UncoreError> {
     let mut all = Vec::new();
     for number in 0..=u8::MAX {
         match find_one(UncorePmu::Umc(number), sysfs) {
@@ -253,9 +253,9 @@ pub(crate) fn all_umc(sysfs: &Sysfs) -> Result<Vec<ScopedSource>, UncoreError> {
 /// The memory controllers by their number within a node, each of all nodes.
 /// Linux numbers them on from node to node, or names those of all nodes by one
 /// number; the CPU that stands for one tells its node. What not every node has is left out.
-fn umc_units(sources: Vec<ScopedSource>) -> Vec<Vec<ScopedPlace>> {
-    let mut nodes: BTreeMap<HostCpu, Vec<ScopedPlace>> = BTreeMap::new();
-    for place in sources.into_iter().flat_map(ScopedSource::places) {
+fn umc_units(sources: Vec<UncoreSource>) -> Vec<Vec<UncorePlace>> {
+    let mut nodes: BTreeMap<HostCpu, Vec<UncorePlace>> = BTreeMap::new();
+    for place in sources.into_iter().flat_map(UncoreSource::places) {
         nodes.entry(place.designated()).or_default().push(place);
     }
     let most = usize::from(UncoreModel::MAX_UMC);
@@ -268,15 +268,15 @@ fn umc_units(sources: Vec<ScopedSource>) -> Vec<Vec<ScopedPlace>> {
 }
 
 /// An event that every PMU of this name counts.
-const fn trial(pmu: UncorePmu) -> ScopedEvent {
+const fn trial(pmu: UncorePmu) -> UncoreEvent {
     match pmu {
-        UncorePmu::Power => ScopedEvent::Energy(EnergyDomain::Package),
+        UncorePmu::Power => UncoreEvent::Energy(EnergyDomain::Package),
         // Accesses, of all slices and threads.
-        UncorePmu::L3 => ScopedEvent::L3(RawSelect(0xff0f_0000_0000_ff04)),
+        UncorePmu::L3 => UncoreEvent::L3(RawSelect(0xff0f_0000_0000_ff04)),
         // Beats of the first memory channel.
-        UncorePmu::DataFabric => ScopedEvent::DataFabric(RawSelect(0x3807)),
+        UncorePmu::DataFabric => UncoreEvent::DataFabric(RawSelect(0x3807)),
         // The memory's clock.
-        UncorePmu::Umc(unit) => ScopedEvent::Umc {
+        UncorePmu::Umc(unit) => UncoreEvent::Umc {
             unit,
             select: RawSelect(1),
         },
@@ -287,23 +287,23 @@ const fn trial(pmu: UncorePmu) -> ScopedEvent {
 #[derive(Debug)]
 struct NoHost;
 
-impl ScopedHost for NoHost {
+impl UncoreHost for NoHost {
     fn open(
         &mut self,
-        _: ScopedEventId,
-        _: &ScopedEvent,
+        _: UncoreEventId,
+        _: &UncoreEvent,
         _: ScopeInstance,
     ) -> Result<(), HostOpenError> {
         Err(HostOpenError::Unsupported)
     }
 
-    fn close(&mut self, _: ScopedEventId) {}
+    fn close(&mut self, _: UncoreEventId) {}
 
-    fn read(&mut self, _: ScopedEventId) -> Result<ScopedCount, ReadError> {
+    fn read(&mut self, _: UncoreEventId) -> Result<UncoreCount, ReadError> {
         Err(ReadError::Lost)
     }
 
-    fn describe(&self, _: ScopedEventId) -> Option<String> {
+    fn describe(&self, _: UncoreEventId) -> Option<String> {
         None
     }
 }

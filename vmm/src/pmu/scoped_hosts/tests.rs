@@ -88,7 +88,7 @@ fn hosts(cpus: CpusConfig) -> ScopedHosts {
 #[test]
 fn an_instance_is_behind_the_vcpus_that_are_bound_to_it() {
     let tree = Tree::unpack("behind", ZEN);
-    let l3 = ScopedSource::find(&tree.sysfs(), "amd_l3").unwrap();
+    let l3 = UncoreSource::find(&tree.sysfs(), "amd_l3").unwrap();
     let l3: Vec<_> = l3.places().collect();
     let behind = |hosts: &ScopedHosts, n, vcpus: &[VcpuId]| {
         let place = hosts.behind(&l3, n, vcpus).unwrap();
@@ -152,9 +152,9 @@ fn memory_controllers_are_numbered_within_their_node() {
         };
         let devices: String = masks.iter().enumerate().map(device).collect();
         let tree = Tree::unpack(&format!("umc-{name}"), &format!("{cpus}{devices}"));
-        let find = |n| ScopedSource::find(&tree.sysfs(), &format!("amd_umc_{n}")).unwrap();
+        let find = |n| UncoreSource::find(&tree.sysfs(), &format!("amd_umc_{n}")).unwrap();
         let found = umc_units((0..masks.len()).map(find).collect());
-        let names = |unit: &Vec<ScopedPlace>| {
+        let names = |unit: &Vec<UncorePlace>| {
             let names: Vec<_> = unit.iter().map(|place| place.source().name()).collect();
             names.join(" ")
         };

@@ -14,7 +14,7 @@ fn the_log_tells_where_a_counter_went() {
     }
     assert_eq!(
         vm.only(UncorePmu::L3).state,
-        ScopedState::Stopped(Trouble::NoVcpu)
+        UncoreState::Stopped(Trouble::NoVcpu)
     );
     vm.arrived(Nanos(30), VcpuId(3));
     vm.arrived(Nanos(40), VcpuId(2));

@@ -15,9 +15,9 @@ include!("../../../../tests/data/sysfs/unpack.rs");
 const ALDER_LAKE: &str = include_str!("../../../../tests/data/sysfs/alder-lake.tree");
 const ZEN: &str = include_str!("../../../../tests/data/sysfs/zen.tree");
 
-fn source(name: &str, text: &str, pmu: &str) -> Result<ScopedSource, ScopedError> {
-    let tree = Tree::unpack(&format!("scoped-{name}-{pmu}"), text);
-    ScopedSource::find(&tree.sysfs(), pmu)
+fn source(name: &str, text: &str, pmu: &str) -> Result<UncoreSource, UncoreSourceError> {
+    let tree = Tree::unpack(&format!("uncore-{name}-{pmu}"), text);
+    UncoreSource::find(&tree.sysfs(), pmu)
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn energy_needs_a_scale_in_joules() {
     let power = source("adl", ALDER_LAKE, "power").unwrap();
     let domains: Vec<_> = power.energy_domains().collect();
     assert_eq!(domains, [EnergyDomain::Package]);
-    let package = ScopedEvent::Energy(EnergyDomain::Package);
+    let package = UncoreEvent::Energy(EnergyDomain::Package);
     let encoded = power.encode(&package).unwrap();
     assert_eq!((encoded.config, &*encoded.text), (2, "energy-pkg"));
     assert_eq!(encoded.energy.unwrap().energy(12_345), Energy(12_345));
@@ -59,22 +59,22 @@ fn selects_pass_as_far_as_the_host_has_their_fields() {
         source("l3", ZEN, "amd_l3").unwrap(),
         source("df", ZEN, "amd_df").unwrap(),
     );
-    let config = |source: &ScopedSource, event| source.encode(&event).map(|e| e.config);
+    let config = |source: &UncoreSource, event| source.encode(&event).map(|e| e.config);
     for everybody in [0xff0f_0000_0000_ff04, 0x0300_c000_0000_ff04] {
-        let event = ScopedEvent::L3(RawSelect(everybody));
+        let event = UncoreEvent::L3(RawSelect(everybody));
         assert_eq!(config(&l3, event), Some(0xff04));
     }
     for some in [0x010f_0000_0000_ff04, 0xff01_0000_0000_ff04, 0xff04] {
-        assert_eq!(config(&l3, ScopedEvent::L3(RawSelect(some))), None);
+        assert_eq!(config(&l3, UncoreEvent::L3(RawSelect(some))), None);
     }
     let select = 0x1800_000f_0000_3807;
-    let event = ScopedEvent::DataFabric(RawSelect(select));
+    let event = UncoreEvent::DataFabric(RawSelect(select));
     assert_eq!(config(&df, event), Some(select));
     // PerfMonV2's further bits, on a host without them.
-    let event = ScopedEvent::DataFabric(RawSelect(0x0010_0000_3807 | 1 << 36));
+    let event = UncoreEvent::DataFabric(RawSelect(0x0010_0000_3807 | 1 << 36));
     assert_eq!(config(&df, event), None);
     assert_eq!(
-        config(&df, ScopedEvent::Energy(EnergyDomain::Package)),
+        config(&df, UncoreEvent::Energy(EnergyDomain::Package)),
         None
     );
 }
@@ -200,7 +200,7 @@ fn an_event_without_a_counter_is_lost() {
 fn instances_of_the_guest_are_counted_round() {
     let l3 = source("round", ZEN, "amd_l3").unwrap();
     let behind = |shown, instance, energy| {
-        let driver = LinuxScoped::new(l3.clone().places().collect(), shown);
+        let driver = LinuxUncore::new(l3.clone().places().collect(), shown);
         let behind = driver.behind(ScopeInstance(instance), energy).iter();
         behind.map(|place| place.designated().0).collect::<Vec<_>>()
     };
@@ -216,12 +216,12 @@ fn instances_of_the_guest_are_counted_round() {
     let by_time = || Shown::ByCpuTime(Box::new(Never));
     assert_eq!(behind(by_time(), 0, true), [0, 2], "all energy");
     assert_eq!(behind(by_time(), 1, false), [2]);
-    let mut driver = LinuxScoped::new(l3.places().collect(), by_time());
-    let event = ScopedEvent::Energy(EnergyDomain::Package);
+    let mut driver = LinuxUncore::new(l3.places().collect(), by_time());
+    let event = UncoreEvent::Energy(EnergyDomain::Package);
     assert_eq!(
-        driver.open(ScopedEventId(0), &event, ScopeInstance(0)),
+        driver.open(UncoreEventId(0), &event, ScopeInstance(0)),
         Err(HostOpenError::Unsupported)
     );
-    assert_eq!(driver.read(ScopedEventId(0)), Err(ReadError::Lost));
-    assert_eq!(driver.describe(ScopedEventId(0)), None);
+    assert_eq!(driver.read(UncoreEventId(0)), Err(ReadError::Lost));
+    assert_eq!(driver.describe(UncoreEventId(0)), None);
 }

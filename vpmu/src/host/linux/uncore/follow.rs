@@ -1,6 +1,6 @@
 //! One event on the CPU that stands for its scope, and after it.
 //!
-//! As a rule the host's kernel moves the events of a scoped PMU itself when that
+//! As a rule the host's kernel moves the events of an uncore PMU itself when that
 //! CPU goes offline (Linux: `perf_pmu_migrate_context`), and nothing is to be
 //! done. Where it cannot, the last CPU of the scope being gone, it leaves an
 //! event that stands still for good: its enabled time does. That is what is
@@ -15,7 +15,7 @@ use crate::host::linux::sysfs::{CpuSet, Sysfs};
 use crate::ids::HostCpu;
 use crate::ids::PmuType;
 
-/// Events of one scoped PMU, and who stands for its scopes: the host, or a test.
+/// Events of one uncore PMU, and who stands for its scopes: the host, or a test.
 pub(super) trait CpuEvents {
     /// An open event.
     type Event: Debug;

@@ -1,17 +1,17 @@
-//! A scoped PMU of the host, as sysfs shows it.
+//! An uncore PMU of the host, as sysfs shows it.
 
 use std::sync::Arc;
 
 use crate::host::linux::PerfOpenError;
 use crate::host::linux::sysfs::{CpuSet, PmuDetails, Sysfs, SysfsError};
-use crate::host::{EnergyDomain, ScopedEvent};
+use crate::host::{EnergyDomain, UncoreEvent};
 use crate::ids::HostCpu;
 
 use super::follow::HostEvents;
 
 /// Why the host has no such PMU to offer.
 #[derive(Debug, thiserror::Error)]
-pub enum ScopedError {
+pub enum UncoreSourceError {
     /// sysfs does not list it.
     #[error("the host has no PMU {0}")]
     Absent(String),
@@ -37,17 +37,17 @@ pub enum ScopedError {
     Sysfs(#[from] SysfsError),
 }
 
-/// One instance of a scoped PMU of the host.
+/// One instance of an uncore PMU of the host.
 #[derive(Clone, Debug)]
-pub struct ScopedPlace {
-    source: Arc<ScopedSource>,
+pub struct UncorePlace {
+    source: Arc<UncoreSource>,
     n: usize,
 }
 
-impl ScopedPlace {
+impl UncorePlace {
     /// Of which PMU.
     #[must_use]
-    pub fn source(&self) -> &ScopedSource {
+    pub fn source(&self) -> &UncoreSource {
         &self.source
     }
 
@@ -66,25 +66,25 @@ impl ScopedPlace {
     }
 }
 
-/// A scoped PMU of the host.
+/// An uncore PMU of the host.
 #[derive(Clone, Debug)]
-pub struct ScopedSource {
+pub struct UncoreSource {
     events: HostEvents,
     details: PmuDetails,
     instances: Vec<(HostCpu, CpuSet)>,
 }
 
-impl ScopedSource {
+impl UncoreSource {
     /// The PMU of this name.
     ///
     /// # Errors
-    /// [`ScopedError`] if there is none, or nobody stands for its instances.
-    pub fn find(sysfs: &Sysfs, name: &str) -> Result<Self, ScopedError> {
-        let absent = || ScopedError::Absent(name.to_owned());
+    /// [`UncoreSourceError`] if there is none, or nobody stands for its instances.
+    pub fn find(sysfs: &Sysfs, name: &str) -> Result<Self, UncoreSourceError> {
+        let absent = || UncoreSourceError::Absent(name.to_owned());
         let pmu = sysfs.pmu(name)?.ok_or_else(absent)?;
         let instances = sysfs.instances(&pmu)?;
         if instances.is_empty() {
-            return Err(ScopedError::NoCpu(name.to_owned()));
+            return Err(UncoreSourceError::NoCpu(name.to_owned()));
         }
         Ok(Self {
             details: sysfs.details(&pmu),
@@ -111,7 +111,7 @@ impl ScopedSource {
 
     /// The domains of energy that it counts.
     pub fn energy_domains(&self) -> impl Iterator<Item = EnergyDomain> + '_ {
-        let counts = |domain: &EnergyDomain| self.encode(&ScopedEvent::Energy(*domain)).is_some();
+        let counts = |domain: &EnergyDomain| self.encode(&UncoreEvent::Energy(*domain)).is_some();
         EnergyDomain::ALL.into_iter().filter(counts)
     }
 
@@ -119,13 +119,13 @@ impl ScopedSource {
     /// that a guest may ask for. One that has no events by name is not tried.
     ///
     /// # Errors
-    /// [`ScopedError::NotPermitted`], [`ScopedError::Refused`].
-    pub fn probe(&self, event: &ScopedEvent) -> Result<(), ScopedError> {
+    /// [`UncoreSourceError::NotPermitted`], [`UncoreSourceError::Refused`].
+    pub fn probe(&self, event: &UncoreEvent) -> Result<(), UncoreSourceError> {
         super::probe(self, event).map_err(|source| {
             if source.is_permission() {
-                ScopedError::NotPermitted(source)
+                UncoreSourceError::NotPermitted(source)
             } else {
-                ScopedError::Refused {
+                UncoreSourceError::Refused {
                     name: self.name().to_owned(),
                     source,
                 }
@@ -134,9 +134,9 @@ impl ScopedSource {
     }
 
     /// The same, one by one.
-    pub fn places(self) -> impl Iterator<Item = ScopedPlace> {
+    pub fn places(self) -> impl Iterator<Item = UncorePlace> {
         let source = Arc::new(self);
-        (0..source.instances.len()).map(move |n| ScopedPlace {
+        (0..source.instances.len()).map(move |n| UncorePlace {
             source: Arc::clone(&source),
             n,
         })

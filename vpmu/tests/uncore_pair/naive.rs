@@ -1,4 +1,4 @@
-//! Scoped PMUs told in the simplest way: a table of counters, and for each
+//! Uncore PMUs told in the simplest way: a table of counters, and for each
 //! scope the set of designated vCPUs by the letter of.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,9 +1,9 @@
 //! What a guest asks for, in the words of the host's PMU.
 
-use crate::host::{RawSelect, ScopedEvent};
+use crate::host::{RawSelect, UncoreEvent};
 
 use super::EnergyScale;
-use super::source::ScopedSource;
+use super::source::UncoreSource;
 
 /// An event as the host's PMU takes it.
 #[derive(Clone, Debug)]
@@ -23,11 +23,11 @@ const L3_WHOSE: u64 = 0xffff_fc00_0000_0000;
 /// vCPUs, which mean nothing on the host.
 const L3_EVERYBODY: [u64; 2] = [0xff0f_0000_0000_0000, 0x0300_c000_0000_0000];
 
-impl ScopedSource {
+impl UncoreSource {
     /// The host's event; `None` if it has none such.
-    pub(super) fn encode(&self, event: &ScopedEvent) -> Option<Encoded> {
+    pub(super) fn encode(&self, event: &UncoreEvent) -> Option<Encoded> {
         match event {
-            ScopedEvent::Energy(domain) => {
+            UncoreEvent::Energy(domain) => {
                 let name = domain.name();
                 let details = self.details();
                 let config = details.events.get(name)?;
@@ -41,12 +41,12 @@ impl ScopedSource {
                 })
             }
             // The host counts everybody's by default.
-            ScopedEvent::L3(RawSelect(raw)) => L3_EVERYBODY
+            UncoreEvent::L3(RawSelect(raw)) => L3_EVERYBODY
                 .contains(&(raw & L3_WHOSE))
                 .then(|| self.raw(raw & !L3_WHOSE, &["event", "umask"]))
                 .flatten(),
-            ScopedEvent::DataFabric(RawSelect(raw)) => self.raw(*raw, &["event", "umask"]),
-            ScopedEvent::Umc { select, .. } => self.raw(select.0, &["event", "rdwrmask"]),
+            UncoreEvent::DataFabric(RawSelect(raw)) => self.raw(*raw, &["event", "umask"]),
+            UncoreEvent::Umc { select, .. } => self.raw(select.0, &["event", "rdwrmask"]),
         }
     }
 

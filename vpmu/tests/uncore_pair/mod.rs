@@ -1,4 +1,4 @@
-//! Operations on a VM's scoped PMUs and on a naive model of them: registers,
+//! Operations on a VM's uncore PMUs and on a naive model of them: registers,
 //! designated vCPUs, counts, times and the log must agree after each.
 
 mod guest;
@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use guest::{counter_at, enable, kept};
 use naive::{Counter, Key, Naive};
-use vpmu::host::sim_scoped::SimScopedHost;
-use vpmu::host::{EnergyDomain, ScopeInstance, ScopedCount};
+use vpmu::host::sim_uncore::SimUncore;
+use vpmu::host::{EnergyDomain, ScopeInstance, UncoreCount};
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::sched::Topology;
 use vpmu::uncore::{
-    LogEntry, Power, PowerForm, ScopedState, ScopedView, Uncore, UncoreModel, UncorePmu,
+    LogEntry, Power, PowerForm, Uncore, UncoreCounterView, UncoreModel, UncorePmu, UncoreState,
 };
 use vpmu::units::{Count, Energy, Nanos};
 
@@ -77,7 +77,7 @@ impl Shape {
 /// The PMUs and the naive model of them.
 pub(crate) struct Pair {
     shape: Shape,
-    uncore: Uncore<SimScopedHost>,
+    uncore: Uncore<SimUncore>,
     naive: Naive,
     now: u64,
     logged: u64,
@@ -95,7 +95,7 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: &T, due: &T) -> Outcom
 impl Pair {
     pub(crate) fn new(shape: Shape) -> Self {
         let uncore = Uncore::new(shape.model(), shape.topology, shape.boot, |_| {
-            SimScopedHost::default()
+            SimUncore::default()
         });
         Self {
             shape,
@@ -345,15 +345,15 @@ impl Pair {
         Ok(())
     }
 
-    fn counter(&self, key: Key, view: &ScopedView, due: &Counter) -> Outcome {
+    fn counter(&self, key: Key, view: &UncoreCounterView, due: &Counter) -> Outcome {
         let counted = match view.counted {
-            ScopedCount::Events(Count(n)) | ScopedCount::Energy(Energy(n)) => n,
+            UncoreCount::Events(Count(n)) | UncoreCount::Energy(Energy(n)) => n,
         };
         equal(&format!("count of {key:?}"), &counted, &due.counted)?;
         equal("wanted", &view.wanted.is_some(), &due.wanted)?;
         let on = match view.state {
-            ScopedState::Counting(vcpu) => Some(vcpu.0),
-            ScopedState::Off | ScopedState::Stopped(_) => None,
+            UncoreState::Counting(vcpu) => Some(vcpu.0),
+            UncoreState::Off | UncoreState::Stopped(_) => None,
         };
         let home = self.naive.designated_of(key.0, key.1);
         equal(&format!("vCPU of {key:?}"), &on, &home.filter(|_| due.on))?;

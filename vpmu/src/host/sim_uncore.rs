@@ -1,16 +1,16 @@
-//! A scripted host of a scoped PMU for tests of logic: events occur when the
+//! A scripted host of an uncore PMU for tests of logic: events occur when the
 //! test says so, and the host refuses or loses events when it is told to.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use super::pmu::{HostOpenError, ReadError};
-use super::scoped::{ScopeInstance, ScopedCount, ScopedEvent, ScopedEventId, ScopedHost};
+use super::uncore::{ScopeInstance, UncoreCount, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::units::{Count, Energy};
 
 #[derive(Clone, Copy, Debug)]
 struct SimUncoreEvent {
-    what: ScopedEvent,
+    what: UncoreEvent,
     instance: ScopeInstance,
     count: u64,
     lost: bool,
@@ -18,8 +18,8 @@ struct SimUncoreEvent {
 
 /// The scripted host.
 #[derive(Debug, Default)]
-pub struct SimScopedHost {
-    events: BTreeMap<ScopedEventId, SimUncoreEvent>,
+pub struct SimUncore {
+    events: BTreeMap<UncoreEventId, SimUncoreEvent>,
     refuses: bool,
     creep: u64,
     opens: u64,
@@ -27,7 +27,7 @@ pub struct SimScopedHost {
     misused: bool,
 }
 
-impl SimScopedHost {
+impl SimUncore {
     /// Every open event of `instance` occurs `n` times (energy: `n` units).
     pub fn occur(&mut self, instance: ScopeInstance, n: u64) {
         let events = self.events.values_mut();
@@ -56,7 +56,7 @@ impl SimScopedHost {
     }
 
     /// The events that are open on `instance`.
-    pub fn open_on(&self, instance: ScopeInstance) -> impl Iterator<Item = ScopedEvent> + '_ {
+    pub fn open_on(&self, instance: ScopeInstance) -> impl Iterator<Item = UncoreEvent> + '_ {
         let events = self.events.values();
         events
             .filter(move |e| e.instance == instance)
@@ -82,11 +82,11 @@ impl SimScopedHost {
     }
 }
 
-impl ScopedHost for SimScopedHost {
+impl UncoreHost for SimUncore {
     fn open(
         &mut self,
-        id: ScopedEventId,
-        event: &ScopedEvent,
+        id: UncoreEventId,
+        event: &UncoreEvent,
         instance: ScopeInstance,
     ) -> Result<(), HostOpenError> {
         if self.refuses {
@@ -103,11 +103,11 @@ impl ScopedHost for SimScopedHost {
         Ok(())
     }
 
-    fn close(&mut self, id: ScopedEventId) {
+    fn close(&mut self, id: UncoreEventId) {
         self.events.remove(&id);
     }
 
-    fn read(&mut self, id: ScopedEventId) -> Result<ScopedCount, ReadError> {
+    fn read(&mut self, id: UncoreEventId) -> Result<UncoreCount, ReadError> {
         match self.events.get_mut(&id) {
             None => {
                 self.misused = true;
@@ -118,14 +118,14 @@ impl ScopedHost for SimScopedHost {
                 event.count = event.count.wrapping_add(self.creep);
                 self.counted = self.counted.wrapping_add(self.creep);
                 Ok(match event.what {
-                    ScopedEvent::Energy(_) => ScopedCount::Energy(Energy(event.count)),
-                    _ => ScopedCount::Events(Count(event.count)),
+                    UncoreEvent::Energy(_) => UncoreCount::Energy(Energy(event.count)),
+                    _ => UncoreCount::Events(Count(event.count)),
                 })
             }
         }
     }
 
-    fn describe(&self, id: ScopedEventId) -> Option<String> {
+    fn describe(&self, id: UncoreEventId) -> Option<String> {
         let event = self.events.get(&id)?;
         Some(alloc::format!("{} of sim {}", event.what, event.instance))
     }

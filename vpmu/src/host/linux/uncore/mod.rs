@@ -1,9 +1,9 @@
-//! Scoped PMUs of the host (`power`, `amd_l3`, …): events of CPUs, not of
+//! Uncore PMUs of the host (`power`, `amd_l3`, …): events of CPUs, not of
 //! threads.
 //!
 //! ```text
-//!  ScopedSource: the PMU, its instances, its formats ◀─ sysfs
-//!   └ LinuxScoped (ScopedHost) ─ encode: a guest's select ─▶ config
+//!  UncoreSource: the PMU, its instances, its formats ◀─ sysfs
+//!   └ LinuxUncore (UncoreHost) ─ encode: a guest's select ─▶ config
 //!       └ event ─▶ Followed: on the CPU that the cpumask names, and after it
 //!                   └ EnergyShare: the guest's part, if not all of it
 //! ```
@@ -17,15 +17,15 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::host::{
-    CpuTimes, EnergyShare, EqualParts, HostOpenError, ReadError, ScopeInstance, ScopedCount,
-    ScopedEvent, ScopedEventId, ScopedHost,
+    CpuTimes, EnergyShare, EqualParts, HostOpenError, ReadError, ScopeInstance, UncoreCount,
+    UncoreEvent, UncoreEventId, UncoreHost,
 };
 use crate::units::{Count, Energy};
 
 use encode::Encoded;
 use follow::{CpuEvents, Followed, HostEvents};
 
-pub use source::{ScopedError, ScopedPlace, ScopedSource};
+pub use source::{UncorePlace, UncoreSource, UncoreSourceError};
 
 /// What an instance of the guest is shown of the host's.
 #[derive(Debug)]
@@ -38,13 +38,13 @@ pub enum Shown {
     ByCpuTime(Box<dyn CpuTimes + Send>),
 }
 
-/// Instances of a scoped PMU of the host, behind one of a guest's.
+/// Instances of an uncore PMU of the host, behind one of a guest's.
 #[derive(Debug)]
-pub struct LinuxScoped {
-    places: Vec<ScopedPlace>,
+pub struct LinuxUncore {
+    places: Vec<UncorePlace>,
     shown: Shown,
     readers: u16,
-    events: BTreeMap<ScopedEventId, Open<HostEvents>>,
+    events: BTreeMap<UncoreEventId, Open<HostEvents>>,
 }
 
 /// An open event.
@@ -66,10 +66,10 @@ struct Part<E: CpuEvents> {
     followed: Followed<E::Event>,
 }
 
-impl LinuxScoped {
+impl LinuxUncore {
     /// A driver with no event open.
     #[must_use]
-    pub const fn new(places: Vec<ScopedPlace>, shown: Shown) -> Self {
+    pub const fn new(places: Vec<UncorePlace>, shown: Shown) -> Self {
         Self {
             places,
             shown,
@@ -87,7 +87,7 @@ impl LinuxScoped {
     }
 
     /// The host's instances behind one of the guest's.
-    fn behind(&self, instance: ScopeInstance, is_energy: bool) -> &[ScopedPlace] {
+    fn behind(&self, instance: ScopeInstance, is_energy: bool) -> &[UncorePlace] {
         match self.shown {
             Shown::ByCpuTime(_) if is_energy => &self.places,
             Shown::Raw | Shown::ByCpuTime(_) => {
@@ -106,14 +106,14 @@ impl LinuxScoped {
     }
 }
 
-impl ScopedHost for LinuxScoped {
+impl UncoreHost for LinuxUncore {
     fn open(
         &mut self,
-        id: ScopedEventId,
-        event: &ScopedEvent,
+        id: UncoreEventId,
+        event: &UncoreEvent,
         instance: ScopeInstance,
     ) -> Result<(), HostOpenError> {
-        let is_energy = matches!(event, ScopedEvent::Energy(_));
+        let is_energy = matches!(event, UncoreEvent::Energy(_));
         let behind = self.behind(instance, is_energy).iter();
         let parts: Vec<_> = behind
             .map(|place| part(place, event))
@@ -136,11 +136,11 @@ impl ScopedHost for LinuxScoped {
         Ok(())
     }
 
-    fn close(&mut self, id: ScopedEventId) {
+    fn close(&mut self, id: UncoreEventId) {
         self.events.remove(&id);
     }
 
-    fn read(&mut self, id: ScopedEventId) -> Result<ScopedCount, ReadError> {
+    fn read(&mut self, id: UncoreEventId) -> Result<UncoreCount, ReadError> {
         let open = self.events.get_mut(&id).ok_or(ReadError::Lost)?;
         let (mut events, mut spent) = (0_u64, None::<Energy>);
         for part in &mut open.parts {
@@ -154,7 +154,7 @@ impl ScopedHost for LinuxScoped {
             }
         }
         let Some(spent) = spent else {
-            return Ok(ScopedCount::Events(Count(events)));
+            return Ok(UncoreCount::Events(Count(events)));
         };
         let guests = match (&mut open.share, &mut self.shown) {
             (Some(share), Shown::ByCpuTime(times)) => {
@@ -163,10 +163,10 @@ impl ScopedHost for LinuxScoped {
             }
             _ => spent,
         };
-        Ok(ScopedCount::Energy(open.parts_of_readers.update(guests)))
+        Ok(UncoreCount::Energy(open.parts_of_readers.update(guests)))
     }
 
-    fn describe(&self, id: ScopedEventId) -> Option<String> {
+    fn describe(&self, id: UncoreEventId) -> Option<String> {
         let open = self.events.get(&id)?;
         let parts: Vec<_> = open.parts.iter().map(Part::describe).collect();
         let mut text = parts.join(" + ");
@@ -181,7 +181,7 @@ impl ScopedHost for LinuxScoped {
 }
 
 /// Opens `event` on an instance.
-fn part(place: &ScopedPlace, event: &ScopedEvent) -> Result<Part<HostEvents>, HostOpenError> {
+fn part(place: &UncorePlace, event: &UncoreEvent) -> Result<Part<HostEvents>, HostOpenError> {
     let source = place.source();
     let encoded = source.encode(event).ok_or(HostOpenError::Unsupported)?;
     let host = source.host_events().clone();
@@ -239,7 +239,7 @@ impl EnergyScale {
 }
 
 /// Whether an event of `source` may be opened, tried on its first instance.
-fn probe(source: &ScopedSource, event: &ScopedEvent) -> Result<(), super::PerfOpenError> {
+fn probe(source: &UncoreSource, event: &UncoreEvent) -> Result<(), super::PerfOpenError> {
     let (Some(encoded), Some((cpu, group))) = (source.encode(event), source.instances().first())
     else {
         return Ok(());

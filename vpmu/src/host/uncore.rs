@@ -1,4 +1,4 @@
-//! The driver contract of scoped PMUs: one counter serves a core, a die, a
+//! The driver contract of uncore PMUs: one counter serves a core, a die, a
 //! package, and whoever asks reads the same one.
 
 use alloc::boxed::Box;
@@ -8,11 +8,11 @@ use core::fmt;
 use super::pmu::{HostOpenError, ReadError};
 use crate::units::{Count, Energy};
 
-/// A host event of a scoped PMU. The caller numbers them: small, dense, reused.
+/// A host event of an uncore PMU. The caller numbers them: small, dense, reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ScopedEventId(pub u16);
+pub struct UncoreEventId(pub u16);
 
-/// One of the guest's instances of a scoped PMU: the one of its first die, its
+/// One of the guest's instances of an uncore PMU: the one of its first die, its
 /// second, and so on, over all packages, in the order of vCPU numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScopeInstance(pub u16);
@@ -66,9 +66,9 @@ impl EnergyDomain {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RawSelect(pub u64);
 
-/// What a scoped PMU counts.
+/// What an uncore PMU counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ScopedEvent {
+pub enum UncoreEvent {
     /// Energy.
     Energy(EnergyDomain),
     /// Of a last-level cache: event in bits 7:0, unit mask in 15:8, slices and
@@ -86,7 +86,7 @@ pub enum ScopedEvent {
     },
 }
 
-impl fmt::Display for ScopedEvent {
+impl fmt::Display for UncoreEvent {
     /// As perf writes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,73 +100,73 @@ impl fmt::Display for ScopedEvent {
 
 /// A count, with its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScopedCount {
+pub enum UncoreCount {
     /// Of every event but energy.
     Events(Count),
-    /// Of [`ScopedEvent::Energy`].
+    /// Of [`UncoreEvent::Energy`].
     Energy(Energy),
 }
 
-impl ScopedCount {
+impl UncoreCount {
     /// The number, if its unit is that of `event`.
     #[must_use]
-    pub const fn of(self, event: &ScopedEvent) -> Option<Count> {
+    pub const fn of(self, event: &UncoreEvent) -> Option<Count> {
         match (self, event) {
-            (Self::Energy(Energy(n)), ScopedEvent::Energy(_)) => Some(Count(n)),
-            (Self::Events(_), ScopedEvent::Energy(_)) | (Self::Energy(_), _) => None,
+            (Self::Energy(Energy(n)), UncoreEvent::Energy(_)) => Some(Count(n)),
+            (Self::Events(_), UncoreEvent::Energy(_)) | (Self::Energy(_), _) => None,
             (Self::Events(n), _) => Some(n),
         }
     }
 }
 
-/// The host behind one scoped PMU of a guest.
+/// The host behind one uncore PMU of a guest.
 ///
 /// An event counts from `open` to `close` and is never stopped in between.
 /// Which host CPU it is opened on, and that it follows when the host's own
 /// designated CPU changes, is the host's business: a count goes on over that.
-pub trait ScopedHost: fmt::Debug {
+pub trait UncoreHost: fmt::Debug {
     /// Makes an event that counts from 0 from now on. `id` must be free.
     ///
     /// # Errors
     /// [`HostOpenError`]; nothing is open then.
     fn open(
         &mut self,
-        id: ScopedEventId,
-        event: &ScopedEvent,
+        id: UncoreEventId,
+        event: &UncoreEvent,
         instance: ScopeInstance,
     ) -> Result<(), HostOpenError>;
 
     /// Stops and forgets; `id` is free afterwards. No-op on a free one.
-    fn close(&mut self, id: ScopedEventId);
+    fn close(&mut self, id: UncoreEventId);
 
     /// The count since `open`, which wraps at 2^64 and never runs backwards.
     ///
     /// # Errors
     /// [`ReadError`] if the host has no count to give, or only part of one:
     /// never a made-up one. The event is closed next.
-    fn read(&mut self, id: ScopedEventId) -> Result<ScopedCount, ReadError>;
+    fn read(&mut self, id: UncoreEventId) -> Result<UncoreCount, ReadError>;
 
     /// The host event behind an open `id`, in words for the operator, such as
     /// `amd_l3/config=0xff04/ on host CPU 8`.
-    fn describe(&self, id: ScopedEventId) -> Option<String>;
+    fn describe(&self, id: UncoreEventId) -> Option<String>;
 }
 
-impl<H: ScopedHost + ?Sized> ScopedHost for Box<H> {
+impl<H: UncoreHost + ?Sized> UncoreHost for Box<H> {
     fn open(
         &mut self,
-        id: ScopedEventId,
-        event: &ScopedEvent,
+        id: UncoreEventId,
+        event: &UncoreEvent,
         instance: ScopeInstance,
     ) -> Result<(), HostOpenError> {
         (**self).open(id, event, instance)
     }
-    fn close(&mut self, id: ScopedEventId) {
+    fn close(&mut self, id: UncoreEventId) {
         (**self).close(id);
     }
-    fn read(&mut self, id: ScopedEventId) -> Result<ScopedCount, ReadError> {
+    fn read(&mut self, id: UncoreEventId) -> Result<UncoreCount, ReadError> {
         (**self).read(id)
     }
-    fn describe(&self, id: ScopedEventId) -> Option<String> {
+    fn describe(&self, id: UncoreEventId) -> Option<String> {
         (**self).describe(id)
     }
 }
