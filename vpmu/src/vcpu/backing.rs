@@ -23,7 +23,7 @@ use crate::sched::{
 };
 use crate::units::{Count, Nanos};
 
-use super::placement::{self, Placement};
+use super::driver::{self, CounterDriver};
 use super::{Policy, Times};
 
 use monitors::Monitors;
@@ -54,7 +54,7 @@ struct Tracked {
 /// The scheduler of one vCPU and what its counters have in it.
 #[derive(Debug)]
 pub(super) struct Backing<H> {
-    sched: Scheduler<Placement<H>>,
+    sched: Scheduler<CounterDriver<H>>,
     pmu: PmuId,
     task: TaskId,
     policy: Policy,
@@ -78,7 +78,7 @@ impl<H: HostPmu> Backing<H> {
         desc.pmu_type = Some(PmuType::RAW);
         // Neither can fail in a new scheduler of one CPU, and PMU 0 is its first.
         let pmu = sched
-            .register_pmu(desc, Placement::new(host))
+            .register_pmu(desc, CounterDriver::new(host))
             .unwrap_or(PmuId(0));
         let task = sched.create_task();
         let _ = sched.switch_to(Nanos(0), CPU, Some(task));
@@ -98,11 +98,11 @@ impl<H: HostPmu> Backing<H> {
         }
     }
 
-    pub(super) fn placement(&self) -> Option<&Placement<H>> {
+    pub(super) fn driver(&self) -> Option<&CounterDriver<H>> {
         self.sched.driver(self.pmu)
     }
 
-    pub(super) fn placement_mut(&mut self) -> Option<&mut Placement<H>> {
+    pub(super) fn driver_mut(&mut self) -> Option<&mut CounterDriver<H>> {
         self.sched.driver_mut(self.pmu)
     }
 
@@ -144,7 +144,7 @@ impl<H: HostPmu> Backing<H> {
         policy: Policy,
         target: Target,
     ) -> Result<EventId, HostOpenError> {
-        let mut encoded = placement::encode(id, attr);
+        let mut encoded = driver::encode(id, attr);
         let pinned = policy == Policy::Pinned;
         encoded.flags.set(AttrFlags::PINNED, pinned);
         let vcpu = (target == Target::Cpu).then_some(CPU);
@@ -155,7 +155,7 @@ impl<H: HostPmu> Backing<H> {
     }
 
     fn refusal(&mut self, error: &SchedError) -> HostOpenError {
-        let said = self.placement_mut().and_then(Placement::take_refusal);
+        let said = self.driver_mut().and_then(CounterDriver::take_refusal);
         said.unwrap_or_else(|| HostOpenError::Host(error.errno() as i32))
     }
 
@@ -242,8 +242,8 @@ impl<H: HostPmu> Backing<H> {
         };
         let target = event.taken.saturating_add(distance.0);
         let left = event.times.part(target).saturating_sub(event.count).max(1);
-        if let Some(placement) = self.placement_mut() {
-            placement.aim(slot, Count(left));
+        if let Some(driver) = self.driver_mut() {
+            driver.aim(slot, Count(left));
         }
     }
 
@@ -253,17 +253,17 @@ impl<H: HostPmu> Backing<H> {
         if self.has_monitors() {
             self.leave();
         } else if !self.away
-            && let Some(placement) = self.placement_mut()
+            && let Some(driver) = self.driver_mut()
         {
-            placement.pause();
+            driver.pause();
         }
     }
 
     /// The guest's PMU is enabled.
     pub(super) fn resume(&mut self) {
         self.come_back();
-        if let Some(placement) = self.placement_mut() {
-            placement.resume();
+        if let Some(driver) = self.driver_mut() {
+            driver.resume();
         }
         self.settle();
     }
@@ -271,18 +271,18 @@ impl<H: HostPmu> Backing<H> {
     /// The guest ran for `span`, with its PMU enabled or a monitor attached.
     pub(super) fn ran(&mut self, span: Nanos) {
         self.now += span;
-        if let Some(placement) = self.placement_mut() {
-            placement.guest_ran(span);
+        if let Some(driver) = self.driver_mut() {
+            driver.guest_ran(span);
         }
     }
 
     /// Guest time until something is to be done here.
     pub(super) fn next_deadline(&self) -> Option<Nanos> {
-        let placement = self.placement()?;
+        let driver = self.driver()?;
         let rotation = self.sched.next_timer().map(|t| t.at.since(self.now));
-        let look = (placement.host().can_lose() && placement.is_counting())
+        let look = (driver.host().can_lose() && driver.is_counting())
             .then(|| self.next_look.since(self.now));
-        let overflow = placement.host().next_exit();
+        let overflow = driver.host().next_exit();
         [rotation, look, overflow].into_iter().flatten().min()
     }
 
@@ -300,7 +300,7 @@ impl<H: HostPmu> Backing<H> {
 
     /// Rotates.
     pub(super) fn rotate(&mut self) {
-        let hoped = self.placement_mut().and_then(Placement::hope);
+        let hoped = self.driver_mut().and_then(CounterDriver::hope);
         self.sched.fire_timer(self.now, CPU, self.pmu);
         self.settle();
         if self.sched.next_timer().is_some() {
@@ -309,7 +309,7 @@ impl<H: HostPmu> Backing<H> {
             self.forget_limit_unless_tried();
         }
         if let Some(counters) = hoped
-            && !self.placement_mut().is_some_and(|p| p.came_true(counters))
+            && !self.driver_mut().is_some_and(|p| p.came_true(counters))
         {
             // The host took the counter from the event that was opened last: the
             // one that was tried in vain gives it back.

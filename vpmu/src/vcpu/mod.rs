@@ -4,7 +4,7 @@
 //!  WRMSR ──▶ fold: what the host events counted enters the model
 //!        ──▶ model: the write takes effect, or #GP
 //!        ──▶ reconcile: events open, close, are enabled and disabled
-//!                 └▶ Backing: one task of a Scheduler ──▶ Placement ──▶ HostPmu
+//!                 └▶ Backing: one task of a Scheduler ──▶ CounterDriver ──▶ HostPmu
 //!  before KVM_RUN ──▶ take_pmi: at most one, its status already visible (G-404)
 //!  timer, signal  ──▶ poll: overflows, lost counters, rotation
 //! ```
@@ -16,9 +16,9 @@
 //! are [`monitors`], which an operator attaches and no guest can pause.
 
 mod backing;
+mod driver;
 mod follow;
 mod monitors;
-mod placement;
 mod saved;
 mod status;
 #[cfg(test)]
@@ -33,7 +33,7 @@ use crate::totals::Totals;
 use crate::units::Nanos;
 
 use backing::Backing;
-use placement::Placement;
+use driver::CounterDriver;
 
 pub use monitors::{AttachError, MonitorView};
 pub use status::{CounterState, CounterView};
@@ -201,8 +201,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
 
     /// An asynchronous exit, which the guest did not cause, found it at `level`.
     pub fn guest_was_at(&mut self, level: Level) {
-        if let Some(placement) = self.backing.placement_mut() {
-            placement.host_mut().guest_was_at(level);
+        if let Some(driver) = self.backing.driver_mut() {
+            driver.host_mut().guest_was_at(level);
         }
     }
 
@@ -275,7 +275,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             troubles: self.totals.troubles + pinned_errors,
             pinned_errors,
             rotations: self.backing.rotations(),
-            revocations: self.backing.placement().map_or(0, Placement::revocations),
+            revocations: self.backing.driver().map_or(0, CounterDriver::revocations),
             ..self.totals
         }
     }
@@ -286,7 +286,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     }
 
     fn host(&self) -> Option<&H> {
-        self.backing.placement().map(Placement::host)
+        self.backing.driver().map(CounterDriver::host)
     }
 
     /// What `pmc` should be counting now, as far as it may.
@@ -336,7 +336,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// The host PMU, to be scripted.
     fn host_mut(&mut self) -> &mut H {
         self.backing
-            .placement_mut()
+            .driver_mut()
             .expect("a backing has a PMU")
             .host_mut()
     }

@@ -70,8 +70,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         let mut pmu = Self::new(model, host, rules);
         pmu.rules.check(&saved.rules)?;
         pmu.load_model(&saved)?;
-        if let (Some(levels), Some(placement)) = (saved.levels, pmu.backing.placement_mut()) {
-            placement.host_mut().set_level_memory(levels);
+        if let (Some(levels), Some(driver)) = (saved.levels, pmu.backing.driver_mut()) {
+            driver.host_mut().set_level_memory(levels);
         }
         pmu.open_saved(&saved)?;
         pmu.try_all(&saved)?;

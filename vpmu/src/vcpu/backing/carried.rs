@@ -34,7 +34,7 @@ impl<H: HostPmu> Backing<H> {
     /// scaled, was in error from there on.
     fn times_of_count(&self, slot: usize) -> Times {
         let Times { enabled, running } = self.times_now(slot);
-        let unread = self.placement().map_or(Nanos(0), |p| p.unread(slot));
+        let unread = self.driver().map_or(Nanos(0), |p| p.unread(slot));
         Times {
             enabled: match self.policy {
                 Policy::Flexible => enabled,
@@ -101,8 +101,8 @@ impl<H: HostPmu> Backing<H> {
     pub(in crate::vcpu) fn carry_totals(&mut self, totals: &Totals) {
         self.pinned_errors = totals.pinned_errors;
         self.rotations = totals.rotations;
-        if let Some(placement) = self.placement_mut() {
-            placement.set_revocations(totals.revocations);
+        if let Some(driver) = self.driver_mut() {
+            driver.set_revocations(totals.revocations);
         }
     }
 }

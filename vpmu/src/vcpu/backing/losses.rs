@@ -4,7 +4,7 @@ use crate::host::{HostEventId, HostPmu};
 use crate::sched::{EventId, EventState, Extent};
 
 use super::super::Policy;
-use super::{Backing, CPU, Placement};
+use super::{Backing, CPU, CounterDriver};
 
 impl<H: HostPmu> Backing<H> {
     /// Looks whether the events that run have counters, and tells the scheduler
@@ -18,9 +18,9 @@ impl<H: HostPmu> Backing<H> {
     }
 
     fn next_lost(&mut self) -> Option<EventId> {
-        let placement = self.placement_mut()?;
-        placement.verify();
-        placement.take_lost()
+        let driver = self.driver_mut()?;
+        driver.verify();
+        driver.take_lost()
     }
 
     /// Each round believes in fewer counters, so this ends.
@@ -51,7 +51,7 @@ impl<H: HostPmu> Backing<H> {
             {
                 *place = Some(event);
             }
-            next = self.placement_mut().and_then(Placement::take_lost);
+            next = self.driver_mut().and_then(CounterDriver::take_lost);
         }
         for event in pinned.into_iter().flatten() {
             // Which redoes its class and those below.
@@ -78,7 +78,7 @@ impl<H: HostPmu> Backing<H> {
     /// where none is due, it would be believed for ever.
     pub(super) fn forget_limit_unless_tried(&mut self) {
         if self.sched.next_timer().is_none() {
-            self.placement_mut().map(Placement::forget_limit);
+            self.driver_mut().map(CounterDriver::forget_limit);
         }
     }
 }

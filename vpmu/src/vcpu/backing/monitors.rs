@@ -5,7 +5,7 @@ use crate::ids::MonitorId;
 use crate::sched::{EventId, EventState, Extent, Target};
 
 use super::super::{Policy, Times};
-use super::{Backing, CPU, Placement};
+use super::{Backing, CPU, CounterDriver};
 
 /// One monitor.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl<H: HostPmu> Backing<H> {
         paused: bool,
     ) -> Result<(), HostOpenError> {
         // Counters may have come back since somebody last tried.
-        self.placement_mut().map(Placement::forget_limit);
+        self.driver_mut().map(CounterDriver::forget_limit);
         let event = self.open_event(id.into(), &attr, policy, Target::Cpu)?;
         if paused {
             self.leave();
@@ -75,7 +75,7 @@ impl<H: HostPmu> Backing<H> {
         let _ = self.sched.close(self.now, watched.event);
         self.monitors.attached -= 1;
         self.settle();
-        self.placement_mut().map(Placement::forget_limit);
+        self.driver_mut().map(CounterDriver::forget_limit);
         Some(watched)
     }
 
@@ -104,7 +104,7 @@ impl<H: HostPmu> Backing<H> {
         if !core::mem::replace(&mut self.away, true) {
             let _ = self.sched.switch_to(self.now, CPU, None);
             // Whatever was held still has gone.
-            self.placement_mut().map(Placement::resume);
+            self.driver_mut().map(CounterDriver::resume);
         }
     }
 

@@ -3,7 +3,7 @@
 //! The scheduler moves *reservations*; the host knows only events that count or
 //! do not. How many counters there are is not asked but found: each set of events
 //! that runs for the first time is looked at, and one that has no counter is
-//! handed out by [`Placement::take_lost`]. The believed limit then shrinks to what
+//! handed out by [`CounterDriver::take_lost`]. The believed limit then shrinks to what
 //! runs; each so many rotations it is tried again with one more.
 
 use crate::host::{EventCode, HostEvent, HostEventId, HostOpenError, HostPmu, Privilege};
@@ -74,7 +74,7 @@ impl SlotSet {
 
 /// The counters of one host PMU, as one vCPU uses them.
 #[derive(Debug)]
-pub(super) struct Placement<H> {
+pub(super) struct CounterDriver<H> {
     host: H,
     /// By [`HostEventId`].
     slots: [Slot; HostEventId::COUNT],
@@ -130,7 +130,7 @@ fn decode(attr: &EventAttr) -> Option<(usize, HostEvent)> {
     (slot < HostEventId::COUNT).then_some((slot, attr))
 }
 
-impl<H: HostPmu> Placement<H> {
+impl<H: HostPmu> CounterDriver<H> {
     pub(super) const fn new(host: H) -> Self {
         Self {
             host,
@@ -326,7 +326,7 @@ impl<H: HostPmu> Placement<H> {
     }
 }
 
-impl<H: HostPmu> PmuDriver for Placement<H> {
+impl<H: HostPmu> PmuDriver for CounterDriver<H> {
     fn event_init(&mut self, request: &InitRequest<'_>) -> Result<(), InitError> {
         let Some((slot, attr)) = decode(request.attr) else {
             return Err(InitError::NotMine);
