@@ -1,11 +1,21 @@
 //! The Perfvisor virtual machine monitor: a small KVM VMM built from rust-vmm
 //! crates, made for guests with a working PMU.
 //!
+//! A module uses only modules of the lines above its own. `cargo xtask check` fails
+//! on a path to another module of the same line or of a line below:
+//!
 //! ```text
-//!   cli ──▶ config ──▶ machine (memory, boot, ACPI, CPUID) ──▶ vcpu threads ──▶ devices (bus)
-//!                          │                                       │
-//!                          └──────────────▶ kvm ◀──────────────────┘      event_loop: console, signals, stop
-//!                                                                         control: HTTP on a Unix socket
+//! error_text, rate_limit   errors as text; a budget for log lines that a guest causes
+//! sys                      system calls: signals, kicks, timers, clocks, affinity, terminal
+//! kvm                      KVM behind types of our own; guest layout, page tables
+//! config, stop             the checked configuration; why a VM stops
+//! cli, probe, devices      flags as text; throw-away guests; devices on buses
+//! vcpu                     vCPU threads; the port between a thread and its PMU
+//! pmu                      the guest's PMU between KVM and vpmu
+//! event_loop               console, signals, stop, on one thread
+//! machine                  memory, boot, ACPI, CPUID, hot-plug: a VM put together
+//! doctor, control          perfvisor doctor; the control API, perfvisor ctl
+//! run                      from the command line to the exit status
 //! ```
 //!
 //! Only [`kvm`] names KVM's own types; only [`kvm`] and [`sys`] hold `unsafe` code.

@@ -13,8 +13,8 @@ use crate::config::{ConfigError, VmConfig};
 use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
 use crate::error_text::report;
-use crate::machine::{BuildError, Machine, PmuHooks};
-use crate::pmu::{HostCpus, PmuError, PmuPlan, ScopedHosts, place};
+use crate::machine::{BuildError, Machine};
+use crate::pmu::{HostCpus, PmuError, PmuHooks, PmuPlan, ScopedHosts, place};
 use crate::sys::terminal;
 
 /// A flag or a file is not usable.
@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
 /// # Errors
 /// If nothing was started.
 pub fn run(args: &RunArgs) -> Result<u8, RunError> {
-    let config = VmConfig::from_args(args)?;
+    let config = args.vm_config()?;
     if let Some(path) = &config.api_socket {
         ApiSocket::check(path)?;
     }

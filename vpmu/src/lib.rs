@@ -4,6 +4,19 @@
 //! whoever owns a [`VcpuPmu`] brings the guest's accesses, says how long the
 //! guest ran, and delivers the interrupts. The one module that talks to an
 //! operating system is [`host::linux`], behind the feature `host-linux`.
+//!
+//! A module uses only modules of the lines above its own. `cargo xtask check` fails
+//! on a path to another module of the same line or of a line below:
+//!
+//! ```text
+//! ids, units, crc   numbers with a meaning; quantities; a checksum
+//! times, x86        enabled and running time; registers, encodings and CPUID of x86
+//! sched, host       Linux's rules of scheduling; counters of the host
+//! guest             models of guest PMUs
+//! rules, totals     rules for a guest's counters; totals of a vCPU
+//! state             the saved state as bytes
+//! vcpu, uncore      the PMU of one vCPU; the PMUs of a die or a package
+//! ```
 #![cfg_attr(not(feature = "host-linux"), no_std)]
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 

@@ -44,7 +44,7 @@ fn flags(text: &str) {
     let Command::Run(args) = cli.command else {
         return;
     };
-    match VmConfig::from_args(&args) {
+    match args.vm_config() {
         Ok(config) => check(&config, &args),
         Err(error) => assert!(error.to_string().contains("--"), "{error}"),
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use libfuzzer_sys::fuzz_target;
-use vmm::config::{CpusConfig, PmuArg, VmConfig};
+use vmm::config::{CpusConfig, PmuArg};
 use vmm::kvm::CpuidEntry;
 use vmm::machine::cpuid::{CpuidPlan, Profile};
 use vpmu::guest::{GuestPmu, Model, ModelConfig, ModelKind};
@@ -93,7 +93,7 @@ fn parse(cpus: String) -> Option<CpusConfig> {
     let vmm::cli::Command::Run(args) = cli.command else {
         return None;
     };
-    let config = VmConfig::from_args(&args).ok()?;
+    let config = args.vm_config().ok()?;
     assert!(matches!(config.pmu, PmuArg::On(_)), "the default");
     Some(config.cpus)
 }

@@ -1,6 +1,8 @@
 //! The command line: text in, low args out. What the values mean is decided in
 //! [`crate::config`].
 
+mod vm_config;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};

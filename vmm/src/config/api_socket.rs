@@ -15,7 +15,7 @@ const FLAG: Flag = Flag {
 const MAX_PATH: usize = 107;
 
 /// The path of the control API's socket.
-pub(super) fn parse(text: &str) -> Result<PathBuf, ConfigError> {
+pub(crate) fn parse(text: &str) -> Result<PathBuf, ConfigError> {
     // A path may hold commas: only the first `=` divides.
     let Some(path) = text.strip_prefix("path=") else {
         let item = text.to_owned();

@@ -159,7 +159,7 @@ pub struct CpusConfig {
 }
 
 impl CpusConfig {
-    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         let options = Options::parse(FLAG, text)?;
         options.require("boot")?;
         let boot = options.number("boot", 1..=MAX_VCPUS, COUNT)?.unwrap_or(1);

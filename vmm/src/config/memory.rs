@@ -25,7 +25,7 @@ pub struct MemoryConfig {
 }
 
 impl MemoryConfig {
-    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         let options = Options::parse(FLAG, text)?;
         let text = options.require("size")?;
         let size = parse_size(text)

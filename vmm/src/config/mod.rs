@@ -1,12 +1,13 @@
 //! What the user asked for, checked.
 //!
-//! `cli` hands over text (low args); here it becomes a [`VmConfig`] in which
+//! `cli` hands over text; here each flag becomes a part of a [`VmConfig`] in which
 //! every value is possible. What depends on files or on the host is checked by
 //! `machine`, still before anything starts.
 
-mod api_socket;
+pub(crate) mod api_socket;
 mod cpus;
 mod error;
+pub mod event;
 mod memory;
 mod monitor;
 mod options;
@@ -20,13 +21,11 @@ use std::path::PathBuf;
 pub use cpus::{CpusConfig, MAX_VCPUS, Topology};
 pub use error::ConfigError;
 pub use memory::{MIN_MEMORY, MemoryConfig};
-pub use monitor::MonitorArg;
+pub use monitor::{MonitorArg, MonitorPolicy};
 pub use placement::{Affinity, CoreTypes};
 pub use pmu::{FilterArg, PmuArg, PmuConfig, PmuKind, RdpmcPolicy};
 pub use serial::SerialConfig;
 pub use uncore::{Share, UncoreArg};
-
-use crate::cli::RunArgs;
 
 /// The longest kernel command line, without its NUL (Linux x86: 2,048 bytes
 /// with it).
@@ -59,50 +58,20 @@ pub struct VmConfig {
     pub kvm_device: PathBuf,
 }
 
-impl VmConfig {
-    /// Checks the command line.
-    ///
-    /// # Errors
-    /// The first flag whose value is not possible.
-    pub fn from_args(args: &RunArgs) -> Result<Self, ConfigError> {
-        if args.cmdline.len() > MAX_CMDLINE {
-            return Err(ConfigError::LongCmdline {
-                len: args.cmdline.len(),
-            });
-        }
-        if args.cmdline.contains('\0') {
-            return Err(ConfigError::NulInCmdline);
-        }
-        let (cpus, pmu) = (CpusConfig::parse(&args.cpus)?, PmuArg::parse(&args.pmu)?);
-        types_go_with_hybrid(&cpus, &pmu)?;
-        let uncore = match &args.uncore {
-            Some(text) => UncoreArg::parse(text)?,
-            None => UncoreArg::default(),
-        };
-        uncore_goes_with_a_pmu(uncore, &pmu)?;
-        Ok(Self {
-            kernel: args.kernel.clone(),
-            initramfs: args.initramfs.clone(),
-            cmdline: args.cmdline.clone(),
-            cpus,
-            memory: MemoryConfig::parse(&args.memory)?,
-            pmu,
-            uncore,
-            serial: SerialConfig::parse(&args.serial)?,
-            api_socket: args
-                .api_socket
-                .as_deref()
-                .map(api_socket::parse)
-                .transpose()?,
-            debug_exit: args.debug_exit,
-            kvm_device: args.kvm_device.clone(),
-        })
+/// The kernel command line fits where x86 kernels read it.
+pub(crate) fn check_cmdline(text: &str) -> Result<(), ConfigError> {
+    if text.len() > MAX_CMDLINE {
+        return Err(ConfigError::LongCmdline { len: text.len() });
     }
+    if text.contains('\0') {
+        return Err(ConfigError::NulInCmdline);
+    }
+    Ok(())
 }
 
 /// A hybrid guest needs to know which vCPU is what, and no other guest has use
 /// for it.
-fn types_go_with_hybrid(cpus: &CpusConfig, pmu: &PmuArg) -> Result<(), ConfigError> {
+pub(crate) fn types_go_with_hybrid(cpus: &CpusConfig, pmu: &PmuArg) -> Result<(), ConfigError> {
     let hybrid = matches!(pmu, PmuArg::On(pmu) if pmu.kind == PmuKind::Hybrid);
     if let PmuArg::On(asked) = pmu
         && hybrid
@@ -123,7 +92,7 @@ fn types_go_with_hybrid(cpus: &CpusConfig, pmu: &PmuArg) -> Result<(), ConfigErr
 /// The counters of AMD's scoped PMUs are read by RDPMC, which the core's PMU
 /// serves; and a guest without a PMU sees the host's CPU, whose RAPL would show
 /// through or not as KVM likes.
-fn uncore_goes_with_a_pmu(uncore: UncoreArg, pmu: &PmuArg) -> Result<(), ConfigError> {
+pub(crate) fn uncore_goes_with_a_pmu(uncore: UncoreArg, pmu: &PmuArg) -> Result<(), ConfigError> {
     let has_pmu = matches!(pmu, PmuArg::On(pmu) if pmu.rdpmc != RdpmcPolicy::Off);
     if has_pmu || uncore.is_empty() {
         Ok(())

@@ -1,14 +1,45 @@
 //! `perfvisor ctl monitor add`.
 
-use super::ConfigError;
+use serde::{Deserialize, Serialize};
+use vpmu::Policy;
+
 use super::options::{Flag, Options};
-use crate::pmu::monitors::{self, MonitorPolicy};
+use super::{ConfigError, event};
 
 const FLAG: Flag = Flag {
     name: "monitor add",
     keys: &["policy", "vcpu"],
     accepted: "EVENT[,policy=flexible|pinned][,vcpu=N], such as cycles:u,policy=pinned",
 };
+
+/// How a monitor competes for host counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MonitorPolicy {
+    /// It takes turns, and comes before the guest's flexible counters.
+    #[default]
+    Flexible,
+    /// It has a host counter, before all others, or is in error.
+    Pinned,
+}
+
+impl From<Policy> for MonitorPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Flexible => Self::Flexible,
+            Policy::Pinned => Self::Pinned,
+        }
+    }
+}
+
+impl From<MonitorPolicy> for Policy {
+    fn from(policy: MonitorPolicy) -> Self {
+        match policy {
+            MonitorPolicy::Flexible => Self::Flexible,
+            MonitorPolicy::Pinned => Self::Pinned,
+        }
+    }
+}
 
 /// What to attach to which vCPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,19 +56,19 @@ impl std::str::FromStr for MonitorArg {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let (event, rest) = match text.split_once(',') {
-            Some((event, rest)) => (event, Some(rest)),
+        let (word, rest) = match text.split_once(',') {
+            Some((word, rest)) => (word, Some(rest)),
             None => (text, None),
         };
-        if monitors::event(event).is_none() {
+        if event::with_levels(word).is_none() {
             return Err(ConfigError::BadEvent {
                 flag: FLAG.name,
-                event: event.to_owned(),
-                accepted: monitors::accepted(),
+                event: word.to_owned(),
+                accepted: event::accepted(),
             });
         }
         let mut arg = Self {
-            event: event.to_owned(),
+            event: word.to_owned(),
             policy: MonitorPolicy::Flexible,
             vcpu: None,
         };

@@ -23,7 +23,7 @@ pub enum SerialConfig {
 }
 
 impl SerialConfig {
-    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         match text {
             "tty" => return Ok(Self::Tty),
             "null" => return Ok(Self::Null),

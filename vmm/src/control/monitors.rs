@@ -9,7 +9,9 @@ use super::http::Response;
 use super::report::{Monitor, MonitorCount, MonitorList, MonitorRequest};
 use super::routes::Call;
 use super::vm::{Status, VCPU_TIME, VmControl, no_answer};
-use crate::pmu::monitors::{self, MonitorOrder, MonitorSpec, MonitorStatus, Monitors};
+use crate::config::event;
+use crate::pmu::monitors::{MonitorSpec, Monitors};
+use crate::vcpu::{MonitorOrder, MonitorStatus};
 
 impl VmControl {
     pub(super) fn monitors(&mut self, _: &Call<'_>) -> Response {
@@ -132,8 +134,8 @@ fn spec(body: &[u8]) -> Result<MonitorSpec, String> {
             "the body: {error}; accepted: {{\"event\": \"cycles\"}}, with \"policy\" and \"vcpu\""
         )
     })?;
-    let attr = monitors::event(&request.event).ok_or_else(|| {
-        let accepted = monitors::accepted();
+    let attr = event::with_levels(&request.event).ok_or_else(|| {
+        let accepted = event::accepted();
         format!("'{}' is no event; accepted: {accepted}", request.event)
     })?;
     Ok(MonitorSpec {

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::MonitorPolicy;
 use crate::devices::cpu_hotplug::{SlotReport, SlotState};
-use crate::pmu::monitors::{MonitorPolicy, MonitorReading};
-use crate::pmu::{PmuTotals, UncoreStatus, VcpuPmuStatus};
+use crate::pmu::UncoreStatus;
+use crate::vcpu::MonitorReading;
+use crate::vcpu::{PmuTotals, VcpuPmuStatus};
 
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -99,11 +99,12 @@ mod tests {
 
     use super::super::report::*;
     use super::*;
-    use crate::pmu::monitors::{MonitorPolicy, MonitorStatus};
+    use crate::config::MonitorPolicy;
     use crate::pmu::{
-        CounterStatus, PmuTotals, ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry,
-        ScopedPmuStatus, UncoreStatus, VcpuPmuStatus,
+        ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry, ScopedPmuStatus, UncoreStatus,
     };
+    use crate::vcpu::MonitorStatus;
+    use crate::vcpu::{CounterStatus, PmuTotals, VcpuPmuStatus};
 
     fn openapi() -> Value {
         serde_json::from_str(include_str!("../../openapi.json")).unwrap()

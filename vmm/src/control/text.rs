@@ -4,8 +4,9 @@ use super::report::{
     Info, Monitor, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuReport, VcpuSlot,
 };
 use super::uncore_text::uncore;
-use crate::pmu::monitors::{MonitorPolicy, MonitorReading, MonitorStatus};
-use crate::pmu::{CounterStatus, PmuTotals};
+use crate::config::MonitorPolicy;
+use crate::vcpu::{CounterStatus, PmuTotals};
+use crate::vcpu::{MonitorReading, MonitorStatus};
 
 /// Where the values of `info` start.
 const COLUMN: usize = 10;
@@ -241,7 +242,7 @@ pub(super) fn state(report: &StateReport) -> String {
 mod tests {
     use super::super::report::MonitorCount;
     use super::*;
-    use crate::pmu::{CountingState, VcpuPmuStatus};
+    use crate::vcpu::{CountingState, VcpuPmuStatus};
 
     #[test]
     fn every_counter_is_one_aligned_line() {

@@ -15,9 +15,10 @@ use super::routes::Call;
 use crate::devices::cpu_hotplug::{Refusal, SlotReport, SlotState};
 use crate::machine::{Hotplug, HotplugError, MachineControl};
 use crate::pmu::monitors::Monitors;
-use crate::pmu::{PmuTotals, SharedUncore, UncoreStatus, VcpuPmuStatus, VmTotals};
+use crate::pmu::{SharedUncore, UncoreStatus, VmTotals};
 use crate::stop::StopReason;
 use crate::vcpu::NoAnswer;
+use crate::vcpu::{PmuTotals, VcpuPmuStatus};
 
 /// How long the vCPUs may take to stand, or to answer.
 pub(super) const VCPU_TIME: Duration = Duration::from_secs(2);

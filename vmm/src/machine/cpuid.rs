@@ -22,8 +22,6 @@ use crate::config::{CoreTypes, Topology};
 use crate::kvm::CpuidEntry;
 use table::Table;
 
-pub(crate) use table::vendor_of;
-
 /// Which CPU the guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {

@@ -9,6 +9,6 @@ pub mod memory;
 mod parts;
 mod vcpus;
 
-pub use builder::{BuildError, Machine, MachineControl, PmuHooks, PortContext};
+pub use builder::{BuildError, Machine, MachineControl};
 pub use hotplug::{Hotplug, HotplugError};
 pub use vcpus::StartError;

@@ -10,7 +10,7 @@ use vpmu::ids::VcpuId;
 
 use super::acpi;
 use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
-use super::builder::{BuildError, PmuHooks};
+use super::builder::BuildError;
 use super::cpuid::{CpuidPlan, Profile};
 use super::memory::Placement;
 use super::vcpus::VcpuPlan;
@@ -23,6 +23,7 @@ use crate::devices::serial::{self, Limited, SerialParts, SerialPort};
 use crate::devices::{Bus, BusError};
 use crate::event_loop::Console;
 use crate::kvm::{BootState, Hypervisor, Vcpu, Vm, layout};
+use crate::pmu::PmuHooks;
 use crate::stop::StopSignal;
 use crate::sys::terminal;
 use crate::vcpu::{Buses, VcpuSet};

@@ -11,10 +11,10 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vpmu::ids::{MsrIndex, VcpuId};
 
-use super::builder::{PmuHooks, PortContext};
 use super::cpuid::{CpuidPlan, Profile};
 use crate::config::Topology;
 use crate::kvm::{BootState, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
+use crate::pmu::{PmuHooks, PortContext};
 use crate::stop::StopSignal;
 use crate::vcpu::{Buses, SpawnError, VcpuHandle, VcpuParts};
 

@@ -16,10 +16,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use vpmu::host::EventCode;
-use vpmu::x86::event::{ArchEvent, RawEvent};
 use vpmu::{EventFilter, FilterLists};
 
-use crate::config::FilterArg;
+use crate::config::{FilterArg, event};
 
 /// The most that a file may hold, in bytes.
 const LONGEST: u64 = 1 << 16;
@@ -54,7 +53,7 @@ pub enum FilterError {
     /// It names no event.
     #[error(
         "--pmu filter=@{path}: '{word}' is no event; accepted: {}, or r and a code such as r1d1",
-        names()
+        event::names()
     )]
     Event {
         /// Which.
@@ -62,11 +61,6 @@ pub enum FilterError {
         /// What is there.
         word: String,
     },
-}
-
-/// What [`event`] takes by name.
-pub(super) fn names() -> String {
-    ArchEvent::ALL.map(ArchEvent::name).join(", ")
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,7 +107,7 @@ fn read_file(path: &Path) -> Result<FilterLists, FilterError> {
         };
         let each = words
             .iter()
-            .map(|word| event(word).ok_or_else(|| bad(word)));
+            .map(|word| event::code(word).ok_or_else(|| bad(word)));
         each.collect()
     };
     Ok(FilterLists::new(
@@ -122,18 +116,10 @@ fn read_file(path: &Path) -> Result<FilterLists, FilterError> {
     ))
 }
 
-/// The event of a name or a code; `None` if it is neither.
-pub(super) fn event(word: &str) -> Option<EventCode> {
-    if let Some(named) = ArchEvent::ALL.into_iter().find(|e| e.name() == word) {
-        return Some(named.into());
-    }
-    let bits = u64::from_str_radix(word.strip_prefix('r')?, 16).ok()?;
-    let raw = RawEvent::of_event_sel(bits);
-    (raw.config() == bits).then_some(EventCode::Raw(raw))
-}
-
 #[cfg(test)]
 mod tests {
+    use vpmu::x86::event::{ArchEvent, RawEvent};
+
     use super::*;
 
     fn filter(name: &str, text: &str) -> Result<EventFilter, FilterError> {

@@ -23,6 +23,7 @@ mod budget;
 pub mod event_filter;
 mod filter;
 mod guest_clock;
+mod hooks;
 mod kick_timer;
 mod lost_reads;
 mod model;
@@ -49,7 +50,6 @@ use vpmu::{EventFilter, Rules};
 
 use crate::config::{CpusConfig, PmuArg, RdpmcPolicy};
 use crate::kvm::{Hypervisor, KvmError};
-use crate::machine::{PmuHooks, PortContext};
 use crate::probe::{self, RdpmcClass};
 use crate::sys::clock::{self, Clock};
 use crate::sys::kick;
@@ -61,14 +61,13 @@ use monitors::Monitors;
 use port::{PmuPort, PmuPortParts};
 use rdpmc::{Rewriter, Sites, UserAccess};
 
-pub(crate) use rdpmc::DOORBELL_PORT;
+pub use hooks::{PmuHooks, PortContext};
 pub use scoped_hosts::{Joined, ScopedHosts, UncoreError, VcpuTimes};
 pub(crate) use scoped_hosts::{all_umc, find_one};
 pub use select::{
     Backing, CountersError, HostCpus, HostSource, Reason, SelectError, counted_events,
     free_counters, place, select,
 };
-pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
 pub use totals::VmTotals;
 pub use uncore::{BoxedHost, SharedUncore, UncorePlan};
 pub use uncore_status::{

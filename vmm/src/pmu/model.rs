@@ -12,12 +12,11 @@ use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
 use super::budget::{Budget, BudgetError};
 use crate::config::PmuConfig;
-use crate::machine::cpuid::vendor_of;
 
 /// The vendor of the CPU that this runs on; `None` if it is neither.
 pub(super) fn host_vendor() -> Option<Vendor> {
     let leaf = core::arch::x86_64::__cpuid(0);
-    vendor_of([leaf.ebx, leaf.edx, leaf.ecx])
+    Vendor::of_leaf_0([leaf.ebx, leaf.edx, leaf.ecx])
 }
 
 /// Whose CPU a guest has, or is to have by default: the codes of its filter are

@@ -13,10 +13,10 @@ use super::Pmu;
 use super::guest_clock::GuestClock;
 use super::kick_timer::KickTimer;
 use super::lost_reads::LostReads;
-use super::monitors::{MonitorOrder, MonitorOutcome, Monitors};
+use super::monitors::Monitors;
 use super::pmi::Delivery;
 use super::rdpmc::{Ring, Sites, UserAccess, Verdict};
-use super::status::{self, VcpuPmuStatus};
+use super::status;
 use super::totals::VmTotals;
 use super::uncore::{SharedUncore, UncorePort};
 use crate::kvm::{Gp, Interrupter, Vcpu};
@@ -24,7 +24,7 @@ use crate::rate_limit::RateLimit;
 use crate::stop::PortError;
 use crate::sys::clock::Clock;
 use crate::sys::kick;
-use crate::vcpu::MsrPort;
+use crate::vcpu::{MonitorOrder, MonitorOutcome, MsrPort, VcpuPmuStatus};
 
 /// How long a program may read 0 on a host whose RDPMC is silent, if it mapped an
 /// event that counted already.

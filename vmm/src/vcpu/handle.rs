@@ -11,11 +11,9 @@ use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
 use super::placement::{Home, HomeGuard, VcpuPlacement};
-use super::port::{MsrPort, PortBuilder};
+use super::port::{MonitorOrder, MonitorOutcome, MsrPort, PortBuilder, VcpuPmuStatus};
 use super::thread::{Buses, VcpuState, VcpuThread};
 use crate::kvm::Vcpu;
-use crate::pmu::VcpuPmuStatus;
-use crate::pmu::monitors::{MonitorOrder, MonitorOutcome};
 use crate::stop::{PortError, StopSignal};
 use crate::sys::affinity::{self, Tid};
 use crate::sys::kick::{self, Registration};

@@ -23,6 +23,9 @@ mod thread;
 
 pub use handle::{SpawnError, SpawnFailure, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport};
 pub use placement::{CHECK_PERIOD, Home, VcpuPlacement};
-pub use port::{MsrPort, NoPmu, PortBuilder};
+pub use port::{
+    CounterStatus, CountingState, DOORBELL_PORT, MonitorOrder, MonitorOutcome, MonitorReading,
+    MonitorStatus, MsrPort, NoPmu, PmuTotals, PortBuilder, VcpuPmuStatus,
+};
 pub use set::{NoAnswer, VcpuSet};
 pub use thread::{Buses, VcpuState};

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use vpmu::ids::VcpuId;
 
-use super::{Home, VcpuHandle, VcpuMessage, VcpuReport, VcpuState};
+use super::{Home, MonitorOrder, MonitorOutcome, VcpuHandle, VcpuMessage, VcpuReport, VcpuState};
 use crate::kvm::Vcpu;
-use crate::pmu::monitors::{MonitorOrder, MonitorOutcome};
 use crate::sys::affinity::Tid;
 
 /// vCPUs that did not answer in time. One that is held up in the kernel, by a

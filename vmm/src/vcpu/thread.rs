@@ -7,10 +7,9 @@ use vpmu::ids::VcpuId;
 
 use super::handle::{VcpuMessage, VcpuReport};
 use super::placement::HomeGuard;
-use super::port::MsrPort;
+use super::port::{DOORBELL_PORT, MsrPort};
 use crate::devices::Bus;
 use crate::kvm::{Exit, Vcpu};
-use crate::pmu::DOORBELL_PORT;
 use crate::stop::{PortError, StopReason, StopSignal};
 use crate::sys::kick::Registration;
 

@@ -91,6 +91,29 @@ pub enum Vendor {
     Amd,
 }
 
+impl Vendor {
+    /// The vendor's name as leaf 0 has it in EBX, EDX and ECX.
+    #[must_use]
+    pub const fn leaf_0(self) -> [u32; 3] {
+        let [ebx, edx, ecx] = match self {
+            Self::Intel => [*b"Genu", *b"ineI", *b"ntel"],
+            Self::Amd => [*b"Auth", *b"enti", *b"cAMD"],
+        };
+        [
+            u32::from_le_bytes(ebx),
+            u32::from_le_bytes(edx),
+            u32::from_le_bytes(ecx),
+        ]
+    }
+
+    /// The vendor whose name leaf 0 has in EBX, EDX and ECX.
+    #[must_use]
+    pub fn of_leaf_0(name: [u32; 3]) -> Option<Self> {
+        let vendors = [Self::Intel, Self::Amd];
+        vendors.into_iter().find(|vendor| vendor.leaf_0() == name)
+    }
+}
+
 /// What CPUID says of an architectural PMU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IntelLeaves {

@@ -4,28 +4,6 @@ use vpmu::x86::cpuid::Vendor;
 
 use crate::kvm::CpuidEntry;
 
-/// Text of leaf 0 in the order EBX, EDX, ECX.
-const INTEL: [u32; 3] = [
-    u32::from_le_bytes(*b"Genu"),
-    u32::from_le_bytes(*b"ineI"),
-    u32::from_le_bytes(*b"ntel"),
-];
-
-const AMD: [u32; 3] = [
-    u32::from_le_bytes(*b"Auth"),
-    u32::from_le_bytes(*b"enti"),
-    u32::from_le_bytes(*b"cAMD"),
-];
-
-/// Whose CPU says this in leaf 0's EBX, EDX, ECX; `None`: neither vendor's.
-pub(crate) fn vendor_of(text: [u32; 3]) -> Option<Vendor> {
-    match text {
-        INTEL => Some(Vendor::Intel),
-        AMD => Some(Vendor::Amd),
-        _ => None,
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Table {
     entries: Vec<CpuidEntry>,
@@ -105,7 +83,7 @@ impl Table {
 
     fn vendor(&mut self) -> Option<Vendor> {
         let leaf = self.get(0, 0);
-        vendor_of([leaf.ebx, leaf.edx, leaf.ecx])
+        Vendor::of_leaf_0([leaf.ebx, leaf.edx, leaf.ecx])
     }
 
     pub(super) fn is_intel(&mut self) -> bool {
@@ -118,10 +96,7 @@ impl Table {
 
     pub(super) fn set_vendor(&mut self, vendor: Vendor) {
         let leaf = self.get(0, 0);
-        [leaf.ebx, leaf.edx, leaf.ecx] = match vendor {
-            Vendor::Intel => INTEL,
-            Vendor::Amd => AMD,
-        };
+        [leaf.ebx, leaf.edx, leaf.ecx] = vendor.leaf_0();
     }
 
     /// Makes the extended range reach at least to `leaf`. AMD repeats the

@@ -2,17 +2,15 @@
 //!
 //! RDPMC in user mode cannot become RDMSR, which faults there. On a host whose
 //! RDPMC faults, the guest enters its #GP handler instead, whose first
-//! instruction becomes `out PORT, al`: an exit on every KVM, at which the
+//! instruction becomes `out DOORBELL_PORT, al`: an exit on every KVM, at which the
 //! exception frame tells what faulted.
 
 use super::virt::Virtual;
+use crate::vcpu::DOORBELL_PORT;
 
-/// The port of the doorbell. No device and no interrupt controller has it.
-pub(crate) const PORT: u8 = 0xe6;
-
-/// `out PORT, al; nop`. A vCPU between the three one-byte NOPs that it replaces
+/// `out DOORBELL_PORT, al; nop`. A vCPU between the three one-byte NOPs that it replaces
 /// executes `out 0x90, al` or the NOP, and neither means anything.
-const BELL: [u8; LEN] = [0xe6, PORT, 0x90];
+const BELL: [u8; LEN] = [0xe6, DOORBELL_PORT, 0x90];
 const LEN: usize = 3;
 /// Length of the `out` alone.
 const OUT_LEN: u64 = 2;

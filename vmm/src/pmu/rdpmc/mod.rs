@@ -30,7 +30,6 @@ mod user_access;
 mod virt;
 
 pub(in crate::pmu) use doorbell::Ring;
-pub(crate) use gate::PORT as DOORBELL_PORT;
 pub(in crate::pmu) use rewriter::Rewriter;
 pub(in crate::pmu) use sites::Sites;
 pub(in crate::pmu) use user_access::UserAccess;

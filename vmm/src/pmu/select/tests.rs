@@ -2,7 +2,6 @@
 //! everything on every core PMU, or says no.
 
 use super::*;
-use crate::config::VmConfig;
 use clap::Parser;
 use vpmu::guest::CoreType;
 use vpmu::host::linux::sysfs::CpuSet;
@@ -33,7 +32,7 @@ fn flags(cpus: &str, pmu: &str) -> (CpusConfig, PmuKind) {
     let crate::cli::Command::Run(args) = crate::cli::Cli::parse_from(args).command else {
         panic!("it is run");
     };
-    let config = VmConfig::from_args(&args).unwrap();
+    let config = args.vm_config().unwrap();
     let crate::config::PmuArg::On(pmu) = config.pmu else {
         panic!("it is on");
     };

@@ -1,12 +1,22 @@
-//! What serves the MSRs that KVM leaves to us.
+//! The seam between a vCPU's thread and its PMU: the trait that the PMU
+//! implements, the orders that it takes and the status that it gives.
+
+mod monitor;
+mod status;
 
 use vpmu::ids::{MsrIndex, VcpuId};
 
 use crate::kvm::{Gp, Vcpu};
-use crate::pmu::VcpuPmuStatus;
-use crate::pmu::monitors::{MonitorOrder, MonitorOutcome};
 use crate::rate_limit::RateLimit;
 use crate::stop::PortError;
+
+pub use monitor::{MonitorOrder, MonitorOutcome, MonitorReading, MonitorStatus};
+pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
+
+/// The I/O port of the doorbell in the guest's #GP entry, which no device and no
+/// interrupt controller has. The guest's write to it is an exit on every KVM, at
+/// which the vCPU calls [`MsrPort::on_doorbell`].
+pub const DOORBELL_PORT: u8 = 0xe6;
 
 /// The per-vCPU object behind filtered and unknown MSRs: the PMU, as a rule.
 ///
@@ -41,8 +51,7 @@ pub trait MsrPort {
     /// that a signal ended the run: a host counter may have overflowed.
     fn after_run(&mut self, interrupted: bool);
 
-    /// Called after a write to the port of the #GP doorbell
-    /// ([`crate::pmu`]); may change the registers.
+    /// Called after a write to [`DOORBELL_PORT`]; may change the registers.
     ///
     /// # Errors
     /// What makes going on pointless; it stops the VM.

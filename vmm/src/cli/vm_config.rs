@@ -1,0 +1,41 @@
+//! From the flags of `perfvisor run`, which are text, to a checked [`VmConfig`].
+
+use super::RunArgs;
+use crate::config::{
+    self, ConfigError, CpusConfig, MemoryConfig, PmuArg, SerialConfig, UncoreArg, VmConfig,
+    api_socket,
+};
+
+impl RunArgs {
+    /// Checks the flags, each by itself and then those that go together.
+    ///
+    /// # Errors
+    /// The first flag whose value is not possible.
+    pub fn vm_config(&self) -> Result<VmConfig, ConfigError> {
+        config::check_cmdline(&self.cmdline)?;
+        let (cpus, pmu) = (CpusConfig::parse(&self.cpus)?, PmuArg::parse(&self.pmu)?);
+        config::types_go_with_hybrid(&cpus, &pmu)?;
+        let uncore = match &self.uncore {
+            Some(text) => UncoreArg::parse(text)?,
+            None => UncoreArg::default(),
+        };
+        config::uncore_goes_with_a_pmu(uncore, &pmu)?;
+        Ok(VmConfig {
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            cmdline: self.cmdline.clone(),
+            cpus,
+            memory: MemoryConfig::parse(&self.memory)?,
+            pmu,
+            uncore,
+            serial: SerialConfig::parse(&self.serial)?,
+            api_socket: self
+                .api_socket
+                .as_deref()
+                .map(api_socket::parse)
+                .transpose()?,
+            debug_exit: self.debug_exit,
+            kvm_device: self.kvm_device.clone(),
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! The parts of a PMU that a machine builds in.
+
+use vm_memory::GuestMemoryMmap;
+use vpmu::host::software::Khz;
+use vpmu::ids::VcpuId;
+use vpmu::uncore::UncoreModel;
+use vpmu::x86::cpuid::PmuCpuid;
+
+use crate::config::CoreTypes;
+use crate::kvm::{Hypervisor, Interrupter, MsrFilter};
+use crate::vcpu::{NoPmu, PortBuilder, VcpuPlacement};
+
+/// What a PMU adds to a machine.
+pub struct PmuHooks {
+    /// What CPUID says of the PMU; `None` is none.
+    pub cpuid: Option<PmuCpuid>,
+    /// MSRs that KVM must hand over; `None` filters nothing.
+    pub filter: Option<MsrFilter>,
+    /// A halted vCPU must not use its thread's time: KVM is not to poll.
+    pub halts_sleep: bool,
+    /// Where each vCPU runs; one that is not listed runs anywhere.
+    pub placement: Vec<VcpuPlacement>,
+    /// The types of vCPUs, in a hybrid guest.
+    pub core_types: Option<CoreTypes>,
+    /// The scoped PMUs that CPUID shows.
+    pub uncore: UncoreModel,
+    /// Builds the port of a vCPU: for each before any runs, and for one that is
+    /// plugged in then.
+    pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder + Send>,
+}
+
+/// What a port may want to know of the machine and its vCPU.
+#[derive(Debug)]
+pub struct PortContext<'a> {
+    /// The vCPU.
+    pub vcpu: VcpuId,
+    /// Its local APIC.
+    pub apic_id: u32,
+    /// The rate of its TSC.
+    pub tsc: Khz,
+    /// The guest's memory.
+    pub memory: &'a GuestMemoryMmap,
+    /// Interrupts that are no NMIs.
+    pub interrupter: &'a Interrupter,
+    /// The host, for measuring it.
+    pub hypervisor: &'a Hypervisor,
+}
+
+impl std::fmt::Debug for PmuHooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PmuHooks")
+            .field("cpuid", &self.cpuid)
+            .field("filter", &self.filter)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PmuHooks {
+    /// The hooks of a guest without a PMU.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            cpuid: None,
+            filter: None,
+            halts_sleep: false,
+            placement: Vec::new(),
+            core_types: None,
+            uncore: UncoreModel::default(),
+            port: Box::new(|context| NoPmu::builder(context.vcpu)),
+        }
+    }
+}
