@@ -21,10 +21,10 @@ const MEMORY: &str = "size=512M";
 /// The guest that is to run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct GuestArgs {
-    /// Kernel of the guest; `vmlinux-6.12` is the ELF file of 6.12
+    /// Kernel of the guest; vmlinux-6.12 is the uncompressed ELF file of 6.12
     #[arg(long, value_name = "6.1|6.12", default_value = "6.12")]
     pub(crate) guest_kernel: String,
-    /// Further flags of `perfvisor run`, in one word
+    /// More flags of perfvisor run, as one argument, such as "--cpus boot=2 --pmu off"
     #[arg(
         long,
         value_name = "PERFVISOR RUN FLAGS",
@@ -32,7 +32,7 @@ pub(crate) struct GuestArgs {
         allow_hyphen_values = true
     )]
     pub(crate) vmm: String,
-    /// More words for the guest's kernel command line
+    /// More words for the kernel command line of the guest
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub(crate) append: String,
 }

@@ -51,38 +51,38 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Show perf at work in a guest: stat, record, report, and the interrupts behind them
+    /// Show perf in a guest: perf stat, record and report, and the interrupts behind them
     Demo(demo::DemoArgs),
     /// Boot the nested KVM host and run a shell line there, as root
     Nested {
         #[command(flatten)]
         host: nested::HostArgs,
-        /// The line, after `--`
+        /// The shell line, after --, such as: -- perfvisor doctor
         #[arg(last = true, required = true, value_name = "SHELL LINE")]
         line: Vec<String>,
     },
-    /// Run a shell line, as root, in a Linux guest of perfvisor
+    /// Boot a Linux guest of perfvisor and run a shell line there, as root
     Guest {
         #[command(flatten)]
         host: nested::HostArgs,
         #[command(flatten)]
         guest: guest::GuestArgs,
-        /// The line, after `--`
+        /// The shell line, after --, such as: -- perf stat -e cycles true
         #[arg(last = true, required = true, value_name = "SHELL LINE")]
         line: Vec<String>,
     },
     /// Run everything that CI runs; the last line counts passed, failed and skipped
     Test {
-        /// Leave out what needs a guest
+        /// Leave out the tests that need a guest
         #[arg(long)]
         quick: bool,
-        /// Leave out what needs none
+        /// Run only the tests that need a guest
         #[arg(long, conflicts_with = "quick")]
         guests: bool,
-        /// Run only the tests whose name has this word
+        /// Run only the tests with this word in their name, such as hotplug
         word: Option<String>,
     },
-    /// The fast gate before a commit: format, lints, rules, unit tests
+    /// Run the fast gate before a commit: format, lints, rules, unit tests
     Check,
 }
 

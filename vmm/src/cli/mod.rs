@@ -1,5 +1,6 @@
-//! The command line: text in, low args out. What the values mean is decided in
-//! [`crate::config`].
+//! The command line as text. [`crate::config`] checks the values.
+
+mod help;
 
 mod vm_config;
 
@@ -9,94 +10,42 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::MonitorArg;
 
-const RUN_EXAMPLES: &str = "\
-Examples:
-  perfvisor run --kernel /boot/vmlinuz --initramfs guest.cpio
-  perfvisor run --kernel vmlinuz --initramfs guest.cpio --cmdline 'console=ttyS0 quiet' \\
-      --cpus boot=4,topology=2:2:1:1 --memory size=2G
-  perfvisor run --kernel vmlinuz --initramfs guest.cpio --serial file=console.log
-
-Console:
-  With --serial tty the terminal belongs to the guest, Ctrl-C included.
-  Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A.
-
-Exit status:
-  0     the guest powered off or reset itself, or Ctrl-A x
-  1     the host cannot run it, or the guest failed (a triple fault, for one)
-  2     a flag or a file named by one is not usable; nothing was started
-  128+n ended by signal n (130 for SIGINT, 143 for SIGTERM)
-  odd   with --debug-exit: twice what the guest wrote, plus 1
-
-Environment:
-  PERFVISOR_LOG  off, error, warn (default), info, debug or trace; goes to standard error";
-
-const DOCTOR_HELP: &str = "\
-Starts a few throw-away guests of a few instructions each; changes nothing on the host.
-
-Exit status:
-  0  a Linux guest with a PMU can run here with the default flags of perfvisor run
-  1  it cannot; the first line says why, the advice what to change
-  2  a flag is not usable";
-
-const CTL_HELP: &str = "\
-Examples:
-  perfvisor run --kernel vmlinuz --initramfs guest.cpio --api-socket path=/run/vm1.sock
-  perfvisor ctl --api-socket /run/vm1.sock pmu
-  perfvisor ctl --api-socket /run/vm1.sock info --json
-  perfvisor ctl --api-socket /run/vm1.sock vcpu add 3
-  perfvisor ctl --api-socket /run/vm1.sock monitor add instructions:u,policy=pinned
-
-The socket speaks HTTP/1.1 with JSON bodies; openapi.json in the source describes it.
-
-Exit status:
-  0  done
-  1  the VMM said no, or cannot be reached
-  2  a flag is not usable";
-
 /// A KVM virtual machine monitor whose guests have a working PMU on any host.
 #[derive(Debug, Parser)]
 #[command(name = "perfvisor", version, about, max_term_width = 100)]
-// Not the help, where a command is missing: a line that says so.
+// A missing command is a one-line error, not the help.
 #[command(arg_required_else_help = false)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a virtual machine and stay until it ends
-    #[command(after_help = RUN_EXAMPLES)]
+    #[command(long_about = help::RUN_ABOUT, after_help = help::RUN)]
     Run(Box<RunArgs>),
 
-    /// Say what this host can do for guests and their PMU, and what would make it more
-    #[command(after_help = DOCTOR_HELP)]
+    /// Report the abilities of this host for guests and their PMU, and how to enable more
+    #[command(long_about = help::DOCTOR_ABOUT, after_help = help::DOCTOR)]
     Doctor(DoctorArgs),
 
-    /// Ask or tell a running virtual machine
-    #[command(after_help = CTL_HELP)]
+    /// Inspect and control a running virtual machine
+    #[command(after_help = help::CTL)]
     Ctl(CtlArgs),
 }
 
 /// The flags of `perfvisor run`, as text.
-#[expect(
-    rustdoc::invalid_html_tags,
-    rustdoc::broken_intra_doc_links,
-    reason = "the help text is no HTML and has no links"
-)]
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Kernel: a Linux bzImage (5.x and later distribution kernels) or an x86-64 ELF file
-    /// (vmlinux, or a bare-metal program, which is entered in 64-bit mode), or a multiboot-1 image,
-    /// ELF32 or with its addresses in its header
-    #[arg(long, value_name = "PATH")]
+    /// Kernel: a Linux bzImage, an x86-64 ELF file, or a multiboot-1 image
+    #[arg(long, value_name = "PATH", long_help = help::KERNEL)]
     pub kernel: PathBuf,
 
-    /// Initial RAM file system: cpio (newc), plain or compressed; repeat it to have several
-    /// concatenated in order. A multiboot image gets each file, of any content, as a module
-    #[arg(long, value_name = "PATH")]
+    /// Initial RAM file system: cpio, plain or compressed; may be repeated
+    #[arg(long, value_name = "PATH", long_help = help::INITRAMFS)]
     pub initramfs: Vec<PathBuf>,
 
     /// Kernel command line
@@ -108,49 +57,48 @@ pub struct RunArgs {
     )]
     pub cmdline: String,
 
-    /// Virtual CPUs: boot=N, then optionally max=N (by default boot; perfvisor ctl vcpu adds and
-    /// removes them while the guest runs), topology=threads:cores:dies:packages
-    /// (or threads:cores:clusters:dies:packages, with cores that share an L2 cache; Intel models),
-    /// affinity=[VCPU@[HOST CPUS],...] and core-types=[core=[VCPUS],atom=[VCPUS]]. N is 1 to 254;
-    /// the product of the topology is max; without one, all are cores of one package. Affinity binds vCPU threads, for example
-    /// [0@[2,3],1@[4-7]]; core-types goes with --pmu type=hybrid and names each vCPU once
-    #[arg(long, value_name = "OPTIONS", default_value = "boot=1")]
+    /// Virtual CPUs: boot=N, and optionally max=, topology=, affinity=, core-types=
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        default_value = "boot=1",
+        long_help = help::CPUS
+    )]
     pub cpus: String,
 
     /// Memory: size=N with K, M or G, 8M to 1023G
-    #[arg(long, value_name = "OPTIONS", default_value = "size=512M")]
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        default_value = "size=512M",
+        long_help = help::MEMORY
+    )]
     pub memory: String,
 
-    /// PMU: 'off', or type=auto|core|atom|hybrid|software|<sysfs name>|<type number>, then
-    /// optionally model=NAME (the guest's PMU: intel-v1 to intel-v5, amd-k7, amd-core, amd-v2; by
-    /// default intel-v2, or amd-v2 on an AMD host that counts all events such a guest takes for
-    /// granted), gp=N (2 to 8 general-purpose counters), fixed=N (1 to 3 fixed counters, intel-v5
-    /// to 4; by default no more than the host was found to have), width=N (32 to 48 bits),
-    /// policy=flexible|pinned (where the host has too few counters: they take turns and reads are
-    /// scaled, or each has one or is in error), filter=architectural|all|@FILE (which events may be
-    /// counted; FILE is JSON: {"allow": ["cycles", "r1d1"], "deny": []}; codes count only on a host
-    /// PMU of the guest's vendor), rdpmc=rewrite|off (off leaves the guest's RDPMC instructions
-    /// alone: the guest has no PMU then, as with 'off'). On a hybrid host, auto adds up what both
-    /// kinds of CPUs count; core and atom bind the vCPUs to one kind, and end the VM if a vCPU is
-    /// moved elsewhere; hybrid shows the guest both kinds
-    #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]
+    /// The guest's PMU: off, or type=auto and others, with model=, gp=, policy=, filter=, …
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        default_value = "type=auto",
+        long_help = help::PMU
+    )]
     pub pmu: String,
 
-    /// Scoped PMUs, whose counters serve a die or a package: power=on (RAPL), amd_l3=on, amd_df=on,
-    /// amd_umc=on, each backed by the host's PMU of that name, and refused where the host has none;
-    /// AMD's need an AMD model (--pmu model=), amd_umc amd-v2. share=cputime|raw: of energy, the
-    /// guest's part by CPU time, or all. Off by default: a guest sees with them what others do on
-    /// its host, with share=cputime too, and energy is known to leak keys
-    #[arg(long, value_name = "OPTIONS")]
+    /// Uncore PMUs, off by default: power=on, amd_l3=on, amd_df=on, amd_umc=on, share=
+    #[arg(long, value_name = "OPTIONS", long_help = help::UNCORE)]
     pub uncore: Option<String>,
 
-    /// Serial console (ttyS0): 'tty' (this terminal), file=PATH (created or emptied) or 'null'
-    #[arg(long, value_name = "OPTIONS", default_value = "tty")]
+    /// Serial console: tty, file=PATH or null
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        default_value = "tty",
+        long_help = help::SERIAL
+    )]
     pub serial: String,
 
-    /// Control API: path=PATH of a Unix socket, which is created with mode 0600 and removed at
-    /// the end; perfvisor ctl talks to it
-    #[arg(long, value_name = "OPTIONS")]
+    /// Control API: path=PATH of a Unix socket, for perfvisor ctl
+    #[arg(long, value_name = "OPTIONS", long_help = help::API_SOCKET)]
     pub api_socket: Option<String>,
 
     /// End the VM with status (v << 1) | 1 when the guest writes v to port 0xf4, as QEMU's
@@ -166,7 +114,7 @@ pub struct RunArgs {
 /// The flags of `perfvisor doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Write the report as JSON; what could not be found out is {"unknown": "the reason"}
+    /// Print the report as JSON; an unknown value is {"unknown": "the reason"}
     #[arg(long)]
     pub json: bool,
 
@@ -183,32 +131,31 @@ pub struct CtlArgs {
     #[arg(long, value_name = "PATH")]
     pub api_socket: PathBuf,
 
-    /// Print the answer as it comes, in JSON
+    /// Print the answer in JSON, unchanged
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// What to ask or tell.
+    /// The request.
     #[command(subcommand)]
     pub command: CtlCommand,
 }
 
-/// What to ask or tell a VM.
+/// Requests to a VM.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CtlCommand {
-    /// What runs there: vCPUs, memory, kernel, the PMU's backing, totals so far
+    /// Show the VM: vCPUs, memory, kernel, the PMU's backing, totals so far
     Info,
-    /// Stop the guest; done when every vCPU stands
+    /// Stop the guest; done when every vCPU has stopped
     Pause,
-    /// Let a paused guest run on
+    /// Let a paused guest continue
     Resume,
-    /// Each guest counter: its event, the host event behind it, whether it counts and for how long;
-    /// and each monitor
+    /// Show each guest counter and monitor: its event, its host event, its state, its times
     Pmu,
-    /// Count an event on the vCPUs from outside, beside what the guest counts
+    /// Count events on the vCPUs from outside, beside the guest's counters
     Monitor(MonitorArgs),
     /// Add or remove a virtual CPU
     Vcpu(VcpuArgs),
-    /// Press the guest's ACPI power button, which it may ignore
+    /// Press the ACPI power button; the guest may ignore it
     Shutdown(ShutdownArgs),
 }
 
@@ -216,32 +163,28 @@ pub enum CtlCommand {
 #[derive(Clone, Debug, Args)]
 #[command(arg_required_else_help = false)]
 pub struct MonitorArgs {
-    /// What to do with which.
+    /// The request.
     #[command(subcommand)]
     pub command: MonitorCommand,
 }
 
-/// What to do with a monitor.
+/// Requests about monitors.
 #[derive(Clone, Debug, Subcommand)]
 pub enum MonitorCommand {
-    /// Attach one, of 8 at most. It counts what the guest executes, whatever the guest does with its
-    /// own PMU, and competes with it for host counters in this order: pinned monitors, the guest's
-    /// counters under policy=pinned, flexible monitors, the guest's under policy=flexible
+    /// Attach a monitor; at most 8 exist at a time
+    #[command(long_about = help::MONITOR_ADD)]
     Add {
-        /// An event, then optionally policy=flexible|pinned and vcpu=N, such as
-        /// cycles:u,policy=pinned. An event is cycles, instructions, ref-cycles and so on, or r and
-        /// a code of the host's CPU, then :u or :k; without vcpu=, it is on all vCPUs, those plugged
-        /// in later too
-        #[arg(value_name = "EVENT[,OPTIONS]")]
+        /// The event, and optionally policy= and vcpu=
+        #[arg(value_name = "EVENT[,OPTIONS]", long_help = help::MONITOR_EVENT)]
         monitor: MonitorArg,
     },
-    /// Take one away; shows what it counted
+    /// Remove a monitor and show its final count
     Remove {
-        /// Its number, of monitor list
+        /// The monitor's number, as monitor list shows it
         #[arg(value_name = "ID")]
         monitor: u8,
     },
-    /// Show each and what it counted so far, as it is and scaled to the whole time
+    /// Show each monitor with its count so far, as counted and scaled to the whole time
     List,
 }
 
@@ -249,36 +192,36 @@ pub enum MonitorCommand {
 #[derive(Clone, Copy, Debug, Args)]
 #[command(arg_required_else_help = false)]
 pub struct VcpuArgs {
-    /// What to do with which.
+    /// The request.
     #[command(subcommand)]
     pub command: VcpuCommand,
 }
 
-/// What to do with a vCPU.
+/// Requests about vCPUs.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum VcpuCommand {
-    /// Plug one in; done when the guest has taken it. It is offline then: udev rules of a
-    /// distribution, or echo 1 > /sys/devices/system/cpu/cpuN/online in the guest, start it
+    /// Plug a vCPU in; done when the guest has accepted it
+    #[command(long_about = help::VCPU_ADD)]
     Add {
-        /// Its number, below max= of --cpus
+        /// The vCPU's number, below max= of --cpus
         #[arg(value_name = "N")]
         vcpu: u16,
     },
-    /// Take one out; done when the guest has let it go and its thread has ended. The guest may
-    /// refuse; the boot CPU, 0, stays
+    /// Take a vCPU out; done when the guest has released it and its thread has ended
+    #[command(long_about = help::VCPU_REMOVE)]
     Remove {
-        /// Its number
+        /// The vCPU's number
         #[arg(value_name = "N")]
         vcpu: u16,
     },
-    /// Show where each is
+    /// Show each vCPU and its state
     List,
 }
 
 /// The flags of `perfvisor ctl shutdown`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ShutdownArgs {
-    /// End the virtual machine now, as if its plug were pulled
+    /// End the virtual machine now, as if the power failed
     #[arg(long)]
     pub force: bool,
 }

@@ -20,10 +20,10 @@ pub(crate) struct DemoArgs {
     /// Kernel of the guest
     #[arg(long, value_name = "6.1|6.12", default_value = "6.12")]
     guest_kernel: String,
-    /// Kernel of the nested host [default: 6.12, where the nested host is used]
+    /// Kernel of the nested host, if one is used [default: 6.12]
     #[arg(long, value_name = "6.1|6.12")]
     host_kernel: Option<String>,
-    /// The PMU of the guest, as for `perfvisor run`
+    /// The PMU of the guest, as in perfvisor run --pmu; such as type=software,model=intel-v2
     #[arg(long, value_name = "PMU", allow_hyphen_values = true)]
     pmu: Option<String>,
 }

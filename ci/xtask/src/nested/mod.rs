@@ -43,24 +43,26 @@ pub(crate) struct HostArgs {
     /// Kernel of the nested host [default: 6.12]
     #[arg(long, value_name = "6.1|6.12")]
     pub(crate) host_kernel: Option<String>,
-    /// CPUs of the nested host: two are on a thread of QEMU each, more, or with
-    /// --icount, on one for all [default: 2; 1 with --icount; what a hybrid PMU needs]
+    /// CPUs of the nested host. Two CPUs have a QEMU thread each; more than two, and CPUs with
+    /// --icount, share one thread [default: 2; 1 with --icount; the number that a hybrid mock PMU
+    /// needs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: Option<u32>,
-    /// A folder that appears at /share
+    /// A folder that the nested host or the guest sees at /share
     #[arg(long, value_name = "DIR")]
     pub(crate) share: Option<PathBuf>,
-    /// Seconds that the job may take
+    /// Time limit of the job in seconds
     #[arg(long, value_name = "S", default_value_t = 600)]
     pub(crate) timeout: u64,
-    /// Cargo profile of perfvisor
+    /// Cargo profile with which perfvisor is built
     #[arg(long, value_name = "NAME", default_value = "testrelease")]
     pub(crate) profile: String,
-    /// A static perfvisor to use instead of building it; `none` leaves it out
+    /// Path of a static perfvisor to use instead of building it; none: leave perfvisor out
     #[arg(long, value_name = "FILE")]
     pub(crate) perfvisor: Option<PathBuf>,
-    /// Give the nested host a mock PMU: `core[:gp=N]`, `hybrid[:gp=N][:cpus=C]` or
-    /// `uncore[:name=PMU][:scope=SCOPE][:gp=N]`, with `+` between several
+    /// Give the nested host a mock PMU: core[:gp=N], hybrid[:gp=N][:cpus=C] or
+    /// uncore[:name=PMU][:scope=SCOPE][:gp=N]; + joins several, such as
+    /// core:gp=4+uncore:name=power. See resources/mock-pmu/README.md
     #[arg(long, value_name = "SPEC")]
     pub(crate) mock_pmu: Option<Spec>,
 }
