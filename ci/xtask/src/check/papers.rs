@@ -120,7 +120,7 @@ impl Tree {
         let defined = document.definitions.values().map(|target| (0, target));
         let linked = document.links.iter().map(|(line, target)| (*line, target));
         for (line, target) in defined.chain(linked) {
-            if target.contains("://") {
+            if target.contains("://") || target.starts_with("crate") {
                 continue;
             }
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
