@@ -16,7 +16,7 @@ use vpmu::ids::{MonitorId, MsrIndex};
 use vpmu::units::Nanos;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
 use vpmu::x86::msr::{GLOBAL_CTRL, GLOBAL_OVF_CTRL, GLOBAL_STATUS};
-use vpmu::{CounterState, Policy, VcpuPmu};
+use vpmu::{BeforeEntry, CounterState, Policy, Ran, VcpuPmu};
 
 const CYCLES: u64 = 0x53_003c;
 const STOPPED: u64 = 0x13_003c;
@@ -82,20 +82,30 @@ fn run<H: HostPmu>(op: &str, pmu: &mut VcpuPmu<ArchPerfmon, H>, times: u64) {
             "read" => assert!(std::hint::black_box(pmu.rdpmc(0)).is_some()),
             "pmi" => handle_one(pmu),
             "rotation" => {
-                pmu.guest_ran(Nanos(4_000_000));
-                pmu.poll();
+                pmu.after_run(interrupted_after(4_000_000));
             }
             _ => {}
         }
     }
 }
 
+/// A run that a deadline ends.
+fn interrupted_after(span: u64) -> Ran {
+    Ran {
+        span: Nanos(span),
+        interrupted: true,
+        level: None,
+    }
+}
+
 /// What Linux's handler does (guest-contract §4.2).
 fn handle_one<H: HostPmu>(pmu: &mut VcpuPmu<ArchPerfmon, H>) {
-    pmu.guest_ran(Nanos(1_000_000));
-    pmu.poll();
-    assert!(pmu.take_pmi());
-    pmu.pmi_was_delivered();
+    pmu.after_run(interrupted_after(1_000_000));
+    let wants = match pmu.before_entry() {
+        BeforeEntry::Pmi(pmi) => pmi.delivered(),
+        BeforeEntry::Ready(_) => panic!("no PMI"),
+    };
+    assert!(std::hint::black_box(wants).guest_time);
     pmu.wrmsr(GLOBAL_CTRL, 0).unwrap();
     let status = pmu.rdmsr(GLOBAL_STATUS).unwrap();
     pmu.wrmsr(GLOBAL_OVF_CTRL, status).unwrap();

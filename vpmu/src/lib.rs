@@ -38,4 +38,7 @@ pub mod x86;
 pub use rules::{CodesId, EventFilter, FilterLists, Policy, Rules};
 pub use times::Times;
 pub use totals::Totals;
-pub use vcpu::{AttachError, CounterState, CounterView, MonitorView, VcpuPmu};
+pub use vcpu::{
+    AttachError, BeforeEntry, CounterState, CounterView, EntryWants, MonitorView, PendingPmi, Ran,
+    VcpuPmu,
+};

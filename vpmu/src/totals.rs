@@ -9,7 +9,7 @@ pub struct Totals {
     pub skid: u64,
     /// The most of them for one overflow.
     pub longest_skid: u64,
-    /// PMIs that reached the guest, by [`crate::VcpuPmu::pmi_was_delivered`].
+    /// PMIs that reached the guest, by [`crate::PendingPmi::delivered`].
     pub pmis: u64,
     /// PMIs that met a masked LVTPC, or whose cause the guest had dealt with.
     pub pmis_suppressed: u64,

@@ -19,7 +19,7 @@ use vpmu::host::{EventCode, HostEvent, Privilege};
 use vpmu::ids::{MonitorId, MsrIndex};
 use vpmu::units::Nanos;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
-use vpmu::{Policy, VcpuPmu};
+use vpmu::{BeforeEntry, Policy, Ran, VcpuPmu};
 
 struct Counting;
 
@@ -87,6 +87,11 @@ fn exercise(
         MsrIndex(0x188),
         MsrIndex(0x189),
     ];
+    const RAN: Ran = Ran {
+        span: Nanos(1_000_000),
+        interrupted: true,
+        level: None,
+    };
     const COUNTING: u64 = 0x53_003c;
     const STOPPED: u64 = 0x13_003c;
     for round in 0..rounds {
@@ -98,11 +103,13 @@ fn exercise(
         pmu.wrmsr(GLOBAL_CTRL, 0xf)?;
         pmu.wrmsr(SELS[(round % 4) as usize], STOPPED)?;
         pmu.wrmsr(SELS[(round % 4) as usize], COUNTING)?;
-        pmu.guest_ran(Nanos(1_000_000));
-        pmu.poll();
+        pmu.after_run(RAN);
         assert!(pmu.rdpmc(0).is_some());
         let _ = pmu.rdmsr(MsrIndex(0x38e))?;
-        let _ = pmu.take_pmi();
+        let _ = match pmu.before_entry() {
+            BeforeEntry::Pmi(pmi) => pmi.delivered(),
+            BeforeEntry::Ready(wants) => wants,
+        };
     }
     Ok(())
 }

@@ -84,8 +84,7 @@ fn busy(model: Model) -> Pmu {
         write(0x329, 0x0102_0304_0506_0708);
         write(ctrl, all);
     }
-    pmu.guest_ran(Nanos(2_345));
-    pmu.poll();
+    states::ran(&mut pmu, Nanos(2_345), true);
     pmu
 }
 
@@ -248,15 +247,9 @@ fn every_version_is_read_and_means_the_same() {
                 .unwrap_or_else(|error| panic!("version {version}, {name}: {error}"));
             let mut original = busy(model);
             assert_eq!(registers(&mut restored), registers(&mut original), "{name}");
-            assert!(
-                restored.take_pmi() && original.take_pmi(),
-                "{name}: the PMI waits"
-            );
-            assert!(restored.pmi_has_cause(), "{name}");
             for pmu in [&mut restored, &mut original] {
-                pmu.pmi_was_delivered();
-                pmu.guest_ran(Nanos(1_000_000));
-                pmu.poll();
+                assert!(states::deliver(pmu), "{name}: the PMI waits, with a cause");
+                states::ran(pmu, Nanos(1_000_000), true);
             }
             assert_eq!(registers(&mut restored), registers(&mut original), "{name}");
             assert_eq!(restored.totals(), original.totals(), "{name}");

@@ -1,4 +1,4 @@
-//! How long the guest ran.
+//! How long the guest ran: the one owner of guest time in this crate.
 
 use vpmu::units::Nanos;
 
@@ -34,11 +34,15 @@ impl GuestClock {
         self.entered = Some((self.clock)());
     }
 
-    /// It has left: how long it ran, if [`GuestClock::enter`] was called.
-    pub(super) fn leave(&mut self) -> Option<Nanos> {
-        let inside = (self.clock)().since(self.entered.take()?);
+    /// The guest has left. Returns how long it ran since [`GuestClock::enter`]; 0
+    /// without it.
+    pub(super) fn leave(&mut self) -> Nanos {
+        let Some(entered) = self.entered.take() else {
+            return Nanos(0);
+        };
+        let inside = (self.clock)().since(entered);
         let span = inside.since(self.entry_cost);
         self.guest_time += span;
-        Some(span)
+        span
     }
 }

@@ -1,74 +1,56 @@
 //! How a PMI reaches the guest.
 
-use vpmu::units::Nanos;
+use vpmu::guest::GuestPmu;
+use vpmu::host::HostPmu;
+use vpmu::{EntryWants, PendingPmi};
 
-use super::Pmu;
 use crate::kvm::{Interrupter, Vcpu};
 use crate::stop::PortError;
 
-/// How long a PMI waits for the end of an NMI handler before it is tried again.
-const RETRY: Nanos = Nanos(20_000);
-
-/// The PMIs of one vCPU.
+/// Injects the PMIs of one vCPU. It remembers none: a PMI on its way is
+/// `vpmu`'s.
 #[derive(Debug)]
-pub(super) struct Delivery {
+pub(super) struct PmiInjector {
     apic_id: u32,
     interrupter: Interrupter,
-    /// The guest has not got one yet that it is to get.
-    waits: bool,
 }
 
-impl Delivery {
+impl PmiInjector {
     /// To the vCPU of this local APIC.
     pub(super) const fn new(apic_id: u32, interrupter: Interrupter) -> Self {
         Self {
             apic_id,
             interrupter,
-            waits: false,
         }
-    }
-
-    /// If a PMI waits, when it is to be tried again, at the latest.
-    pub(super) fn retry(&self) -> Option<Nanos> {
-        self.waits.then_some(RETRY)
     }
 
     /// Hands a PMI to the guest as its LVTPC says (rules G-403, G-404). The
-    /// guest's writes of it never reach us and every handler writes it, so it
+    /// guest's writes of LVTPC never reach us and every handler writes it, so it
     /// is read for each PMI.
     ///
-    /// One that would meet a guest in its NMI handler waits here for the first
-    /// exit after the handler's IRET, at the latest the timer's: KVM would have
-    /// the guest take it without one instruction in between, and a guest whose
-    /// sample period is shorter than the end of its handler would never get
-    /// out of it.
+    /// While the guest is in its NMI handler, a PMI is postponed to the first exit
+    /// after the handler's IRET, or to the timer's exit. KVM would queue it and
+    /// have the guest take it without one instruction in between: a guest whose
+    /// sample period is shorter than the end of its handler would never get out
+    /// of the handler.
     ///
     /// # Errors
-    /// What KVM says.
-    pub(super) fn deliver(&mut self, pmu: &mut Pmu, vcpu: &Vcpu) -> Result<(), PortError> {
-        self.waits = false;
-        if !pmu.pmi_has_cause() {
-            pmu.pmi_was_dropped();
-            return Ok(());
-        }
+    /// What KVM says; the PMI stays pending.
+    pub(super) fn inject<G: GuestPmu, H: HostPmu>(
+        &self,
+        pmi: PendingPmi<'_, G, H>,
+        vcpu: &Vcpu,
+    ) -> Result<EntryWants, PortError> {
         match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
-            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => {
-                pmu.pmi_was_postponed();
-                self.waits = true;
-                return Ok(());
-            }
+            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => return Ok(pmi.postponed()),
             Lvtpc::Nmi => vcpu.inject_nmi()?,
             Lvtpc::Fixed(vector) => {
                 let (address, data) = fixed_message(self.apic_id, vector);
                 self.interrupter.signal_msi(address, data)?;
             }
-            Lvtpc::Masked | Lvtpc::Other => {
-                pmu.pmi_was_dropped();
-                return Ok(());
-            }
+            Lvtpc::Masked | Lvtpc::Other => return Ok(pmi.dropped()),
         }
-        pmu.pmi_was_delivered();
-        Ok(())
+        Ok(pmi.delivered())
     }
 }
 

@@ -2,19 +2,19 @@
 
 use std::sync::{Arc, Once};
 
-use vpmu::Rules;
 use vpmu::guest::{Effect, GuestPmu, Model, MsrError};
 use vpmu::host::HostPmu;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::units::Nanos;
 use vpmu::x86::msr;
+use vpmu::{BeforeEntry, Ran, Rules};
 
 use super::Pmu;
 use super::guest_clock::GuestClock;
 use super::kick_timer::KickTimer;
 use super::lost_reads::LostReads;
 use super::monitors::Monitors;
-use super::pmi::Delivery;
+use super::pmi::PmiInjector;
 use super::rdpmc::{Ring, Sites, UserAccess, Verdict};
 use super::status;
 use super::totals::VmTotals;
@@ -30,9 +30,6 @@ use crate::vcpu::{MonitorOrder, MonitorOutcome, MsrPort, VcpuPmuStatus};
 /// event that counted already.
 const PCE_LOOK: Nanos = Nanos(10_000_000);
 
-/// How long host events stay open for a guest that has stopped its counters.
-const LINGER: Nanos = Nanos(1_000_000_000);
-
 /// The PMU of one vCPU, on that vCPU's thread.
 #[derive(Debug)]
 pub(super) struct PmuPort {
@@ -41,13 +38,11 @@ pub(super) struct PmuPort {
     uncore: Option<UncorePort>,
     sites: Sites,
     lost_reads: LostReads,
-    pmis: Delivery,
+    injector: PmiInjector,
     clock: GuestClock,
     timer: KickTimer,
-    /// A signal ended the last run.
-    interrupted: bool,
-    /// A timer found all counters stopped: the next one closes their events.
-    lingers: bool,
+    /// The guest's privilege level is of use if a signal ends the run.
+    wants_level: bool,
     troubles_said: u64,
     totals: Arc<VmTotals>,
 }
@@ -111,11 +106,10 @@ impl PmuPort {
             uncore: parts.uncore.map(|u| UncorePort::new(u, parts.vcpu)),
             sites: parts.sites,
             lost_reads: LostReads::new(parts.access),
-            pmis: Delivery::new(parts.apic_id, parts.interrupter),
+            injector: PmiInjector::new(parts.apic_id, parts.interrupter),
             clock: GuestClock::new(parts.clock, parts.entry_cost),
             timer,
-            interrupted: false,
-            lingers: false,
+            wants_level: false,
             troubles_said: 0,
             totals: parts.totals,
         })
@@ -243,39 +237,41 @@ impl MsrPort for PmuPort {
     }
 
     fn before_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
-        if std::mem::take(&mut self.interrupted) {
-            self.look(vcpu)?;
+        let wants = match self.pmu.before_entry() {
+            BeforeEntry::Pmi(pmi) => self.injector.inject(pmi, vcpu)?,
+            BeforeEntry::Ready(wants) => wants,
+        };
+        let pce = (wants.guest_time && self.sites.watches_pce()).then_some(PCE_LOOK);
+        if let Some(left) = wants.deadline.into_iter().chain(pce).min() {
+            self.kick_after(left)?;
         }
-        if self.pmu.take_pmi() || self.pmis.retry().is_some() {
-            self.pmis.deliver(&mut self.pmu, vcpu)?;
-        }
-        let counts = self.pmu.wants_guest_time();
-        self.lingers &= !counts;
-        let kick = [
-            (counts && self.sites.watches_pce()).then_some(PCE_LOOK),
-            self.pmis.retry(),
-            self.lingers.then_some(LINGER),
-            self.pmu.next_deadline(),
-        ];
-        if let Some(kick) = kick.into_iter().flatten().min() {
-            self.timer
-                .before_entry(self.clock.guest_time(), kick)
-                .map_err(|source| PortError::Host {
-                    what: "arming the overflow timer",
-                    source,
-                })?;
-        }
-        if counts {
+        self.wants_level = wants.level;
+        if wants.guest_time {
             self.clock.enter();
         }
         Ok(())
     }
 
-    fn after_run(&mut self, interrupted: bool) {
-        if let Some(span) = self.clock.leave() {
-            self.pmu.guest_ran(span);
-        }
-        self.interrupted = interrupted;
+    fn after_run(&mut self) {
+        let span = self.clock.leave();
+        self.pmu.after_run(Ran {
+            span,
+            ..Ran::default()
+        });
+    }
+
+    fn after_interrupted_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
+        let span = self.clock.leave();
+        self.timer.interrupted();
+        self.take_pce(vcpu);
+        let level = self.wants_level.then(|| vcpu.privilege_level());
+        self.pmu.after_run(Ran {
+            span,
+            interrupted: true,
+            level: level.transpose()?,
+        });
+        self.say_troubles();
+        Ok(())
     }
 
     fn on_doorbell(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
@@ -288,11 +284,7 @@ impl MsrPort for PmuPort {
         Ok(())
     }
 
-    fn status(&mut self, vcpu: &Vcpu) -> Option<VcpuPmuStatus> {
-        // As before the next entry, which will say so if it fails.
-        if self.interrupted && self.look(vcpu).is_ok() {
-            self.interrupted = false;
-        }
+    fn status(&mut self) -> Option<VcpuPmuStatus> {
         Some(status::of(&mut self.pmu))
     }
 
@@ -309,24 +301,14 @@ impl MsrPort for PmuPort {
 }
 
 impl PmuPort {
-    /// A signal ended the last run: a timer, a host counter's overflow, or
-    /// somebody who wanted the thread.
-    fn look(&mut self, vcpu: &Vcpu) -> Result<(), PortError> {
-        self.timer.interrupted();
-        self.take_pce(vcpu);
-        if self.pmu.is_idle() {
-            if std::mem::replace(&mut self.lingers, true) {
-                self.pmu.release();
-                self.lingers = false;
-            }
-            return Ok(());
-        }
-        if self.pmu.wants_level() {
-            self.pmu.guest_was_at(vcpu.privilege_level()?);
-        }
-        self.pmu.poll();
-        self.say_troubles();
-        Ok(())
+    /// Has the vCPU leave the guest when it has run for `left`.
+    fn kick_after(&mut self, left: Nanos) -> Result<(), PortError> {
+        let now = self.clock.guest_time();
+        let armed = self.timer.before_entry(now, left);
+        armed.map_err(|source| PortError::Host {
+            what: "arming the overflow timer",
+            source,
+        })
     }
 
     /// A write of a register that the core's PMU does not have. A counter that the

@@ -139,7 +139,7 @@ impl VcpuThread {
     fn take(&mut self, state: VcpuState, message: VcpuMessage) -> VcpuState {
         match message {
             VcpuMessage::Report(to) => {
-                let pmu = self.port.status(&self.vcpu);
+                let pmu = self.port.status();
                 let vcpu = self.id;
                 // Whoever asked may have given up.
                 drop(to.send(VcpuReport { vcpu, state, pmu }));
@@ -163,8 +163,10 @@ impl VcpuThread {
             return Next::Stop(self.port_failed(source));
         }
         let exit = self.vcpu.run();
-        let interrupted = matches!(exit, Ok(Exit::Interrupted));
-        self.port.after_run(interrupted);
+        if matches!(exit, Ok(Exit::Interrupted)) {
+            return self.interrupted();
+        }
+        self.port.after_run();
         if let Some(reason) = self.guard.check(self.id) {
             return Next::Stop(reason);
         }
@@ -210,6 +212,16 @@ impl VcpuThread {
             }
         }
         Next::Enter
+    }
+
+    /// A signal ended the run: a timer, a host counter's overflow, or somebody who
+    /// has a message.
+    fn interrupted(&mut self) -> Next {
+        if let Err(source) = self.port.after_interrupted_run(&mut self.vcpu) {
+            return Next::Stop(self.port_failed(source));
+        }
+        let stop = self.guard.check(self.id);
+        stop.map_or(Next::CheckMailbox, Next::Stop)
     }
 
     /// After a write that may have stopped the VM: the guest executes nothing

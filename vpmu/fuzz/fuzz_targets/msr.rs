@@ -8,13 +8,13 @@ mod guest;
 
 use guest::{Host, Pmu, Setup, check, check_register, msr, same};
 use libfuzzer_sys::fuzz_target;
-use vpmu::Policy;
 use vpmu::guest::{Arming, GuestPmu};
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
 use vpmu::units::Nanos;
 use vpmu::x86::event::ArchEvent;
 use vpmu::x86::msr::TABLE;
+use vpmu::{BeforeEntry, Policy, Ran};
 
 fuzz_target!(|data: &[u8]| {
     let Some((setup, ops)) = data.split_first_chunk::<2>() else {
@@ -66,13 +66,7 @@ impl Twins {
             9..=11 => self.run(index, value),
             12 => self.pmi(index),
             13 => self.restore(),
-            14 => self.both(|pmu| {
-                if index & 1 == 0 {
-                    pmu.release()
-                } else {
-                    pmu.poll()
-                }
-            }),
+            14 => self.both(interrupt),
             _ if index == 0 => self.reset(),
             _ => self.leave(index),
         }
@@ -126,38 +120,35 @@ impl Twins {
         for (pmu, host) in [&mut self.saved, &mut self.kept] {
             host.0.borrow_mut().occur(ArchEvent::Cycles, span);
             host.0.borrow_mut().occur(event, value >> 40);
-            pmu.guest_ran(Nanos(span));
+            pmu.after_run(Ran {
+                span: Nanos(span),
+                ..Ran::default()
+            });
             interrupted |= host.0.borrow_mut().take_interrupt();
         }
         if index & 16 != 0 {
             self.restore();
         }
         if interrupted {
-            self.both(Pmu::poll);
+            self.both(interrupt);
         }
     }
 
     fn pmi(&mut self, index: u8) {
-        let (ours, due) = (self.saved.0.take_pmi(), self.kept.0.take_pmi());
+        if index & 16 != 0 {
+            self.restore();
+        }
+        let ours = answer(&mut self.saved.0, index);
+        let due = answer(&mut self.kept.0, index);
         assert!(!self.exact || ours == due, "a PMI");
-        self.pmis += u64::from(due);
+        // One that is postponed comes again.
+        self.pmis += u64::from(due && index & 3 != 1);
         let most = if self.kept.0.model().masks_pmi() {
             self.armings
         } else {
             self.kept.0.totals().overflows
         };
         assert!(self.pmis <= most, "one PMI an arming (G-401), or an overflow (G-304)");
-        if index & 16 != 0 {
-            self.restore();
-        }
-        for (pmu, taken) in [(&mut self.saved.0, ours), (&mut self.kept.0, due)] {
-            match index & 3 {
-                _ if !taken => {}
-                0 => pmu.pmi_was_dropped(),
-                1 => pmu.pmi_was_postponed(),
-                _ => pmu.pmi_was_delivered(),
-            }
-        }
         self.armings += u64::from(due && index & 3 == 0);
     }
 
@@ -212,6 +203,28 @@ impl Twins {
             assert_eq!(self.saved.0.totals(), self.kept.0.totals());
         }
     }
+}
+
+/// The deadline ends a run.
+fn interrupt(pmu: &mut Pmu) {
+    pmu.after_run(Ran {
+        interrupted: true,
+        ..Ran::default()
+    });
+}
+
+/// Whether there was a PMI, which met a masked LVTPC, a guest in its NMI handler, or
+/// the guest.
+fn answer(pmu: &mut Pmu, index: u8) -> bool {
+    let BeforeEntry::Pmi(pmi) = pmu.before_entry() else {
+        return false;
+    };
+    let _ = match index & 3 {
+        0 => pmi.dropped(),
+        1 => pmi.postponed(),
+        _ => pmi.delivered(),
+    };
+    true
 }
 
 /// Values that do something are rare among all: selects that count, counters

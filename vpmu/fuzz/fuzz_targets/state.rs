@@ -6,13 +6,20 @@ mod guest;
 
 use guest::{Host, Pmu, Setup, check, check_register, same};
 use libfuzzer_sys::fuzz_target;
-use vpmu::VcpuPmu;
 use vpmu::guest::{GuestPmu, Model};
 use vpmu::host::Level;
 use vpmu::host::software::{Khz, SoftwarePmu};
 use vpmu::ids::MsrIndex;
 use vpmu::units::Nanos;
 use vpmu::x86::event::ArchEvent;
+use vpmu::{BeforeEntry, Ran, VcpuPmu};
+
+/// A run without time for the guest.
+const INTERRUPTED: Ran = Ran {
+    span: Nanos(0),
+    interrupted: true,
+    level: None,
+};
 
 type Clocked = VcpuPmu<Model, SoftwarePmu>;
 
@@ -76,14 +83,19 @@ fn on_a_clock(setup: [u8; 2], how: u8, patches: &[u8]) {
 /// Samples come when they are asked for.
 fn run_clocked(pmu: &mut Clocked, user: bool) {
     for _ in 0..9 {
-        let step = pmu
-            .next_deadline()
+        let wants = match pmu.before_entry() {
+            BeforeEntry::Pmi(pmi) => pmi.postponed(),
+            BeforeEntry::Ready(wants) => wants,
+        };
+        let step = wants
+            .deadline
             .map_or(1_000_000, |d| d.0.clamp(1, 1_000_000));
-        pmu.guest_ran(Nanos(step));
-        if pmu.wants_level() {
-            pmu.guest_was_at(if user { Level::User } else { Level::Kernel });
-        }
-        pmu.poll();
+        let level = if user { Level::User } else { Level::Kernel };
+        pmu.after_run(Ran {
+            span: Nanos(step),
+            interrupted: true,
+            level: wants.level.then_some(level),
+        });
     }
 }
 
@@ -141,8 +153,11 @@ fn busy(pmu: &mut Pmu, host: &Host, stopped: bool) {
 fn run(pmu: &mut Pmu, host: &Host) {
     host.0.borrow_mut().occur(ArchEvent::Cycles, 5_000_000);
     host.0.borrow_mut().occur(ArchEvent::Instructions, 900);
-    pmu.guest_ran(Nanos(5_000_000));
-    pmu.poll();
+    pmu.after_run(Ran {
+        span: Nanos(5_000_000),
+        interrupted: true,
+        level: None,
+    });
 }
 
 fn use_it(setup: &Setup, mut pmu: Pmu, host: &Host) {
@@ -166,6 +181,8 @@ fn use_it(setup: &Setup, mut pmu: Pmu, host: &Host) {
     }
     busy(&mut pmu, host, true);
     check(&mut pmu);
-    pmu.release();
+    for _ in 0..2 {
+        pmu.after_run(INTERRUPTED);
+    }
     pmu.reset();
 }

@@ -14,7 +14,7 @@ use crate::sched::EventState;
 use crate::units::Nanos;
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
-use crate::{CodesId, Policy, Times, Totals, VcpuPmu};
+use crate::{CodesId, Policy, Ran, Times, Totals, VcpuPmu};
 
 type Pmu = VcpuPmu<Model, SoftwarePmu>;
 
@@ -34,7 +34,10 @@ fn saved(name: &str) -> Vec<u8> {
     for (sel, code) in [(0x186, 0x53_003c), (0xc001_0000, 0x53_0076)] {
         let _ = pmu.wrmsr(MsrIndex(sel), code);
     }
-    pmu.guest_ran(Nanos(1_000));
+    pmu.after_run(Ran {
+        span: Nanos(1_000),
+        ..Ran::default()
+    });
     pmu.save()
 }
 
@@ -294,8 +297,11 @@ fn no_byte_can_cause_a_panic() {
                 let Ok(mut pmu) = restore(name, &other) else {
                     continue;
                 };
-                pmu.guest_ran(Nanos(1_000_000));
-                pmu.poll();
+                pmu.after_run(Ran {
+                    span: Nanos(1_000_000),
+                    interrupted: true,
+                    level: None,
+                });
                 let again = pmu.save();
                 let mut second = restore(name, &again).unwrap();
                 assert_eq!(second.save(), again, "{name}, byte {at} = {value:#x}");

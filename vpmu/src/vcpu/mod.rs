@@ -5,8 +5,10 @@
 //!        ──▶ model: the write takes effect, or #GP
 //!        ──▶ reconcile: events open, close, are enabled and disabled
 //!                 └▶ Backing: one task of a Scheduler ──▶ CounterDriver ──▶ HostPmu
-//!  before KVM_RUN ──▶ take_pmi: at most one, its status already visible (G-404)
-//!  timer, signal  ──▶ poll: overflows, lost counters, rotation
+//!  before_entry ──▶ a PMI, at most one, its status already visible (G-404);
+//!                   how long the guest may run
+//!  after_run    ──▶ guest time; after an interruption also overflows, lost
+//!                   counters, rotation
 //! ```
 //!
 //! Owned by the vCPU's thread: no lock, no clock, and nothing is done for a
@@ -17,28 +19,99 @@
 
 mod backing;
 mod driver;
+mod entry;
 mod follow;
 mod monitors;
+mod pmi;
 mod saved;
 mod status;
 #[cfg(test)]
 mod tests;
 
-use crate::guest::{Arming, Demand, GuestPmu, MsrError};
-use crate::host::{HostPmu, Level};
+use crate::guest::{Demand, GuestPmu, MsrError};
+use crate::host::HostPmu;
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::rules::{Policy, Rules};
 use crate::times::Times;
 use crate::totals::Totals;
-use crate::units::Nanos;
 
 use backing::Backing;
 use driver::CounterDriver;
+use pmi::PmiLine;
 
+pub use entry::{BeforeEntry, EntryWants, Ran};
 pub use monitors::{AttachError, MonitorView};
+pub use pmi::PendingPmi;
 pub use status::{CounterState, CounterView};
 
 /// The PMU of one vCPU.
+///
+/// # What its owner does
+///
+/// The owner is the thread that runs the vCPU. It makes the PMU by
+/// [`VcpuPmu::new`] or [`VcpuPmu::restore`], makes all calls and drops it: the host
+/// events of [`host::linux`](crate::host) count the thread that opens them. No call
+/// blocks, and the PMU reads no clock.
+///
+/// Each round of the vCPU has four steps, in this order:
+///
+/// 1. [`VcpuPmu::before_entry`]. If it gives a [`PendingPmi`], the owner reads the
+///    guest's LVTPC, delivers the PMI and answers with
+///    [`delivered`](PendingPmi::delivered), [`postponed`](PendingPmi::postponed) or
+///    [`dropped`](PendingPmi::dropped). Then it has the [`EntryWants`].
+/// 2. The owner sets a timer to [`EntryWants::deadline`] and enters the guest. It
+///    measures how long the guest runs if [`EntryWants::guest_time`].
+/// 3. [`VcpuPmu::after_run`], with what the run was: before anything else is done
+///    about the exit, so that a register that is read has the counts of the run.
+/// 4. The guest's accesses: [`VcpuPmu::rdmsr`], [`VcpuPmu::wrmsr`],
+///    [`VcpuPmu::rdpmc`], any number of them. An error of theirs is #GP in the guest.
+///
+/// Between step 3 and the next step 1, the owner may do at any time:
+/// [`VcpuPmu::attach`] and [`VcpuPmu::detach`] monitors, look
+/// ([`VcpuPmu::counters`], [`VcpuPmu::monitors`], [`VcpuPmu::totals`]),
+/// [`VcpuPmu::save`], and [`VcpuPmu::reset`] when the vCPU is reset.
+///
+/// # Examples
+///
+/// A round of a vCPU. `enter` runs the guest and returns how long it ran and
+/// whether the timer or a signal ended the run.
+///
+/// ```
+/// use vpmu::guest::GuestPmu;
+/// use vpmu::host::HostPmu;
+/// use vpmu::units::Nanos;
+/// use vpmu::{BeforeEntry, Ran, VcpuPmu};
+///
+/// fn round<G: GuestPmu, H: HostPmu>(
+///     pmu: &mut VcpuPmu<G, H>,
+///     inject_nmi: impl FnOnce(),
+///     enter: impl FnOnce(Option<Nanos>) -> (Nanos, bool),
+/// ) {
+///     let wants = match pmu.before_entry() {
+///         BeforeEntry::Pmi(pmi) => {
+///             inject_nmi();
+///             pmi.delivered()
+///         }
+///         BeforeEntry::Ready(wants) => wants,
+///     };
+///     let (span, interrupted) = enter(wants.deadline);
+///     pmu.after_run(Ran { span, interrupted, level: None });
+/// }
+/// #
+/// # use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+/// # use vpmu::host::software::{Khz, SoftwarePmu};
+/// # use vpmu::ids::MsrIndex;
+/// # let config = ArchPerfmonConfig::new(4, 3, 48, SoftwarePmu::SUPPORTED).unwrap();
+/// # let host = SoftwarePmu::new(Khz(1_000_000));
+/// # let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, vpmu::Policy::Flexible);
+/// # pmu.wrmsr(MsrIndex(0x4c1), (1 << 48) - 1_000).unwrap();
+/// # pmu.wrmsr(MsrIndex(0x186), 0x53_003c).unwrap();
+/// # let mut nmis = 0;
+/// # for _ in 0..3 {
+/// #     round(&mut pmu, || nmis += 1, |deadline| (deadline.unwrap(), true));
+/// # }
+/// # assert_eq!(nmis, 1);
+/// ```
 #[derive(Debug)]
 pub struct VcpuPmu<G, H> {
     model: G,
@@ -51,10 +124,10 @@ pub struct VcpuPmu<G, H> {
     enabled: PmcSet,
     /// What keeps a counter from having an event, by [`Pmc::slot`].
     unbacked: [CounterState; Pmc::SLOTS],
-    /// Stands for the LVTPC mask bit that Intel's hardware sets on delivery (G-401);
-    /// true where none does.
-    armed: bool,
-    pmi: bool,
+    pmi: PmiLine,
+    /// The last run was interrupted while nothing counted: the next interruption
+    /// closes the host events, unless the guest starts a counter before.
+    lingers: bool,
     totals: Totals,
 }
 
@@ -69,8 +142,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             wanted: PmcSet::EMPTY,
             enabled: PmcSet::EMPTY,
             unbacked: [CounterState::Off; Pmc::SLOTS],
-            armed: true,
-            pmi: false,
+            pmi: PmiLine::RESET,
+            lingers: false,
             totals: Totals::default(),
         }
     }
@@ -108,9 +181,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             }
             self.reconcile(touched, rewritten);
         }
-        let arming = self.model.arms(msr, value);
-        self.armed |= arming != Arming::No;
-        if arming == Arming::AtOnce && self.model.interrupt_due() {
+        let at_once = self.pmi.arm(self.model.arms(msr, value));
+        if at_once && self.model.interrupt_due() {
             self.raise_pmi(); // G-402
         }
         Ok(())
@@ -126,112 +198,6 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         Some(self.model.value(pmc))
     }
 
-    /// Takes in what the running counters counted, and rotates if it is time. To
-    /// be called when a host overflow or the deadline has stopped the guest;
-    /// harmless at any other time.
-    pub fn poll(&mut self) {
-        self.fold(self.enabled);
-        if !self.wants_guest_time() {
-            return;
-        }
-        // Those of a paused guest are aimed anew when it goes on.
-        for pmc in self.enabled.iter() {
-            if self.backing.times(pmc.slot()).is_scaled() {
-                self.backing.aim(pmc.slot(), self.model.distance(pmc));
-            }
-        }
-        self.backing.looked();
-        if self.backing.rotation_is_due() {
-            self.backing.rotate();
-        }
-    }
-
-    /// Whether a PMI is to be injected before the guest runs on. Asking takes it.
-    #[must_use = "a PMI that was taken and not injected is lost"]
-    pub fn take_pmi(&mut self) -> bool {
-        core::mem::take(&mut self.pmi)
-    }
-
-    /// Whether the status still has what a PMI would tell of: one that waited
-    /// may have become pointless, and would be an unknown NMI (G-405).
-    #[must_use]
-    pub fn pmi_has_cause(&self) -> bool {
-        self.model.interrupt_due()
-    }
-
-    /// The PMI that was taken is on its way into the guest.
-    pub fn pmi_was_delivered(&mut self) {
-        self.model.interrupt_told();
-        self.totals.pmis += 1;
-    }
-
-    /// The PMI that was taken waits for the end of the guest's NMI handler.
-    pub fn pmi_was_postponed(&mut self) {
-        self.model.interrupt_postponed();
-    }
-
-    /// The PMI that was taken met a masked LVTPC, or has no cause any more: as
-    /// on hardware it is gone and a status that is set stays, and the next
-    /// overflow may interrupt again.
-    pub fn pmi_was_dropped(&mut self) {
-        self.model.interrupt_told();
-        self.armed = true;
-        self.totals.pmis_suppressed += 1;
-    }
-
-    /// Whether a counter or a monitor is on that needs [`VcpuPmu::guest_ran`].
-    #[must_use]
-    pub const fn wants_guest_time(&self) -> bool {
-        !self.is_paused() || self.has_monitors()
-    }
-
-    /// The guest ran for `span`.
-    pub fn guest_ran(&mut self, span: Nanos) {
-        if self.wants_guest_time() {
-            self.backing.ran(span);
-        }
-    }
-
-    /// Whether an asynchronous exit should tell the guest's privilege level, by
-    /// [`VcpuPmu::guest_was_at`] and before [`VcpuPmu::poll`].
-    #[must_use]
-    pub fn wants_level(&self) -> bool {
-        self.wants_guest_time() && self.host().is_some_and(HostPmu::wants_level)
-    }
-
-    /// An asynchronous exit, which the guest did not cause, found it at `level`.
-    pub fn guest_was_at(&mut self, level: Level) {
-        if let Some(driver) = self.backing.driver_mut() {
-            driver.host_mut().guest_was_at(level);
-        }
-    }
-
-    /// Guest time to the next [`VcpuPmu::poll`] that the host does not signal
-    /// itself: an overflow, a rotation, or a look at whether the host took a
-    /// counter away.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Nanos> {
-        if self.wants_guest_time() {
-            self.backing.next_deadline()
-        } else {
-            None
-        }
-    }
-
-    /// Whether host events are open that nobody needs now. Beside a monitor,
-    /// those of stopped counters stay.
-    #[must_use]
-    pub const fn is_idle(&self) -> bool {
-        !self.wants_guest_time() && !self.enabled.is_empty()
-    }
-
-    /// Closes the host events of a guest that has none of its counters count.
-    pub fn release(&mut self) {
-        if self.is_idle() {
-            self.close_all();
-        }
-    }
-
     /// RESET of the vCPU: registers as after power-up, no host event left but of
     /// monitors, which are the host's.
     pub fn reset(&mut self) {
@@ -239,8 +205,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         self.close_all();
         self.unbacked = [CounterState::Off; Pmc::SLOTS];
         self.wanted = PmcSet::EMPTY;
-        self.armed = true;
-        self.pmi = false;
+        self.pmi = PmiLine::RESET;
     }
 
     /// The guest's registers.
@@ -321,13 +286,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             self.backing.close(pmc.slot());
         }
         self.enabled = PmcSet::EMPTY;
-    }
-
-    /// At most one PMI for each arming (G-401), where hardware masks LVTPC.
-    fn raise_pmi(&mut self) {
-        let masks = self.model.masks_pmi();
-        self.pmi |= self.armed || !masks;
-        self.armed = !masks;
+        self.lingers = false;
     }
 }
 

@@ -13,14 +13,15 @@ use crate::sched::EventState;
 use crate::state::{self, Carried, RestoreError, Saved, SavedEvent, SavedRules};
 use crate::x86::msr::{self, AmdBank, Register};
 
+use super::pmi::PmiLine;
 use super::{Policy, Rules, VcpuPmu};
 
 impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// The state as bytes, for [`VcpuPmu::restore`], after taking in what the
     /// running counters counted. The vCPU may run on afterwards.
     ///
-    /// A PMI that was taken and has not reached the guest is not in it: whoever
-    /// took it saves it. What a counter counted before the host took it away, and
+    /// A PMI that the guest still has to get is in it, also one that was postponed.
+    /// What a counter counted before the host took it away, and
     /// could not be read since, is not in it either: for a flexible counter it is
     /// estimated from the rest, which [`CounterView::times`](super::CounterView)
     /// shows, and a pinned one was in error from its last read on.
@@ -33,8 +34,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             rules: self.rules.saved(),
             registers: held(&self.model).collect(),
             told: self.model.told(),
-            armed: self.armed,
-            pmi: self.pmi,
+            armed: self.pmi.is_armed(),
+            pmi: self.pmi.is_on_its_way(),
             totals: self.totals(),
             turn: self.backing.rest_of_turn(),
             levels: self.host().and_then(HostPmu::level_memory),
@@ -80,8 +81,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         pmu.wanted = pmu.enabled;
         pmu.backing.carry_totals(&saved.totals);
         pmu.reconcile(pmu.model.counters(), PmcSet::EMPTY);
-        pmu.armed = saved.armed;
-        pmu.pmi = saved.pmi;
+        pmu.pmi = PmiLine::saved(saved.armed, saved.pmi);
         // What has no event here had none there: that trouble has been counted.
         pmu.totals = saved.totals;
         pmu.totals.troubles -= saved.totals.pinned_errors;

@@ -7,7 +7,7 @@ use super::*;
 use crate::guest::{ArchPerfmon, ArchPerfmonConfig, Encoding};
 use crate::host::HostEventId;
 use crate::host::sim::{Call, SimPmu};
-use crate::units::Count;
+use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet};
 use crate::x86::msr::{GLOBAL_CTRL, GLOBAL_OVF_CTRL, GLOBAL_STATUS};
 
@@ -28,6 +28,20 @@ fn pmu_with(host_counters: usize) -> Pmu {
         SimPmu::new(host_counters, ArchEventSet::ALL),
         Policy::Flexible,
     )
+}
+
+impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
+    /// Takes a PMI that is on its way and answers nothing yet.
+    fn take_pmi(&mut self) -> bool {
+        let came = self.pmi.is_on_its_way();
+        self.pmi.delivered();
+        came
+    }
+
+    /// Whether a PMI that is on its way would be handed out.
+    fn pmi_has_cause(&self) -> bool {
+        self.model.interrupt_due()
+    }
 }
 
 /// Guest writes in their order; none may fault.
@@ -288,6 +302,7 @@ fn reset_leaves_no_host_event() {
 }
 
 mod contention;
+mod entry;
 mod freeze;
 mod monitors;
 mod pmi;

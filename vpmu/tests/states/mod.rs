@@ -6,13 +6,13 @@ mod kept_host;
 
 use vpmu::guest::{CoreType, Model, ModelConfig, ModelKind};
 use vpmu::host::sim::SimPmu;
-use vpmu::host::{EventCode, HostEventId};
+use vpmu::host::{EventCode, HostEventId, HostPmu};
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
 use vpmu::units::Nanos;
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet, RawEvent};
-use vpmu::{CodesId, EventFilter, FilterLists, Policy, Rules, VcpuPmu};
+use vpmu::{BeforeEntry, CodesId, EventFilter, FilterLists, Policy, Ran, Rules, VcpuPmu};
 
 use kept_host::Host;
 
@@ -118,6 +118,46 @@ fn write(pmu: &mut Pmu, writes: &[(u32, u64)]) {
     }
 }
 
+pub(crate) fn ran<H: HostPmu>(pmu: &mut VcpuPmu<Model, H>, span: Nanos, interrupted: bool) {
+    let level = None;
+    pmu.after_run(Ran {
+        span,
+        interrupted,
+        level,
+    });
+}
+
+/// Whether the guest may not run before something is done.
+fn due_now(pmu: &mut Pmu) -> bool {
+    let wants = match pmu.before_entry() {
+        BeforeEntry::Pmi(pmi) => pmi.postponed(),
+        BeforeEntry::Ready(wants) => wants,
+    };
+    wants.deadline == Some(Nanos(0))
+}
+
+/// Whether there is a PMI, which reaches the guest.
+pub(crate) fn deliver<H: HostPmu>(pmu: &mut VcpuPmu<Model, H>) -> bool {
+    match pmu.before_entry() {
+        BeforeEntry::Pmi(pmi) => {
+            let _ = pmi.delivered();
+            true
+        }
+        BeforeEntry::Ready(_) => false,
+    }
+}
+
+/// Whether there is a PMI, which meets a masked LVTPC.
+fn drop_pmi(pmu: &mut Pmu) -> bool {
+    match pmu.before_entry() {
+        BeforeEntry::Pmi(pmi) => {
+            let _ = pmi.dropped();
+            true
+        }
+        BeforeEntry::Ready(_) => false,
+    }
+}
+
 /// The guest runs; its PMIs are taken and, if it has a handler, handled.
 fn run_for(pmu: &mut Pmu, host: &Host, micros: u64, handler: Option<fn(&mut Pmu)>) {
     for _ in 0..micros {
@@ -129,14 +169,13 @@ fn run_for(pmu: &mut Pmu, host: &Host, micros: u64, handler: Option<fn(&mut Pmu)
         events.occur(raw(RAW_AMD), 41);
         let interrupted = events.take_interrupt();
         drop(events);
-        pmu.guest_ran(Nanos(1_000));
-        if interrupted || pmu.next_deadline().is_some_and(|d| d.0 == 0) {
-            pmu.poll();
+        ran(pmu, Nanos(1_000), interrupted);
+        if !interrupted && due_now(pmu) {
+            ran(pmu, Nanos(0), true);
         }
         if let Some(handle) = handler
-            && pmu.take_pmi()
+            && deliver(pmu)
         {
-            pmu.pmi_was_delivered();
             handle(pmu);
         }
     }
@@ -168,8 +207,7 @@ fn turns(pmu: &mut Pmu, host: &Host) {
     for _ in 0..5 {
         write(pmu, &[(0x4c1, before_overflow(100))]);
         run_for(pmu, host, 1, None);
-        assert!(pmu.take_pmi());
-        pmu.pmi_was_dropped();
+        assert!(drop_pmi(pmu));
     }
     write(pmu, &[(0x4c1, before_overflow(1_000_000))]);
     run_for(pmu, host, 495, Some(handle_intel));
@@ -196,11 +234,10 @@ fn errors(pmu: &mut Pmu, host: &Host) {
     run_for(pmu, host, 500, Some(handle_intel));
     write(pmu, &[(0x4c1, before_overflow(500_000))]);
     run_for(pmu, host, 200, None);
-    assert!(pmu.take_pmi());
-    pmu.pmi_was_dropped();
+    assert!(drop_pmi(pmu));
     write(pmu, &[(0x187, 0x12_00c0)]);
     run_for(pmu, host, 123, None);
-    pmu.poll();
+    ran(pmu, Nanos(0), true);
     host.0.borrow_mut().lose(HostEventId(2));
     run_for(pmu, host, 45, None);
 }

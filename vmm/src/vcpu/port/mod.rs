@@ -25,7 +25,8 @@ pub const DOORBELL_PORT: u8 = 0xe6;
 /// be `Send`. The order in the run loop is
 ///
 /// ```text
-/// before_run ─▶ KVM_RUN ─▶ after_run ─▶ on_rdmsr | on_wrmsr | (other exits) ─▶ before_run …
+/// before_run ─▶ KVM_RUN ─┬▶ after_run ─▶ on_rdmsr | on_wrmsr | (other exits) ─▶ before_run …
+///                        └▶ after_interrupted_run ─▶ status | monitor ─▶ before_run …
 /// ```
 pub trait MsrPort {
     /// Answers RDMSR, or lets it fault.
@@ -47,9 +48,15 @@ pub trait MsrPort {
     /// What makes going on pointless; it stops the VM.
     fn before_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError>;
 
-    /// Called right after each exit, before it is handled. `interrupted` says
-    /// that a signal ended the run: a host counter may have overflowed.
-    fn after_run(&mut self, interrupted: bool);
+    /// Called right after each exit that the guest caused, before it is handled.
+    fn after_run(&mut self);
+
+    /// Called right after each exit that a signal caused, instead of
+    /// [`MsrPort::after_run`]: a host counter may have overflowed.
+    ///
+    /// # Errors
+    /// What makes going on pointless; it stops the VM.
+    fn after_interrupted_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError>;
 
     /// Called after a write to [`DOORBELL_PORT`]; may change the registers.
     ///
@@ -61,7 +68,7 @@ pub trait MsrPort {
 
     /// What became of each counter, for `perfvisor ctl pmu`; `None` if there is
     /// no PMU. Asked on the vCPU's thread, between `after_run` and `before_run`.
-    fn status(&mut self, _vcpu: &Vcpu) -> Option<VcpuPmuStatus> {
+    fn status(&mut self) -> Option<VcpuPmuStatus> {
         None
     }
 
@@ -126,5 +133,9 @@ impl MsrPort for NoPmu {
         Ok(())
     }
 
-    fn after_run(&mut self, _interrupted: bool) {}
+    fn after_run(&mut self) {}
+
+    fn after_interrupted_run(&mut self, _vcpu: &mut Vcpu) -> Result<(), PortError> {
+        Ok(())
+    }
 }

@@ -4,6 +4,7 @@
 use super::twins::Dice;
 use super::*;
 use crate::guest::{Model, ModelConfig, ModelKind};
+use crate::host::Level;
 use crate::host::software::{Khz, SoftwarePmu};
 use crate::host::sum::SumPmu;
 
