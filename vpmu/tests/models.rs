@@ -10,12 +10,11 @@
 use proptest::prelude::*;
 use vpmu::guest::{
     ArchPerfmonConfig, CoreType, Demand, Effect, GuestPmu, Model, ModelConfig, ModelKind, MsrError,
-    Wrap,
+    Wrap, intercepted,
 };
 use vpmu::ids::{MsrIndex, Pmc, PmcSet};
 use vpmu::units::Count;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
-use vpmu::x86::msr::TABLE;
 
 /// What may be in a register of this model, by its index. `None`: no register.
 fn may_hold(spec: &Spec, index: u32) -> Option<u64> {
@@ -141,9 +140,8 @@ fn named(n: usize) -> (Model, Spec) {
 
 /// An index of the table, as a rule; each register is as likely as another.
 fn index() -> impl Strategy<Value = u32> {
-    let listed: Vec<u32> = TABLE
-        .iter()
-        .flat_map(|range| (0..range.count.min(12)).map(|i| range.first.0 + i))
+    let listed: Vec<u32> = intercepted()
+        .flat_map(|run| run.indices().take(12).map(|index| index.0))
         .collect();
     prop_oneof![20 => prop::sample::select(listed), 1 => any::<u32>()]
 }
@@ -186,7 +184,7 @@ fn op() -> impl Strategy<Value = Op> {
 fn readable(model: &Model) -> Vec<(MsrIndex, u64)> {
     let registers = model.registers();
     registers
-        .map(|(i, _)| (i, model.read(i).unwrap()))
+        .map(|(i, access)| (i, model.read(access).unwrap()))
         .collect()
 }
 
@@ -197,13 +195,11 @@ fn check_registers(model: &Model, spec: &Spec) -> Result<(), TestCaseError> {
             return Err(TestCaseError::fail(format!("{index} is not in the manual")));
         };
         prop_assert_eq!(value & !mask, 0, "{} holds {:#x}", index, value);
-        if let Some(pmc) = model.counter_at(*index) {
+        if let Some(pmc) = model.decode(*index).unwrap().counter() {
             prop_assert_eq!(*value, model.value(pmc), "{}", index);
         }
     }
-    let expected = TABLE
-        .iter()
-        .flat_map(|range| (0..range.count).map(|i| range.first.0 + i));
+    let expected = intercepted().flat_map(|run| run.indices().map(|index| index.0));
     let expected = expected.filter(|i| may_hold(spec, *i).is_some()).count();
     prop_assert_eq!(registers.len(), expected, "registers of the manual");
     prop_assert_eq!(model.counters(), PmcSet(spec.counters()));
@@ -212,7 +208,7 @@ fn check_registers(model: &Model, spec: &Spec) -> Result<(), TestCaseError> {
 
 /// Whether the enable bits that belong to a counter are set, by its registers.
 fn is_enabled(model: &Model, spec: &Spec, pmc: Pmc) -> bool {
-    let read = |index| model.read(MsrIndex(index)).unwrap_or(0);
+    let read = |index| model.rdmsr(MsrIndex(index)).unwrap_or(0);
     let bit = PmcSet::from(pmc).0;
     if spec.intel > 1 && (read(0x38f) & bit == 0 || read(0x38e) & 1 << 59 != 0) {
         return false;
@@ -281,7 +277,7 @@ fn count(model: &mut Model, spec: &Spec, n: u8, events: u64) -> Result<(), TestC
     if model.demand(pmc).is_none() {
         return Ok(());
     }
-    let (before, status) = (model.value(pmc), model.read(spec.status()));
+    let (before, status) = (model.value(pmc), model.rdmsr(spec.status()));
     let events = events & ((1 << spec.width) - 1);
     let wrap = model.advance(pmc, Count(events));
     prop_assert_eq!(
@@ -292,7 +288,7 @@ fn count(model: &mut Model, spec: &Spec, n: u8, events: u64) -> Result<(), TestC
     prop_assert_eq!(wrap != Wrap::No, wraps);
     if spec.has_status() {
         let bit = if wraps { PmcSet::from(pmc).0 } else { 0 };
-        let now = model.read(spec.status()).unwrap() & spec.counters();
+        let now = model.rdmsr(spec.status()).unwrap() & spec.counters();
         prop_assert_eq!(
             now,
             status.unwrap() & spec.counters() | bit,
@@ -306,7 +302,8 @@ fn count(model: &mut Model, spec: &Spec, n: u8, events: u64) -> Result<(), TestC
 fn write(model: &mut Model, spec: &Spec, index: u32, value: u64) -> Result<(), TestCaseError> {
     let msr = MsrIndex(index);
     let before = readable(model);
-    let touched = model.touched_by(msr);
+    let found = model.decode(msr);
+    let touched = found.map_or(PmcSet::EMPTY, |access| access.touches());
     let values: Vec<_> = model
         .counters()
         .iter()
@@ -317,17 +314,17 @@ fn write(model: &mut Model, spec: &Spec, index: u32, value: u64) -> Result<(), T
         .iter()
         .map(|p| (p, model.demand(p)))
         .collect();
-    let effect = model.effect(msr, value);
-    let result = model.write(msr, value);
-    prop_assert_eq!(model.has(msr), may_hold(spec, index).is_some(), "{}", msr);
+    let effect = found.map_or(Effect::Other, |access| access.effect(value));
+    let result = model.wrmsr(msr, value);
+    prop_assert_eq!(found.is_ok(), may_hold(spec, index).is_some(), "{}", msr);
     match result {
         Err(_) => {
             prop_assert_eq!(readable(model), before, "a refused write changes nothing");
-            prop_assert!(spec.amd == 0 || !model.has(msr), "G-301");
+            prop_assert!(spec.amd == 0 || found.is_err(), "G-301");
         }
         Ok(()) => {
-            prop_assert!(model.has(msr), "{} is not there", msr);
-            let is_counter = model.counter_at(msr).is_some();
+            prop_assert!(found.is_ok(), "{} is not there", msr);
+            let is_counter = found.is_ok_and(|access| access.counter().is_some());
             prop_assert_eq!(effect == Effect::SetsCounter, is_counter);
             for (pmc, value) in values {
                 let moved = model.value(pmc) != value;
@@ -348,7 +345,7 @@ fn write(model: &mut Model, spec: &Spec, index: u32, value: u64) -> Result<(), T
         }
     }
     if spec.intel > 0 && result.is_ok() && !matches!(index, 0xc1..=0xc8 | 0x390 | 0x391) {
-        prop_assert_eq!(model.read(msr), Ok(value), "Intel stores all or faults");
+        prop_assert_eq!(model.rdmsr(msr), Ok(value), "Intel stores all or faults");
     }
     Ok(())
 }
@@ -365,7 +362,7 @@ proptest! {
         let fresh = readable(&model);
         for op in ops {
             match op {
-                Op::Read(index) => match model.read(MsrIndex(index)) {
+                Op::Read(index) => match model.rdmsr(MsrIndex(index)) {
                     Ok(_) => prop_assert!(may_hold(&spec, index).is_some(), "{:#x}", index),
                     Err(MsrError::InvalidAccess | MsrError::Unknown) => {
                         prop_assert!(may_hold(&spec, index).is_none(), "{:#x}", index);

@@ -1,44 +1,41 @@
-//! The MSR filter: which accesses leave KVM, from the one register table.
+//! The MSR filter: which accesses leave KVM, from the rows of the models' registers.
 
+use vpmu::guest::intercepted;
 use vpmu::x86::cpuid::Vendor;
-use vpmu::x86::msr::{self, Access};
+use vpmu::x86::msr::Direction;
 
 use crate::kvm::{KvmError, MAX_RANGE_LEN, MsrAccess, MsrFilter, MsrRange};
 
 /// Neighbours with fewer indices between them than this share a range, in which
-/// those between are left to KVM: it takes sixteen ranges, and walks them at
-/// each access.
+/// the indices between them are left to KVM: it takes sixteen ranges, and walks
+/// them at each access.
 const GAP: u32 = MAX_RANGE_LEN / 8;
 
-/// Denies KVM every register of [`msr::TABLE`] that leaves it for a guest of
-/// `vendor`.
+/// Denies KVM every access of [`intercepted`] that a guest of `vendor` makes.
 ///
 /// # Errors
-/// If the table has grown out of what one filter holds.
+/// If the indices are more than one filter holds.
 pub(super) fn filter(vendor: Vendor) -> Result<MsrFilter, KvmError> {
-    let leaving = msr::TABLE
-        .iter()
-        .filter(|range| range.is_emulated_for(vendor));
-    let mut runs: Vec<_> = leaving
-        .map(|range| (range.first.0, range.count, range.access))
+    let leaving = intercepted().filter(|run| run.is_for(vendor));
+    let mut indices: Vec<_> = leaving
+        .flat_map(|run| run.indices().map(|index| (index.0, run.direction)))
         .collect();
-    runs.sort_by_key(|(first, ..)| *first);
+    indices.sort_by_key(|(index, _)| *index);
     let mut ranges: Vec<MsrRange> = Vec::new();
-    for clump in runs.chunk_by(|(first, count, access), (next, _, next_access)| {
-        access == next_access && next - (first + count) < GAP
+    for clump in indices.chunk_by(|(index, direction), (next, next_direction)| {
+        direction == next_direction && next - (index + 1) < GAP
     }) {
-        let (Some((start, _, access)), Some((last, count, _))) = (clump.first(), clump.last())
-        else {
+        let (Some((first, direction)), Some((last, _))) = (clump.first(), clump.last()) else {
             continue;
         };
-        let access = match access {
-            Access::Read => MsrAccess::Read,
-            Access::ReadWrite => MsrAccess::Both,
+        let access = match direction {
+            Direction::Read => MsrAccess::Read,
+            Direction::ReadWrite => MsrAccess::Both,
         };
-        let mut range = MsrRange::deny(*start, last + count - start, access);
+        let mut range = MsrRange::deny(*first, last + 1 - first, access);
         for pair in clump.windows(2) {
-            if let [(first, count, _), (next, ..)] = pair {
-                range = (first + count..*next).fold(range, MsrRange::except);
+            if let [(index, _), (next, _)] = pair {
+                range = (index + 1..*next).fold(range, MsrRange::except);
             }
         }
         ranges.push(range);
@@ -52,16 +49,13 @@ mod tests {
     use vpmu::ids::MsrIndex;
 
     /// Guest-contract §9.1: at most sixteen ranges, and each register of the
-    /// table in one, nothing else.
+    /// rows in one, nothing else.
     #[test]
-    fn the_filter_denies_the_register_table_and_nothing_else() {
+    fn the_filter_denies_the_rows_registers_and_nothing_else() {
         for vendor in [Vendor::Intel, Vendor::Amd] {
             let filter = filter(vendor).unwrap();
             let is_listed = |index: u32| {
-                msr::TABLE.iter().any(|range| {
-                    range.is_emulated_for(vendor)
-                        && (range.first.0..range.first.0 + range.count).contains(&index)
-                })
+                intercepted().any(|run| run.is_for(vendor) && run.number(MsrIndex(index)).is_some())
             };
             let spans = [
                 0..0x1000,

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Once};
 
-use vpmu::guest::{Effect, GuestPmu, Model, MsrError};
+use vpmu::guest::{Access, Effect, GuestPmu, Model, MsrError, OrElseIfUnknown, refusal};
 use vpmu::host::HostPmu;
 use vpmu::ids::{MsrIndex, VcpuId};
+use vpmu::uncore::UncoreRegister;
 use vpmu::units::Nanos;
-use vpmu::x86::msr;
+use vpmu::x86::msr::{Register, is_rdpmc_index};
 use vpmu::{BeforeEntry, Ran, Rules};
 
 use super::Pmu;
@@ -18,7 +19,7 @@ use super::pmi::PmiInjector;
 use super::rdpmc::{Ring, Sites, UserAccess, Verdict};
 use super::status;
 use super::totals::VmTotals;
-use super::uncore::{SharedUncore, UncorePort};
+use super::uncore::{SharedUncore, UncorePort, needs_rdpmc};
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
 use crate::stop::PortError;
@@ -148,18 +149,18 @@ impl PmuPort {
     }
 
     /// Whether a write is a driver's test of a counter, which Linux makes when it
-    /// comes up (guest-contract §1.2). One that only looks so costs a look.
-    fn is_counter_test(&self, index: MsrIndex, value: u64) -> bool {
-        let model = self.pmu.model();
-        let counter = model.counter_at(index);
-        counter.is_some_and(|pmc| model.value(pmc) ^ 0xffff == value)
+    /// comes up (guest-contract §1.2). A write that only looks like a test costs a
+    /// scan.
+    fn is_counter_test(&self, access: Access<Register>, value: u64) -> bool {
+        let counter = access.counter();
+        counter.is_some_and(|pmc| self.pmu.model().value(pmc) ^ 0xffff == value)
     }
 
     /// A write that sets a counter: a driver's test of it has the text looked at,
     /// and too many without a read show that reads do not come (G-504).
-    fn counter_is_written(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) {
+    fn counter_is_written(&mut self, vcpu: &mut Vcpu, access: Access<Register>, value: u64) {
         static LIMIT: RateLimit = RateLimit::new();
-        if self.is_counter_test(index, value) {
+        if self.is_counter_test(access, value) {
             self.sites.driver_comes_up(vcpu);
             self.lost_reads.forgive();
         }
@@ -192,9 +193,16 @@ impl PmuPort {
     }
 }
 
+/// A register that an exit is about, of the PMU that has it.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    Core(Access<Register>),
+    Uncore(Access<UncoreRegister>),
+}
+
 impl MsrPort for PmuPort {
     fn on_rdmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex) -> Result<u64, Gp> {
-        if msr::is_rdpmc_index(index) {
+        if is_rdpmc_index(index) {
             return if self.sites.contains(vcpu.instruction_pointer()) {
                 self.lost_reads.forgive();
                 rdpmc(&mut self.pmu, self.uncore.as_ref(), index.0).ok_or(Gp)
@@ -202,34 +210,27 @@ impl MsrPort for PmuPort {
                 machine_check_legacy(index)
             };
         }
-        if self.pmu.model().counter_at(index).is_some() {
-            self.lost_reads.read();
-        }
-        let read = match (self.pmu.rdmsr(index), &self.uncore) {
-            // The core's model knows the index and does not have it.
-            (Err(_), Some(uncore)) if uncore.has(index) => uncore.rdmsr(index),
-            (read, _) => read,
+        let read = match self.decode(index) {
+            Ok(Found::Core(access)) => {
+                if access.counter().is_some() {
+                    self.lost_reads.read();
+                }
+                self.pmu.read(access)
+            }
+            Ok(Found::Uncore(access)) => match &self.uncore {
+                Some(uncore) => uncore.read(access),
+                None => Err(MsrError::Unknown),
+            },
+            Err(error) => Err(error),
         };
         read.map_err(|error| self.refused("read", index, error))
     }
 
     fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp> {
-        match self.pmu.model().effect(index, value) {
-            Effect::SetsCounter => {
-                self.counter_is_written(vcpu, index, value);
-                if !self.is_served(vcpu) {
-                    return Err(Gp);
-                }
-            }
-            Effect::Enables if !self.is_served(vcpu) => return Err(Gp),
-            Effect::Enables => self.take_pce(vcpu),
-            Effect::Other => {}
-        }
-        let written = match self.pmu.wrmsr(index, value) {
-            Err(_) if self.uncore.as_ref().is_some_and(|u| u.has(index)) => {
-                self.write_uncore(vcpu, index, value)
-            }
-            written => written,
+        let written = match self.decode(index) {
+            Ok(Found::Core(access)) => self.write_core(vcpu, access, value),
+            Ok(Found::Uncore(access)) => self.write_uncore(vcpu, access, value),
+            Err(error) => Err(error),
         };
         written.map_err(|error| self.refused("write", index, error))?;
         self.say_troubles();
@@ -311,20 +312,51 @@ impl PmuPort {
         })
     }
 
-    /// A write of a register that the core's PMU does not have. A counter that the
-    /// guest could not read is not started.
+    /// Finds the register at `index` among the PMUs of the VM: the one decode of an
+    /// exit.
+    fn decode(&self, index: MsrIndex) -> Result<Found, MsrError> {
+        let core = self.pmu.decode(index).map(Found::Core);
+        core.or_else_if_unknown(|| {
+            let uncore = self.uncore.as_ref().ok_or(MsrError::Unknown)?;
+            uncore.decode(index).map(Found::Uncore)
+        })
+        .or_else_if_unknown(|| Err(refusal(self.pmu.model().identity().vendor, index)))
+    }
+
+    /// A write of a register of the core's PMU. A counter that the guest could not
+    /// read is not started.
+    fn write_core(
+        &mut self,
+        vcpu: &mut Vcpu,
+        access: Access<Register>,
+        value: u64,
+    ) -> Result<(), MsrError> {
+        let effect = access.effect(value);
+        if effect == Effect::SetsCounter {
+            self.counter_is_written(vcpu, access, value);
+        }
+        if effect != Effect::Other && !self.is_served(vcpu) {
+            return Err(MsrError::InvalidAccess);
+        }
+        if effect == Effect::Enables {
+            self.take_pce(vcpu);
+        }
+        self.pmu.write(access, value)
+    }
+
+    /// A write of a register of an uncore PMU. A counter that the guest could not
+    /// read is not started.
     fn write_uncore(
         &mut self,
         vcpu: &mut Vcpu,
-        index: MsrIndex,
+        access: Access<UncoreRegister>,
         value: u64,
     ) -> Result<(), MsrError> {
-        let needs_rdpmc = |uncore: &UncorePort| uncore.needs_rdpmc(index, value);
-        if self.uncore.as_ref().is_some_and(needs_rdpmc) && !self.is_served(vcpu) {
+        if needs_rdpmc(access, value) && !self.is_served(vcpu) {
             return Err(MsrError::InvalidAccess);
         }
         let uncore = self.uncore.as_ref().ok_or(MsrError::Unknown)?;
-        uncore.wrmsr(index, value)
+        uncore.write(access, value)
     }
 
     /// User code must not read a silent 0 (G-508).

@@ -1,4 +1,4 @@
-//! The scoped PMUs of a VM, which its vCPUs share.
+//! The uncore PMUs of a VM, which its vCPUs share.
 //!
 //! Behind one lock, which only exits of their own registers take: a vCPU asks
 //! here for what its core's PMU does not have. vCPUs come and go with their
@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vpmu::guest::MsrError;
+use vpmu::guest::{Access, Effect, MsrError};
 use vpmu::host::UncoreHost;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::sched::PmuError;
@@ -17,10 +17,10 @@ use super::uncore_status::{self, UncoreStatus};
 use crate::config::CpusConfig;
 use crate::sys::clock;
 
-/// What backs one scoped PMU of a guest.
+/// What backs one uncore PMU of a guest.
 pub type BoxedHost = Box<dyn UncoreHost + Send>;
 
-/// Scoped PMUs that are decided on, for one VM.
+/// Uncore PMUs that are decided on, for one VM.
 pub struct UncorePlan {
     /// What the guest is shown.
     pub model: UncoreModel,
@@ -38,7 +38,7 @@ impl std::fmt::Debug for UncorePlan {
     }
 }
 
-/// The scoped PMUs of one VM, for all its threads.
+/// The uncore PMUs of one VM, for all its threads.
 #[derive(Debug)]
 pub struct SharedUncore {
     model: UncoreModel,
@@ -78,7 +78,7 @@ impl SharedUncore {
     }
 }
 
-/// One vCPU's access to the scoped PMUs, for as long as it is plugged in.
+/// One vCPU's access to the uncore PMUs, for as long as it is plugged in.
 #[derive(Debug)]
 pub(super) struct UncorePort {
     shared: Arc<SharedUncore>,
@@ -99,21 +99,23 @@ impl UncorePort {
         }
     }
 
-    /// Whether a register is one of these PMUs'. Takes no lock.
-    pub(super) fn has(&self, index: MsrIndex) -> bool {
-        self.shared.model.register(index).is_some()
+    /// The register at `index`. Takes no lock: an index that no PMU of the VM has
+    /// keeps nobody waiting.
+    ///
+    /// # Errors
+    /// [`MsrError::Unknown`] if none of these PMUs has it.
+    pub(super) fn decode(&self, index: MsrIndex) -> Result<Access<UncoreRegister>, MsrError> {
+        self.shared.model.decode(index)
     }
 
-    pub(super) fn rdmsr(&self, index: MsrIndex) -> Result<u64, MsrError> {
-        self.known(index)?;
+    pub(super) fn read(&self, access: Access<UncoreRegister>) -> Result<u64, MsrError> {
         let mut uncore = self.shared.lock();
-        uncore.rdmsr(clock::monotonic(), self.vcpu, index)
+        uncore.read(clock::monotonic(), self.vcpu, access)
     }
 
-    pub(super) fn wrmsr(&self, index: MsrIndex, value: u64) -> Result<(), MsrError> {
-        self.known(index)?;
+    pub(super) fn write(&self, access: Access<UncoreRegister>, value: u64) -> Result<(), MsrError> {
         let mut uncore = self.shared.lock();
-        uncore.wrmsr(clock::monotonic(), self.vcpu, index, value)
+        uncore.write(clock::monotonic(), self.vcpu, access, value)
     }
 
     pub(super) fn rdpmc(&self, ecx: u32) -> Option<u64> {
@@ -121,20 +123,15 @@ impl UncorePort {
         let mut uncore = self.shared.lock();
         uncore.rdpmc(clock::monotonic(), self.vcpu, ecx)
     }
+}
 
-    /// Whether a write starts a counter that Linux reads by RDPMC.
-    pub(super) fn needs_rdpmc(&self, index: MsrIndex, value: u64) -> bool {
-        match self.shared.model.register(index) {
-            Some(UncoreRegister::Select(counter)) => {
-                !matches!(counter.pmu, UncorePmu::Umc(_)) && counter.pmu.event(value).is_some()
-            }
-            _ => false,
+/// Whether a write starts a counter that Linux reads by RDPMC.
+pub(super) fn needs_rdpmc(access: Access<UncoreRegister>, value: u64) -> bool {
+    match access.register() {
+        UncoreRegister::Select(counter) => {
+            !matches!(counter.pmu, UncorePmu::Umc(_)) && access.effect(value) == Effect::Enables
         }
-    }
-
-    /// Without the lock: what no PMU of the VM has keeps nobody waiting.
-    fn known(&self, index: MsrIndex) -> Result<UncoreRegister, MsrError> {
-        self.shared.model.register(index).ok_or(MsrError::Unknown)
+        _ => false,
     }
 }
 
@@ -170,12 +167,14 @@ mod tests {
     fn vcpus_share_and_leave() {
         let shared = shared(2);
         let one = UncorePort::new(Arc::clone(&shared), VcpuId(0));
-        one.wrmsr(L3_CTL, 1 << 22 | 4).unwrap();
-        one.wrmsr(L3_CTR, 77).unwrap();
+        let at = |index| one.decode(index).unwrap();
+        one.write(at(L3_CTL), 1 << 22 | 4).unwrap();
+        one.write(at(L3_CTR), 77).unwrap();
+        let counter = at(L3_CTR);
         let other = Arc::clone(&shared);
         let read = thread::spawn(move || {
             let port = UncorePort::new(other, VcpuId(1));
-            (port.rdmsr(L3_CTR), port.rdpmc(10))
+            (port.read(counter), port.rdpmc(10))
         });
         assert_eq!(read.join().unwrap(), (Ok(77), Some(77)));
         let counters = |shared: &SharedUncore| {
@@ -194,9 +193,10 @@ mod tests {
     #[test]
     fn only_what_linux_reads_by_rdpmc_needs_it() {
         let port = UncorePort::new(shared(1), VcpuId(0));
-        assert!(port.needs_rdpmc(L3_CTL, 1 << 22));
-        assert!(!port.needs_rdpmc(L3_CTL, 4) && !port.needs_rdpmc(L3_CTR, 1 << 22));
-        assert!(!port.needs_rdpmc(MsrIndex(0xc001_0800), 1 << 31));
-        assert_eq!(port.rdmsr(MsrIndex(0x611)), Err(MsrError::Unknown));
+        let needs_rdpmc = |index, value| needs_rdpmc(port.decode(index).unwrap(), value);
+        assert!(needs_rdpmc(L3_CTL, 1 << 22));
+        assert!(!needs_rdpmc(L3_CTL, 4) && !needs_rdpmc(L3_CTR, 1 << 22));
+        assert!(!needs_rdpmc(MsrIndex(0xc001_0800), 1 << 31));
+        assert_eq!(port.decode(MsrIndex(0x611)), Err(MsrError::Unknown));
     }
 }

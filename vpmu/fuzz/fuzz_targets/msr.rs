@@ -8,12 +8,11 @@ mod guest;
 
 use guest::{Host, Pmu, Setup, check, check_register, msr, same};
 use libfuzzer_sys::fuzz_target;
-use vpmu::guest::{Arming, GuestPmu};
+use vpmu::guest::{Arming, GuestPmu, intercepted};
 use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
 use vpmu::units::Nanos;
 use vpmu::x86::event::ArchEvent;
-use vpmu::x86::msr::TABLE;
 use vpmu::{BeforeEntry, Policy, Ran};
 
 fuzz_target!(|data: &[u8]| {
@@ -78,13 +77,14 @@ impl Twins {
     }
 
     fn write(&mut self, msr: MsrIndex, value: u64) {
-        let arms = self.kept.0.model().arms(msr, value) != Arming::No;
-        let before = self.kept.0.model().read(msr);
+        let found = self.kept.0.decode(msr);
+        let arms = found.is_ok_and(|access| access.arming(value) != Arming::No);
+        let before = self.kept.0.model().rdmsr(msr);
         let ours = self.saved.0.wrmsr(msr, value);
         let result = self.kept.0.wrmsr(msr, value);
         assert_eq!(ours, result, "WRMSR {msr} {value:#x}");
         self.armings += u64::from(arms && result.is_ok());
-        if let (Ok(_), Ok(after)) = (before, self.kept.0.model().read(msr)) {
+        if let (Ok(_), Ok(after)) = (before, self.kept.0.model().rdmsr(msr)) {
             check_register(self.kept.0.model(), msr, after);
         }
     }
@@ -194,9 +194,9 @@ impl Twins {
     }
 
     fn finish(&mut self) {
-        for run in TABLE {
-            for offset in 0..run.count.min(16) {
-                self.read(MsrIndex(run.first.0 + offset));
+        for run in intercepted() {
+            for index in run.indices().take(16) {
+                self.read(index);
             }
         }
         if self.exact {

@@ -7,6 +7,7 @@ pub mod arch_perfmon;
 mod config;
 mod kind;
 mod model;
+mod registers;
 mod traits;
 
 pub use amd::{AmdConfig, AmdPmu, AmdVersion};
@@ -14,4 +15,8 @@ pub use arch_perfmon::{ArchPerfmon, ArchPerfmonConfig, ArchVersion, CoreType};
 pub use config::{ConfigError, ModelConfig, Shape};
 pub use kind::{Limits, ModelKind};
 pub use model::Model;
-pub use traits::{Arming, Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
+pub(crate) use registers::saved_registers;
+pub use registers::{all_registers, intercepted, refusal, register_name};
+pub use traits::{Demand, Encoding, GuestPmu, Identity, Wrap};
+
+pub use crate::x86::msr::{Access, Arming, Effect, MsrError, OrElseIfUnknown};

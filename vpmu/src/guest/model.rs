@@ -3,11 +3,9 @@
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::PmuCpuid;
-use crate::x86::msr::{self, Register};
+use crate::x86::msr::{Access, MsrError, Register};
 
-use super::{
-    AmdPmu, ArchPerfmon, Arming, Demand, Effect, GuestPmu, Identity, ModelConfig, MsrError, Wrap,
-};
+use super::{AmdPmu, ArchPerfmon, Demand, GuestPmu, Identity, ModelConfig, Wrap, all_registers};
 
 /// The register file of one vCPU, of any model.
 ///
@@ -26,16 +24,16 @@ pub enum Model {
 impl Model {
     /// A PMU after RESET.
     #[must_use]
-    pub const fn new(config: ModelConfig) -> Self {
+    pub fn new(config: ModelConfig) -> Self {
         match config {
             ModelConfig::Intel(config) => Self::Intel(ArchPerfmon::new(config)),
             ModelConfig::Amd(config) => Self::Amd(AmdPmu::new(config)),
         }
     }
 
-    /// The registers that this PMU has, each address of each one.
-    pub fn registers(&self) -> impl Iterator<Item = (MsrIndex, Register)> {
-        msr::registers().filter(|(index, _)| self.has(*index))
+    /// The registers that this PMU has, each address of each register.
+    pub fn registers(&self) -> impl Iterator<Item = (MsrIndex, Access<Register>)> {
+        all_registers().filter_map(|index| Some((index, self.decode(index).ok()?)))
     }
 }
 
@@ -52,26 +50,17 @@ impl GuestPmu for Model {
     fn cpuid(&self) -> PmuCpuid {
         each!(self, pmu => pmu.cpuid())
     }
-    fn has(&self, msr: MsrIndex) -> bool {
-        each!(self, pmu => pmu.has(msr))
-    }
-    fn effect(&self, msr: MsrIndex, value: u64) -> Effect {
-        each!(self, pmu => pmu.effect(msr, value))
+    fn decode(&self, msr: MsrIndex) -> Result<Access<Register>, MsrError> {
+        each!(self, pmu => pmu.decode(msr))
     }
     fn counters(&self) -> PmcSet {
         each!(self, pmu => pmu.counters())
     }
-    fn touched_by(&self, msr: MsrIndex) -> PmcSet {
-        each!(self, pmu => pmu.touched_by(msr))
+    fn read(&self, access: Access<Register>) -> Result<u64, MsrError> {
+        each!(self, pmu => pmu.read(access))
     }
-    fn read(&self, msr: MsrIndex) -> Result<u64, MsrError> {
-        each!(self, pmu => pmu.read(msr))
-    }
-    fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
-        each!(self, pmu => pmu.write(msr, value))
-    }
-    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc> {
-        each!(self, pmu => pmu.counter_at(msr))
+    fn write(&mut self, access: Access<Register>, value: u64) -> Result<(), MsrError> {
+        each!(self, pmu => pmu.write(access, value))
     }
     fn rdpmc_counter(&self, ecx: u32) -> Option<Pmc> {
         each!(self, pmu => pmu.rdpmc_counter(ecx))
@@ -102,9 +91,6 @@ impl GuestPmu for Model {
     }
     fn masks_pmi(&self) -> bool {
         each!(self, pmu => pmu.masks_pmi())
-    }
-    fn arms(&self, msr: MsrIndex, value: u64) -> Arming {
-        each!(self, pmu => pmu.arms(msr, value))
     }
     fn identity(&self) -> Identity {
         each!(self, pmu => pmu.identity())

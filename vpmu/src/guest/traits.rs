@@ -7,19 +7,10 @@ use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::{PmuCpuid, Vendor};
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
+use crate::x86::msr::{Access, MsrError, OrElseIfUnknown, Register};
 use crate::x86::regs::{AmdEventSel, EventSel, FixedCtrl};
 
-/// Why an MSR access did not happen. The two are never confused: one asks the
-/// next emulator, the other is the guest's fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MsrError {
-    /// Not a register of this model.
-    #[error("not a register of this PMU")]
-    Unknown,
-    /// The register refuses the access: #GP(0).
-    #[error("the register refuses the access")]
-    InvalidAccess,
-}
+use super::refusal;
 
 /// What a counter that runs is asked to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,29 +78,6 @@ pub enum Wrap {
     Interrupt,
 }
 
-/// What a write does besides storing, for whoever has to act on it first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It gives a counter a value.
-    SetsCounter,
-    /// It lets counters run, as far as this register goes.
-    Enables,
-    /// Neither, or the register is not there.
-    Other,
-}
-
-/// What a write does for the PMIs that follow, where a delivery has masked LVTPC
-/// (rules G-401, G-402).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arming {
-    /// Nothing.
-    No,
-    /// The next overflow interrupts.
-    Next,
-    /// That, and at once an overflow that is still in the status.
-    AtOnce,
-}
-
 /// A model with its numbers: two that are equal have the same registers, and
 /// say the same by CPUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,33 +127,54 @@ pub trait GuestPmu: fmt::Debug {
     /// What CPUID says of this PMU.
     fn cpuid(&self) -> PmuCpuid;
 
-    /// Whether this PMU has a register at `msr`; any access is #GP otherwise.
-    fn has(&self, msr: MsrIndex) -> bool;
-
-    /// What a write of `value` to `msr` would do.
-    fn effect(&self, msr: MsrIndex, value: u64) -> Effect;
+    /// The register at `msr`. An exit decodes its index once and hands the access
+    /// on.
+    ///
+    /// # Errors
+    /// [`MsrError::Unknown`] if this PMU has none there: another PMU of the VM may
+    /// have it, and [`refusal`] tells why the access fails where none has.
+    fn decode(&self, msr: MsrIndex) -> Result<Access<Register>, MsrError>;
 
     /// Every counter of this PMU.
     fn counters(&self) -> PmcSet;
 
-    /// The counters whose current values an access to `msr` shows or changes,
-    /// so that they must be brought up to date first.
-    fn touched_by(&self, msr: MsrIndex) -> PmcSet;
-
     /// RDMSR.
     ///
     /// # Errors
-    /// [`MsrError`]
-    fn read(&self, msr: MsrIndex) -> Result<u64, MsrError>;
+    /// [`MsrError::InvalidAccess`] for an access that another model gave.
+    fn read(&self, access: Access<Register>) -> Result<u64, MsrError>;
 
     /// WRMSR. A refused write changes nothing.
     ///
     /// # Errors
-    /// [`MsrError`]
-    fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError>;
+    /// [`MsrError::InvalidAccess`]: #GP.
+    fn write(&mut self, access: Access<Register>, value: u64) -> Result<(), MsrError>;
 
-    /// The counter whose value `msr` is, by any of its addresses.
-    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc>;
+    /// The register at `msr`, in a VM whose only PMU this is.
+    ///
+    /// # Errors
+    /// [`refusal`]
+    fn decode_alone(&self, msr: MsrIndex) -> Result<Access<Register>, MsrError> {
+        self.decode(msr)
+            .or_else_if_unknown(|| Err(refusal(self.identity().vendor, msr)))
+    }
+
+    /// RDMSR by index, in a VM whose only PMU this is.
+    ///
+    /// # Errors
+    /// [`MsrError`]
+    fn rdmsr(&self, msr: MsrIndex) -> Result<u64, MsrError> {
+        self.read(self.decode_alone(msr)?)
+    }
+
+    /// WRMSR by index, in a VM whose only PMU this is.
+    ///
+    /// # Errors
+    /// [`MsrError`]
+    fn wrmsr(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
+        let access = self.decode_alone(msr)?;
+        self.write(access, value)
+    }
 
     /// The counter that RDPMC reads with this ECX; `None` is #GP(0), unless
     /// [`GuestPmu::rdpmc_other`] knows it.
@@ -229,13 +218,9 @@ pub trait GuestPmu: fmt::Debug {
     fn interrupt_told(&mut self) {}
 
     /// Whether the delivery of a PMI masks LVTPC, so that the next one waits for
-    /// [`GuestPmu::arms`]. AMD's hardware does not, and each overflow interrupts
+    /// a write that arms ([`Access::arming`]). AMD's hardware does not, and each overflow interrupts
     /// (rule G-304).
     fn masks_pmi(&self) -> bool;
-
-    /// Whether a write of `value` to `msr` tells that the guest is ready for
-    /// another PMI (rule G-401).
-    fn arms(&self, msr: MsrIndex, value: u64) -> Arming;
 
     /// Which model this is, with its numbers.
     fn identity(&self) -> Identity;

@@ -30,7 +30,7 @@ mod vm;
 pub use events::Trouble;
 pub use history::{Change, LOG_LEN, LogEntry};
 pub use model::{Power, PowerForm, TooManyUnits, UncoreModel, UncorePmu};
-pub use registers::{TABLE, UncoreCounter, UncoreRange, UncoreRegister};
+pub use registers::{UncoreCounter, UncoreRegister, runs};
 pub use view::{InstanceView, UncoreCounterView, UncoreState, UncoreView};
 pub use vm::Uncore;
 

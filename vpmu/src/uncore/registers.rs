@@ -1,13 +1,17 @@
-//! The registers of uncore PMUs: which MSR is what, and which bits it keeps.
+//! The registers of uncore PMUs, one row each: which MSR is what, which bits it
+//! keeps, and which feature brings it.
 //!
-//! One table, as [`crate::x86::msr::TABLE`] is for the core's PMU. Source:
+//! Rows of the same form as those of the core's PMUs ([`crate::guest`]). Source:
 //! guest-contract §6 and §8; SDM vol. 4, "MSR_RAPL_POWER_UNIT" and following;
 //! AMD PPR, "L3 Cache PMC", "Data Fabric PMC", "UMC PMC".
 
 use crate::host::{EnergyDomain, RawSelect, UncoreEvent};
 use crate::ids::MsrIndex;
+use crate::x86::msr::row::{Arms, Meaning, Numbering, Row, RowConfig, SavedAs, Takes, Touches};
+use crate::x86::msr::{Access, MsrError, MsrRun};
 
 use super::model::{PowerForm, UncoreModel, UncorePmu};
+use super::value::ENERGY_START;
 
 /// A counter that the guest programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,122 +35,228 @@ pub enum UncoreRegister {
     Counter(UncoreCounter),
 }
 
-/// A run of MSR indices.
+/// A feature that a guest must be shown to have a register.
 #[derive(Clone, Copy, Debug)]
-pub struct UncoreRange {
-    /// Name in the manual.
-    pub name: &'static str,
-    /// First index.
-    pub first: MsrIndex,
-    /// Number of indices.
-    pub count: u32,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Unit(PowerForm),
+pub(crate) enum UncoreSince {
+    /// RAPL of this form.
+    Power(PowerForm),
+    /// The same with this domain.
     Energy(PowerForm, EnergyDomain),
-    /// Selects at even offsets, each followed by its counter.
-    Counters(UncorePmu),
-    /// The same for all memory controllers, one after the other.
+    /// `amd_l3`.
+    L3,
+    /// `amd_df`.
+    DataFabric,
+    /// The memory controller that the register belongs to.
     Umc,
 }
 
-const fn one(name: &'static str, index: u32, kind: Kind) -> UncoreRange {
-    UncoreRange {
-        name,
-        first: MsrIndex(index),
-        count: 1,
-        kind,
+impl RowConfig for UncoreModel {
+    type Register = UncoreRegister;
+    type Since = UncoreSince;
+
+    fn has(&self, since: UncoreSince, number: u8) -> bool {
+        let power = |form, domain| {
+            self.power()
+                .is_some_and(|p| p.form() == form && p.has(domain))
+        };
+        match since {
+            UncoreSince::Power(form) => self.power().is_some_and(|p| p.form() == form),
+            UncoreSince::Energy(form, domain) => power(form, domain),
+            UncoreSince::L3 => self.l3(),
+            UncoreSince::DataFabric => self.df(),
+            UncoreSince::Umc => number / Self::UMC_COUNTERS < self.umc(),
+        }
     }
 }
 
-const fn intel(name: &'static str, index: u32, domain: EnergyDomain) -> UncoreRange {
-    one(name, index, Kind::Energy(PowerForm::Intel, domain))
-}
+type UncoreRow = Row<UncoreModel>;
 
-const fn pairs(name: &'static str, first: u32, pmu: UncorePmu, counters: u8) -> UncoreRange {
-    UncoreRange {
-        name,
-        first: MsrIndex(first),
-        count: counters as u32 * 2,
-        kind: Kind::Counters(pmu),
+/// RAPL's registers are read-only. The state of an uncore PMU is not saved.
+const fn rapl(
+    run: MsrRun,
+    register: UncoreRegister,
+    since: UncoreSince,
+    reset: fn(&UncoreModel) -> u64,
+) -> UncoreRow {
+    Row {
+        run,
+        register: Numbering::One(register),
+        since,
+        takes: Takes::Nothing,
+        stored: |_| 0,
+        reset,
+        touches: Touches::Nothing,
+        write: Meaning::Other,
+        arms: Arms::Never,
+        saved: SavedAs::Nothing,
     }
 }
 
-/// Every register that some model has.
-pub const TABLE: &[UncoreRange] = &[
-    one("MSR_RAPL_POWER_UNIT", 0x606, Kind::Unit(PowerForm::Intel)),
-    intel("MSR_PKG_ENERGY_STATUS", 0x611, EnergyDomain::Package),
-    intel("MSR_DRAM_ENERGY_STATUS", 0x619, EnergyDomain::Memory),
-    intel("MSR_PP0_ENERGY_STATUS", 0x639, EnergyDomain::Cores),
-    intel("MSR_PP1_ENERGY_STATUS", 0x641, EnergyDomain::Graphics),
-    intel("MSR_PLATFORM_ENERGY_STATUS", 0x64d, EnergyDomain::Platform),
-    pairs(
-        "ChL3PmcCfg, ChL3Pmc",
-        0xc001_0230,
-        UncorePmu::L3,
-        UncoreModel::L3_COUNTERS,
+const fn energy(
+    name: &'static str,
+    index: u32,
+    form: PowerForm,
+    domain: EnergyDomain,
+) -> UncoreRow {
+    rapl(
+        MsrRun::one(name, MsrIndex(index)),
+        UncoreRegister::Energy(domain),
+        UncoreSince::Energy(form, domain),
+        |_| ENERGY_START,
+    )
+}
+
+/// The selects of AMD's PMUs; their counters are at the indices between. Bits that
+/// a register does not take are dropped (rule G-301).
+const fn selects(
+    run: MsrRun,
+    since: UncoreSince,
+    register: fn(u8) -> UncoreRegister,
+    kept: fn(&UncoreModel) -> u64,
+    enable: u64,
+) -> UncoreRow {
+    Row {
+        run: run.alternating(),
+        register: Numbering::Nth(register),
+        since,
+        takes: Takes::Part(kept),
+        stored: kept,
+        reset: |_| 0,
+        touches: Touches::Nothing,
+        write: Meaning::Enables(enable),
+        arms: Arms::Never,
+        saved: SavedAs::Nothing,
+    }
+}
+
+const fn counters(
+    run: MsrRun,
+    since: UncoreSince,
+    register: fn(u8) -> UncoreRegister,
+    bits: fn(&UncoreModel) -> u64,
+) -> UncoreRow {
+    Row {
+        write: Meaning::SetsCounter,
+        ..selects(run, since, register, bits, 0)
+    }
+}
+
+const L3: u32 = UncoreModel::L3_COUNTERS as u32;
+const DF: u32 = UncoreModel::DF_COUNTERS as u32;
+const UMC: u32 = UncoreModel::MAX_UMC as u32 * UncoreModel::UMC_COUNTERS as u32;
+
+const fn l3(number: u8) -> UncoreCounter {
+    let pmu = UncorePmu::L3;
+    UncoreCounter { pmu, number }
+}
+
+const fn df(number: u8) -> UncoreCounter {
+    let pmu = UncorePmu::DataFabric;
+    UncoreCounter { pmu, number }
+}
+
+/// The registers of all memory controllers, one after the other.
+const fn umc(nth: u8) -> UncoreCounter {
+    UncoreCounter {
+        pmu: UncorePmu::Umc(nth / UncoreModel::UMC_COUNTERS),
+        number: nth % UncoreModel::UMC_COUNTERS,
+    }
+}
+
+/// Every register that some model has, one row each.
+pub(crate) static ROWS: [UncoreRow; 14] = [
+    rapl(
+        MsrRun::new("MSR_RAPL_POWER_UNIT", 0x606, 1),
+        UncoreRegister::PowerUnit(PowerForm::Intel),
+        UncoreSince::Power(PowerForm::Intel),
+        |_| PowerForm::Intel.unit(),
     ),
-    pairs(
-        "DF_PERF_CTL, DF_PERF_CTR",
-        0xc001_0240,
-        UncorePmu::DataFabric,
-        UncoreModel::DF_COUNTERS,
+    energy(
+        "MSR_PKG_ENERGY_STATUS",
+        0x611,
+        PowerForm::Intel,
+        EnergyDomain::Package,
     ),
-    one("RAPL_PWR_UNIT", 0xc001_0299, Kind::Unit(PowerForm::Amd)),
-    one(
+    energy(
+        "MSR_DRAM_ENERGY_STATUS",
+        0x619,
+        PowerForm::Intel,
+        EnergyDomain::Memory,
+    ),
+    energy(
+        "MSR_PP0_ENERGY_STATUS",
+        0x639,
+        PowerForm::Intel,
+        EnergyDomain::Cores,
+    ),
+    energy(
+        "MSR_PP1_ENERGY_STATUS",
+        0x641,
+        PowerForm::Intel,
+        EnergyDomain::Graphics,
+    ),
+    energy(
+        "MSR_PLATFORM_ENERGY_STATUS",
+        0x64d,
+        PowerForm::Intel,
+        EnergyDomain::Platform,
+    ),
+    selects(
+        MsrRun::new("ChL3PmcCfg", 0xc001_0230, L3),
+        UncoreSince::L3,
+        |nth| UncoreRegister::Select(l3(nth)),
+        |_| UncorePmu::L3.kept(),
+        UncorePmu::L3.enable(),
+    ),
+    counters(
+        MsrRun::new("ChL3Pmc", 0xc001_0231, L3),
+        UncoreSince::L3,
+        |nth| UncoreRegister::Counter(l3(nth)),
+        |_| COUNTER_MASK,
+    ),
+    selects(
+        MsrRun::new("DF_PERF_CTL", 0xc001_0240, DF),
+        UncoreSince::DataFabric,
+        |nth| UncoreRegister::Select(df(nth)),
+        |_| UncorePmu::DataFabric.kept(),
+        UncorePmu::DataFabric.enable(),
+    ),
+    counters(
+        MsrRun::new("DF_PERF_CTR", 0xc001_0241, DF),
+        UncoreSince::DataFabric,
+        |nth| UncoreRegister::Counter(df(nth)),
+        |_| COUNTER_MASK,
+    ),
+    rapl(
+        MsrRun::new("RAPL_PWR_UNIT", 0xc001_0299, 1),
+        UncoreRegister::PowerUnit(PowerForm::Amd),
+        UncoreSince::Power(PowerForm::Amd),
+        |_| PowerForm::Amd.unit(),
+    ),
+    energy(
         "PKG_ENERGY_STAT",
         0xc001_029b,
-        Kind::Energy(PowerForm::Amd, EnergyDomain::Package),
+        PowerForm::Amd,
+        EnergyDomain::Package,
     ),
-    UncoreRange {
-        name: "UMC_PERF_CTL, UMC_PERF_CTR",
-        first: MsrIndex(0xc001_0800),
-        count: UncoreModel::MAX_UMC as u32 * UncoreModel::UMC_COUNTERS as u32 * 2,
-        kind: Kind::Umc,
-    },
+    selects(
+        MsrRun::new("UMC_PERF_CTL", 0xc001_0800, UMC),
+        UncoreSince::Umc,
+        |nth| UncoreRegister::Select(umc(nth)),
+        |_| UncorePmu::Umc(0).kept(),
+        UncorePmu::Umc(0).enable(),
+    ),
+    counters(
+        MsrRun::new("UMC_PERF_CTR", 0xc001_0801, UMC),
+        UncoreSince::Umc,
+        |nth| UncoreRegister::Counter(umc(nth)),
+        |_| COUNTER_MASK | UMC_OVERFLOW,
+    ),
 ];
 
-impl UncoreRange {
-    /// The register at `msr`, if `model` has it.
-    fn register(&self, model: &UncoreModel, msr: MsrIndex) -> Option<UncoreRegister> {
-        let offset = msr
-            .0
-            .checked_sub(self.first.0)
-            .filter(|o| *o < self.count)?;
-        let nth = u8::try_from(offset / 2).ok()?;
-        let counter = match self.kind {
-            Kind::Unit(form) => {
-                let has = model.power().is_some_and(|p| p.form() == form);
-                return has.then_some(UncoreRegister::PowerUnit(form));
-            }
-            Kind::Energy(form, domain) => {
-                let has = |p: &super::Power| p.form() == form && p.has(domain);
-                return model
-                    .power()
-                    .filter(has)
-                    .map(|_| UncoreRegister::Energy(domain));
-            }
-            Kind::Counters(pmu) => UncoreCounter { pmu, number: nth },
-            Kind::Umc => UncoreCounter {
-                pmu: UncorePmu::Umc(nth / UncoreModel::UMC_COUNTERS),
-                number: nth % UncoreModel::UMC_COUNTERS,
-            },
-        };
-        let has = match counter.pmu {
-            UncorePmu::Power => false,
-            UncorePmu::L3 => model.l3(),
-            UncorePmu::DataFabric => model.df(),
-            UncorePmu::Umc(unit) => unit < model.umc(),
-        };
-        has.then_some(if offset.is_multiple_of(2) {
-            UncoreRegister::Select(counter)
-        } else {
-            UncoreRegister::Counter(counter)
-        })
-    }
+/// Every run of MSR indices that some model has.
+pub fn runs() -> impl Iterator<Item = &'static MsrRun> {
+    ROWS.iter().map(|row| &row.run)
 }
 
 /// Bits 47:0: every counter's.
@@ -193,14 +303,6 @@ impl UncorePmu {
         self.choice() | self.enable()
     }
 
-    /// The bits of a counter's register.
-    pub(super) const fn counter_mask(self) -> u64 {
-        match self {
-            Self::Umc(_) => COUNTER_MASK | UMC_OVERFLOW,
-            _ => COUNTER_MASK,
-        }
-    }
-
     /// What a select asks for; `None` for one that is not enabled.
     #[must_use]
     pub const fn event(self, select: u64) -> Option<UncoreEvent> {
@@ -239,10 +341,17 @@ impl PowerForm {
 }
 
 impl UncoreModel {
-    /// The register at `msr`; `None`: not one of this guest's, #GP.
-    #[must_use]
-    pub fn register(&self, msr: MsrIndex) -> Option<UncoreRegister> {
-        TABLE.iter().find_map(|range| range.register(self, msr))
+    /// The register at `msr`, ready to be read and written.
+    ///
+    /// # Errors
+    /// [`MsrError::Unknown`] if this guest has none there.
+    pub fn decode(&self, msr: MsrIndex) -> Result<Access<UncoreRegister>, MsrError> {
+        let found = ROWS
+            .iter()
+            .find_map(|row| Some((row, row.run.number(msr)?)));
+        let (row, number) = found.ok_or(MsrError::Unknown)?;
+        let number = u8::try_from(number).map_err(|_| MsrError::Unknown)?;
+        row.access(self, number)
     }
 
     /// The counter that RDPMC reads with this ECX: 6 to 9 data fabric, 10 to 15
@@ -263,15 +372,11 @@ impl UncoreModel {
         }
     }
 
-    /// Every register that this guest has, ascending.
+    /// Every register that this guest has.
     pub fn registers(&self) -> impl Iterator<Item = (MsrIndex, UncoreRegister)> + '_ {
-        TABLE.iter().flat_map(move |range| {
-            (0..range.count).filter_map(move |offset| {
-                let index = MsrIndex(range.first.0 + offset);
-                range
-                    .register(self, index)
-                    .map(|register| (index, register))
-            })
+        runs().flat_map(move |run| {
+            let index_and_register = |msr| Some((msr, self.decode(msr).ok()?.register()));
+            run.indices().filter_map(index_and_register)
         })
     }
 }

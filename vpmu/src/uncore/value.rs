@@ -6,7 +6,7 @@ use crate::units::Count;
 
 /// What every energy counter starts at. Linux hides a domain that reads 0 when
 /// its driver is loaded (G-601).
-const ENERGY_START: u64 = 1 << 16;
+pub(super) const ENERGY_START: u64 = 1 << 16;
 
 impl UncorePmu {
     /// What `value` is after `count` more. The counters of L3 and data fabric

@@ -6,11 +6,11 @@ use super::events::{Events, Meter, Trouble};
 use super::history::{Change, Log, LogEntry};
 use super::model::{UncoreModel, UncorePmu};
 use super::registers::{UncoreCounter, UncoreRegister};
-use crate::guest::MsrError;
 use crate::host::{EnergyDomain, ScopeInstance, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::ids::{MsrIndex, VcpuId};
 use crate::sched::{PmuError, Topology};
 use crate::units::{Count, Nanos};
+use crate::x86::msr::{Access, MsrError};
 
 /// One counter of one instance, or one of its energy domains.
 #[derive(Clone, Copy, Debug, Default)]
@@ -144,12 +144,17 @@ impl<H: UncoreHost> Uncore<H> {
         Some(self.events.driver_mut(bank)?.host_mut())
     }
 
-    /// RDMSR by `vcpu`.
+    /// RDMSR by `vcpu` of a register that [`UncoreModel::decode`] found.
     ///
     /// # Errors
     /// [`MsrError`]: #GP.
-    pub fn rdmsr(&mut self, now: Nanos, vcpu: VcpuId, msr: MsrIndex) -> Result<u64, MsrError> {
-        match self.register(msr)? {
+    pub fn read(
+        &mut self,
+        now: Nanos,
+        vcpu: VcpuId,
+        access: Access<UncoreRegister>,
+    ) -> Result<u64, MsrError> {
+        match access.register() {
             UncoreRegister::PowerUnit(form) => Ok(form.unit()),
             UncoreRegister::Energy(domain) => self.energy(now, vcpu, domain),
             UncoreRegister::Select(counter) => {
@@ -164,11 +169,52 @@ impl<H: UncoreHost> Uncore<H> {
         }
     }
 
-    /// WRMSR by `vcpu`. What a select or a counter does not keep is dropped, as
-    /// AMD does (guest-contract §8); RAPL's registers are read-only.
+    /// WRMSR by `vcpu` of a register that [`UncoreModel::decode`] found. Bits that a
+    /// select or a counter does not keep are dropped, as on AMD's CPUs
+    /// (guest-contract §8); RAPL's registers are read-only.
     ///
     /// # Errors
     /// [`MsrError`]: #GP, and nothing has changed.
+    pub fn write(
+        &mut self,
+        now: Nanos,
+        vcpu: VcpuId,
+        access: Access<UncoreRegister>,
+        value: u64,
+    ) -> Result<(), MsrError> {
+        let value = access.taken(value)?;
+        match access.register() {
+            UncoreRegister::PowerUnit(_) | UncoreRegister::Energy(_) => {
+                return Err(MsrError::InvalidAccess);
+            }
+            UncoreRegister::Select(counter) => {
+                let place = self.place(counter, vcpu)?;
+                self.select(now, place, value);
+            }
+            UncoreRegister::Counter(counter) => {
+                let place = self.place(counter, vcpu)?;
+                self.fold(now, place.bank, place.slot);
+                self.slot_mut(place).value = value;
+            }
+        }
+        Ok(())
+    }
+
+    /// RDMSR by index.
+    ///
+    /// # Errors
+    /// [`MsrError::Unknown`] if no PMU here has the register; else as
+    /// [`Uncore::read`].
+    pub fn rdmsr(&mut self, now: Nanos, vcpu: VcpuId, msr: MsrIndex) -> Result<u64, MsrError> {
+        let access = self.model.decode(msr)?;
+        self.read(now, vcpu, access)
+    }
+
+    /// WRMSR by index.
+    ///
+    /// # Errors
+    /// [`MsrError::Unknown`] if no PMU here has the register; else as
+    /// [`Uncore::write`].
     pub fn wrmsr(
         &mut self,
         now: Nanos,
@@ -176,21 +222,8 @@ impl<H: UncoreHost> Uncore<H> {
         msr: MsrIndex,
         value: u64,
     ) -> Result<(), MsrError> {
-        let counter = match self.register(msr)? {
-            UncoreRegister::PowerUnit(_) | UncoreRegister::Energy(_) => {
-                return Err(MsrError::InvalidAccess);
-            }
-            UncoreRegister::Select(counter) => {
-                let place = self.place(counter, vcpu)?;
-                self.select(now, place, value & counter.pmu.kept());
-                return Ok(());
-            }
-            UncoreRegister::Counter(counter) => counter,
-        };
-        let place = self.place(counter, vcpu)?;
-        self.fold(now, place.bank, place.slot);
-        self.slot_mut(place).value = value & counter.pmu.counter_mask();
-        Ok(())
+        let access = self.model.decode(msr)?;
+        self.write(now, vcpu, access, value)
     }
 
     /// RDPMC by `vcpu`; `None` is #GP(0).
@@ -199,10 +232,6 @@ impl<H: UncoreHost> Uncore<H> {
         let place = self.place(counter, vcpu).ok()?;
         self.fold(now, place.bank, place.slot);
         Some(self.slot(place).value)
-    }
-
-    fn register(&self, msr: MsrIndex) -> Result<UncoreRegister, MsrError> {
-        self.model.register(msr).ok_or(MsrError::Unknown)
     }
 
     fn place(&self, counter: UncoreCounter, vcpu: VcpuId) -> Result<Place, MsrError> {

@@ -28,12 +28,13 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use crate::guest::{Demand, GuestPmu, MsrError};
+use crate::guest::{Access, Demand, GuestPmu, MsrError};
 use crate::host::HostPmu;
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::rules::{Policy, Rules};
 use crate::times::Times;
 use crate::totals::Totals;
+use crate::x86::msr::Register;
 
 use backing::Backing;
 use driver::CounterDriver;
@@ -148,44 +149,68 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         }
     }
 
-    /// RDMSR.
+    /// The register of the guest at `msr`. An exit decodes its index once, here.
+    ///
+    /// # Errors
+    /// [`MsrError::Unknown`] if the core's PMU has none there: another PMU of the
+    /// VM may have it.
+    pub fn decode(&self, msr: MsrIndex) -> Result<Access<Register>, MsrError> {
+        self.model.decode(msr)
+    }
+
+    /// RDMSR of a register that [`VcpuPmu::decode`] found.
     ///
     /// # Errors
     /// [`MsrError`] as the model says.
-    pub fn rdmsr(&mut self, msr: MsrIndex) -> Result<u64, MsrError> {
-        self.fold(self.model.touched_by(msr));
-        let value = self.model.read(msr)?;
-        if let Some(pmc) = self.model.counter_at(msr) {
+    pub fn read(&mut self, access: Access<Register>) -> Result<u64, MsrError> {
+        self.fold(access.touches());
+        let value = self.model.read(access)?;
+        if let Some(pmc) = access.counter() {
             self.note_read(pmc);
         }
         Ok(value)
     }
 
-    /// WRMSR. A write that stops a counter first takes in all that it counted,
-    /// and a wrap among it raises its status and PMI now (G-404); from then on
-    /// the counter raises nothing.
+    /// WRMSR of a register that [`VcpuPmu::decode`] found. A write that stops a
+    /// counter first takes in all that it counted, and a wrap among it raises its
+    /// status and PMI now (G-404); from then on the counter raises nothing.
     ///
     /// # Errors
     /// [`MsrError`] as the model says; the registers are as before then.
-    pub fn wrmsr(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
-        let touched = self.model.touched_by(msr);
+    pub fn write(&mut self, access: Access<Register>, value: u64) -> Result<(), MsrError> {
+        let touched = access.touches();
         self.fold(touched);
-        let before = (!touched.is_empty()).then(|| self.values_of(touched));
-        self.model.write(msr, value)?;
-        if let Some(before) = before {
-            let mut rewritten = PmcSet::EMPTY;
-            for pmc in touched.iter() {
-                if before[pmc.slot()] != self.model.value(pmc) {
-                    rewritten.insert(pmc);
-                }
-            }
-            self.reconcile(touched, rewritten);
+        let counter = access.counter();
+        let before = counter.map(|pmc| self.model.value(pmc));
+        self.model.write(access, value)?;
+        if !touched.is_empty() {
+            let after = counter.map(|pmc| self.model.value(pmc));
+            let rewritten = counter.filter(|_| before != after);
+            self.reconcile(touched, rewritten.map_or(PmcSet::EMPTY, PmcSet::from));
         }
-        let at_once = self.pmi.arm(self.model.arms(msr, value));
+        let at_once = self.pmi.arm(access.arming(value));
         if at_once && self.model.interrupt_due() {
             self.raise_pmi(); // G-402
         }
         Ok(())
+    }
+
+    /// RDMSR by index, in a VM whose only PMU this is.
+    ///
+    /// # Errors
+    /// [`MsrError`] as the model says.
+    pub fn rdmsr(&mut self, msr: MsrIndex) -> Result<u64, MsrError> {
+        let access = self.model.decode_alone(msr)?;
+        self.read(access)
+    }
+
+    /// WRMSR by index, in a VM whose only PMU this is.
+    ///
+    /// # Errors
+    /// [`MsrError`] as the model says; the registers are as before then.
+    pub fn wrmsr(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
+        let access = self.model.decode_alone(msr)?;
+        self.write(access, value)
     }
 
     /// RDPMC with this ECX; `None` is #GP(0).
@@ -265,14 +290,6 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             return unbacked;
         }
         self.backing.state(pmc.slot()).into()
-    }
-
-    fn values_of(&self, set: PmcSet) -> [u64; Pmc::SLOTS] {
-        let mut values = [0; Pmc::SLOTS];
-        for pmc in set.iter() {
-            values[pmc.slot()] = self.model.value(pmc);
-        }
-        values
     }
 
     fn note_read(&mut self, pmc: Pmc) {

@@ -6,12 +6,11 @@
 
 use alloc::vec::Vec;
 
-use crate::guest::{GuestPmu, Identity};
+use crate::guest::{GuestPmu, Identity, saved_registers};
 use crate::host::{EventCode, HostPmu};
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::state::{self, Carried, RestoreError, Saved, SavedEvent, SavedRules};
-use crate::x86::msr::{self, AmdBank, Register};
 
 use super::pmi::PmiLine;
 use super::{Policy, Rules, VcpuPmu};
@@ -173,39 +172,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
 
 /// Each register that stores something, once, with its value.
 fn held<G: GuestPmu>(model: &G) -> impl Iterator<Item = (MsrIndex, u64)> {
-    let stored = msr::registers().filter(|(_, register)| stores(*register));
-    stored.filter_map(|(msr, _)| Some((msr, model.read(msr).ok()?)))
-}
-
-/// Whether a register is neither constant, nor computed from others, nor an
-/// alias of one that is listed.
-fn stores(register: Register) -> bool {
-    match register {
-        Register::Counter(_)
-        | Register::EventSel(_)
-        | Register::FixedCounter(_)
-        | Register::FixedCtrCtrl
-        | Register::GlobalStatus
-        | Register::GlobalCtrl
-        | Register::PerfMetrics
-        | Register::DebugCtl
-        | Register::AmdEventSel(AmdBank::Legacy, _)
-        | Register::AmdCounter(AmdBank::Legacy, _)
-        | Register::AmdGlobalStatus
-        | Register::AmdGlobalCtl => true,
-        // The first four have their place in the other bank.
-        Register::AmdEventSel(AmdBank::Core, pmc) | Register::AmdCounter(AmdBank::Core, pmc) => {
-            pmc.slot() >= 4
-        }
-        Register::FullWidthCounter(_)
-        | Register::PerfCapabilities
-        | Register::GlobalOvfCtrl
-        | Register::GlobalStatusSet
-        | Register::GlobalInUse
-        | Register::AmdGlobalStatusClr
-        | Register::AmdGlobalStatusSet
-        | Register::Absent => false,
-    }
+    saved_registers().filter_map(|msr| {
+        let access = model.decode(msr).ok()?;
+        Some((msr, model.read(access).ok()?))
+    })
 }
 
 impl Rules {

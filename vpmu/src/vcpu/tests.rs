@@ -302,6 +302,7 @@ fn reset_leaves_no_host_event() {
 }
 
 mod contention;
+mod decode;
 mod entry;
 mod freeze;
 mod monitors;

@@ -5,6 +5,7 @@
 mod kept_host;
 
 use vpmu::guest::{
+    intercepted,
     ArchPerfmon, ArchPerfmonConfig, CoreType, GuestPmu, Model, ModelConfig, ModelKind,
 };
 use vpmu::host::EventCode;
@@ -13,7 +14,7 @@ use vpmu::ids::MsrIndex;
 use vpmu::state::RestoreError;
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet, RawEvent};
-use vpmu::x86::msr::{Register, TABLE, decode};
+use vpmu::x86::msr::Register;
 use vpmu::{CodesId, EventFilter, FilterLists, Policy, Rules, VcpuPmu};
 
 pub(crate) use kept_host::Host;
@@ -122,12 +123,11 @@ pub fn same(a: &[u8], b: &[u8]) {
     );
 }
 
-/// Any index of the table, and some beside it.
+/// Any index that a VMM hands to the PMU.
 pub fn msr(i: u8) -> MsrIndex {
-    let all = TABLE
-        .iter()
-        .flat_map(|run| (0..run.count.min(13)).map(|o| run.first.0 + o));
-    MsrIndex(all.cycle().nth(i.into()).unwrap_or(0))
+    let all = intercepted().flat_map(|run| run.indices().take(13));
+    let all: Vec<MsrIndex> = all.collect();
+    all[usize::from(i) % all.len()]
 }
 
 /// What no register may ever hold; written apart from the models.
@@ -135,7 +135,7 @@ pub fn check_register(model: &Model, msr: MsrIndex, value: u64) {
     let identity = model.identity();
     let counters = identity.counters.0;
     let metrics = if identity.metrics { 1 << 48 } else { 0 };
-    let may = match decode(msr) {
+    let may = match model.decode(msr).ok().map(|access| access.register()) {
         Some(
             Register::Counter(_)
             | Register::FullWidthCounter(_)

@@ -87,6 +87,12 @@ impl AmdConfig {
         PmcSet::first(self.counters, 0)
     }
 
+    /// Whether PerfMonV2's global control and status are there.
+    #[must_use]
+    pub const fn has_globals(&self) -> bool {
+        matches!(self.version, AmdVersion::V2)
+    }
+
     /// Guest-contract §3.1. No LBR, data-fabric or memory-controller counters.
     #[must_use]
     pub fn cpuid(&self) -> PmuCpuid {

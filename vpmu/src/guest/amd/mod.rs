@@ -4,6 +4,7 @@
 //! Where Intel's registers refuse a reserved bit, these drop it (rule G-301).
 
 mod config;
+pub(super) mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -14,13 +15,14 @@ use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::{PmuCpuid, Vendor};
 use crate::x86::event::ArchEvent;
-use crate::x86::msr::{self, AmdBank, Register};
+use crate::x86::msr::{Access, MsrError, Register};
 use crate::x86::regs::AmdEventSel;
 
-use super::{Arming, Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
+use super::{Demand, Encoding, GuestPmu, Identity, Wrap};
 
 /// Counters of 48 bits, on every generation.
 const COUNTER_BITS: u8 = 48;
+/// The bits of a counter.
 const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
 
 /// The register file of one vCPU.
@@ -36,17 +38,23 @@ pub struct AmdPmu {
 }
 
 impl AmdPmu {
-    /// A PMU after RESET. PerfCntrGlobalCtl has all counters then, as KVM does
-    /// it; guest-contract §10 has found nothing about real CPUs.
+    /// A PMU after RESET.
     #[must_use]
-    pub const fn new(config: AmdConfig) -> Self {
-        Self {
+    pub fn new(config: AmdConfig) -> Self {
+        let mut pmu = Self {
             config,
             event_sel: [AmdEventSel::new(); Pmc::MAX_GP as usize],
             values: [0; Pmc::MAX_GP as usize],
             enabled: config.counters(),
             overflowed: PmcSet::EMPTY,
+        };
+        for row in &rows::ROWS {
+            let value = (row.reset)(&config);
+            for register in row.saved_registers(&config, value) {
+                pmu.set(register, value);
+            }
         }
+        pmu
     }
 
     /// The shape.
@@ -56,40 +64,15 @@ impl AmdPmu {
     }
 
     const fn has_globals(&self) -> bool {
-        matches!(self.config.version(), AmdVersion::V2)
-    }
-
-    /// The register at `msr`, if this generation has it.
-    fn register(&self, msr: MsrIndex) -> Result<Register, MsrError> {
-        let register = msr::decode(msr).ok_or(MsrError::Unknown)?;
-        let is_there = match register {
-            Register::AmdEventSel(AmdBank::Legacy, _)
-            | Register::AmdCounter(AmdBank::Legacy, _) => true,
-            Register::AmdEventSel(AmdBank::Core, pmc)
-            | Register::AmdCounter(AmdBank::Core, pmc) => {
-                self.config.version() != AmdVersion::K7 && self.config.counters().contains(pmc)
-            }
-            Register::AmdGlobalStatus
-            | Register::AmdGlobalCtl
-            | Register::AmdGlobalStatusClr
-            | Register::AmdGlobalStatusSet => self.has_globals(),
-            // KVM's, on these guests.
-            Register::DebugCtl => return Err(MsrError::Unknown),
-            _ => false,
-        };
-        if is_there {
-            Ok(register)
-        } else {
-            Err(MsrError::InvalidAccess)
-        }
+        self.config.has_globals()
     }
 
     fn sel(&self, pmc: Pmc) -> AmdEventSel {
         self.event_sel.get(pmc.slot()).copied().unwrap_or_default()
     }
 
-    /// Without a status register a wrap stays told of until its counter is
-    /// written, or until the first write after the one that stopped it.
+    /// Without a status register a wrap is told of until its counter is written, or
+    /// until the first write after the write that stopped the counter.
     fn forget_stopped(&mut self) {
         if self.has_globals() {
             return;
@@ -101,10 +84,28 @@ impl AmdPmu {
         }
     }
 
-    fn write_counter(&mut self, pmc: Pmc, value: u64) {
-        if let Some(counter) = self.values.get_mut(pmc.slot()) {
-            *counter = value & COUNTER_MASK;
+    /// Sets a register that a saved state lists; no other one stores a value of
+    /// its own.
+    fn set(&mut self, register: Register, value: u64) {
+        match register {
+            Register::AmdEventSel(pmc) => {
+                if let Some(sel) = self.event_sel.get_mut(pmc.slot()) {
+                    *sel = AmdEventSel::from_bits(value);
+                }
+            }
+            Register::AmdCounter(pmc) => {
+                if let Some(counter) = self.values.get_mut(pmc.slot()) {
+                    *counter = value;
+                }
+            }
+            Register::AmdGlobalCtl => self.enabled = PmcSet(value),
+            Register::AmdGlobalStatus => self.overflowed = PmcSet(value),
+            _ => {}
         }
+    }
+
+    fn write_counter(&mut self, pmc: Pmc, value: u64) {
+        self.set(Register::AmdCounter(pmc), value);
         if !self.has_globals() {
             self.overflowed.remove(pmc);
         }
@@ -116,68 +117,38 @@ impl GuestPmu for AmdPmu {
         self.config.cpuid()
     }
 
-    fn has(&self, msr: MsrIndex) -> bool {
-        self.register(msr).is_ok()
-    }
-
-    fn effect(&self, msr: MsrIndex, value: u64) -> Effect {
-        match self.register(msr) {
-            Ok(Register::AmdCounter(..)) => Effect::SetsCounter,
-            Ok(Register::AmdEventSel(..)) if AmdEventSel::from_bits(value).enable() => {
-                Effect::Enables
-            }
-            Ok(Register::AmdGlobalCtl) if value & self.config.counters().0 != 0 => Effect::Enables,
-            _ => Effect::Other,
-        }
+    fn decode(&self, msr: MsrIndex) -> Result<Access<Register>, MsrError> {
+        self.config.decode(msr)
     }
 
     fn counters(&self) -> PmcSet {
         self.config.counters()
     }
 
-    fn touched_by(&self, msr: MsrIndex) -> PmcSet {
-        match self.register(msr) {
-            Ok(Register::AmdCounter(_, pmc) | Register::AmdEventSel(_, pmc)) => pmc.into(),
-            // The status must show every wrap that has happened (G-404).
-            Ok(_) => self.config.counters(),
-            Err(_) => PmcSet::EMPTY,
-        }
-    }
-
-    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc> {
-        match self.register(msr) {
-            Ok(Register::AmdCounter(_, pmc)) => Some(pmc),
-            _ => None,
-        }
-    }
-
-    fn read(&self, msr: MsrIndex) -> Result<u64, MsrError> {
-        Ok(match self.register(msr)? {
-            Register::AmdEventSel(_, pmc) => self.sel(pmc).into_bits(),
-            Register::AmdCounter(_, pmc) => self.value(pmc),
+    fn read(&self, access: Access<Register>) -> Result<u64, MsrError> {
+        Ok(match access.register() {
+            Register::AmdEventSel(pmc) => self.sel(pmc).into_bits(),
+            Register::AmdCounter(pmc) => self.value(pmc),
             Register::AmdGlobalStatus => self.overflowed.0,
             Register::AmdGlobalCtl => self.enabled.0,
-            // StatusClr and StatusSet.
-            _ => 0,
+            Register::AmdGlobalStatusClr | Register::AmdGlobalStatusSet => 0,
+            _ => return Err(MsrError::InvalidAccess),
         })
     }
 
-    fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
-        let register = self.register(msr)?;
+    fn write(&mut self, access: Access<Register>, value: u64) -> Result<(), MsrError> {
         self.forget_stopped();
-        let counters = value & self.config.counters().0;
-        match register {
-            Register::AmdEventSel(_, pmc) => {
-                if let Some(sel) = self.event_sel.get_mut(pmc.slot()) {
-                    *sel = AmdEventSel::from_bits(value & AmdEventSel::STORED);
-                }
+        let value = access.taken(value)?;
+        match access.register() {
+            register @ (Register::AmdEventSel(_) | Register::AmdGlobalCtl) => {
+                self.set(register, value);
             }
-            Register::AmdCounter(_, pmc) => self.write_counter(pmc, value),
-            Register::AmdGlobalCtl => self.enabled = PmcSet(counters),
-            Register::AmdGlobalStatusClr => self.overflowed.0 &= !counters,
-            Register::AmdGlobalStatusSet => self.overflowed.0 |= counters,
-            // PerfCntrGlobalStatus: writes are ignored.
-            _ => {}
+            Register::AmdCounter(pmc) => self.write_counter(pmc, value),
+            Register::AmdGlobalStatusClr => self.overflowed.0 &= !value,
+            Register::AmdGlobalStatusSet => self.overflowed.0 |= value,
+            // Writes are ignored.
+            Register::AmdGlobalStatus => {}
+            _ => return Err(MsrError::InvalidAccess),
         }
         Ok(())
     }
@@ -257,10 +228,6 @@ impl GuestPmu for AmdPmu {
         false
     }
 
-    fn arms(&self, _: MsrIndex, _: u64) -> Arming {
-        Arming::No
-    }
-
     fn identity(&self) -> Identity {
         Identity {
             vendor: Vendor::Amd,
@@ -278,25 +245,9 @@ impl GuestPmu for AmdPmu {
     }
 
     fn load(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
-        let counters = self.config.counters();
-        let register = self.register(msr)?;
-        if let Register::AmdEventSel(_, pmc) = register
-            && let Some(sel) = self.event_sel.get_mut(pmc.slot())
-            && value & !AmdEventSel::STORED == 0
-        {
-            *sel = AmdEventSel::from_bits(value);
-            return Ok(());
-        }
-        let (held, mask) = match register {
-            Register::AmdCounter(_, pmc) => (self.values.get_mut(pmc.slot()), COUNTER_MASK),
-            Register::AmdGlobalCtl => (Some(&mut self.enabled.0), counters.0),
-            Register::AmdGlobalStatus => (Some(&mut self.overflowed.0), counters.0),
-            _ => (None, 0),
-        };
-        match held {
-            Some(held) if value & !mask == 0 => *held = value,
-            _ => return Err(MsrError::InvalidAccess),
-        }
+        let (row, number) = AmdConfig::row(msr).ok_or(MsrError::Unknown)?;
+        let register = row.restored(&self.config, number, value)?;
+        self.set(register, value);
         Ok(())
     }
 

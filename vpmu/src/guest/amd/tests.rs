@@ -1,7 +1,7 @@
 //! Register rules of guest-contract §3 and §8, AMD models.
 
 use super::*;
-use crate::guest::{ModelKind, Shape};
+use crate::guest::{Effect, ModelKind, Shape, all_registers};
 use crate::x86::cpuid::{AmdLeaves, Leaf22Ebx};
 use crate::x86::event::ArchEventSet;
 
@@ -22,17 +22,17 @@ fn pmu(version: AmdVersion) -> AmdPmu {
 const ALL: [AmdVersion; 3] = [AmdVersion::K7, AmdVersion::Core, AmdVersion::V2];
 
 fn store(pmu: &mut AmdPmu, index: u32, value: u64) -> Result<u64, MsrError> {
-    pmu.write(MsrIndex(index), value)?;
-    pmu.read(MsrIndex(index))
+    pmu.wrmsr(MsrIndex(index), value)?;
+    pmu.rdmsr(MsrIndex(index))
 }
 
 #[test]
 fn each_generation_has_its_registers_and_no_other() {
     for version in ALL {
         let pmu = pmu(version);
-        let present: alloc::vec::Vec<u32> = msr::registers()
-            .filter(|(index, _)| pmu.has(*index))
-            .map(|(index, _)| index.0)
+        let present: alloc::vec::Vec<u32> = all_registers()
+            .filter(|index| pmu.decode(*index).is_ok())
+            .map(|index| index.0)
             .collect();
         let mut expected: alloc::vec::Vec<u32> = (0xc001_0000..0xc001_0008).collect();
         if version != AmdVersion::K7 {
@@ -47,11 +47,11 @@ fn each_generation_has_its_registers_and_no_other() {
         };
         assert_eq!(sorted(present), sorted(expected), "{version:?}");
         for index in [0xc1, 0x186, 0x309, 0x345, 0x38f, 0xc001_020c, 0xc001_0299] {
-            assert_eq!(pmu.read(MsrIndex(index)), FAULT, "G-007 {index:#x}");
+            assert_eq!(pmu.rdmsr(MsrIndex(index)), FAULT, "G-007 {index:#x}");
         }
         for index in [0x1d9, 0x10, 0xc001_0015, 0xc001_1030] {
             let unknown = Err(MsrError::Unknown);
-            assert_eq!(pmu.read(MsrIndex(index)), unknown, "KVM's {index:#x}");
+            assert_eq!(pmu.rdmsr(MsrIndex(index)), unknown, "KVM's {index:#x}");
         }
     }
 }
@@ -61,14 +61,14 @@ fn reset_values() {
     for version in ALL {
         let mut pmu = pmu(version);
         let fresh = pmu.clone();
-        for (index, _) in msr::registers().filter(|(index, _)| fresh.has(*index)) {
+        for index in all_registers().filter(|index| fresh.decode(*index).is_ok()) {
             let value = if index.0 == CTL { 0x3f } else { 0 };
-            assert_eq!(fresh.read(index), Ok(value), "G-001 {index}");
-            pmu.write(index, !0).unwrap();
+            assert_eq!(fresh.rdmsr(index), Ok(value), "G-001 {index}");
+            pmu.wrmsr(index, !0).unwrap();
         }
         pmu.reset();
-        for (index, _) in msr::registers().filter(|(index, _)| fresh.has(*index)) {
-            assert_eq!(pmu.read(index), fresh.read(index), "{index}");
+        for index in all_registers().filter(|index| fresh.decode(*index).is_ok()) {
+            assert_eq!(pmu.rdmsr(index), fresh.rdmsr(index), "{index}");
         }
     }
 }
@@ -99,12 +99,12 @@ fn legacy_addresses_alias_the_first_four() {
     for version in [AmdVersion::Core, AmdVersion::V2] {
         for i in 0..4 {
             let mut pmu = pmu(version);
-            pmu.write(MsrIndex(0xc001_0000 + i), 0x76).unwrap();
-            pmu.write(MsrIndex(0xc001_0004 + i), 77).unwrap();
-            assert_eq!(pmu.read(MsrIndex(SEL + 2 * i)), Ok(0x76));
-            assert_eq!(pmu.read(MsrIndex(CTR + 2 * i)), Ok(77));
-            pmu.write(MsrIndex(CTR + 2 * i), 78).unwrap();
-            assert_eq!(pmu.read(MsrIndex(0xc001_0004 + i)), Ok(78));
+            pmu.wrmsr(MsrIndex(0xc001_0000 + i), 0x76).unwrap();
+            pmu.wrmsr(MsrIndex(0xc001_0004 + i), 77).unwrap();
+            assert_eq!(pmu.rdmsr(MsrIndex(SEL + 2 * i)), Ok(0x76));
+            assert_eq!(pmu.rdmsr(MsrIndex(CTR + 2 * i)), Ok(77));
+            pmu.wrmsr(MsrIndex(CTR + 2 * i), 78).unwrap();
+            assert_eq!(pmu.rdmsr(MsrIndex(0xc001_0004 + i)), Ok(78));
         }
     }
 }
@@ -114,14 +114,14 @@ fn legacy_addresses_alias_the_first_four() {
 fn global_registers() {
     let mut pmu = pmu(AmdVersion::V2);
     assert_eq!(store(&mut pmu, SET, !0), Ok(0));
-    assert_eq!(pmu.read(MsrIndex(STATUS)), Ok(0x3f), "G-105");
-    pmu.write(MsrIndex(SET), 0).unwrap();
-    pmu.write(MsrIndex(STATUS), 0).unwrap();
-    assert_eq!(pmu.read(MsrIndex(STATUS)), Ok(0x3f), "writes are ignored");
+    assert_eq!(pmu.rdmsr(MsrIndex(STATUS)), Ok(0x3f), "G-105");
+    pmu.wrmsr(MsrIndex(SET), 0).unwrap();
+    pmu.wrmsr(MsrIndex(STATUS), 0).unwrap();
+    assert_eq!(pmu.rdmsr(MsrIndex(STATUS)), Ok(0x3f), "writes are ignored");
     assert_eq!(store(&mut pmu, CLR, !0b101), Ok(0));
-    assert_eq!(pmu.read(MsrIndex(STATUS)), Ok(0b101));
-    pmu.write(MsrIndex(CLR), !0).unwrap();
-    assert_eq!(pmu.read(MsrIndex(STATUS)), Ok(0), "G-302");
+    assert_eq!(pmu.rdmsr(MsrIndex(STATUS)), Ok(0b101));
+    pmu.wrmsr(MsrIndex(CLR), !0).unwrap();
+    assert_eq!(pmu.rdmsr(MsrIndex(STATUS)), Ok(0), "G-302");
 }
 
 #[test]
@@ -129,14 +129,14 @@ fn a_counter_runs_by_its_own_enable_and_the_global_one_if_there_is_one() {
     let gp5 = Pmc::gp(5).unwrap();
     for version in [AmdVersion::Core, AmdVersion::V2] {
         let mut pmu = pmu(version);
-        pmu.write(MsrIndex(SEL + 10), CYCLES).unwrap();
+        pmu.wrmsr(MsrIndex(SEL + 10), CYCLES).unwrap();
         assert!(matches!(pmu.demand(gp5), Some(Demand::Event(_))));
-        pmu.write(MsrIndex(SEL + 10), CYCLES & !(1 << 22)).unwrap();
+        pmu.wrmsr(MsrIndex(SEL + 10), CYCLES & !(1 << 22)).unwrap();
         assert_eq!(pmu.demand(gp5), None);
     }
     let mut pmu = pmu(AmdVersion::V2);
-    pmu.write(MsrIndex(SEL + 10), CYCLES).unwrap();
-    pmu.write(MsrIndex(CTL), 0x1f).unwrap();
+    pmu.wrmsr(MsrIndex(SEL + 10), CYCLES).unwrap();
+    pmu.wrmsr(MsrIndex(CTL), 0x1f).unwrap();
     assert_eq!(pmu.demand(gp5), None);
 }
 
@@ -172,12 +172,12 @@ fn demands() {
         (0xf_0053_00ff, None),
     ] {
         let mut pmu = pmu(AmdVersion::V2);
-        pmu.write(MsrIndex(SEL), sel).unwrap();
+        pmu.wrmsr(MsrIndex(SEL), sel).unwrap();
         assert_eq!(pmu.demand(Pmc::gp(0).unwrap()), demand, "{sel:#x}");
     }
     let clock = [ArchEvent::Cycles].into_iter().collect();
     let mut pmu = AmdPmu::new(AmdConfig::new(AmdVersion::K7, clock));
-    pmu.write(MsrIndex(0xc001_0001), 0x53_00c0).unwrap();
+    pmu.wrmsr(MsrIndex(0xc001_0001), 0x53_00c0).unwrap();
     let instructions = Encoding::Architectural(ArchEvent::Instructions);
     assert_eq!(
         pmu.demand(Pmc::gp(1).unwrap()),
@@ -193,16 +193,16 @@ fn a_wrap_sets_the_status_and_int_decides_the_interrupt() {
         (CYCLES, Wrap::Interrupt),
     ] {
         let mut pmu = pmu(AmdVersion::V2);
-        pmu.write(MsrIndex(SEL + 2), sel).unwrap();
-        pmu.write(MsrIndex(CTR + 2), 0x0000_ffff_ffff_fffb).unwrap();
+        pmu.wrmsr(MsrIndex(SEL + 2), sel).unwrap();
+        pmu.wrmsr(MsrIndex(CTR + 2), 0x0000_ffff_ffff_fffb).unwrap();
         assert_eq!(pmu.distance(gp1), Count(5));
         assert_eq!(pmu.advance(gp1, Count(4)), Wrap::No);
         assert_eq!(pmu.advance(gp1, Count(3)), wrap);
         assert_eq!(pmu.value(gp1), 2);
-        assert_eq!(pmu.read(MsrIndex(STATUS)), Ok(2));
+        assert_eq!(pmu.rdmsr(MsrIndex(STATUS)), Ok(2));
         assert_eq!(pmu.interrupt_due(), wrap == Wrap::Interrupt);
-        pmu.write(MsrIndex(CTR + 2), 9).unwrap();
-        assert_eq!(pmu.read(MsrIndex(STATUS)), Ok(2), "only Clr clears");
+        pmu.wrmsr(MsrIndex(CTR + 2), 9).unwrap();
+        assert_eq!(pmu.rdmsr(MsrIndex(STATUS)), Ok(2), "only Clr clears");
     }
 }
 
@@ -214,30 +214,30 @@ fn without_globals_a_wrap_ends_with_the_counters_write() {
     for version in [AmdVersion::K7, AmdVersion::Core] {
         let mut pmu = pmu(version);
         let wrap = |pmu: &mut AmdPmu| {
-            pmu.write(MsrIndex(0xc001_0000), CYCLES).unwrap();
-            pmu.write(MsrIndex(0xc001_0004), COUNTER_MASK).unwrap();
+            pmu.wrmsr(MsrIndex(0xc001_0000), CYCLES).unwrap();
+            pmu.wrmsr(MsrIndex(0xc001_0004), COUNTER_MASK).unwrap();
             assert_eq!(pmu.advance(gp0, Count(1)), Wrap::Interrupt);
             assert!(pmu.interrupt_due());
         };
         wrap(&mut pmu);
-        pmu.write(MsrIndex(0xc001_0004), 1).unwrap();
+        pmu.wrmsr(MsrIndex(0xc001_0004), 1).unwrap();
         assert!(!pmu.interrupt_due());
         wrap(&mut pmu);
-        pmu.write(MsrIndex(0xc001_0000), CYCLES & !(1 << 22))
+        pmu.wrmsr(MsrIndex(0xc001_0000), CYCLES & !(1 << 22))
             .unwrap();
         assert!(pmu.interrupt_due(), "G-404");
-        pmu.write(MsrIndex(0xc001_0001), 0).unwrap();
+        pmu.wrmsr(MsrIndex(0xc001_0001), 0).unwrap();
         assert!(!pmu.interrupt_due());
         wrap(&mut pmu);
         pmu.interrupt_postponed();
         assert!(pmu.interrupt_due(), "it still runs");
-        pmu.write(MsrIndex(0xc001_0000), CYCLES & !(1 << 22))
+        pmu.wrmsr(MsrIndex(0xc001_0000), CYCLES & !(1 << 22))
             .unwrap();
         pmu.interrupt_postponed();
         assert!(!pmu.interrupt_due(), "the handler itself has stopped it");
         wrap(&mut pmu);
         pmu.interrupt_told();
-        pmu.write(MsrIndex(0xc001_0000), CYCLES & !(1 << 22))
+        pmu.wrmsr(MsrIndex(0xc001_0000), CYCLES & !(1 << 22))
             .unwrap();
         assert!(!pmu.interrupt_due(), "G-004: its PMI has come or is lost");
     }
@@ -247,8 +247,8 @@ fn without_globals_a_wrap_ends_with_the_counters_write() {
 #[test]
 fn with_a_status_a_wrap_stays() {
     let mut pmu = pmu(AmdVersion::V2);
-    pmu.write(MsrIndex(0xc001_0000), CYCLES).unwrap();
-    pmu.write(MsrIndex(0xc001_0004), COUNTER_MASK).unwrap();
+    pmu.wrmsr(MsrIndex(0xc001_0000), CYCLES).unwrap();
+    pmu.wrmsr(MsrIndex(0xc001_0004), COUNTER_MASK).unwrap();
     assert_eq!(pmu.advance(Pmc::gp(0).unwrap(), Count(1)), Wrap::Interrupt);
     pmu.interrupt_told();
     assert!(pmu.interrupt_due());
@@ -267,7 +267,11 @@ fn effects_and_rdpmc() {
             assert_eq!(pmu.rdpmc_counter(ecx), None, "{ecx:#x}");
             assert_eq!(pmu.rdpmc_other(ecx), None, "{ecx:#x}");
         }
-        let effect = |index, value| pmu.effect(MsrIndex(index), value);
+        let effect = |index, value| match pmu.decode(MsrIndex(index)) {
+            Ok(access) => access.effect(value),
+            Err(_) => Effect::Other,
+        };
+        let counter_at = |index| pmu.decode(MsrIndex(index)).ok()?.counter();
         assert_eq!(effect(0xc001_0004, 0), Effect::SetsCounter);
         assert_eq!(effect(0xc001_0000, 1 << 22), Effect::Enables);
         assert_eq!(effect(0xc001_0000, 0x76), Effect::Other);
@@ -279,14 +283,8 @@ fn effects_and_rdpmc() {
         };
         assert_eq!(effect(CTL, 1), globals);
         assert_eq!(effect(CTL, 1 << 6), Effect::Other);
-        assert!(
-            pmu.counter_at(MsrIndex(0xc001_0007)).is_some()
-                && pmu.counter_at(MsrIndex(0xc001_0003)).is_none()
-        );
-        assert_eq!(
-            pmu.counter_at(MsrIndex(0xc001_020b)).is_some(),
-            version != AmdVersion::K7
-        );
+        assert!(counter_at(0xc001_0007).is_some() && counter_at(0xc001_0003).is_none());
+        assert_eq!(counter_at(0xc001_020b).is_some(), version != AmdVersion::K7);
     }
 }
 
@@ -321,7 +319,7 @@ fn perfmon_v2_may_have_fewer_counters() {
     };
     assert_eq!(leaves.leaf_22.map(|l| l.core_counters()), Some(4));
     let fifth = MsrIndex(0xc001_0208);
-    assert_eq!(pmu.write(fifth, 0), Err(MsrError::InvalidAccess));
+    assert_eq!(pmu.wrmsr(fifth, 0), Err(MsrError::InvalidAccess));
     assert_eq!(pmu.rdpmc_counter(4), None);
     let core = AmdConfig::new(AmdVersion::Core, ArchEventSet::ALL).with_counters(4);
     assert_eq!(core.counters(), PmcSet::first(6, 0), "it could not tell");

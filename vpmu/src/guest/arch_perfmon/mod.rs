@@ -14,6 +14,7 @@
 
 mod config;
 mod registers;
+pub(super) mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -24,12 +25,12 @@ use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::units::Count;
 use crate::x86::cpuid::PmuCpuid;
 use crate::x86::event::ArchEvent;
-use crate::x86::msr::Register;
+use crate::x86::msr::{Access, MsrError, Register};
 use crate::x86::regs::{
     DEBUGCTL_FREEZE_PERFMON_ON_PMI, EventSel, FixedCtrl, STATUS_COUNTERS_FROZEN,
 };
 
-use super::{Arming, Demand, Effect, Encoding, GuestPmu, Identity, MsrError, Wrap};
+use super::{Demand, Encoding, GuestPmu, Identity, Wrap};
 
 /// The register file of one vCPU.
 #[derive(Clone, Debug)]
@@ -50,19 +51,19 @@ pub struct ArchPerfmon {
 impl ArchPerfmon {
     /// A PMU after RESET.
     #[must_use]
-    pub const fn new(config: ArchPerfmonConfig) -> Self {
-        Self {
+    pub fn new(config: ArchPerfmonConfig) -> Self {
+        let mut pmu = Self {
             config,
             event_sel: [EventSel::new(); Pmc::MAX_GP as usize],
             values: [0; Pmc::SLOTS],
             fixed_ctrl: 0,
-            // SDM vol. 3A, "Processor State Following Power-up, Reset, or
-            // INIT": all general-purpose counters, no fixed one.
-            global_ctrl: config.general_purpose().0,
+            global_ctrl: config.counters().0,
             global_status: 0,
             debug_ctl: 0,
             metrics: 0,
-        }
+        };
+        pmu.load_reset_values();
+        pmu
     }
 
     /// The shape.
@@ -124,64 +125,21 @@ impl GuestPmu for ArchPerfmon {
         self.config.cpuid()
     }
 
-    fn has(&self, msr: MsrIndex) -> bool {
-        self.register(msr).is_ok()
-    }
-
-    fn effect(&self, msr: MsrIndex, value: u64) -> Effect {
-        match self.register(msr) {
-            Ok(
-                Register::Counter(_) | Register::FullWidthCounter(_) | Register::FixedCounter(_),
-            ) => Effect::SetsCounter,
-            Ok(Register::EventSel(_)) if EventSel::from_bits(value).enable() => Effect::Enables,
-            Ok(Register::FixedCtrCtrl | Register::GlobalCtrl) if value != 0 => Effect::Enables,
-            _ => Effect::Other,
-        }
+    fn decode(&self, msr: MsrIndex) -> Result<Access<Register>, MsrError> {
+        self.config.decode(msr)
     }
 
     fn counters(&self) -> PmcSet {
         self.config.counters()
     }
 
-    fn touched_by(&self, msr: MsrIndex) -> PmcSet {
-        match self.register(msr) {
-            Ok(
-                Register::Counter(pmc)
-                | Register::FullWidthCounter(pmc)
-                | Register::FixedCounter(pmc)
-                | Register::EventSel(pmc),
-            ) => pmc.into(),
-            Ok(Register::FixedCtrCtrl) => self.config.fixed(),
-            // The status must show every wrap that has happened (G-404).
-            Ok(
-                Register::GlobalCtrl
-                | Register::GlobalStatus
-                | Register::GlobalOvfCtrl
-                | Register::GlobalStatusSet,
-            ) => self.config.counters(),
-            Ok(_) | Err(_) => PmcSet::EMPTY,
-        }
+    fn read(&self, access: Access<Register>) -> Result<u64, MsrError> {
+        self.read_register(access.register())
     }
 
-    fn counter_at(&self, msr: MsrIndex) -> Option<Pmc> {
-        match self.register(msr) {
-            Ok(
-                Register::Counter(pmc)
-                | Register::FullWidthCounter(pmc)
-                | Register::FixedCounter(pmc),
-            ) => Some(pmc),
-            _ => None,
-        }
-    }
-
-    fn read(&self, msr: MsrIndex) -> Result<u64, MsrError> {
-        self.read_register(self.register(msr)?)
-    }
-
-    fn write(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
-        let register = self.register(msr)?;
+    fn write(&mut self, access: Access<Register>, value: u64) -> Result<(), MsrError> {
         self.forget_stopped();
-        self.write_register(register, value)
+        self.write_register(access, value)
     }
 
     fn rdpmc_counter(&self, ecx: u32) -> Option<Pmc> {
@@ -280,35 +238,12 @@ impl GuestPmu for ArchPerfmon {
         true
     }
 
-    /// A handler that knows no global registers starts its next period; one that
-    /// leaves GLOBAL_CTRL alone acknowledges the status. With one that never does,
-    /// a status that is set says nothing.
-    fn arms(&self, msr: MsrIndex, value: u64) -> Arming {
-        match self.register(msr) {
-            Ok(Register::GlobalCtrl | Register::GlobalOvfCtrl) if value != 0 => Arming::AtOnce,
-            Ok(
-                Register::EventSel(_)
-                | Register::FixedCtrCtrl
-                | Register::Counter(_)
-                | Register::FullWidthCounter(_)
-                | Register::FixedCounter(_),
-            ) => {
-                if self.config.has_globals() {
-                    Arming::Next
-                } else {
-                    Arming::AtOnce
-                }
-            }
-            _ => Arming::No,
-        }
-    }
-
     fn identity(&self) -> Identity {
         self.config.identity()
     }
 
     fn load(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
-        self.load_register(self.register(msr)?, value)
+        self.load_register(msr, value)
     }
 
     fn told(&self) -> PmcSet {

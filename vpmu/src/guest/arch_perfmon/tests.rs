@@ -2,9 +2,8 @@
 //! then what the other versions add and take away.
 
 use super::*;
-use crate::guest::{ModelConfig, ModelKind, Shape};
+use crate::guest::{Arming, ModelConfig, ModelKind, Shape, all_registers};
 use crate::x86::event::ArchEventSet;
-use crate::x86::msr;
 
 const GP: u32 = 4;
 const FIXED: u32 = 3;
@@ -19,8 +18,8 @@ const FAULT: Result<u64, MsrError> = Err(MsrError::InvalidAccess);
 
 /// Writes, then reads back; a fault of either is the result.
 fn store(pmu: &mut ArchPerfmon, index: u32, value: u64) -> Result<u64, MsrError> {
-    pmu.write(MsrIndex(index), value)?;
-    pmu.read(MsrIndex(index))
+    pmu.wrmsr(MsrIndex(index), value)?;
+    pmu.rdmsr(MsrIndex(index))
 }
 
 #[test]
@@ -28,11 +27,11 @@ fn reset_values() {
     let pmu = pmu();
     for i in 0..GP {
         for base in [0xc1, 0x186, 0x4c1] {
-            assert_eq!(pmu.read(MsrIndex(base + i)), Ok(0), "G-001");
+            assert_eq!(pmu.rdmsr(MsrIndex(base + i)), Ok(0), "G-001");
         }
     }
     for i in 0..FIXED {
-        assert_eq!(pmu.read(MsrIndex(0x309 + i)), Ok(0));
+        assert_eq!(pmu.rdmsr(MsrIndex(0x309 + i)), Ok(0));
     }
     for (index, value) in [
         (0x38d, 0),
@@ -41,7 +40,7 @@ fn reset_values() {
         (0x390, 0),
         (0x345, 0x2000),
     ] {
-        assert_eq!(pmu.read(MsrIndex(index)), Ok(value), "{index:#x}");
+        assert_eq!(pmu.rdmsr(MsrIndex(index)), Ok(value), "{index:#x}");
     }
 }
 
@@ -67,21 +66,21 @@ fn registers_that_are_absent_fault_both_ways() {
         0xc001_0201,
     ];
     for index in absent.into_iter().chain(amd) {
-        assert_eq!(pmu.read(MsrIndex(index)), FAULT, "{index:#x}");
+        assert_eq!(pmu.rdmsr(MsrIndex(index)), FAULT, "{index:#x}");
         assert_eq!(
-            pmu.write(MsrIndex(index), 0),
+            pmu.wrmsr(MsrIndex(index), 0),
             Err(MsrError::InvalidAccess),
             "{index:#x}"
         );
     }
     for index in [0x10, 0x1a0, 0x3f1, 0x600, 0xc000_0080] {
         assert_eq!(
-            pmu.read(MsrIndex(index)),
+            pmu.rdmsr(MsrIndex(index)),
             Err(MsrError::Unknown),
             "{index:#x}"
         );
         assert_eq!(
-            pmu.write(MsrIndex(index), 0),
+            pmu.wrmsr(MsrIndex(index), 0),
             Err(MsrError::Unknown),
             "{index:#x}"
         );
@@ -103,20 +102,20 @@ fn each_reserved_bit_faults_and_changes_nothing() {
     for (index, mask) in writable {
         for bit in 0..64 {
             let mut pmu = pmu();
-            let before = pmu.read(MsrIndex(index));
-            let wrote = pmu.write(MsrIndex(index), 1 << bit);
+            let before = pmu.rdmsr(MsrIndex(index));
+            let wrote = pmu.wrmsr(MsrIndex(index), 1 << bit);
             let read_only = matches!(index, 0x38e | 0x345);
             if mask & 1 << bit != 0 {
                 assert_eq!(wrote, Ok(()), "{index:#x} bit {bit}");
                 let stored = if index == 0x390 { 0 } else { 1 << bit };
                 assert_eq!(
-                    pmu.read(MsrIndex(index)),
+                    pmu.rdmsr(MsrIndex(index)),
                     Ok(stored),
                     "{index:#x} bit {bit}"
                 );
             } else {
                 assert_eq!(wrote, Err(MsrError::InvalidAccess), "{index:#x} bit {bit}");
-                assert_eq!(pmu.read(MsrIndex(index)), before, "{index:#x} bit {bit}");
+                assert_eq!(pmu.rdmsr(MsrIndex(index)), before, "{index:#x} bit {bit}");
             }
             assert!(!read_only || wrote.is_err());
         }
@@ -135,7 +134,7 @@ fn legacy_writes_extend_the_sign_and_full_width_ones_do_not() {
     );
     assert_eq!(store(&mut pmu, 0x4c1, 0x8000_0000), Ok(0x8000_0000));
     assert_eq!(
-        pmu.read(MsrIndex(0xc1)),
+        pmu.rdmsr(MsrIndex(0xc1)),
         Ok(0x8000_0000),
         "one counter, two addresses"
     );
@@ -150,7 +149,7 @@ fn legacy_writes_extend_the_sign_and_full_width_ones_do_not() {
 #[test]
 fn the_counter_test_of_the_driver_passes() {
     let mut pmu = pmu();
-    let old = pmu.read(MsrIndex(0x4c4)).unwrap();
+    let old = pmu.rdmsr(MsrIndex(0x4c4)).unwrap();
     assert_eq!(store(&mut pmu, 0x4c4, old ^ 0xffff), Ok(old ^ 0xffff));
 }
 
@@ -184,16 +183,16 @@ fn a_wrap_sets_the_status_and_int_decides_the_interrupt() {
     for (sel, wrap) in [(0x43_003c, Wrap::Silent), (0x53_003c, Wrap::Interrupt)] {
         let mut pmu = pmu();
         let pmc = Pmc::gp(1).unwrap();
-        pmu.write(MsrIndex(0x187), sel).unwrap();
-        pmu.write(MsrIndex(0x4c2), MASK48 - 4).unwrap();
+        pmu.wrmsr(MsrIndex(0x187), sel).unwrap();
+        pmu.wrmsr(MsrIndex(0x4c2), MASK48 - 4).unwrap();
         assert_eq!(pmu.distance(pmc), Count(5));
         assert_eq!(pmu.advance(pmc, Count(4)), Wrap::No);
         assert_eq!(pmu.advance(pmc, Count(3)), wrap);
         assert_eq!(pmu.value(pmc), 2, "wrapped, with what came after");
-        assert_eq!(pmu.read(MsrIndex(0x38e)), Ok(2));
+        assert_eq!(pmu.rdmsr(MsrIndex(0x38e)), Ok(2));
         assert_eq!(pmu.interrupt_due(), wrap == Wrap::Interrupt);
-        pmu.write(MsrIndex(0x390), 2).unwrap();
-        assert_eq!(pmu.read(MsrIndex(0x38e)), Ok(0), "G-104");
+        pmu.wrmsr(MsrIndex(0x390), 2).unwrap();
+        assert_eq!(pmu.rdmsr(MsrIndex(0x38e)), Ok(0), "G-104");
         assert!(!pmu.interrupt_due());
     }
 }
@@ -238,15 +237,15 @@ fn a_counter_is_in_demand_when_both_enables_and_a_level_are_set() {
             )))),
         ),
     ] {
-        pmu.write(MsrIndex(0x186), sel).unwrap();
-        pmu.write(MsrIndex(0x38f), 1).unwrap();
+        pmu.wrmsr(MsrIndex(0x186), sel).unwrap();
+        pmu.wrmsr(MsrIndex(0x38f), 1).unwrap();
         assert_eq!(pmu.demand(gp0), demand, "{sel:#x}");
-        pmu.write(MsrIndex(0x38f), 0).unwrap();
+        pmu.wrmsr(MsrIndex(0x38f), 0).unwrap();
         assert_eq!(pmu.demand(gp0), None, "{sel:#x}");
     }
-    pmu.write(MsrIndex(0x38f), 1 << 33).unwrap();
+    pmu.wrmsr(MsrIndex(0x38f), 1 << 33).unwrap();
     assert_eq!(pmu.demand(fixed1), None, "mode 0");
-    pmu.write(MsrIndex(0x38d), 0xb0).unwrap();
+    pmu.wrmsr(MsrIndex(0x38d), 0xb0).unwrap();
     assert_eq!(pmu.demand(fixed1), cycles(both));
 }
 
@@ -254,8 +253,8 @@ fn a_counter_is_in_demand_when_both_enables_and_a_level_are_set() {
 fn an_event_without_backing_is_never_in_demand_as_one() {
     let clock = [ArchEvent::Cycles, ArchEvent::RefTsc].into_iter().collect();
     let mut pmu = ArchPerfmon::new(ArchPerfmonConfig::new(4, 3, 48, clock).unwrap());
-    pmu.write(MsrIndex(0x38d), 0xb).unwrap();
-    pmu.write(MsrIndex(0x38f), 1 << 32).unwrap();
+    pmu.wrmsr(MsrIndex(0x38d), 0xb).unwrap();
+    pmu.wrmsr(MsrIndex(0x38f), 1 << 32).unwrap();
     let instructions = Encoding::Architectural(ArchEvent::Instructions);
     assert_eq!(
         pmu.demand(Pmc::fixed(0).unwrap()),
@@ -289,7 +288,7 @@ fn version(name: &str) -> ArchPerfmon {
 fn stored_bits(pmu: &ArchPerfmon, index: u32) -> u64 {
     (0..64).fold(0, |bits, bit| {
         let mut pmu = pmu.clone();
-        match pmu.write(MsrIndex(index), 1 << bit) {
+        match pmu.wrmsr(MsrIndex(index), 1 << bit) {
             Ok(()) => bits | 1 << bit,
             Err(MsrError::InvalidAccess) => bits,
             Err(MsrError::Unknown) => panic!("{index:#x} is unknown"),
@@ -353,13 +352,13 @@ fn what_each_version_stores() {
 #[test]
 fn version_1_has_event_selects_and_counters_alone() {
     let mut pmu = version("intel-v1");
-    let present: alloc::vec::Vec<u32> = msr::registers()
-        .filter(|(index, _)| pmu.has(*index))
-        .map(|(index, _)| index.0)
+    let present: alloc::vec::Vec<u32> = all_registers()
+        .filter(|index| pmu.decode(*index).is_ok())
+        .map(|index| index.0)
         .collect();
     assert_eq!(present, [0x186, 0x187, 0xc1, 0xc2, 0x1d9]);
     for index in [0x309, 0x38d, 0x38e, 0x38f, 0x390, 0x345, 0x4c1] {
-        assert_eq!(pmu.read(MsrIndex(index)), FAULT, "{index:#x}");
+        assert_eq!(pmu.rdmsr(MsrIndex(index)), FAULT, "{index:#x}");
     }
     assert_eq!(
         store(&mut pmu, 0xc1, 0x8000_0000),
@@ -367,7 +366,7 @@ fn version_1_has_event_selects_and_counters_alone() {
         "40 bits"
     );
     assert_eq!(pmu.rdpmc_counter(0x4000_0000), None);
-    pmu.write(MsrIndex(0x186), 0x53_003c).unwrap();
+    pmu.wrmsr(MsrIndex(0x186), 0x53_003c).unwrap();
     assert!(pmu.demand(Pmc::gp(0).unwrap()).is_some(), "EN is enough");
 }
 
@@ -377,33 +376,33 @@ fn version_1_tells_of_a_wrap_until_the_counter_is_written() {
     let gp0 = Pmc::gp(0).unwrap();
     let mut pmu = version("intel-v1");
     let wrap = |pmu: &mut ArchPerfmon| {
-        pmu.write(MsrIndex(0x186), 0x53_003c).unwrap();
-        pmu.write(MsrIndex(0xc1), 0xffff_ffff).unwrap();
+        pmu.wrmsr(MsrIndex(0x186), 0x53_003c).unwrap();
+        pmu.wrmsr(MsrIndex(0xc1), 0xffff_ffff).unwrap();
         assert!(!pmu.interrupt_due());
         assert_eq!(pmu.advance(gp0, Count(1)), Wrap::Interrupt);
         assert!(pmu.interrupt_due());
     };
     wrap(&mut pmu);
-    pmu.write(MsrIndex(0xc1), 5).unwrap();
+    pmu.wrmsr(MsrIndex(0xc1), 5).unwrap();
     assert!(!pmu.interrupt_due(), "the handler has set a new period");
     wrap(&mut pmu);
-    pmu.write(MsrIndex(0x186), 0x13_003c).unwrap();
+    pmu.wrmsr(MsrIndex(0x186), 0x13_003c).unwrap();
     assert!(
         pmu.interrupt_due(),
         "G-404: the write that stops it raises it"
     );
-    pmu.write(MsrIndex(0x187), 0).unwrap();
+    pmu.wrmsr(MsrIndex(0x187), 0).unwrap();
     assert!(!pmu.interrupt_due(), "nobody waits for it any more");
     wrap(&mut pmu);
-    pmu.write(MsrIndex(0x187), 0).unwrap();
+    pmu.wrmsr(MsrIndex(0x187), 0).unwrap();
     pmu.interrupt_postponed();
     assert!(pmu.interrupt_due(), "it still runs");
-    pmu.write(MsrIndex(0x186), 0x13_003c).unwrap();
+    pmu.wrmsr(MsrIndex(0x186), 0x13_003c).unwrap();
     pmu.interrupt_postponed();
     assert!(!pmu.interrupt_due(), "the handler itself has stopped it");
     wrap(&mut pmu);
     pmu.interrupt_told();
-    pmu.write(MsrIndex(0x186), 0x13_003c).unwrap();
+    pmu.wrmsr(MsrIndex(0x186), 0x13_003c).unwrap();
     assert!(!pmu.interrupt_due(), "G-004: its PMI has come or is lost");
     for (index, arms) in [
         (0x186, Arming::AtOnce),
@@ -411,10 +410,12 @@ fn version_1_tells_of_a_wrap_until_the_counter_is_written() {
         (0x38f, Arming::No),
         (0x1d9, Arming::No),
     ] {
-        assert_eq!(pmu.arms(MsrIndex(index), 1), arms, "{index:#x}");
+        let found = pmu.decode(MsrIndex(index));
+        let arming = found.map_or(Arming::No, |access| access.arming(1));
+        assert_eq!(arming, arms, "{index:#x}");
     }
-    pmu.write(MsrIndex(0x186), 0x43_003c).unwrap();
-    pmu.write(MsrIndex(0xc1), 0xffff_ffff).unwrap();
+    pmu.wrmsr(MsrIndex(0x186), 0x43_003c).unwrap();
+    pmu.wrmsr(MsrIndex(0xc1), 0xffff_ffff).unwrap();
     assert_eq!(pmu.advance(gp0, Count(1)), Wrap::Silent);
     assert!(!pmu.interrupt_due());
 }
@@ -426,9 +427,9 @@ fn any_thread_has_no_backing() {
     let fixed1 = Pmc::fixed(1).unwrap();
     for name in ["intel-v3", "intel-v4"] {
         let mut pmu = version(name);
-        pmu.write(MsrIndex(0x186), 0x73_003c).unwrap();
-        pmu.write(MsrIndex(0x38d), 0x70).unwrap();
-        pmu.write(MsrIndex(0x38f), 1 | 1 << 33).unwrap();
+        pmu.wrmsr(MsrIndex(0x186), 0x73_003c).unwrap();
+        pmu.wrmsr(MsrIndex(0x38d), 0x70).unwrap();
+        pmu.wrmsr(MsrIndex(0x38f), 1 | 1 << 33).unwrap();
         assert!(matches!(
             pmu.demand(gp0),
             Some(Demand::NotBacked(Encoding::Raw(sel))) if sel.any_thread()
@@ -446,7 +447,7 @@ fn modifiers_have_no_backing() {
     let gp0 = Pmc::gp(0).unwrap();
     for modifier in [1 << 18, 1 << 24, 1 << 23 | 1 << 24] {
         let mut pmu = pmu();
-        pmu.write(MsrIndex(0x186), 0x53_003c | modifier).unwrap();
+        pmu.wrmsr(MsrIndex(0x186), 0x53_003c | modifier).unwrap();
         assert!(
             matches!(pmu.demand(gp0), Some(Demand::NotBacked(Encoding::Raw(_)))),
             "{modifier:#x}"
@@ -454,7 +455,7 @@ fn modifiers_have_no_backing() {
     }
     for (bit, why) in [(19, "pin control"), (23, "invert without a mask")] {
         let mut pmu = pmu();
-        pmu.write(MsrIndex(0x186), 0x53_003c | 1 << bit).unwrap();
+        pmu.wrmsr(MsrIndex(0x186), 0x53_003c | 1 << bit).unwrap();
         assert!(
             matches!(pmu.demand(gp0), Some(Demand::Event(_))),
             "{why} changes nothing"
@@ -470,15 +471,15 @@ fn a_pmi_freezes_the_counters_if_asked_to() {
         for (freeze, sel) in [(0x1000, 0x53_003c), (0, 0x53_003c), (0x1000, 0x43_003c)] {
             let mut pmu = version(name);
             let all = pmu.counters().0;
-            pmu.write(MsrIndex(0x1d9), freeze).unwrap();
-            pmu.write(MsrIndex(0x186), sel).unwrap();
-            pmu.write(MsrIndex(0x38d), 0x30).unwrap();
-            pmu.write(MsrIndex(0x38f), all).unwrap();
-            pmu.write(MsrIndex(0x4c1), MASK48).unwrap();
+            pmu.wrmsr(MsrIndex(0x1d9), freeze).unwrap();
+            pmu.wrmsr(MsrIndex(0x186), sel).unwrap();
+            pmu.wrmsr(MsrIndex(0x38d), 0x30).unwrap();
+            pmu.wrmsr(MsrIndex(0x38f), all).unwrap();
+            pmu.wrmsr(MsrIndex(0x4c1), MASK48).unwrap();
             let interrupts = pmu.advance(gp0, Count(1)) == Wrap::Interrupt;
             let freezes = freeze != 0 && interrupts;
             assert_eq!(pmu.demand(fixed1).is_none(), freezes, "{name}");
-            let (ctrl, status) = (pmu.read(MsrIndex(0x38f)), pmu.read(MsrIndex(0x38e)));
+            let (ctrl, status) = (pmu.rdmsr(MsrIndex(0x38f)), pmu.rdmsr(MsrIndex(0x38e)));
             if !freezes {
                 assert_eq!((ctrl, status), (Ok(all), Ok(1)), "{name}");
                 continue;
@@ -488,9 +489,9 @@ fn a_pmi_freezes_the_counters_if_asked_to() {
                 continue;
             }
             assert_eq!((ctrl, status), (Ok(all), Ok(1 | 1 << 59)), "{name}");
-            pmu.write(MsrIndex(0x390), 1).unwrap();
+            pmu.wrmsr(MsrIndex(0x390), 1).unwrap();
             assert!(pmu.demand(fixed1).is_none(), "{name}: still frozen");
-            pmu.write(MsrIndex(0x390), 1 << 59).unwrap();
+            pmu.wrmsr(MsrIndex(0x390), 1 << 59).unwrap();
             assert!(pmu.demand(fixed1).is_some(), "{name}");
         }
     }
@@ -501,29 +502,29 @@ fn a_pmi_freezes_the_counters_if_asked_to() {
 fn status_set_and_in_use() {
     for name in ["intel-v4", "intel-v5"] {
         let mut pmu = version(name);
-        pmu.write(MsrIndex(0x391), 1 << 32 | 2).unwrap();
-        pmu.write(MsrIndex(0x391), 1).unwrap();
+        pmu.wrmsr(MsrIndex(0x391), 1 << 32 | 2).unwrap();
+        pmu.wrmsr(MsrIndex(0x391), 1).unwrap();
         for index in [0x38e, 0x391] {
             assert_eq!(
-                pmu.read(MsrIndex(index)),
+                pmu.rdmsr(MsrIndex(index)),
                 Ok(1 << 32 | 3),
                 "{name}: it adds"
             );
         }
         // What there is not cannot be reported (G-105).
-        pmu.write(MsrIndex(0x391), 1 << 55 | 1 << 58 | 0b111 << 60)
+        pmu.wrmsr(MsrIndex(0x391), 1 << 55 | 1 << 58 | 0b111 << 60)
             .unwrap();
-        assert_eq!(pmu.read(MsrIndex(0x38e)), Ok(1 << 32 | 3), "{name}");
-        pmu.write(MsrIndex(0x390), 0xb << 60 | 1).unwrap();
-        assert_eq!(pmu.read(MsrIndex(0x38e)), Ok(1 << 32 | 2), "{name}");
-        assert_eq!(pmu.read(MsrIndex(0x392)), Ok(0), "{name}");
-        pmu.write(MsrIndex(0x187), 0x3c).unwrap();
-        pmu.write(MsrIndex(0x38d), 0x10).unwrap();
-        assert_eq!(pmu.read(MsrIndex(0x392)), Ok(1 << 33 | 2), "{name}");
+        assert_eq!(pmu.rdmsr(MsrIndex(0x38e)), Ok(1 << 32 | 3), "{name}");
+        pmu.wrmsr(MsrIndex(0x390), 0xb << 60 | 1).unwrap();
+        assert_eq!(pmu.rdmsr(MsrIndex(0x38e)), Ok(1 << 32 | 2), "{name}");
+        assert_eq!(pmu.rdmsr(MsrIndex(0x392)), Ok(0), "{name}");
+        pmu.wrmsr(MsrIndex(0x187), 0x3c).unwrap();
+        pmu.wrmsr(MsrIndex(0x38d), 0x10).unwrap();
+        assert_eq!(pmu.rdmsr(MsrIndex(0x392)), Ok(1 << 33 | 2), "{name}");
         for (index, value) in [(0x186, 1 << 20), (0x38d, 0x80)] {
             let mut pmu = version(name);
-            pmu.write(MsrIndex(index), value).unwrap();
-            assert_eq!(pmu.read(MsrIndex(0x392)), Ok(1 << 63), "{name} {index:#x}");
+            pmu.wrmsr(MsrIndex(index), value).unwrap();
+            assert_eq!(pmu.rdmsr(MsrIndex(0x392)), Ok(1 << 63), "{name} {index:#x}");
         }
     }
 }
@@ -547,8 +548,8 @@ fn the_hybrid_pair() {
     assert_eq!(core.rdpmc_counter(0x4000_0003), Pmc::fixed(3), "G-203");
     assert_eq!(atom.rdpmc_other(0x2000_0000), None);
     assert_eq!(atom.rdpmc_counter(0x4000_0003), None);
-    core.write(MsrIndex(0x38d), 0xb000).unwrap();
-    core.write(MsrIndex(0x38f), 1 << 35 | 1 << 48).unwrap();
+    core.wrmsr(MsrIndex(0x38d), 0xb000).unwrap();
+    core.wrmsr(MsrIndex(0x38f), 1 << 35 | 1 << 48).unwrap();
     assert!(matches!(
         core.demand(Pmc::fixed(3).unwrap()),
         Some(Demand::NotBacked(Encoding::Fixed(3, _)))
@@ -562,17 +563,17 @@ fn the_status_of_the_metrics_is_set_and_cleared_by_software() {
     const METRICS: u64 = 1 << 48;
     let config = ArchPerfmonConfig::hybrid(CoreType::Core, ArchEventSet::ALL);
     let mut core = ArchPerfmon::new(config);
-    core.write(MsrIndex(0x38d), 0xbbbb).unwrap();
-    core.write(MsrIndex(0x391), METRICS | 1).unwrap();
-    assert_eq!(core.read(MsrIndex(0x38e)), Ok(METRICS | 1));
-    core.write(MsrIndex(0x390), 1).unwrap();
-    assert_eq!(core.read(MsrIndex(0x38e)), Ok(METRICS));
+    core.wrmsr(MsrIndex(0x38d), 0xbbbb).unwrap();
+    core.wrmsr(MsrIndex(0x391), METRICS | 1).unwrap();
+    assert_eq!(core.rdmsr(MsrIndex(0x38e)), Ok(METRICS | 1));
+    core.wrmsr(MsrIndex(0x390), 1).unwrap();
+    assert_eq!(core.rdmsr(MsrIndex(0x38e)), Ok(METRICS));
     assert!(!core.interrupt_due());
     let mut restored = ArchPerfmon::new(config);
     restored.load(MsrIndex(0x38e), METRICS).unwrap();
-    assert_eq!(restored.read(MsrIndex(0x38e)), Ok(METRICS));
-    core.write(MsrIndex(0x390), METRICS).unwrap();
-    assert_eq!(core.read(MsrIndex(0x38e)), Ok(0));
+    assert_eq!(restored.rdmsr(MsrIndex(0x38e)), Ok(METRICS));
+    core.wrmsr(MsrIndex(0x390), METRICS).unwrap();
+    assert_eq!(core.rdmsr(MsrIndex(0x38e)), Ok(0));
     let atom = ArchPerfmonConfig::hybrid(CoreType::Atom, ArchEventSet::ALL);
     let mut atom = ArchPerfmon::new(atom);
     for index in [0x390, 0x391] {
