@@ -17,7 +17,8 @@ use self::markdown::{Document, splits};
 use super::rules::verdict;
 use crate::paths;
 
-const WANTED: [&str; 8] = [
+const WANTED: [&str; 9] = [
+    "CONTRIBUTING.md",
     "LICENSE-APACHE",
     "LICENSE-BSD-3-Clause",
     "README.md",
