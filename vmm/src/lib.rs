@@ -1,8 +1,9 @@
 //! The Perfvisor virtual machine monitor: a small KVM VMM built from rust-vmm
 //! crates, made for guests with a working PMU.
 //!
-//! A module uses only modules of the lines above its own. `cargo xtask check` fails
-//! on a path to another module of the same line or of a line below:
+//! A module uses only modules of the lines above its own.
+//! `cargo xtask check` fails on a path to another module of the same line or of a
+//! line below:
 //!
 //! ```text
 //! error_text, rate_limit   errors as text; a budget for log lines that a guest causes

@@ -4,8 +4,9 @@
 #![doc = include_str!("../README.md")]
 //! ## Modules
 //!
-//! A module uses only modules of the lines above its own. `cargo xtask check` fails
-//! on a path to another module of the same line or of a line below:
+//! A module uses only modules of the lines above its own.
+//! `cargo xtask check` fails on a path to another module of the same line or of a
+//! line below:
 //!
 //! ```text
 //! ids, units, crc   numbers with a meaning; quantities; a checksum

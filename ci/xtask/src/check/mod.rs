@@ -1,5 +1,6 @@
 //! What needs no guest: format, lints, docs, the project's own rules, unit tests.
 
+mod layers;
 mod papers;
 mod rules;
 mod source;
@@ -49,6 +50,7 @@ fn fast(report: &mut Report) {
     });
     report.step("file-sizes", rules::sizes);
     report.step("purity", rules::purity);
+    report.step("layers", layers::layers);
     report.step("rust-vmm-versions", rules::versions);
     report.step("papers", papers::papers);
 }

@@ -88,8 +88,8 @@ fn untested(text: &str) -> &str {
             .skip(1)
             .find(|l| !l.trim().starts_with("#["));
         let module = after.is_some_and(|l| {
-            let l = l.trim().trim_start_matches("pub(crate) ");
-            l.starts_with("mod ") && l.ends_with('{')
+            let mut words = l.split_whitespace().skip_while(|w| w.starts_with("pub"));
+            words.next() == Some("mod") && l.ends_with('{')
         });
         if module {
             return &text[..at];
@@ -154,6 +154,8 @@ mod tests {
         let text = "a\nb\n#[cfg(test)]\nmod tests {\n c\n}\n";
         assert_eq!(source("x/src/a.rs", text).code_lines(), 2);
         assert_eq!(source("x/src/tests.rs", text).code_lines(), 0);
+        let text = text.replace("mod", "pub(super) mod");
+        assert_eq!(source("x/src/a.rs", &text).code_lines(), 2);
         let text = "#[cfg(test)]\nuse x;\n#[cfg(test)]\nmod tests;\ncode\n";
         assert_eq!(source("x/src/a.rs", text).code_lines(), 5);
     }
