@@ -1,46 +1,79 @@
 //! What happened to the counters of a vCPU since it started.
 
-/// Totals since the vCPU started.
+/// Totals of one vCPU since it started, or of several.
+///
+/// The field names are those of the API of a VMM: with the feature `serde`, a
+/// serializer writes them as they stand here and in this order.
+///
+/// # Examples
+///
+/// ```
+/// use vpmu::Totals;
+///
+/// let mut all = Totals { overflows: 3, longest_skid: 7, ..Totals::default() };
+/// all += Totals { overflows: 1, longest_skid: 5, ..Totals::default() };
+/// assert_eq!((all.overflows, all.longest_skid), (4, 7));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Totals {
-    /// Counters that wrapped.
+    /// Guest counters that wrapped.
     pub overflows: u64,
     /// Events that were counted past a wrap until it was seen, of all overflows.
     pub skid: u64,
-    /// The most of them for one overflow.
+    /// The most events of `skid` for one overflow.
     pub longest_skid: u64,
     /// PMIs that reached the guest, by [`crate::PendingPmi::delivered`].
-    pub pmis: u64,
-    /// PMIs that met a masked LVTPC, or whose cause the guest had dealt with.
+    pub pmis_injected: u64,
+    /// PMIs that met a masked LVTPC, or whose status the guest had cleared.
     pub pmis_suppressed: u64,
-    /// Times a counter was wanted and could not be backed, was refused, or got
-    /// into the error state.
-    pub troubles: u64,
-    /// Guest reads that returned an estimate.
+    /// Times a counter was wanted and did not count: it could not be backed, was
+    /// refused, or got into the error state.
+    pub not_counted: u64,
+    /// Flexible counters that the guest stopped before their first turn: it read
+    /// no count of them.
+    pub starved: u64,
+    /// Guest reads whose value was scaled: an estimate.
     pub scaled_reads: u64,
     /// Times a pinned counter got into the error state.
     pub pinned_errors: u64,
-    /// Flexible counters that the guest stopped before their first turn: it read
-    /// nothing of them.
-    pub starved: u64,
     /// Rotations of counters that take turns.
     pub rotations: u64,
     /// Times the host took a counter away.
-    pub revocations: u64,
+    pub host_revocations: u64,
 }
 
+/// Adds another vCPU's. No sum wraps.
 impl core::ops::AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
-        self.overflows += other.overflows;
-        self.skid += other.skid;
-        self.longest_skid = self.longest_skid.max(other.longest_skid);
-        self.pmis += other.pmis;
-        self.pmis_suppressed += other.pmis_suppressed;
-        self.troubles += other.troubles;
-        self.scaled_reads += other.scaled_reads;
-        self.pinned_errors += other.pinned_errors;
-        self.starved += other.starved;
-        self.rotations += other.rotations;
-        self.revocations += other.revocations;
+        // Whole, so that a new total is not forgotten.
+        let Self {
+            overflows,
+            skid,
+            longest_skid,
+            pmis_injected,
+            pmis_suppressed,
+            not_counted,
+            starved,
+            scaled_reads,
+            pinned_errors,
+            rotations,
+            host_revocations,
+        } = self;
+        for (sum, other) in [
+            (overflows, other.overflows),
+            (skid, other.skid),
+            (pmis_injected, other.pmis_injected),
+            (pmis_suppressed, other.pmis_suppressed),
+            (not_counted, other.not_counted),
+            (starved, other.starved),
+            (scaled_reads, other.scaled_reads),
+            (pinned_errors, other.pinned_errors),
+            (rotations, other.rotations),
+            (host_revocations, other.host_revocations),
+        ] {
+            *sum = sum.saturating_add(other);
+        }
+        *longest_skid = (*longest_skid).max(other.longest_skid);
     }
 }

@@ -201,14 +201,14 @@ fn totals(pmu: &states::Pmu) -> [u64; 11] {
         t.overflows,
         t.skid,
         t.longest_skid,
-        t.pmis,
+        t.pmis_injected,
         t.pmis_suppressed,
-        t.troubles,
+        t.not_counted,
         t.scaled_reads,
         t.pinned_errors,
         t.starved,
         t.rotations,
-        t.revocations,
+        t.host_revocations,
     ]
 }
 

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vpmu::Totals;
 
 use crate::config::MonitorPolicy;
 use crate::devices::cpu_hotplug::{SlotReport, SlotState};
 use crate::pmu::UncoreStatus;
-use crate::vcpu::MonitorReading;
-use crate::vcpu::{PmuTotals, VcpuPmuStatus};
+use crate::vcpu::{MonitorReading, VcpuPmuStatus};
 
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub struct PmuInfo {
     pub backing: String,
     /// Sums over the vCPUs so far, those that were removed included; `null` if
     /// one of them does not answer.
-    pub totals: Option<PmuTotals>,
+    pub totals: Option<Totals>,
 }
 
 /// `GET /pmu`.

@@ -104,7 +104,7 @@ mod tests {
         ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry, ScopedPmuStatus, UncoreStatus,
     };
     use crate::vcpu::MonitorStatus;
-    use crate::vcpu::{CounterStatus, PmuTotals, VcpuPmuStatus};
+    use crate::vcpu::{CounterStatus, VcpuPmuStatus};
 
     fn openapi() -> Value {
         serde_json::from_str(include_str!("../../openapi.json")).unwrap()
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_document_has_exactly_these_fields() {
-        let totals = PmuTotals::default();
+        let totals = vpmu::Totals::default();
         let counter = CounterStatus {
             event: Some(String::new()),
             host_event: Some(String::new()),

@@ -1,12 +1,13 @@
 //! Answers for a reader.
 
+use vpmu::Totals;
+
 use super::report::{
     Info, Monitor, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuReport, VcpuSlot,
 };
 use super::uncore_text::uncore;
 use crate::config::MonitorPolicy;
-use crate::vcpu::{CounterStatus, PmuTotals};
-use crate::vcpu::{MonitorReading, MonitorStatus};
+use crate::vcpu::{CounterStatus, MonitorReading, MonitorStatus};
 
 /// Where the values of `info` start.
 const COLUMN: usize = 10;
@@ -198,9 +199,8 @@ fn one_monitor(monitor: &Monitor) -> String {
 }
 
 /// The figures that are not zero; the others are in the JSON.
-fn totals(totals: &PmuTotals) -> String {
-    let figures: Vec<_> = totals
-        .named()
+fn totals(totals: &Totals) -> String {
+    let figures: Vec<_> = named(totals)
         .into_iter()
         .filter(|&(_, figure)| figure > 0)
         .map(|(name, figure)| format!("{figure} {name}"))
@@ -210,6 +210,37 @@ fn totals(totals: &PmuTotals) -> String {
     } else {
         figures.join(", ")
     }
+}
+
+/// Every figure with its name.
+const fn named(totals: &Totals) -> [(&'static str, u64); 11] {
+    // Whole, so that a new total is not forgotten.
+    let Totals {
+        overflows,
+        skid,
+        longest_skid,
+        pmis_injected,
+        pmis_suppressed,
+        not_counted,
+        starved,
+        scaled_reads,
+        pinned_errors,
+        rotations,
+        host_revocations,
+    } = *totals;
+    [
+        ("overflows", overflows),
+        ("events of skid", skid),
+        ("of them at most for one overflow", longest_skid),
+        ("PMIs injected", pmis_injected),
+        ("PMIs suppressed", pmis_suppressed),
+        ("not counted", not_counted),
+        ("starved", starved),
+        ("scaled reads", scaled_reads),
+        ("pinned errors", pinned_errors),
+        ("rotations", rotations),
+        ("host revocations", host_revocations),
+    ]
 }
 
 /// `perfvisor ctl vcpu`.
@@ -243,6 +274,35 @@ mod tests {
     use super::super::report::MonitorCount;
     use super::*;
     use crate::vcpu::{CountingState, VcpuPmuStatus};
+
+    #[test]
+    fn no_total_is_left_out() {
+        let totals = Totals {
+            overflows: 1,
+            skid: 2,
+            longest_skid: 3,
+            pmis_injected: 4,
+            pmis_suppressed: 5,
+            not_counted: 6,
+            starved: 7,
+            scaled_reads: 8,
+            pinned_errors: 9,
+            rotations: 10,
+            host_revocations: 11,
+        };
+        let mut twice = totals;
+        twice += totals;
+        let figures: Vec<_> = named(&twice).into_iter().map(|(_, n)| n).collect();
+        // The longest is no sum.
+        assert_eq!(figures, [2, 4, 3, 8, 10, 12, 14, 16, 18, 20, 22]);
+        // The keys of the API.
+        assert_eq!(
+            serde_json::to_string(&totals).unwrap(),
+            "{\"overflows\":1,\"skid\":2,\"longest_skid\":3,\"pmis_injected\":4,\
+             \"pmis_suppressed\":5,\"not_counted\":6,\"starved\":7,\"scaled_reads\":8,\
+             \"pinned_errors\":9,\"rotations\":10,\"host_revocations\":11}"
+        );
+    }
 
     #[test]
     fn every_counter_is_one_aligned_line() {
@@ -281,10 +341,10 @@ mod tests {
                             ..MonitorReading::default()
                         },
                     }],
-                    totals: PmuTotals {
+                    totals: Totals {
                         overflows: 5,
                         rotations: 2,
-                        ..PmuTotals::default()
+                        ..Totals::default()
                     },
                 },
             }],

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vpmu::Totals;
 use vpmu::ids::VcpuId;
 
 use super::http::Response;
@@ -18,7 +19,6 @@ use crate::pmu::monitors::Monitors;
 use crate::pmu::{SharedUncore, UncoreStatus, VmTotals};
 use crate::stop::StopReason;
 use crate::vcpu::NoAnswer;
-use crate::vcpu::{PmuTotals, VcpuPmuStatus};
 
 /// How long the vCPUs may take to stand, or to answer.
 pub(super) const VCPU_TIME: Duration = Duration::from_secs(2);
@@ -58,7 +58,7 @@ pub(super) struct Status {
     pub(super) vcpus: Vec<VcpuReport>,
     /// Totals of the vCPUs that had ended before these were asked: none is
     /// counted twice.
-    ended: PmuTotals,
+    ended: Totals,
     uncore: Option<UncoreStatus>,
 }
 
@@ -220,9 +220,13 @@ impl VmControl {
     }
 
     /// What all vCPUs did so far, removed ones included.
-    fn totals(&mut self) -> Option<PmuTotals> {
+    fn totals(&mut self) -> Option<Totals> {
         let status = self.status().ok()?;
-        Some(sum(&status.vcpus).plus(status.ended))
+        let mut totals = status.ended;
+        for vcpu in &status.vcpus {
+            totals += vcpu.pmu.totals;
+        }
+        Some(totals)
     }
 
     /// What the vCPUs said last is not so any more.
@@ -236,7 +240,7 @@ impl VmControl {
         let status = match old.filter(|status| status.at.elapsed() < STATUS_TIME) {
             Some(status) => status,
             None => Status {
-                ended: self.facts.ended.get().into(),
+                ended: self.facts.ended.get(),
                 vcpus: self.ask_vcpus()?,
                 uncore: self.facts.uncore.as_ref().map(|uncore| uncore.status()),
                 at: Instant::now(),
@@ -255,15 +259,6 @@ impl VmControl {
         let reports = self.machine.vcpus.reports(VCPU_TIME)?;
         Ok(reports.into_iter().filter_map(with_pmu).collect())
     }
-}
-
-fn sum(vcpus: &[VcpuReport]) -> PmuTotals {
-    vcpus
-        .iter()
-        .map(|vcpu| &vcpu.pmu)
-        .map(|pmu: &VcpuPmuStatus| pmu.totals)
-        .reduce(PmuTotals::plus)
-        .unwrap_or_default()
 }
 
 fn not_done(error: &HotplugError) -> Response {

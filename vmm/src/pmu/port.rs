@@ -175,7 +175,7 @@ impl PmuPort {
 
     fn say_troubles(&mut self) {
         static LIMIT: RateLimit = RateLimit::new();
-        let troubles = self.pmu.totals().troubles;
+        let troubles = self.pmu.totals().not_counted;
         if troubles == self.troubles_said {
             return;
         }

@@ -16,7 +16,7 @@ pub(super) fn of<G: GuestPmu, H: HostPmu>(pmu: &mut VcpuPmu<G, H>) -> VcpuPmuSta
     VcpuPmuStatus {
         counters: pmu.counters().map(counter).collect(),
         monitors,
-        totals: pmu.totals().into(),
+        totals: pmu.totals(),
     }
 }
 

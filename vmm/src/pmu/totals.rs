@@ -30,14 +30,14 @@ impl fmt::Display for VmTotals {
             "overflows={} pmis_injected={} pmis_suppressed={} not_counted={} scaled_reads={} \
              starved={} pinned_errors={} rotations={} revocations={}",
             totals.overflows,
-            totals.pmis,
+            totals.pmis_injected,
             totals.pmis_suppressed,
-            totals.troubles,
+            totals.not_counted,
             totals.scaled_reads,
             totals.starved,
             totals.pinned_errors,
             totals.rotations,
-            totals.revocations
+            totals.host_revocations
         )
     }
 }

@@ -25,7 +25,7 @@ pub use handle::{SpawnError, SpawnFailure, VcpuHandle, VcpuMessage, VcpuParts, V
 pub use placement::{CHECK_PERIOD, Home, VcpuPlacement};
 pub use port::{
     CounterStatus, CountingState, DOORBELL_PORT, MonitorOrder, MonitorOutcome, MonitorReading,
-    MonitorStatus, MsrPort, NoPmu, PmuTotals, PortBuilder, VcpuPmuStatus,
+    MonitorStatus, MsrPort, NoPmu, PortBuilder, VcpuPmuStatus,
 };
 pub use set::{NoAnswer, VcpuSet};
 pub use thread::{Buses, VcpuState};

@@ -240,28 +240,28 @@ fn list(totals: &Totals) -> [u64; 11] {
         overflows,
         skid,
         longest_skid,
-        pmis,
+        pmis_injected,
         pmis_suppressed,
-        troubles,
+        not_counted,
         scaled_reads,
         pinned_errors,
         starved,
         rotations,
-        revocations,
+        host_revocations,
     } = *totals;
     [
         overflows,
         // Grows by whole periods and may be anything.
         skid.min(MOST - 1),
         longest_skid.min(MOST - 1),
-        pmis,
+        pmis_injected,
         pmis_suppressed,
-        troubles,
+        not_counted,
         scaled_reads,
         pinned_errors,
         starved,
         rotations,
-        revocations,
+        host_revocations,
     ]
 }
 
@@ -274,16 +274,16 @@ fn read_totals(r: &mut Reader<'_>) -> Result<Totals, RestoreError> {
         overflows: next()?,
         skid: next()?,
         longest_skid: next()?,
-        pmis: next()?,
+        pmis_injected: next()?,
         pmis_suppressed: next()?,
-        troubles: next()?,
+        not_counted: next()?,
         scaled_reads: next()?,
         pinned_errors: next()?,
         starved: next()?,
         rotations: next()?,
-        revocations: next()?,
+        host_revocations: next()?,
     };
-    if totals.pinned_errors > totals.troubles {
+    if totals.pinned_errors > totals.not_counted {
         return Err(RestoreError::Impossible("its totals"));
     }
     Ok(totals)

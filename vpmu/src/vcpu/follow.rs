@@ -135,7 +135,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         let unbacked = &mut self.unbacked[pmc.slot()];
         if *unbacked != state {
             *unbacked = state;
-            self.totals.troubles += 1;
+            self.totals.not_counted += 1;
         }
     }
 }

@@ -262,10 +262,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     pub fn totals(&self) -> Totals {
         let pinned_errors = self.backing.pinned_errors();
         Totals {
-            troubles: self.totals.troubles + pinned_errors,
+            not_counted: self.totals.not_counted + pinned_errors,
             pinned_errors,
             rotations: self.backing.rotations(),
-            revocations: self.backing.driver().map_or(0, CounterDriver::revocations),
+            host_revocations: self.backing.driver().map_or(0, CounterDriver::revocations),
             ..self.totals
         }
     }

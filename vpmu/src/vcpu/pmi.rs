@@ -167,7 +167,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     pub(super) fn pmi_was_delivered(&mut self) {
         self.pmi.delivered();
         self.model.interrupt_told();
-        self.totals.pmis += 1;
+        self.totals.pmis_injected += 1;
     }
 
     pub(super) fn pmi_was_postponed(&mut self) {

@@ -83,7 +83,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         pmu.pmi = PmiLine::saved(saved.armed, saved.pmi);
         // What has no event here had none there: that trouble has been counted.
         pmu.totals = saved.totals;
-        pmu.totals.troubles -= saved.totals.pinned_errors;
+        pmu.totals.not_counted -= saved.totals.pinned_errors;
         Ok(pmu)
     }
 

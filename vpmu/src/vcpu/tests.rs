@@ -258,7 +258,7 @@ fn a_masked_pmi_is_gone_and_the_next_overflow_interrupts() {
         pmu.totals(),
         Totals {
             overflows: 2,
-            pmis: 1,
+            pmis_injected: 1,
             pmis_suppressed: 1,
             ..Totals::default()
         }
@@ -287,7 +287,7 @@ fn what_is_not_counted_is_said() {
         states(&pmu, 2),
         [CounterState::Counting, CounterState::NotBacked(encoding)]
     );
-    assert_eq!(pmu.totals().troubles, 1);
+    assert_eq!(pmu.totals().not_counted, 1);
     assert_eq!(pmu.rdpmc(1), Some(0));
 }
 

@@ -11,7 +11,7 @@ use crate::rate_limit::RateLimit;
 use crate::stop::PortError;
 
 pub use monitor::{MonitorOrder, MonitorOutcome, MonitorReading, MonitorStatus};
-pub use status::{CounterStatus, CountingState, PmuTotals, VcpuPmuStatus};
+pub use status::{CounterStatus, CountingState, VcpuPmuStatus};
 
 /// The I/O port of the doorbell in the guest's #GP entry, which no device and no
 /// interrupt controller has. The guest's write to it is an exit on every KVM, at

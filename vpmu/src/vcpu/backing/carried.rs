@@ -102,7 +102,7 @@ impl<H: HostPmu> Backing<H> {
         self.pinned_errors = totals.pinned_errors;
         self.rotations = totals.rotations;
         if let Some(driver) = self.driver_mut() {
-            driver.set_revocations(totals.revocations);
+            driver.set_revocations(totals.host_revocations);
         }
     }
 }

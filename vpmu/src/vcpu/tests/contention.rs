@@ -101,7 +101,7 @@ fn flexible_counters_take_turns_and_are_scaled() {
         "{totals:?}: one each 4 ms"
     );
     assert_eq!(totals.scaled_reads, 4);
-    assert_eq!(totals.troubles, 0, "taking turns is no trouble");
+    assert_eq!(totals.not_counted, 0, "taking turns is no trouble");
     assert_eq!(pmu.host_mut().in_use(), 2);
 }
 
@@ -156,7 +156,10 @@ fn a_pinned_counter_without_room_is_in_error_until_it_is_enabled_again() {
         [10 * MS, 10 * MS, 10 * MS, 0],
         "nothing is scaled"
     );
-    assert_eq!((pmu.totals().pinned_errors, pmu.totals().troubles), (1, 1));
+    assert_eq!(
+        (pmu.totals().pinned_errors, pmu.totals().not_counted),
+        (1, 1)
+    );
     pmu.host_mut().leave(4);
     run_for(&mut pmu, 10 * MS, None);
     assert_eq!(all_states(&pmu)[3], CounterState::Error, "not by itself");
@@ -176,7 +179,7 @@ fn a_pinned_counter_that_the_host_takes_is_seen_without_a_read() {
     pmu.host_mut().leave(0);
     run_for(&mut pmu, 100 * MS, None);
     assert_eq!(all_states(&pmu), [CounterState::Error; 4]);
-    assert_eq!(pmu.totals().revocations, 4);
+    assert_eq!(pmu.totals().host_revocations, 4);
     pmu.host_mut().leave(4);
     write(&mut pmu, &[(GLOBAL_CTRL, 0), (GLOBAL_CTRL, 0xf)]);
     assert_eq!(
@@ -199,7 +202,7 @@ fn flexible_counters_get_over_a_host_that_takes_all() {
     pmu.host_mut().leave(0);
     run_for(&mut pmu, 200 * MS, None);
     assert_eq!(all_states(&pmu), [CounterState::Waiting; 4]);
-    assert_eq!(pmu.totals().revocations, 4);
+    assert_eq!(pmu.totals().host_revocations, 4);
     assert!(pmu.next_deadline().is_some(), "it is tried again");
     pmu.host_mut().leave(4);
     run_for(&mut pmu, 600 * MS, None);
@@ -235,7 +238,7 @@ fn sampling_under_multiplexing_loses_no_overflow() {
     assert!(is_near(totals.overflows, expected, 8), "{totals:?}");
     assert_eq!(totals.pmis_suppressed, 0);
     assert!(
-        totals.pmis <= totals.overflows,
+        totals.pmis_injected <= totals.overflows,
         "one PMI may tell of several"
     );
     assert_eq!(pmu.rdmsr(GLOBAL_STATUS), Ok(0), "none waits untold");

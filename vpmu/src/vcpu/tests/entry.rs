@@ -68,11 +68,17 @@ fn a_pmi_without_an_answer_stays_pending() {
     for _ in 0..3 {
         drop(pending(&mut pmu));
     }
-    assert_eq!((pmu.totals().pmis, pmu.totals().pmis_suppressed), (0, 0));
+    assert_eq!(
+        (pmu.totals().pmis_injected, pmu.totals().pmis_suppressed),
+        (0, 0)
+    );
     let wants = pending(&mut pmu).delivered();
     assert!(wants.guest_time && !wants.level);
     let _ = ready(&mut pmu);
-    assert_eq!((pmu.totals().pmis, pmu.totals().pmis_suppressed), (1, 0));
+    assert_eq!(
+        (pmu.totals().pmis_injected, pmu.totals().pmis_suppressed),
+        (1, 0)
+    );
 }
 
 /// G-401: as after the next overflow, a dropped PMI leaves the guest armed.
@@ -83,7 +89,10 @@ fn a_dropped_pmi_is_gone_and_its_status_stays() {
     let _ = pending(&mut pmu).dropped();
     let _ = ready(&mut pmu);
     assert_eq!(pmu.rdmsr(GLOBAL_STATUS), Ok(1));
-    assert_eq!((pmu.totals().pmis, pmu.totals().pmis_suppressed), (0, 1));
+    assert_eq!(
+        (pmu.totals().pmis_injected, pmu.totals().pmis_suppressed),
+        (0, 1)
+    );
     pmu.after_run(Ran {
         span: Nanos(1 << 48),
         ..TO_USER
@@ -105,7 +114,10 @@ fn a_postponed_pmi_is_tried_again_soon_also_after_a_restore() {
     let mut pmu = Clocked::restore(model, host, Policy::Flexible, &bytes).unwrap();
     let deadline = pending(&mut pmu).delivered().deadline;
     assert!(deadline > Some(Nanos(20_000)), "{deadline:?}");
-    assert_eq!((pmu.totals().pmis, pmu.totals().pmis_suppressed), (1, 0));
+    assert_eq!(
+        (pmu.totals().pmis_injected, pmu.totals().pmis_suppressed),
+        (1, 0)
+    );
 }
 
 /// G-405: without a status, the guest would take the PMI for an unknown NMI.
@@ -117,7 +129,10 @@ fn a_postponed_pmi_whose_status_the_guest_clears_is_dropped() {
     pmu.wrmsr(GLOBAL_OVF_CTRL, 1).unwrap();
     let deadline = ready(&mut pmu).deadline;
     assert!(deadline > Some(Nanos(20_000)), "{deadline:?}");
-    assert_eq!((pmu.totals().pmis, pmu.totals().pmis_suppressed), (0, 1));
+    assert_eq!(
+        (pmu.totals().pmis_injected, pmu.totals().pmis_suppressed),
+        (0, 1)
+    );
 }
 
 #[test]
@@ -127,7 +142,10 @@ fn reset_ends_a_pmi_on_its_way() {
     let _ = pending(&mut pmu).postponed();
     pmu.reset();
     assert_eq!(ready(&mut pmu), EntryWants::default());
-    assert_eq!((pmu.totals().pmis, pmu.totals().pmis_suppressed), (0, 0));
+    assert_eq!(
+        (pmu.totals().pmis_injected, pmu.totals().pmis_suppressed),
+        (0, 0)
+    );
 }
 
 #[test]

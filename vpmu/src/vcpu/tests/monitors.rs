@@ -192,7 +192,7 @@ fn the_guests_pinned_counters_come_before_a_flexible_monitor() {
     assert_eq!(state_of(&pmu, 0), CounterState::Counting);
     assert_eq!(view(&mut pmu, 0).state, CounterState::Waiting);
     assert_eq!(pmu.totals().pinned_errors, 0);
-    assert_eq!(pmu.totals().troubles, 0);
+    assert_eq!(pmu.totals().not_counted, 0);
 }
 
 /// two counters go at once, those of the classes above: what is left is
@@ -278,7 +278,10 @@ fn a_pinned_monitor_that_the_host_takes_is_in_error() {
         (monitor.state, monitor.count),
         (CounterState::Error, 10 * MS)
     );
-    assert_eq!((pmu.totals().pinned_errors, pmu.totals().troubles), (0, 0));
+    assert_eq!(
+        (pmu.totals().pinned_errors, pmu.totals().not_counted),
+        (0, 0)
+    );
     pmu.host_mut().leave(2);
     assert!(pmu.detach(id(0)).is_some());
     run_for(&mut pmu, 600 * MS);
