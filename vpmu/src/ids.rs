@@ -4,14 +4,37 @@
 use core::fmt;
 
 /// A virtual CPU of one VM: 0 is the boot CPU.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::VcpuId;
+///
+/// assert_eq!(VcpuId(3).to_string(), "3");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VcpuId(pub u16);
 
 /// A CPU of the host, as numbered in `/sys/devices/system/cpu`.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::HostCpu;
+///
+/// assert!(HostCpu(0) < HostCpu(15));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostCpu(pub u32);
 
 /// The index of a model-specific register (ECX of RDMSR and WRMSR).
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::MsrIndex;
+/// use vpmu::x86::msr::GLOBAL_CTRL;
+///
+/// assert_eq!(GLOBAL_CTRL, MsrIndex(0x38f));
+/// assert_eq!(GLOBAL_CTRL.to_string(), "0x38f");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MsrIndex(pub u32);
 
@@ -37,6 +60,14 @@ impl fmt::Display for VcpuId {
 /// so does the upper half of `config` of a generic event on a hybrid machine. The
 /// scheduler numbers its PMUs like this, and so does the host in
 /// `/sys/bus/event_source/devices/*/type`. Linux: `pmu->type`.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::PmuType;
+///
+/// // The first type that sysfs can give to a PMU without a fixed one.
+/// assert_eq!(PmuType::FIRST_DYNAMIC, PmuType(6));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PmuType(pub u32);
 
@@ -61,6 +92,15 @@ impl PmuType {
 /// general-purpose counter *i* is bit *i*, fixed counter *i* is bit 32 + *i*.
 ///
 /// SDM vol. 3B, "Architectural Performance Monitoring Version 2".
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::Pmc;
+///
+/// assert_eq!(Pmc::gp(3).map(|pmc| pmc.to_string()).as_deref(), Some("gp3"));
+/// assert_eq!(Pmc::fixed(1).and_then(Pmc::fixed_number), Some(1));
+/// assert_eq!(Pmc::gp(8), None, "there are eight at most");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pmc(u8);
 
@@ -127,6 +167,14 @@ impl fmt::Display for Pmc {
 
 /// A monitor of a vCPU: an event that an operator attached, beside the guest's
 /// counters.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::MonitorId;
+///
+/// assert_eq!(MonitorId::all().count(), usize::from(MonitorId::MAX));
+/// assert_eq!(MonitorId::new(MonitorId::MAX), None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonitorId(u8);
 
@@ -159,6 +207,16 @@ impl fmt::Display for MonitorId {
 }
 
 /// A set of counters, laid out as IA32_PERF_GLOBAL_CTRL.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::{Pmc, PmcSet};
+///
+/// let mut set = PmcSet::first(4, 3);
+/// assert_eq!(set.len(), 7);
+/// set.remove(Pmc::gp(0).unwrap());
+/// assert!(set.iter().all(|pmc| pmc != Pmc::gp(0).unwrap()));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PmcSet(pub u64);
 

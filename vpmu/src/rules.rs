@@ -9,6 +9,14 @@ use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 
 /// How the guest's counters share the host's.
+///
+/// # Examples
+/// ```
+/// use vpmu::{Policy, Rules};
+///
+/// let rules = Rules::from(Policy::Pinned);
+/// assert_eq!(rules.policy, Policy::Pinned);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// They take turns where the host has too few, and what the guest reads is
@@ -20,6 +28,18 @@ pub enum Policy {
 }
 
 /// Which events a guest may count.
+///
+/// # Examples
+/// ```
+/// use vpmu::EventFilter;
+/// use vpmu::host::EventCode;
+/// use vpmu::x86::event::{ArchEvent, RawEvent};
+///
+/// let code = EventCode::Raw(RawEvent::of_event_sel(0x01c2));
+/// assert!(EventFilter::Architectural.admits(ArchEvent::Cycles.into()));
+/// assert!(!EventFilter::Architectural.admits(code));
+/// assert!(EventFilter::All.admits(code));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum EventFilter {
     /// The architectural ones.
@@ -170,6 +190,16 @@ impl EventFilter {
 
 /// Whose event codes a host's are: codes mean the same on CPUs for which this is
 /// the same.
+///
+/// # Examples
+/// ```
+/// use vpmu::CodesId;
+/// use vpmu::x86::cpuid::Vendor;
+///
+/// // Family 6, model 0x97: an event code means the same on CPUs of one signature.
+/// let here = CodesId::new(Vendor::Intel, 0x90672, None);
+/// assert_ne!(here, CodesId::new(Vendor::Intel, 0x806ea, None));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodesId {
     pub(crate) vendor: Vendor,
@@ -191,6 +221,17 @@ impl CodesId {
 }
 
 /// What the operator lets a guest's counters do.
+///
+/// # Examples
+/// ```
+/// use vpmu::{EventFilter, Policy, Rules};
+///
+/// let rules = Rules {
+///     filter: EventFilter::All,
+///     ..Rules::from(Policy::Flexible)
+/// };
+/// assert_eq!(rules.codes, None);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// How they share the host's.

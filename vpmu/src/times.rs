@@ -4,6 +4,18 @@
 use crate::units::Nanos;
 
 /// How long an event was wanted, and how long it had a counter.
+///
+/// # Examples
+/// ```
+/// use vpmu::Times;
+/// use vpmu::units::Nanos;
+///
+/// let times = Times {
+///     enabled: Nanos(4_000_000),
+///     running: Nanos(1_000_000),
+/// };
+/// assert!(times.is_scaled());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     /// Guest time for which the guest wanted it.

@@ -5,6 +5,14 @@ use core::ops::{Add, AddAssign};
 /// A span or an instant of a clock that the caller owns, in nanoseconds.
 ///
 /// `vpmu` has no clock: whoever calls says what time it is.
+///
+/// # Examples
+/// ```
+/// use vpmu::units::Nanos;
+///
+/// assert_eq!(Nanos(1_500).since(Nanos(1_000)), Nanos(500));
+/// assert_eq!(Nanos(0).since(Nanos(1)), Nanos(0));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nanos(pub u64);
 
@@ -30,6 +38,13 @@ impl AddAssign for Nanos {
 }
 
 /// A number of events that a counter has seen.
+///
+/// # Examples
+/// ```
+/// use vpmu::units::Count;
+///
+/// assert_eq!(Count(5).since(Count(u64::MAX)), Count(6), "counts wrap");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Count(pub u64);
 
@@ -45,6 +60,14 @@ impl Count {
 /// 2.3283064365386962890625e-10). It wraps after 4.29 GJ.
 ///
 /// Linux: `rapl_scale`.
+///
+/// # Examples
+/// ```
+/// use vpmu::units::Energy;
+///
+/// let two_joules = Energy(2 * Energy::PER_JOULE);
+/// assert_eq!(two_joules.0 >> 32, 2);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Energy(pub u64);
 

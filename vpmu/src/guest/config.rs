@@ -10,6 +10,14 @@ use crate::x86::event::ArchEventSet;
 use super::{AmdConfig, ArchPerfmonConfig, ModelKind};
 
 /// The numbers of a PMU.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ModelKind, Shape};
+///
+/// let small = Shape { gp: 2, ..ModelKind::INTEL_GENERIC.shape() };
+/// assert!(ModelKind::INTEL_GENERIC.check(small).is_ok());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// General-purpose counters.
@@ -27,6 +35,15 @@ impl Shape {
 }
 
 /// A number that a model cannot have.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ModelKind, Shape};
+///
+/// let none = Shape { gp: 0, ..ModelKind::INTEL_GENERIC.shape() };
+/// let error = ModelKind::INTEL_GENERIC.check(none).unwrap_err();
+/// assert_eq!((error.number, error.asked), ("gp", 0));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{number}={asked} is not possible with model={model}; accepted: {}", OneOf(.allowed))]
 pub struct ConfigError {
@@ -54,6 +71,16 @@ impl fmt::Display for OneOf<'_> {
 }
 
 /// A model, its numbers, and the events that the host backs.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ModelConfig, ModelKind};
+/// use vpmu::host::software::SoftwarePmu;
+///
+/// let kind = ModelKind::INTEL_GENERIC;
+/// let config = ModelConfig::new(kind, kind.shape(), SoftwarePmu::SUPPORTED).unwrap();
+/// assert_eq!(config.counters().len(), 7);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelConfig {
     /// An architectural PMU.

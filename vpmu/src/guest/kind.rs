@@ -15,6 +15,15 @@ use super::{AmdVersion, ArchVersion, ConfigError, Shape};
 /// is moved to; a model that differs gets another name. What depends on the
 /// host is which architectural events leaf 0AH offers. A VMM may give smaller
 /// numbers where its user gave none.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchVersion, ModelKind};
+///
+/// assert_eq!(ModelKind::from_name("intel-v4"), Some(ModelKind::Intel(ArchVersion::V4)));
+/// assert_eq!(ModelKind::from_name("intel-v9"), None);
+/// assert_eq!(ModelKind::INTEL_GENERIC.name(), "intel-v2");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModelKind {
     /// Architectural performance monitoring of this version.
@@ -24,6 +33,14 @@ pub enum ModelKind {
 }
 
 /// What the numbers of a model may be.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::ModelKind;
+///
+/// let limits = ModelKind::INTEL_GENERIC.limits();
+/// assert!(limits.gp.contains(&8) && !limits.gp.contains(&9));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// General-purpose counters.

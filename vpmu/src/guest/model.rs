@@ -13,6 +13,19 @@ use super::{AmdPmu, ArchPerfmon, Demand, GuestPmu, Identity, ModelConfig, Wrap, 
 /// register exit asks the model some ten times, and a branch that always goes
 /// the same way costs less there than as many indirect calls; the register
 /// file lies inside the vCPU's PMU, and can be cloned and saved as a value.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{GuestPmu, Model, ModelConfig, ModelKind};
+/// use vpmu::x86::event::ArchEventSet;
+/// use vpmu::x86::msr::GLOBAL_CTRL;
+///
+/// let kind = ModelKind::from_name("intel-v4").unwrap();
+/// let config = ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL).unwrap();
+/// let mut model = Model::new(config);
+/// assert!(model.wrmsr(GLOBAL_CTRL, 1 << 40).is_err(), "a reserved bit is #GP");
+/// assert_eq!(model.rdmsr(GLOBAL_CTRL), Ok(0xf), "as after RESET");
+/// ```
 #[derive(Clone, Debug)]
 pub enum Model {
     /// Architectural performance monitoring.

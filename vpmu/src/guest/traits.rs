@@ -80,6 +80,16 @@ pub enum Wrap {
 
 /// A model with its numbers: two that are equal have the same registers, and
 /// say the same by CPUID.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{AmdConfig, AmdPmu, AmdVersion, GuestPmu};
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let of = |events| AmdPmu::new(AmdConfig::new(AmdVersion::V2, events)).identity();
+/// assert_eq!(of(ArchEventSet::ALL), of(ArchEventSet::ALL));
+/// assert_ne!(of(ArchEventSet::ALL), of(ArchEventSet::EMPTY), "a guest chose by its events");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Whose.

@@ -4,6 +4,14 @@
 use bitfield_struct::bitfield;
 
 /// CPUID.0AH:EAX.
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::cpuid::Leaf0AEax;
+///
+/// let eax = Leaf0AEax::from_bits(0x0730_0402);
+/// assert_eq!((eax.version(), eax.gp_counters(), eax.gp_width()), (2, 4, 48));
+/// ```
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Leaf0AEax {
@@ -18,6 +26,14 @@ pub struct Leaf0AEax {
 }
 
 /// CPUID.0AH:EDX.
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::cpuid::Leaf0AEdx;
+///
+/// let edx = Leaf0AEdx::from_bits(0x603);
+/// assert_eq!((edx.fixed_counters(), edx.fixed_width()), (3, 48));
+/// ```
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Leaf0AEdx {
@@ -35,6 +51,15 @@ pub struct Leaf0AEdx {
 }
 
 /// The four registers of leaf 0AH.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::ArchPerfmonConfig;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, ArchEventSet::ALL).unwrap();
+/// assert_eq!(config.leaf_0a().words(), [0x0730_0402, 0, 0, 0x603]);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leaf0A {
     /// Version, counters and width.
@@ -63,6 +88,13 @@ impl Leaf0A {
 /// CPUID.8000_0022H:EBX.
 ///
 /// APM vol. 3, "Extended Performance Monitoring and Debug".
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::cpuid::Leaf22Ebx;
+///
+/// assert_eq!(Leaf22Ebx::new().with_core_counters(6).into_bits(), 6);
+/// ```
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Leaf22Ebx {
@@ -83,6 +115,15 @@ pub struct Leaf22Ebx {
 }
 
 /// Whose CPU a guest sees.
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::cpuid::Vendor;
+///
+/// let words = Vendor::Amd.leaf_0(); // EBX, ECX, EDX
+/// assert_eq!(Vendor::of_leaf_0(words), Some(Vendor::Amd));
+/// assert_eq!(Vendor::of_leaf_0([0; 3]), None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Vendor {
     /// GenuineIntel.
@@ -134,6 +175,20 @@ pub struct AmdLeaves {
 
 /// What CPUID says of a PMU. Everything else that has to do with performance
 /// monitoring is to be absent (guest-contract §1.5, §3.1).
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{Model, ModelConfig, ModelKind, GuestPmu};
+/// use vpmu::x86::cpuid::PmuCpuid;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let kind = ModelKind::from_name("amd-v2").unwrap();
+/// let config = ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL).unwrap();
+/// let PmuCpuid::Amd(leaves) = Model::new(config).cpuid() else {
+///     panic!("an AMD model has AMD's leaves");
+/// };
+/// assert!(leaves.perfctr_core && leaves.leaf_22.is_some());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PmuCpuid {
     /// An architectural PMU.

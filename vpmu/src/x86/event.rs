@@ -7,6 +7,18 @@ use super::regs::{AmdEventSel, EventSel};
 /// counter 2 counts.
 ///
 /// SDM vol. 3B, "Pre-defined Architectural Performance Events".
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::cpuid::Vendor;
+/// use vpmu::x86::event::ArchEvent;
+/// use vpmu::x86::regs::EventSel;
+///
+/// let sel = EventSel::from_bits(0x00c4); // branches
+/// let event = ArchEvent::from_event_sel(sel).unwrap();
+/// assert_eq!(event.name(), "branches");
+/// assert_eq!(event.code(Vendor::Intel).map(|code| code.config()), Some(0x00c4));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum ArchEvent {
@@ -141,6 +153,16 @@ impl ArchEvent {
 ///
 /// SDM vol. 3B, "Architectural Performance Monitoring Version 1"; APM vol. 2,
 /// "Core Performance Event-Select Registers".
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::cpuid::Vendor;
+/// use vpmu::x86::event::{ArchEvent, RawEvent};
+///
+/// // Of a whole event select, the event and its modifiers are kept.
+/// let raw = RawEvent::of_event_sel(0x53_003c);
+/// assert_eq!(raw.event(Vendor::Intel), Some(ArchEvent::Cycles));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RawEvent(u64);
 
@@ -188,6 +210,15 @@ impl core::fmt::Display for RawEvent {
 }
 
 /// A set of architectural events, such as those that a host can back.
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::event::{ArchEvent, ArchEventSet};
+///
+/// let set: ArchEventSet = [ArchEvent::Cycles, ArchEvent::Instructions].into_iter().collect();
+/// assert!(set.contains(ArchEvent::Cycles));
+/// assert_eq!(ArchEventSet::ALL.without(set).count(), 6);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ArchEventSet(u8);
 

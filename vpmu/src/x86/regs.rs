@@ -6,6 +6,15 @@ use bitfield_struct::bitfield;
 ///
 /// SDM vol. 3B, "Architectural Performance Monitoring Version 1" and, for
 /// `any_thread`, "Version 3".
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::regs::EventSel;
+///
+/// let sel = EventSel::from_bits(0x53_003c);
+/// assert_eq!((sel.event(), sel.umask()), (0x3c, 0));
+/// assert!(sel.usr() && sel.os() && sel.int() && sel.enable());
+/// ```
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct EventSel {
@@ -54,6 +63,14 @@ impl EventSel {
 /// AMD PERF_CTLx.
 ///
 /// APM vol. 2, "Core Performance Event-Select Registers".
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::regs::AmdEventSel;
+///
+/// let sel = AmdEventSel::new().with_event_low(0x76).with_enable(true);
+/// assert_eq!(sel.event(), 0x76);
+/// ```
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct AmdEventSel {
@@ -106,6 +123,14 @@ impl AmdEventSel {
 /// The four bits of one counter in IA32_FIXED_CTR_CTRL.
 ///
 /// SDM vol. 3B, "Architectural Performance Monitoring Version 2".
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::regs::FixedCtrl;
+///
+/// let field = FixedCtrl::from_bits(0xb);
+/// assert!(field.os() && field.usr() && field.pmi() && !field.any_thread());
+/// ```
 #[bitfield(u8)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct FixedCtrl {
@@ -125,6 +150,13 @@ pub struct FixedCtrl {
 ///
 /// SDM vol. 3B, "Full-Width Writes to Performance Counter Registers" and
 /// vol. 4, table of architectural MSRs.
+///
+/// # Examples
+/// ```
+/// use vpmu::x86::regs::PerfCapabilities;
+///
+/// assert!(PerfCapabilities::from_bits(0x2000).full_width_writes());
+/// ```
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct PerfCapabilities {

@@ -7,6 +7,14 @@ use crate::x86::cpuid::{AmdLeaves, Leaf22Ebx, PmuCpuid};
 use crate::x86::event::ArchEventSet;
 
 /// A generation of AMD's core counters.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::AmdVersion;
+///
+/// assert_eq!(AmdVersion::K7.counters(), 4);
+/// assert_eq!(AmdVersion::V2.counters(), 6);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AmdVersion {
     /// Four counters at C001_0000, as K7 had them.
@@ -42,6 +50,16 @@ impl AmdVersion {
 }
 
 /// The generation and the events of an [`super::AmdPmu`].
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{AmdConfig, AmdVersion};
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let config = AmdConfig::new(AmdVersion::V2, ArchEventSet::AMD_GENERIC);
+/// assert!(config.has_globals());
+/// assert_eq!(config.counters().len(), 6);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmdConfig {
     version: AmdVersion,

@@ -26,6 +26,18 @@ const COUNTER_BITS: u8 = 48;
 const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
 
 /// The register file of one vCPU.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{AmdConfig, AmdPmu, AmdVersion, GuestPmu};
+/// use vpmu::ids::MsrIndex;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let mut pmu = AmdPmu::new(AmdConfig::new(AmdVersion::Core, ArchEventSet::ALL));
+/// // Reserved bits are dropped and never #GP.
+/// pmu.wrmsr(MsrIndex(0xc001_0200), u64::MAX).unwrap();
+/// assert_eq!(pmu.rdmsr(MsrIndex(0xc001_0200)).unwrap() >> 63, 0);
+/// ```
 #[derive(Clone, Debug)]
 pub struct AmdPmu {
     config: AmdConfig,

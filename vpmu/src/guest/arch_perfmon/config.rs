@@ -8,6 +8,14 @@ use crate::x86::regs::{EventSel, PerfCapabilities};
 use super::super::{ConfigError, Identity, ModelConfig, ModelKind, Shape};
 
 /// A version of architectural performance monitoring.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::ArchVersion;
+///
+/// assert_eq!(ArchVersion::V5.number(), 5);
+/// assert!(ArchVersion::V1 < ArchVersion::V2);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ArchVersion {
     /// Event selects and counters alone.
@@ -31,6 +39,17 @@ impl ArchVersion {
 }
 
 /// A kind of core of the hybrid pair.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmonConfig, CoreType};
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let core = ArchPerfmonConfig::hybrid(CoreType::Core, ArchEventSet::ALL);
+/// let atom = ArchPerfmonConfig::hybrid(CoreType::Atom, ArchEventSet::ALL);
+/// assert_eq!((core.counters().len(), atom.counters().len()), (12, 9));
+/// assert_eq!(core.leaf_0a(), atom.leaf_0a());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CoreType {
     /// Leaf 1AH says 40H.
@@ -40,6 +59,16 @@ pub enum CoreType {
 }
 
 /// Counters and events of an [`super::ArchPerfmon`].
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::ArchPerfmonConfig;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, ArchEventSet::ALL).unwrap();
+/// assert_eq!(config.counters().len(), 7);
+/// assert!(ArchPerfmonConfig::new(9, 3, 48, ArchEventSet::ALL).is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArchPerfmonConfig {
     version: ArchVersion,

@@ -33,6 +33,23 @@ use crate::x86::regs::{
 use super::{Demand, Encoding, GuestPmu, Identity, Wrap};
 
 /// The register file of one vCPU.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, GuestPmu, Wrap};
+/// use vpmu::ids::{MsrIndex, Pmc};
+/// use vpmu::units::Count;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, ArchEventSet::ALL).unwrap();
+/// let mut pmu = ArchPerfmon::new(config);
+/// pmu.wrmsr(MsrIndex(0x186), 0x43_003c).unwrap(); // IA32_PERFEVTSEL0: cycles
+/// let gp0 = Pmc::gp(0).unwrap();
+/// assert!(pmu.demand(gp0).is_some());
+/// // A model counts nothing by itself.
+/// assert_eq!(pmu.advance(gp0, Count(10)), Wrap::No);
+/// assert_eq!(pmu.value(gp0), 10);
+/// ```
 #[derive(Clone, Debug)]
 pub struct ArchPerfmon {
     config: ArchPerfmonConfig,
