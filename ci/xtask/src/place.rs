@@ -113,6 +113,7 @@ impl Place {
 impl Native {
     fn prepare(args: &HostArgs) -> Result<Self> {
         let share_bytes = images::share(args.share.as_deref())?;
+        let _alone = setup::alone()?;
         setup::tools()?;
         let kernels = kernels::all()?;
         let mut native = Self {

@@ -1,13 +1,27 @@
 //! Set-up of a fresh Debian 12 machine: installs the missing tools, as root or
 //! with sudo, and says which.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::artifacts::{self, Artifact};
-use crate::{cmd, say};
+use crate::{cmd, paths, say};
+
+/// Waits until nobody else sets up this machine or builds images, and keeps others out for
+/// as long as the file is held. Two hosts are prepared at a time, and an apt-get refuses to
+/// start beside another.
+///
+/// # Errors
+/// If `target/xtask` cannot be written to.
+pub(crate) fn alone() -> Result<File> {
+    let lock = paths::cache("")?.join("lock");
+    let lock = File::create(lock).context("cannot write under target/")?;
+    lock.lock().context("cannot lock target/xtask")?;
+    Ok(lock)
+}
 
 /// Installs every program and file of `resources/artifacts.txt` that is missing.
 ///

@@ -13,17 +13,16 @@ mod qemu;
 pub(crate) mod stream;
 mod tsc;
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::cpio::Cpio;
 use crate::kernels::{self, Kernel};
 use crate::mock_pmu::Spec;
-use crate::{images, paths, say, setup};
+use crate::{images, say, setup};
 use qemu::Machine;
 use stream::{Event, Stream};
 
@@ -122,10 +121,8 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     let series = args.host_kernel.as_deref().unwrap_or("6.12");
     let cpus = cpus(args, series)?;
     let share = images::share(args.share.as_deref())?;
+    let _alone = setup::alone()?;
     setup::tools()?;
-    let lock = paths::cache("")?.join("lock");
-    let lock = fs::File::create(lock).context("cannot write under target/")?;
-    lock.lock().context("cannot lock target/xtask")?;
     let kernels = kernels::all()?;
     let kernel = pick(&kernels, "--host-kernel", series)?;
     let mut archives = vec![images::host(&kernel)?];
