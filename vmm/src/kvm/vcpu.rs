@@ -1,7 +1,7 @@
 //! One vCPU.
 #![expect(unsafe_code, reason = "the unions and the flag of kvm_run")]
 
-use kvm_bindings::{kvm_fpu, kvm_lapic_state};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_fpu, kvm_lapic_state};
 use kvm_ioctls::{Cap, SyncReg, VcpuFd};
 use vpmu::host::Level;
 use vpmu::host::software::Khz;
@@ -82,6 +82,17 @@ impl Vcpu {
         self.fd
             .set_cpuid2(&to_kvm_cpuid(table)?)
             .map_err(ioctl("KVM_SET_CPUID2"))
+    }
+
+    /// What CPUID answers: the table of [`Vcpu::set_cpuid`] with the bits that KVM keeps
+    /// for itself.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn cpuid(&self) -> Result<Vec<CpuidEntry>, KvmError> {
+        let table = self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
+        let table = table.map_err(ioctl("KVM_GET_CPUID2"))?;
+        Ok(table.as_slice().iter().map(CpuidEntry::from).collect())
     }
 
     /// Writes MSRs as the host: no filter, no read-only bits.

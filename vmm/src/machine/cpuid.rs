@@ -11,6 +11,7 @@
 mod amd;
 mod hybrid;
 mod intel;
+mod leaked;
 mod table;
 mod topology;
 
@@ -21,6 +22,8 @@ use vpmu::x86::cpuid::{AmdLeaves, IntelLeaves, PmuCpuid};
 use crate::config::{CoreTypes, Topology};
 use crate::kvm::CpuidEntry;
 use table::Table;
+
+pub(crate) use leaked::leaked;
 
 /// Which CPU the guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vpmu::ids::{MsrIndex, VcpuId};
 
-use super::cpuid::{CpuidPlan, Profile};
+use super::cpuid::{self, CpuidPlan, Profile};
 use crate::config::Topology;
-use crate::kvm::{BootState, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
+use crate::kvm::{BootState, CpuidEntry, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
 use crate::pmu::{PmuHooks, PortContext};
 use crate::stop::StopSignal;
 use crate::vcpu::{Buses, SpawnError, VcpuHandle, VcpuParts};
@@ -146,7 +146,11 @@ impl VcpuPlan<'_> {
         let mut vcpus = BTreeMap::new();
         for id in ids {
             let mut vcpu = vm.create_vcpu(self.cpuid.topology.apic_id(id))?;
-            vcpu.set_cpuid(&self.cpuid.table(id))?;
+            let table = self.cpuid.table(id);
+            vcpu.set_cpuid(&table)?;
+            if id.0 == 0 {
+                tell_leaks(&table, &vcpu.cpuid()?);
+            }
             set_registers(&vcpu, self.cpuid.profile)?;
             if id.0 == 0 {
                 vcpu.set_boot_state(self.boot_state)?;
@@ -156,6 +160,18 @@ impl VcpuPlan<'_> {
             vcpus.insert(id, vcpu);
         }
         Ok(vcpus)
+    }
+}
+
+/// Warns of features that KVM shows the guest against its table.
+fn tell_leaks(table: &[CpuidEntry], shown: &[CpuidEntry]) {
+    let leaked = cpuid::leaked(table, shown);
+    if !leaked.is_empty() {
+        log::warn!(
+            "KVM shows the guest CPU features that its CPUID table does not offer: {}; the \
+             guest's drivers may try to use them",
+            leaked.join(", ")
+        );
     }
 }
 

@@ -22,6 +22,10 @@ const PAYLOADS: [&str; 9] = [
 ];
 const MODELS: [&str; 3] = ["intel-v4", "amd-core", "amd-v2"];
 
+/// The payload that looks at CPUID, and the only model that it knows: run beside the first
+/// of [`MODELS`], as this machine's own KVM may show guests another leaf 07H.
+const CPUID: (&str, &str) = ("pmu_cpuid", "intel-v2");
+
 /// Where the payloads are, in a line.
 const FOLDER: &str = "{payloads}";
 
@@ -37,7 +41,9 @@ pub(super) fn all() -> Vec<GuestTest> {
 /// A payload says `perfvisor.exit=` as a Linux guest does, of which more is asked: here
 /// its word is `payload.exit=`.
 fn row(host_kernel: &'static str, model: &str) -> GuestTest {
-    let lines = PAYLOADS.map(|payload| {
+    let runs = PAYLOADS.iter().map(|payload| (*payload, model));
+    let runs = runs.chain((model == MODELS[0]).then_some(CPUID));
+    let lines = runs.map(|(payload, model)| {
         format!(
             "echo '=== {payload}'; perfvisor run --serial tty --kernel {FOLDER}{payload} \
              --pmu type=software,model={model} </dev/null >/tmp/payload; echo status=$?; \
@@ -50,14 +56,15 @@ fn row(host_kernel: &'static str, model: &str) -> GuestTest {
         limit: 180,
         ..GuestTest::new(
             format!("bare-metal/host-{host_kernel}/{model}"),
-            lines.concat() + "echo '=== end'",
+            lines.collect::<String>() + "echo '=== end'",
             passed,
         )
     }
 }
 
-fn passed(seen: &Seen, _: &GuestTest) -> Result<()> {
-    for payload in PAYLOADS {
+fn passed(seen: &Seen, test: &GuestTest) -> Result<()> {
+    let cpuid = test.line.contains(CPUID.0).then_some(CPUID.0);
+    for payload in PAYLOADS.into_iter().chain(cpuid) {
         let text = perf::section(&seen.console, payload)?;
         let says = |due: &str| text.lines().any(|line| line == due);
         let ended = says("payload.exit=0") && says("status=0");
@@ -77,7 +84,8 @@ pub(super) fn place(line: &str, place: &Place, job: &mut Job) -> Result<String> 
     let has = |job: &Job, file: &str| job.files.iter().any(|(name, _)| name == file);
     for (name, path) in programs::payloads()? {
         let file = format!("images/{name}");
-        if PAYLOADS.contains(&name.as_str()) && !has(job, &file) {
+        let is_used = name == CPUID.0 || PAYLOADS.contains(&name.as_str());
+        if is_used && !has(job, &file) {
             let bytes = std::fs::read(&path);
             let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
             job.files.push((file, bytes));
@@ -92,9 +100,11 @@ mod tests {
 
     #[test]
     fn each_payload_has_ended_well() {
+        let one = |payload: &str, exit: &str| {
+            format!("=== {payload}\nstatus=0\npayload {payload}\n{exit}\n")
+        };
         let console = |exit: &str| {
-            let one = |payload| format!("=== {payload}\nstatus=0\npayload {payload}\n{exit}\n");
-            PAYLOADS.map(one).concat() + "=== end\n"
+            PAYLOADS.map(|payload| one(payload, exit)).concat() + &one(CPUID.0, exit) + "=== end\n"
         };
         let seen = |console| Seen {
             console,
@@ -102,6 +112,8 @@ mod tests {
         };
         let test = &all()[0];
         passed(&seen(console("payload.exit=0")), test).unwrap();
+        let without = console("payload.exit=0").replace("=== pmu_cpuid", "");
+        assert!(passed(&seen(without), test).is_err());
         assert!(passed(&seen(console("payload.exit=01")), test).is_err());
         assert!(passed(&seen(console("")), test).is_err());
     }

@@ -14,16 +14,16 @@ const DS: u32 = 1 << 21;
 /// "Deterministic Cache Parameters".
 const CACHES: u32 = 0x4;
 /// Leaf 07H:EBX.
-const HLE: u32 = 1 << 4;
-const RTM: u32 = 1 << 11;
-const PT: u32 = 1 << 25;
+pub(super) const HLE: u32 = 1 << 4;
+pub(super) const RTM: u32 = 1 << 11;
+pub(super) const PT: u32 = 1 << 25;
 /// Leaf 07H:ECX: bus locks raise #DB where DEBUGCTL asks for it, bit 2 (SDM vol. 3B,
 /// "OS Bus-Lock Detection"). Linux sets that bit without expecting a fault.
-const BUS_LOCK_DETECT: u32 = 1 << 24;
+pub(super) const BUS_LOCK_DETECT: u32 = 1 << 24;
 /// Leaf 07H:EDX: TSX_FORCE_ABORT, hybrid, architectural LBR.
 const FORCE_ABORT: u32 = 1 << 13;
-const HYBRID: u32 = 1 << 15;
-const ARCH_LBR: u32 = 1 << 19;
+pub(super) const HYBRID: u32 = 1 << 15;
+pub(super) const ARCH_LBR: u32 = 1 << 19;
 /// Leaf 07H.1:EAX: leaf 23H is there.
 const ARCH_PERFMON_EXT: u32 = 1 << 8;
 /// Leaf 8000_0001H as Intel has it: ECX LAHF, LZCNT, PREFETCHW; EDX SYSCALL,
