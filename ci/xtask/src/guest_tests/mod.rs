@@ -67,7 +67,7 @@ pub(crate) struct GuestTest {
     pub(crate) vmm: &'static str,
     /// The line that it runs.
     pub(crate) line: String,
-    /// Seconds that it may take.
+    /// Seconds that it may take on a fast machine; [`SLOWEST`] times that elsewhere.
     pub(crate) limit: u64,
     /// A word of its name without which it is not run; empty: it always is.
     pub(crate) on_request: &'static str,
@@ -98,7 +98,16 @@ pub(crate) enum Runs {
     OnHost,
 }
 
+/// How many times slower than a fast machine a machine may be. A limit ends a test that
+/// stands still, and says nothing about speed.
+const SLOWEST: u64 = 4;
+
 impl GuestTest {
+    /// Seconds after which it is ended, on any machine.
+    const fn ended_after(&self) -> u64 {
+        self.limit * SLOWEST
+    }
+
     /// A guest with one vCPU, both kernels 6.12.
     pub(crate) fn new(name: impl Into<String>, line: impl Into<String>, check: Check) -> Self {
         Self {
@@ -241,7 +250,7 @@ fn run_once<'a>(
         // With two, one patches the host's text while the other runs it.
         cpus: nested.map(|_| mock_pmu.as_ref().map_or(1, Spec::least_cpus)),
         share: None,
-        timeout: 60 + tests.iter().map(|t| t.limit).sum::<u64>(),
+        timeout: 60 + tests.iter().map(|t| t.ended_after()).sum::<u64>(),
         profile: "testrelease".into(),
         perfvisor: None,
         mock_pmu,
@@ -250,7 +259,8 @@ fn run_once<'a>(
     let mut job = job(&place, tests)?;
     // A host that lives ends a test at its limit, and says so, by its own clock: that of
     // one that counts instructions may all but stand still.
-    let longest = tests.iter().map(|t| t.limit).max().unwrap_or_default();
+    let longest = tests.iter().map(|t| t.ended_after()).max();
+    let longest = longest.unwrap_or_default();
     let of_job = Duration::from_secs(longest + 30);
     job.silence = Some(if host.icount { STANDSTILL } else { of_job });
     say!("{} guest test(s) on {}", tests.len(), place.describe());
@@ -353,7 +363,7 @@ fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
             let line = crate::cmd::quoted(&format!("{TIDY}{line}"));
             let run = format!("sh -c {line}");
             job.line
-                .push_str(&marks::wrapped(n, test.limit, &run, after));
+                .push_str(&marks::wrapped(n, test.ended_after(), &run, after));
             continue;
         }
         let cpus = if test.vmm.contains("--cpus ") {
@@ -380,7 +390,7 @@ fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
         let line = complaints::asked_after(&test.line);
         let run = guest::run_line(place, &guest, (&n.to_string(), &line), &mut job)?;
         job.line
-            .push_str(&marks::wrapped(n, test.limit, &run, after));
+            .push_str(&marks::wrapped(n, test.ended_after(), &run, after));
     }
     Ok(job)
 }
