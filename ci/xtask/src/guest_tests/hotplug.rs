@@ -229,10 +229,10 @@ fn sizes(seen: &Seen, word: &str) -> Result<[u64; 3]> {
 }
 
 /// Shell functions of the host: `total` prints how many overflows there were so far,
-/// `more` waits for 20 more of them, and `gone N` removes vCPU N, however long the guest
+/// `more` waits for 10 more of them, and `gone N` removes vCPU N, however long the guest
 /// takes: one that let its time pass may still let the vCPU go, and is asked again.
 const RECORDING: &str = "total() { $ctl info --json | grep -o 'overflows.:[0-9]*' | cut -d: -f2; }; \
-     more() { due=$(($(total) + 20)); until [ $(total) -ge $due ]; do sleep 0.2; done; }; \
+     more() { due=$(($(total) + 10)); until [ $(total) -ge $due ]; do sleep 1; done; }; \
      gone() { until $ctl vcpu list | grep -q \"vCPU $1: not plugged in\"; do $ctl vcpu remove $1; done; }; ";
 
 /// What a vCPU did before it left is part of every total, once.
