@@ -236,7 +236,7 @@ mod tests {
             vcpu: Some(0),
             ..ScopedCounterStatus::default()
         };
-        matches_schema("UncoreCounter", &counter);
+        matches_schema("ScopedCounter", &counter);
         let entry = ScopedLogEntry {
             counter: Some(String::new()),
             from: Some(0),
