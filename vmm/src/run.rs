@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use thiserror::Error;
 use vpmu::host::linux::sysfs::Sysfs;
 
-use crate::cli::{Cli, Command, RunArgs};
+use crate::cli::{Cli, Command, LOG_VARIABLE, RunArgs, log_filter};
 use crate::config::{ConfigError, VmConfig};
 use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
@@ -59,8 +59,8 @@ impl RunError {
 #[must_use]
 pub fn main() -> ExitCode {
     terminal::restore_on_panic();
-    let level = env_logger::Env::new().filter_or("PERFVISOR_LOG", "warn");
-    env_logger::Builder::from_env(level).init();
+    let filter = log_filter(std::env::var_os(LOG_VARIABLE).as_deref());
+    env_logger::Builder::new().parse_filters(&filter).init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error),

@@ -362,3 +362,30 @@ fn help_goes_to_standard_output() {
         assert!(text.contains(word), "{word}");
     }
 }
+
+/// A log level that does not exist must not silence the warnings without a word.
+#[test]
+fn a_misspelt_log_level_is_named_and_the_default_is_used() {
+    let said = |level: &str| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_perfvisor"));
+        let output = program.arg("--version").env("PERFVISOR_LOG", level);
+        let output = output.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{level}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for level in ["off", "WARN", "trace", "vmm::pmu=debug,error", ""] {
+        assert_eq!(said(level), "", "{level}");
+    }
+    for level in ["wran", "vmm=wran", "info,wran", "3"] {
+        let text = said(level);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        for part in [
+            "PERFVISOR_LOG",
+            level,
+            "accepted: off, error, warn, info, debug, trace",
+            "using warn",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The command line as text. [`crate::config`] checks the values.
 
 mod help;
-
+mod log_filter;
 mod vm_config;
 
 use std::path::PathBuf;
@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::MonitorArg;
+
+pub use log_filter::{VARIABLE as LOG_VARIABLE, log_filter};
 
 /// A KVM virtual machine monitor whose guests have a working PMU on any host.
 #[derive(Debug, Parser)]
