@@ -53,6 +53,22 @@ pub enum EventFilter {
 
 /// Events by name and by code. What is denied is denied, also if it is allowed;
 /// an empty list of allowed events allows all.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::EventCode;
+/// use vpmu::x86::cpuid::Vendor;
+/// use vpmu::x86::event::ArchEvent;
+/// use vpmu::{EventFilter, FilterLists};
+///
+/// let allowed = [EventCode::from(ArchEvent::Cycles)];
+/// let filter = EventFilter::Lists(FilterLists::new(allowed, []));
+/// // On a guest of this vendor, the event's code is admitted as well.
+/// let filter = filter.for_vendor(Vendor::Intel);
+/// let code = ArchEvent::Cycles.code(Vendor::Intel).unwrap();
+/// assert!(filter.admits(EventCode::Raw(code)));
+/// assert!(!filter.admits(ArchEvent::Instructions.into()));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterLists {
     allow: EventList,

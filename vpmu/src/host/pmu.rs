@@ -11,6 +11,16 @@ use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 /// A host event of one vCPU. The caller numbers them, below
 /// [`HostEventId::COUNT`]: the guest's counters by [`Pmc::slot`], then the
 /// monitors.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::HostEventId;
+/// use vpmu::ids::{MonitorId, Pmc};
+///
+/// let of_counter = HostEventId::from(Pmc::gp(0).unwrap());
+/// let of_monitor = HostEventId::from(MonitorId::new(0).unwrap());
+/// assert_ne!(of_counter, of_monitor);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostEventId(pub usize);
 
@@ -32,6 +42,14 @@ impl From<MonitorId> for HostEventId {
 }
 
 /// The guest privilege levels in which an event counts.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::Privilege;
+///
+/// let user_only = Privilege { user: true, kernel: false };
+/// assert!(!user_only.kernel);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Privilege {
     /// Levels 1 to 3.
@@ -61,6 +79,15 @@ pub enum Quality {
 }
 
 /// The code of an event: which event it is, without where it counts.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::EventCode;
+/// use vpmu::x86::event::{ArchEvent, RawEvent};
+///
+/// let raw = EventCode::Raw(RawEvent::of_event_sel(0x01c2));
+/// assert_ne!(raw, ArchEvent::Cycles.into());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventCode {
     /// One that means the same on every CPU.
@@ -86,6 +113,18 @@ impl fmt::Display for EventCode {
 
 /// An event that a host counts for a guest. The guest's counters are turned into
 /// it by the guest model, and the host opens it.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::{HostEvent, Privilege};
+/// use vpmu::x86::event::ArchEvent;
+///
+/// let cycles_in_user_mode = HostEvent {
+///     code: ArchEvent::Cycles.into(),
+///     privilege: Privilege { user: true, kernel: false },
+/// };
+/// assert!(cycles_in_user_mode.privilege.user);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostEvent {
     /// Which event.
@@ -128,6 +167,47 @@ pub enum ReadError {
 /// run at once is the scheduler's decision ([`crate::sched`]); whether the host
 /// has counters for them is only known by trying. Counts are of
 /// guest execution alone.
+///
+/// # Examples
+/// ```
+/// // Endless counters; each event occurs once a nanosecond of guest time.
+/// use vpmu::host::{HostEvent, HostEventId, HostOpenError, HostPmu, NoCounter, ReadError};
+/// use vpmu::units::{Count, Nanos};
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// #[derive(Debug, Default)]
+/// struct Endless {
+///     counts: [u64; HostEventId::COUNT],
+///     running: [bool; HostEventId::COUNT],
+/// }
+///
+/// impl HostPmu for Endless {
+///     fn supported(&self) -> ArchEventSet {
+///         ArchEventSet::ALL
+///     }
+///     fn open(&mut self, id: HostEventId, _: &HostEvent) -> Result<(), HostOpenError> {
+///         self.counts[id.0] = 0;
+///         Ok(())
+///     }
+///     fn close(&mut self, id: HostEventId) {
+///         self.running[id.0] = false;
+///     }
+///     fn start(&mut self, id: HostEventId, _: Count) -> Result<(), NoCounter> {
+///         self.running[id.0] = true;
+///         Ok(())
+///     }
+///     fn stop(&mut self, id: HostEventId) {
+///         self.running[id.0] = false;
+///     }
+///     fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
+///         Ok(Count(self.counts[id.0]))
+///     }
+///     fn guest_ran(&mut self, span: Nanos) {
+///         let running = self.counts.iter_mut().zip(self.running);
+///         running.filter(|(_, on)| *on).for_each(|(count, _)| *count += span.0);
+///     }
+/// }
+/// ```
 pub trait HostPmu: fmt::Debug {
     /// The architectural events that this PMU counts.
     fn supported(&self) -> ArchEventSet;

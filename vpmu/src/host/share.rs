@@ -36,6 +36,19 @@ const QUANTUM: Nanos = Nanos(50_000_000);
 /// reckoned wait for the next one, guest time beyond the host's busy time (the
 /// host's is coarser) does too, and what divides into less than a unit is kept
 /// as a fraction. The sum never runs backwards.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::{CpuTime, EnergyShare};
+/// use vpmu::units::{Energy, Nanos};
+///
+/// let idle = CpuTime { guest: Nanos(0), host: Nanos(0) };
+/// let mut share = EnergyShare::from_now(idle);
+/// // The guest had half of the host's busy time.
+/// let later = CpuTime { guest: Nanos(500_000_000), host: Nanos(1_000_000_000) };
+/// let part = share.update(Energy(10 * Energy::PER_JOULE), later);
+/// assert_eq!(part, Energy(5 * Energy::PER_JOULE));
+/// ```
 #[derive(Debug, Default)]
 pub struct EnergyShare {
     /// The last reading.
@@ -93,6 +106,15 @@ impl EnergyShare {
 }
 
 /// Energy that several readers, who add up what they read, show in equal parts.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::EqualParts;
+/// use vpmu::units::Energy;
+///
+/// let mut parts = EqualParts::new(2);
+/// assert_eq!(parts.update(Energy(100)), Energy(50));
+/// ```
 #[derive(Debug)]
 pub struct EqualParts {
     readers: u64,

@@ -37,6 +37,26 @@ pub enum Call {
 }
 
 /// The scripted PMU.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::sim::SimPmu;
+/// use vpmu::host::{HostEvent, HostEventId, HostPmu, Privilege};
+/// use vpmu::ids::Pmc;
+/// use vpmu::units::Count;
+/// use vpmu::x86::event::{ArchEvent, ArchEventSet};
+///
+/// let mut host = SimPmu::new(1, ArchEventSet::ALL);
+/// let gp0 = HostEventId::from(Pmc::gp(0).unwrap());
+/// let everywhere = Privilege { user: true, kernel: true };
+/// let cycles = HostEvent { code: ArchEvent::Cycles.into(), privilege: everywhere };
+/// host.open(gp0, &cycles).unwrap();
+/// host.start(gp0, Count(100)).unwrap();
+/// host.occur(ArchEvent::Cycles, 40);
+/// assert_eq!(host.read(gp0), Ok(Count(40)));
+/// host.lose(gp0);
+/// assert!(host.read(gp0).is_err());
+/// ```
 #[derive(Debug)]
 pub struct SimPmu {
     counters: usize,

@@ -15,6 +15,15 @@ use super::pmu::{
 };
 
 /// A clock rate in kHz.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+///
+/// // What a guest's `cycles` are on a TSC of 2.1 GHz.
+/// let host = SoftwarePmu::new(Khz(2_100_000));
+/// # drop(host);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Khz(pub u32);
 
@@ -70,6 +79,24 @@ struct Running {
 }
 
 /// The clock-derived PMU of one vCPU.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+/// use vpmu::host::{HostEvent, HostEventId, HostPmu, Privilege};
+/// use vpmu::ids::Pmc;
+/// use vpmu::units::{Count, Nanos};
+/// use vpmu::x86::event::ArchEvent;
+///
+/// let mut host = SoftwarePmu::new(Khz(2_000_000));
+/// let gp0 = HostEventId::from(Pmc::gp(0).unwrap());
+/// let everywhere = Privilege { user: true, kernel: true };
+/// let cycles = HostEvent { code: ArchEvent::Cycles.into(), privilege: everywhere };
+/// host.open(gp0, &cycles).unwrap();
+/// host.start(gp0, Count(1_000_000)).unwrap();
+/// host.guest_ran(Nanos(500));
+/// assert_eq!(host.read(gp0), Ok(Count(1_000)));
+/// ```
 #[derive(Debug)]
 pub struct SoftwarePmu {
     rate: Khz,

@@ -18,6 +18,19 @@ use super::pmu::{
 /// the first part has counted the distance alone, which is late by less than
 /// one distance for two parts; the count itself is exact, and whoever reads it
 /// earlier finds the overflow there.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::HostPmu;
+/// use vpmu::host::sim::SimPmu;
+/// use vpmu::host::sum::SumPmu;
+/// use vpmu::x86::event::{ArchEvent, ArchEventSet};
+///
+/// let cores = SimPmu::new(8, ArchEventSet::ALL);
+/// let atoms = SimPmu::new(6, ArchEventSet::EMPTY.with(ArchEvent::Cycles));
+/// let both = SumPmu::new(vec![cores, atoms]);
+/// assert_eq!(both.supported(), ArchEventSet::EMPTY.with(ArchEvent::Cycles));
+/// ```
 #[derive(Debug)]
 pub struct SumPmu<P> {
     parts: Vec<P>,

@@ -24,6 +24,14 @@ impl fmt::Display for ScopeInstance {
 }
 
 /// What energy is spent by.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::EnergyDomain;
+///
+/// let names = EnergyDomain::ALL.map(EnergyDomain::name);
+/// assert!(names.contains(&"energy-pkg"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EnergyDomain {
     /// The package: `energy-pkg`.
@@ -67,6 +75,14 @@ impl EnergyDomain {
 pub struct RawSelect(pub u64);
 
 /// What an uncore PMU counts.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::{EnergyDomain, RawSelect, UncoreEvent};
+///
+/// let misses = UncoreEvent::L3(RawSelect(0x0104));
+/// assert_eq!(misses.to_string(), "amd_l3/config=0x104/");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UncoreEvent {
     /// Energy.
@@ -99,6 +115,16 @@ impl fmt::Display for UncoreEvent {
 }
 
 /// A count, with its unit.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::{RawSelect, UncoreCount, UncoreEvent};
+/// use vpmu::units::{Count, Energy};
+///
+/// let event = UncoreEvent::L3(RawSelect(0x0104));
+/// assert_eq!(UncoreCount::Events(Count(7)).of(&event), Some(Count(7)));
+/// assert_eq!(UncoreCount::Energy(Energy(7)).of(&event), None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UncoreCount {
     /// Of every event but energy.

@@ -7,6 +7,13 @@ use crate::ids::{MsrIndex, Pmc};
 use super::VERSION;
 
 /// Why a state was not restored. Nothing of it is in effect then.
+///
+/// # Examples
+/// ```
+/// use vpmu::state::{self, RestoreError};
+///
+/// assert_eq!(state::identity(b"no saved PMU"), Err(RestoreError::Foreign));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
     /// It is something else.

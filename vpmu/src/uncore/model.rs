@@ -5,6 +5,13 @@ use crate::ids::VcpuId;
 use crate::sched::{Scope, Topology};
 
 /// An uncore PMU of the guest.
+///
+/// # Examples
+/// ```
+/// use vpmu::uncore::UncorePmu;
+///
+/// assert_eq!(UncorePmu::Umc(1).to_string(), "amd_umc_1");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UncorePmu {
     /// `power`: RAPL.
@@ -39,6 +46,15 @@ pub enum PowerForm {
 }
 
 /// RAPL, as a guest has it.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::EnergyDomain;
+/// use vpmu::uncore::{Power, PowerForm};
+///
+/// let power = Power::new(PowerForm::Intel).with(EnergyDomain::Cores);
+/// assert!(power.has(EnergyDomain::Package) && power.has(EnergyDomain::Cores));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Power {
     form: PowerForm,
@@ -85,6 +101,17 @@ impl Power {
 pub struct TooManyUnits(pub u8);
 
 /// Which uncore PMUs a guest is shown; none by default.
+///
+/// # Examples
+/// ```
+/// use vpmu::uncore::{Power, PowerForm, UncoreModel};
+///
+/// let model = UncoreModel::default()
+///     .with_power(Power::new(PowerForm::Amd))
+///     .with_l3();
+/// assert_eq!(model.pmus().count(), 2);
+/// assert!(UncoreModel::default().is_empty(), "a guest has none unless asked for");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UncoreModel {
     power: Option<Power>,

@@ -25,6 +25,30 @@ pub enum AttachError {
 }
 
 /// One monitor as an operator sees it.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+/// use vpmu::host::{HostEvent, Privilege};
+/// use vpmu::ids::MonitorId;
+/// use vpmu::units::Nanos;
+/// use vpmu::x86::event::ArchEvent;
+/// use vpmu::{Policy, Ran, VcpuPmu};
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, SoftwarePmu::SUPPORTED).unwrap();
+/// let host = SoftwarePmu::new(Khz(1_000_000));
+/// let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+/// let cycles = HostEvent {
+///     code: ArchEvent::Cycles.into(),
+///     privilege: Privilege { user: true, kernel: true },
+/// };
+/// let id = MonitorId::new(0).unwrap();
+/// pmu.attach(id, cycles, Policy::Pinned).unwrap();
+/// pmu.after_run(Ran { span: Nanos(1_000), ..Ran::default() });
+/// let view = pmu.detach(id).unwrap();
+/// assert_eq!((view.count, view.scaled()), (1_000, 1_000));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MonitorView {
     /// Which.

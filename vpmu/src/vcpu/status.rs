@@ -10,6 +10,15 @@ use crate::sched::EventState;
 use super::Times;
 
 /// What became of a counter's last demand.
+///
+/// # Examples
+/// ```
+/// use vpmu::CounterState;
+///
+/// assert!(CounterState::Error.is_trouble());
+/// assert!(!CounterState::Waiting.is_trouble());
+/// assert_eq!(CounterState::Waiting.to_string(), "waiting for its turn");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CounterState {
     /// The guest does not want it to count.
@@ -69,6 +78,24 @@ impl fmt::Display for CounterState {
 }
 
 /// One counter as an operator sees it.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+/// use vpmu::ids::MsrIndex;
+/// use vpmu::{CounterState, Policy, VcpuPmu};
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, SoftwarePmu::SUPPORTED).unwrap();
+/// let host = SoftwarePmu::new(Khz(1_000_000));
+/// let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+/// pmu.wrmsr(MsrIndex(0x186), 0x43_003c).unwrap(); // IA32_PERFEVTSEL0: cycles
+/// let counting: Vec<_> = pmu
+///     .counters()
+///     .filter(|counter| counter.state == CounterState::Counting)
+///     .collect();
+/// assert_eq!(counting.len(), 1);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterView {
     /// Which.

@@ -62,6 +62,19 @@ const fn generic(event: ArchEvent) -> GenericEvent {
 }
 
 /// The host PMU of one vCPU thread. Everything is called on that thread.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::{EventSource, LinuxPmu, OverflowSignal};
+/// use vpmu::x86::event::{ArchEvent, ArchEventSet};
+///
+/// // What the host counts for this thread; nothing on a machine without a PMU.
+/// let source = EventSource::Hardware;
+/// let counted = ArchEvent::ALL.into_iter().filter(|event| source.probe(*event).is_ok());
+/// let supported: ArchEventSet = counted.collect();
+/// let pmu = LinuxPmu::new(source, supported, OverflowSignal(35));
+/// # drop(pmu);
+/// ```
 #[derive(Debug)]
 pub struct LinuxPmu {
     source: EventSource,

@@ -32,6 +32,18 @@ pub enum GenericEvent {
 }
 
 /// Which host PMU counts an event.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::EventSource;
+/// use vpmu::host::linux::sysfs::{GenericEvent, RawConfig};
+/// use vpmu::ids::PmuType;
+///
+/// // Cycles of a hybrid host's second core PMU, whose type is 10.
+/// let cycles = EventSource::Pmu(PmuType(10)).generic(GenericEvent::Hardware(0));
+/// assert_eq!((cycles.kind, cycles.config.config), (0, 10 << 32));
+/// assert_eq!(EventSource::Hardware.raw(RawConfig::of(0x3c)).kind, 4);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventSource {
     /// The host kernel's choice: the one core PMU of a host that is not hybrid.

@@ -6,6 +6,17 @@ use std::fmt;
 use crate::ids::HostCpu;
 
 /// A set of host CPUs. Its text is the kernel's list format: `0-3,8`.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::sysfs::CpuSet;
+/// use vpmu::ids::HostCpu;
+///
+/// let cpus = CpuSet::parse("0-3,8").unwrap();
+/// assert_eq!(cpus.len(), 5);
+/// assert!(cpus.contains(HostCpu(8)));
+/// assert_eq!(CpuSet::parse("3-0"), None);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuSet(BTreeSet<HostCpu>);
 

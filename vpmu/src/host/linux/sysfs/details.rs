@@ -8,6 +8,13 @@ use super::{DEVICES, PmuDevice, Sysfs, read};
 
 /// `perf_event_attr.config`, `config1` and `config2` of a raw event, whose
 /// `type` is the PMU's own.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::sysfs::RawConfig;
+///
+/// assert_eq!(RawConfig::of(0x3c).config1, 0);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RawConfig {
     /// `config`.
@@ -58,6 +65,17 @@ pub enum EncodeError {
 ///
 /// An attribute that cannot be read is left out: it is a name that the PMU then
 /// does not have.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::sysfs::PmuDetails;
+///
+/// let mut details = PmuDetails::default();
+/// details.formats.insert("event".into(), "config:0-7".into());
+/// details.formats.insert("umask".into(), "config:8-15".into());
+/// let config = details.encode("event=0xc4,umask=0x1").unwrap();
+/// assert_eq!(config.config, 0x01c4);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PmuDetails {
     /// Fields of the configuration words: name → `config:0-7,32-35`.

@@ -99,6 +99,17 @@ pub enum SysfsError {
 }
 
 /// A sysfs tree: the machine's own, or a recorded one.
+///
+/// # Examples
+/// ```
+/// use std::path::Path;
+///
+/// use vpmu::host::linux::sysfs::Sysfs;
+///
+/// // A tree without PMUs; `Sysfs::default()` is the machine's own.
+/// let none = Sysfs::at(Path::new("/nonexistent"));
+/// assert!(none.pmus().is_ok_and(|pmus| pmus.is_empty()));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sysfs(PathBuf);
 

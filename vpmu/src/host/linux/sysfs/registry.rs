@@ -9,6 +9,20 @@ use crate::ids::PmuType;
 /// module) are not in it.
 ///
 /// Linux: `pmu_idr` and `pmus`.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::sysfs::{PmuRegistry, Sysfs};
+/// use vpmu::ids::PmuType;
+///
+/// let registry = PmuRegistry::read(&Sysfs::default())?;
+/// for pmu in registry.iter() {
+///     println!("{}: core PMU: {}", pmu.name, pmu.is_core());
+/// }
+/// let raw = registry.by_type(PmuType::RAW); // None on a host without a PMU
+/// # drop(raw);
+/// # Ok::<(), vpmu::host::linux::sysfs::SysfsError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct PmuRegistry {
     pmus: Vec<PmuDevice>,

@@ -67,6 +67,17 @@ impl UncorePlace {
 }
 
 /// An uncore PMU of the host.
+///
+/// # Examples
+/// ```
+/// use std::path::Path;
+///
+/// use vpmu::host::linux::sysfs::Sysfs;
+/// use vpmu::host::linux::uncore::UncoreSource;
+///
+/// let host = Sysfs::at(Path::new("/nonexistent"));
+/// assert!(UncoreSource::find(&host, "power").is_err());
+/// ```
 #[derive(Clone, Debug)]
 pub struct UncoreSource {
     events: HostEvents,
