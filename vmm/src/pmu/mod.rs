@@ -1,7 +1,7 @@
 //! The guest's PMU between KVM and [`vpmu`].
 //!
 //! ```text
-//!  select: --pmu type=…  ─▶ Backing         filter: register table ─▶ KVM's MSR filter
+//!  select: --pmu type=…  ─▶ Backing         filter: registers' rows ─▶ KVM's MSR filter
 //!  model:  --pmu model=… ─▶ Model           (or the host's vendor, and what it backs)
 //!  budget: its numbers, from what the host was found to have
 //!  event_filter: filter=… ─▶ vpmu::Rules    what may be counted, and policy=
@@ -216,7 +216,7 @@ impl PmuPlan {
     /// What the machine needs to know of it.
     ///
     /// # Errors
-    /// If the register table does not fit into KVM's filter.
+    /// If the rows' indices do not fit into KVM's filter.
     pub fn hooks(&self) -> Result<PmuHooks, PmuError> {
         let (backing, model) = (self.backing.clone(), self.model);
         let cpuid = model.config.cpuid();

@@ -131,7 +131,7 @@ mod tests {
     use alloc::format;
     use alloc::string::ToString;
 
-    /// G-002 and the limits of the register table.
+    /// G-002 and the limits of the rows.
     #[test]
     fn impossible_numbers_are_refused_by_name() {
         for (name, [gp, fixed, width], asked, accepted) in [

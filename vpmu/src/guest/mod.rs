@@ -1,6 +1,14 @@
 //! Guest PMU models: pure register files. A model knows what the guest may
 //! read and write and what each counter should be counting; it never counts
 //! by itself and sees neither clocks nor host events.
+//!
+//! Each register of a model is one row: `arch_perfmon/rows.rs` has Intel's,
+//! `amd/rows.rs` has AMD's.
+//!
+//! ```text
+//!  MSR index ─▶ decode ─▶ row, and the model's numbers ─▶ Access ─▶ read, write
+//!                  └─ none: Unknown ─▶ the VM's next PMU ─▶ … ─▶ refusal: #GP
+//! ```
 
 pub mod amd;
 pub mod arch_perfmon;

@@ -1,5 +1,5 @@
-//! What the manuals say about PMU registers: indices, fields, CPUID leaves.
-//! The only register table of the project.
+//! What the manuals say about PMU registers: indices, fields, CPUID leaves; and the
+//! form of the rows that describe a model's registers.
 
 pub mod cpuid;
 pub mod event;

@@ -267,6 +267,23 @@ pub enum Arming {
 ///
 /// An access is good for the PMU that gave it, and for PMUs of the same kind and
 /// numbers.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{Arming, Effect, GuestPmu, Model, ModelConfig, ModelKind};
+/// use vpmu::x86::event::ArchEventSet;
+/// use vpmu::x86::msr::GLOBAL_CTRL;
+///
+/// let kind = ModelKind::INTEL_GENERIC;
+/// let config = ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL)?;
+/// let model = Model::new(config);
+/// let access = model.decode(GLOBAL_CTRL)?;
+/// assert_eq!(access.effect(0xf), Effect::Enables);
+/// assert_eq!(access.arming(0), Arming::No);
+/// assert_eq!(access.touches(), model.counters());
+/// assert_eq!(model.read(access), Ok(0xf));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access<R> {
     register: R,
