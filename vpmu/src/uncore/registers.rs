@@ -7,8 +7,8 @@
 
 use crate::host::{EnergyDomain, RawSelect, UncoreEvent};
 use crate::ids::MsrIndex;
-use crate::x86::msr::row::{Arms, Meaning, Numbering, Row, RowConfig, SavedAs, Takes, Touches};
-use crate::x86::msr::{Access, MsrError, MsrRun};
+use crate::x86::msr::row::{Arms, Numbering, Row, RowConfig, SavedAs, Takes, Touches};
+use crate::x86::msr::{Access, Meaning, MsrError, MsrRun};
 
 use super::model::{PowerForm, UncoreModel, UncorePmu};
 use super::value::ENERGY_START;

@@ -7,12 +7,11 @@
 //! hardware masks no LVTPC with a PMI, so that no write arms (rule G-304).
 
 use crate::ids::{MsrIndex, PmcSet};
-use crate::x86::msr::row::{
-    Arms, Meaning, Numbering, Row, RowConfig, SavedAs, Takes, Touches, Window,
-};
+use crate::x86::msr::row::{Arms, Numbering, Row, RowConfig, SavedAs, Takes, Touches};
+use crate::x86::msr::window::Window;
 use crate::x86::msr::{
     AMD_GLOBAL_CTL, AMD_GLOBAL_STATUS, AMD_GLOBAL_STATUS_CLR, AMD_GLOBAL_STATUS_SET, Access,
-    MsrError, MsrRun, Register,
+    Meaning, MsrError, MsrRun, Register,
 };
 use crate::x86::regs::AmdEventSel;
 

@@ -7,12 +7,11 @@
 
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::x86::cpuid::Vendor;
-use crate::x86::msr::row::{
-    Arms, Meaning, Numbering, Row, RowConfig, SavedAs, Takes, Touches, Window,
-};
+use crate::x86::msr::row::{Arms, Numbering, Row, RowConfig, SavedAs, Takes, Touches};
+use crate::x86::msr::window::Window;
 use crate::x86::msr::{
     Access, DEBUGCTL, FIXED_CTR_CTRL, GLOBAL_CTRL, GLOBAL_INUSE, GLOBAL_OVF_CTRL, GLOBAL_STATUS,
-    GLOBAL_STATUS_SET, MsrError, MsrRun, PERF_CAPABILITIES, PERF_METRICS, Register,
+    GLOBAL_STATUS_SET, Meaning, MsrError, MsrRun, PERF_CAPABILITIES, PERF_METRICS, Register,
 };
 use crate::x86::regs::{
     DEBUGCTL_FREEZE_LBRS_ON_PMI, DEBUGCTL_FREEZE_PERFMON_ON_PMI, DEBUGCTL_LBR_BTF, EventSel,

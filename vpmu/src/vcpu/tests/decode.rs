@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::guest::{Model, ModelConfig, ModelKind, all_registers};
-use crate::x86::msr::row::tests::decodes;
+use crate::x86::msr::window::tests::decodes;
 
 fn pmu(kind: ModelKind) -> VcpuPmu<Model, SimPmu> {
     let config = ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL).unwrap();

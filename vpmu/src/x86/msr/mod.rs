@@ -6,14 +6,17 @@
 //! "Architectural MSRs"; APM vol. 2, "Performance Monitoring Counters";
 //! guest-contract §8 and §9.1.
 
+mod access;
 mod error;
 pub(crate) mod row;
 mod run;
+pub(crate) mod window;
 
 use crate::ids::{MsrIndex, Pmc};
 
+pub(crate) use access::Meaning;
+pub use access::{Access, Arming, Effect};
 pub use error::{MsrError, OrElseIfUnknown};
-pub use row::{Access, Arming, Effect};
 pub(crate) use run::{ABSENT, RDPMC};
 pub use run::{Direction, MsrRun, is_rdpmc_index};
 

@@ -1,11 +1,12 @@
 //! The form of a row: all that is to be known of one register of one model.
 //!
 //! A model is a list of rows and the numbers (`C`) that complete them. An exit
-//! looks its index up once ([`Window::row`]); the row and the numbers give an
+//! looks its index up once ([`Window::row`](super::window::Window::row)); the row and the numbers give an
 //! [`Access`], which answers every later question without the index.
 
-use crate::ids::{MsrIndex, Pmc, PmcSet};
+use crate::ids::{Pmc, PmcSet};
 
+use super::access::{Access, Arming, Meaning, Others};
 use super::{MsrError, MsrRun};
 
 /// The numbers of a PMU that complete its rows.
@@ -93,19 +94,6 @@ pub(crate) enum Touches {
     Fixed,
     /// All counters: the status must show every wrap that has happened (G-404).
     All,
-}
-
-/// What a write means to the guest's owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Meaning {
-    /// It gives the counter of this register a value.
-    SetsCounter,
-    /// It lets counters run if it sets one of these bits.
-    Enables(u64),
-    /// It acknowledges overflows.
-    Acknowledges,
-    /// None of these.
-    Other,
 }
 
 /// Whether a write tells that the guest is ready for the next PMI, where the
@@ -225,224 +213,5 @@ impl<C: RowConfig> Row<C> {
             taken,
             touches,
         })
-    }
-}
-
-/// What becomes of a write's bits that the register does not take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Others {
-    /// The register takes none: #GP whatever the value is.
-    AllFault,
-    /// #GP.
-    Fault,
-    /// They are dropped.
-    Dropped,
-}
-
-/// What a write does besides storing, for a VMM that has to act on it first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It gives a counter a value.
-    SetsCounter,
-    /// It lets counters run, as far as this register goes.
-    Enables,
-    /// Neither.
-    Other,
-}
-
-/// What a write does for the PMIs that follow, where a delivery has masked LVTPC
-/// (rules G-401, G-402).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arming {
-    /// Nothing.
-    No,
-    /// The next overflow interrupts.
-    Next,
-    /// That, and at once an overflow that is still in the status.
-    AtOnce,
-}
-
-/// A register of a PMU that has been found: the answer to one decode of an MSR
-/// index, good for every step of the access. `R` tells one register from another.
-///
-/// An access is good for the PMU that gave it, and for PMUs of the same kind and
-/// numbers.
-///
-/// # Examples
-/// ```
-/// use vpmu::guest::{Arming, Effect, GuestPmu, Model, ModelConfig, ModelKind};
-/// use vpmu::x86::event::ArchEventSet;
-/// use vpmu::x86::msr::GLOBAL_CTRL;
-///
-/// let kind = ModelKind::INTEL_GENERIC;
-/// let config = ModelConfig::new(kind, kind.shape(), ArchEventSet::ALL)?;
-/// let model = Model::new(config);
-/// let access = model.decode(GLOBAL_CTRL)?;
-/// assert_eq!(access.effect(0xf), Effect::Enables);
-/// assert_eq!(access.arming(0), Arming::No);
-/// assert_eq!(access.touches(), model.counters());
-/// assert_eq!(model.read(access), Ok(0xf));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access<R> {
-    register: R,
-    /// The counter that the register belongs to.
-    pmc: Option<Pmc>,
-    others: Others,
-    arms: Arming,
-    /// A write of 0 does not arm.
-    unless_zero: bool,
-    write: Meaning,
-    taken: u64,
-    touches: PmcSet,
-}
-
-impl<R: Copy> Access<R> {
-    /// The register.
-    #[must_use]
-    pub const fn register(&self) -> R {
-        self.register
-    }
-
-    /// The counter whose value this register is, by any of its addresses.
-    #[must_use]
-    pub const fn counter(&self) -> Option<Pmc> {
-        match self.write {
-            Meaning::SetsCounter => self.pmc,
-            _ => None,
-        }
-    }
-
-    /// The counters whose current values the access shows or changes: bring them
-    /// up to date first.
-    #[must_use]
-    pub const fn touches(&self) -> PmcSet {
-        self.touches
-    }
-
-    /// What a write of `value` would do.
-    #[must_use]
-    pub const fn effect(&self, value: u64) -> Effect {
-        let value = match self.others {
-            Others::Dropped => value & self.taken,
-            Others::AllFault | Others::Fault => value,
-        };
-        match self.write {
-            Meaning::SetsCounter => Effect::SetsCounter,
-            Meaning::Enables(bits) if value & bits != 0 => Effect::Enables,
-            Meaning::Enables(_) | Meaning::Acknowledges | Meaning::Other => Effect::Other,
-        }
-    }
-
-    /// Whether a write of `value` tells that the guest is ready for another PMI
-    /// (rule G-401).
-    #[must_use]
-    pub const fn arming(&self, value: u64) -> Arming {
-        if self.unless_zero && value == 0 {
-            Arming::No
-        } else {
-            self.arms
-        }
-    }
-
-    /// The bits of `value` that a write takes.
-    ///
-    /// # Errors
-    /// [`MsrError::InvalidAccess`] if the value has a bit that is #GP, or the
-    /// register is read-only.
-    pub(crate) const fn taken(&self, value: u64) -> Result<u64, MsrError> {
-        match self.others {
-            Others::AllFault => Err(MsrError::InvalidAccess),
-            Others::Fault if value & !self.taken != 0 => Err(MsrError::InvalidAccess),
-            Others::Fault | Others::Dropped => Ok(value & self.taken),
-        }
-    }
-}
-
-/// A row of a list and the number of one of its registers.
-#[derive(Clone, Copy)]
-struct Entry {
-    row: u8,
-    number: u8,
-}
-
-const NO_ROW: u8 = u8::MAX;
-
-/// A span of `N` MSR indices from `base` on, with the row of each: a look-up is
-/// one load, whatever the number of rows is.
-pub(crate) struct Window<const N: usize> {
-    base: u32,
-    entries: [Entry; N],
-}
-
-impl<const N: usize> Window<N> {
-    /// The window from `base` on over the rows of a model. Rows outside of it are
-    /// left out.
-    pub(crate) const fn new<C: RowConfig>(base: u32, rows: &[Row<C>]) -> Self {
-        let empty = Entry {
-            row: NO_ROW,
-            number: 0,
-        };
-        let mut entries = [empty; N];
-        let mut row = 0;
-        while row < rows.len() {
-            let run = &rows[row].run;
-            let mut number = 0;
-            while number < run.count {
-                let index = run.index(number).0;
-                if index >= base && ((index - base) as usize) < N {
-                    let entry = &mut entries[(index - base) as usize];
-                    assert!(entry.row == NO_ROW, "two rows have the same index");
-                    assert!(row < NO_ROW as usize && number <= u8::MAX as u32);
-                    #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
-                    {
-                        *entry = Entry {
-                            row: row as u8,
-                            number: number as u8,
-                        };
-                    }
-                }
-                number += 1;
-            }
-            row += 1;
-        }
-        Self { base, entries }
-    }
-
-    /// The row of `msr` among `rows`, of which the window was made, and the number
-    /// of the register in the row's run.
-    pub(crate) fn row<'r, C: RowConfig>(
-        &self,
-        rows: &'r [Row<C>],
-        msr: MsrIndex,
-    ) -> Option<(&'r Row<C>, u8)> {
-        #[cfg(test)]
-        tests::note_decode();
-        let at = usize::try_from(msr.0.checked_sub(self.base)?).ok()?;
-        let entry = self.entries.get(at)?;
-        Some((rows.get(usize::from(entry.row))?, entry.number))
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    //! Counts look-ups, for tests that an access makes one.
-
-    extern crate std;
-
-    use core::cell::Cell;
-
-    std::thread_local! {
-        static DECODES: Cell<u32> = const { Cell::new(0) };
-    }
-
-    pub(super) fn note_decode() {
-        DECODES.set(DECODES.get() + 1);
-    }
-
-    /// Look-ups of an index by this thread so far.
-    pub(crate) fn decodes() -> u32 {
-        DECODES.get()
     }
 }
