@@ -13,6 +13,24 @@ use crate::x86::regs::{AmdEventSel, EventSel, FixedCtrl};
 use super::refusal;
 
 /// What a counter that runs is asked to count.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, Demand, GuestPmu};
+/// use vpmu::ids::{MsrIndex, Pmc};
+/// use vpmu::x86::event::{ArchEvent, ArchEventSet};
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, ArchEventSet::ALL).unwrap();
+/// let mut pmu = ArchPerfmon::new(config);
+/// let gp0 = Pmc::gp(0).unwrap();
+/// assert_eq!(pmu.demand(gp0), None);
+/// pmu.wrmsr(MsrIndex(0x186), 0x41_003c).unwrap(); // cycles, in user mode
+/// let Some(Demand::Event(event)) = pmu.demand(gp0) else {
+///     panic!("it counts");
+/// };
+/// assert_eq!(event.code, ArchEvent::Cycles.into());
+/// assert!(event.privilege.user && !event.privilege.kernel);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
     /// An event that means the same on every CPU.
@@ -24,6 +42,17 @@ pub enum Demand {
 }
 
 /// How a guest names an event.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::Encoding;
+/// use vpmu::x86::event::ArchEvent;
+/// use vpmu::x86::regs::EventSel;
+///
+/// assert_eq!(Encoding::Architectural(ArchEvent::Cycles).to_string(), "cycles");
+/// let raw = Encoding::Raw(EventSel::from_bits(0x01d1));
+/// assert_eq!(raw.to_string(), "raw event select 0x1d1");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// By an architectural code, or by the fixed counter.
@@ -68,6 +97,22 @@ impl fmt::Display for Encoding {
 }
 
 /// What counting did to a counter.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig, GuestPmu, Wrap};
+/// use vpmu::ids::{MsrIndex, Pmc};
+/// use vpmu::units::Count;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, ArchEventSet::ALL).unwrap();
+/// let mut pmu = ArchPerfmon::new(config);
+/// pmu.wrmsr(MsrIndex(0x186), 0x53_003c).unwrap(); // with INT
+/// pmu.wrmsr(MsrIndex(0x4c1), (1 << 48) - 10).unwrap();
+/// let gp0 = Pmc::gp(0).unwrap();
+/// assert_eq!(pmu.advance(gp0, Count(9)), Wrap::No);
+/// assert_eq!(pmu.advance(gp0, Count(1)), Wrap::Interrupt);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrap {
     /// It did not wrap.
@@ -133,6 +178,23 @@ impl fmt::Display for Identity {
 ///
 /// A count that a host event has collected enters by [`GuestPmu::advance`];
 /// only then does the register file, and what it reads, move.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{AmdConfig, AmdPmu, AmdVersion, GuestPmu};
+/// use vpmu::ids::Pmc;
+/// use vpmu::units::Count;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// /// The events until the first of the counters wraps.
+/// fn nearest(pmu: &impl GuestPmu) -> Option<Count> {
+///     pmu.counters().iter().map(|pmc| pmu.distance(pmc)).min()
+/// }
+///
+/// let pmu = AmdPmu::new(AmdConfig::new(AmdVersion::V2, ArchEventSet::ALL));
+/// assert_eq!(nearest(&pmu), Some(Count(1 << 48)));
+/// assert_eq!(pmu.rdpmc_counter(5), Pmc::gp(5));
+/// ```
 pub trait GuestPmu: fmt::Debug {
     /// What CPUID says of this PMU.
     fn cpuid(&self) -> PmuCpuid;

@@ -17,6 +17,19 @@ struct SimUncoreEvent {
 }
 
 /// The scripted host.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::sim_uncore::SimUncore;
+/// use vpmu::host::{RawSelect, ScopeInstance, UncoreCount, UncoreEvent, UncoreEventId, UncoreHost};
+/// use vpmu::units::Count;
+///
+/// let mut host = SimUncore::default();
+/// let (id, die) = (UncoreEventId(0), ScopeInstance(0));
+/// host.open(id, &UncoreEvent::L3(RawSelect(0x0104)), die).unwrap();
+/// host.occur(die, 3);
+/// assert_eq!(host.read(id), Ok(UncoreCount::Events(Count(3))));
+/// ```
 #[derive(Debug, Default)]
 pub struct SimUncore {
     events: BTreeMap<UncoreEventId, SimUncoreEvent>,

@@ -150,6 +150,34 @@ impl UncoreCount {
 /// An event counts from `open` to `close` and is never stopped in between.
 /// Which host CPU it is opened on, and that it follows when the host's own
 /// designated CPU changes, is the host's business: a count goes on over that.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::{HostOpenError, ReadError, ScopeInstance};
+/// use vpmu::host::{UncoreCount, UncoreEvent, UncoreEventId, UncoreHost};
+///
+/// /// A host without uncore PMUs.
+/// #[derive(Debug)]
+/// struct Nothing;
+///
+/// impl UncoreHost for Nothing {
+///     fn open(
+///         &mut self,
+///         _: UncoreEventId,
+///         _: &UncoreEvent,
+///         _: ScopeInstance,
+///     ) -> Result<(), HostOpenError> {
+///         Err(HostOpenError::Unsupported)
+///     }
+///     fn close(&mut self, _: UncoreEventId) {}
+///     fn read(&mut self, _: UncoreEventId) -> Result<UncoreCount, ReadError> {
+///         Err(ReadError::Lost)
+///     }
+///     fn describe(&self, _: UncoreEventId) -> Option<String> {
+///         None
+///     }
+/// }
+/// ```
 pub trait UncoreHost: fmt::Debug {
     /// Makes an event that counts from 0 from now on. `id` must be free.
     ///

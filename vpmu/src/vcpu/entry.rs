@@ -13,6 +13,22 @@ use super::pmi::PendingPmi;
 const LINGER: Nanos = Nanos(1_000_000_000);
 
 /// What [`VcpuPmu::before_entry`] finds.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+/// use vpmu::{BeforeEntry, EntryWants, Policy, VcpuPmu};
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, SoftwarePmu::SUPPORTED).unwrap();
+/// let host = SoftwarePmu::new(Khz(1_000_000));
+/// let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+/// let wants = match pmu.before_entry() {
+///     BeforeEntry::Pmi(pmi) => pmi.delivered(), // after an NMI or interrupt was queued
+///     BeforeEntry::Ready(wants) => wants,
+/// };
+/// assert_eq!(wants, EntryWants::default(), "nothing counts");
+/// ```
 #[derive(Debug)]
 #[must_use = "a PMI may have to be delivered, and a deadline to be kept"]
 pub enum BeforeEntry<'a, G, H> {
@@ -24,6 +40,26 @@ pub enum BeforeEntry<'a, G, H> {
 }
 
 /// What the owner has to do for the run of the guest that comes.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+/// use vpmu::ids::MsrIndex;
+/// use vpmu::units::Nanos;
+/// use vpmu::{BeforeEntry, Policy, VcpuPmu};
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, SoftwarePmu::SUPPORTED).unwrap();
+/// let host = SoftwarePmu::new(Khz(1_000_000));
+/// let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+/// pmu.wrmsr(MsrIndex(0x4c1), (1 << 48) - 1_000).unwrap(); // IA32_A_PMC0
+/// pmu.wrmsr(MsrIndex(0x186), 0x53_003c).unwrap(); // IA32_PERFEVTSEL0: cycles, with a PMI
+/// let BeforeEntry::Ready(wants) = pmu.before_entry() else {
+///     panic!("nothing has overflowed yet");
+/// };
+/// assert_eq!(wants.deadline, Some(Nanos(1_000)), "an overflow is due then");
+/// assert!(wants.guest_time);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "without its deadline an overflow is noticed late"]
 pub struct EntryWants {
@@ -39,6 +75,16 @@ pub struct EntryWants {
 }
 
 /// What a run of the guest was, for [`VcpuPmu::after_run`].
+///
+/// # Examples
+/// ```
+/// use vpmu::Ran;
+/// use vpmu::units::Nanos;
+///
+/// // 2 µs in the guest, up to an exit that the guest caused.
+/// let ran = Ran { span: Nanos(2_000), ..Ran::default() };
+/// assert!(!ran.interrupted);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ran {
     /// How long the guest ran. Any value, such as 0, unless

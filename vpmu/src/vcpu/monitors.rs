@@ -14,6 +14,27 @@ use super::backing::Watched;
 use super::{CounterState, Policy, Times, VcpuPmu};
 
 /// Why there is no monitor.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+/// use vpmu::host::{HostEvent, Privilege};
+/// use vpmu::ids::MonitorId;
+/// use vpmu::x86::event::ArchEvent;
+/// use vpmu::{AttachError, Policy, VcpuPmu};
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, SoftwarePmu::SUPPORTED).unwrap();
+/// let host = SoftwarePmu::new(Khz(1_000_000));
+/// let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+/// let id = MonitorId::new(0).unwrap();
+/// let event = HostEvent {
+///     code: ArchEvent::Cycles.into(),
+///     privilege: Privilege { user: true, kernel: true },
+/// };
+/// pmu.attach(id, event, Policy::Flexible).unwrap();
+/// assert_eq!(pmu.attach(id, event, Policy::Flexible), Err(AttachError::Taken(id)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
     /// There is one with this number.

@@ -123,6 +123,31 @@ impl PmiLine {
 /// takes the PMI, so that it cannot be answered twice, and gives what
 /// [`VcpuPmu::before_entry`] owes its caller. Without an answer, for example after
 /// an error, the PMI stays pending and the next `before_entry` gives it again.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+/// use vpmu::ids::MsrIndex;
+/// use vpmu::units::Nanos;
+/// use vpmu::{BeforeEntry, Policy, Ran, VcpuPmu};
+///
+/// let config = ArchPerfmonConfig::new(4, 3, 48, SoftwarePmu::SUPPORTED).unwrap();
+/// let host = SoftwarePmu::new(Khz(1_000_000));
+/// let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+/// pmu.wrmsr(MsrIndex(0x4c1), (1 << 48) - 1_000).unwrap(); // IA32_A_PMC0
+/// pmu.wrmsr(MsrIndex(0x186), 0x53_003c).unwrap(); // IA32_PERFEVTSEL0: cycles, with a PMI
+/// pmu.after_run(Ran { span: Nanos(1_000), interrupted: true, level: None });
+/// let BeforeEntry::Pmi(pmi) = pmu.before_entry() else {
+///     panic!("the counter has overflowed");
+/// };
+/// pmi.postponed(); // the guest is in its NMI handler
+/// let BeforeEntry::Pmi(pmi) = pmu.before_entry() else {
+///     panic!("it waits");
+/// };
+/// pmi.delivered();
+/// assert_eq!(pmu.totals().pmis_injected, 1);
+/// ```
 #[derive(Debug)]
 #[must_use = "the guest gets its PMI only if the owner delivers it"]
 pub struct PendingPmi<'a, G, H>(&'a mut VcpuPmu<G, H>);

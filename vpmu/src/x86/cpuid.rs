@@ -156,6 +156,19 @@ impl Vendor {
 }
 
 /// What CPUID says of an architectural PMU.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{ArchPerfmonConfig, CoreType};
+/// use vpmu::x86::cpuid::PmuCpuid;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let config = ArchPerfmonConfig::hybrid(CoreType::Core, ArchEventSet::ALL);
+/// let PmuCpuid::Intel(leaves) = config.cpuid() else {
+///     panic!("an Intel model has Intel's leaves");
+/// };
+/// assert!(leaves.pdcm);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IntelLeaves {
     /// Leaf 0AH.
@@ -165,6 +178,19 @@ pub struct IntelLeaves {
 }
 
 /// What CPUID says of an AMD PMU.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{AmdConfig, AmdVersion};
+/// use vpmu::x86::cpuid::PmuCpuid;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let config = AmdConfig::new(AmdVersion::K7, ArchEventSet::ALL);
+/// let PmuCpuid::Amd(leaves) = config.cpuid() else {
+///     panic!("an AMD model has AMD's leaves");
+/// };
+/// assert!(!leaves.perfctr_core && leaves.leaf_22.is_none());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AmdLeaves {
     /// Leaf 8000_0001H: ECX bit 23, six counters at C001_0200.

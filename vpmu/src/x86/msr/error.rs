@@ -2,6 +2,16 @@
 
 /// Why an MSR access did not happen. The two are never confused: the first asks
 /// the next PMU, the second is the guest's fault.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::{AmdConfig, AmdPmu, AmdVersion, GuestPmu, MsrError};
+/// use vpmu::ids::MsrIndex;
+/// use vpmu::x86::event::ArchEventSet;
+///
+/// let pmu = AmdPmu::new(AmdConfig::new(AmdVersion::V2, ArchEventSet::ALL));
+/// assert_eq!(pmu.rdmsr(MsrIndex(0x10)), Err(MsrError::Unknown), "the TSC");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MsrError {
     /// Not a register of this PMU.

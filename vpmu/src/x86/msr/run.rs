@@ -16,6 +16,15 @@ pub enum Direction {
 }
 
 /// MSR indices of registers that differ by their number alone.
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::intercepted;
+/// use vpmu::x86::msr::GLOBAL_CTRL;
+///
+/// let run = intercepted().find(|run| run.first == GLOBAL_CTRL).unwrap();
+/// assert_eq!((run.name, run.count), ("IA32_PERF_GLOBAL_CTRL", 1));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsrRun {
     /// Name in the manual; of several registers, the name before the number.

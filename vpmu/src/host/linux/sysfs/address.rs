@@ -6,6 +6,13 @@ use super::{PmuDevice, PmuRegistry, RawConfig};
 use crate::ids::PmuType;
 
 /// `perf_event_attr.type` and the configuration words.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::sysfs::EventAddress;
+///
+/// assert_eq!(EventAddress::TASK_CLOCK.kind, 1, "PERF_TYPE_SOFTWARE");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventAddress {
     /// `type`.

@@ -42,6 +42,20 @@ pub enum Coverage {
 }
 
 /// A PMU of the host.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::sysfs::{Coverage, CpuSet, PmuDevice};
+/// use vpmu::ids::PmuType;
+///
+/// let atom = PmuDevice {
+///     name: "cpu_atom".into(),
+///     kind: PmuType(10),
+///     coverage: Coverage::Cpus(CpuSet::parse("16-23").unwrap()),
+/// };
+/// assert!(atom.is_core());
+/// assert_eq!(atom.cpus().map(CpuSet::len), Some(8));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PmuDevice {
     /// Directory name, such as `cpu`, `cpu_core` or `power`.

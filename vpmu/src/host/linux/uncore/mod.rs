@@ -39,6 +39,18 @@ pub enum Shown {
 }
 
 /// Instances of an uncore PMU of the host, behind one of a guest's.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::sysfs::Sysfs;
+/// use vpmu::host::linux::uncore::{LinuxUncore, Shown, UncoreSource};
+///
+/// // An error on a host without RAPL.
+/// if let Ok(source) = UncoreSource::find(&Sysfs::default(), "power") {
+///     let power = LinuxUncore::new(source.places().collect(), Shown::Raw);
+///     # drop(power);
+/// }
+/// ```
 #[derive(Debug)]
 pub struct LinuxUncore {
     places: Vec<UncorePlace>,
