@@ -251,6 +251,12 @@ impl PmcSet {
         Self(self.0 & other.0)
     }
 
+    /// The counters of this set that the other does not have.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether `pmc` is in the set.
     #[must_use]
     pub const fn contains(self, pmc: Pmc) -> bool {

@@ -69,7 +69,7 @@ pub use groups::{GroupKey, RunKey};
 pub use ids::{CgroupId, ContextId, EventId, PmuId, PmuType, TaskId};
 pub use open::{OpenFlags, OpenRequest, Target};
 pub use overflow::{Overflow, next_period};
-pub use query::EventView;
+pub use query::{EventTimes, EventView};
 pub use read::{ReadOutcome, ReadValue, ReadValues};
 pub use registry::{PmuCaps, PmuClass, PmuDesc};
 pub use rotate::TimerExpiry;

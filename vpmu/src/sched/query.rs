@@ -47,6 +47,19 @@ pub struct EventView {
     pub inherited: bool,
 }
 
+/// What an event's clock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventTimes {
+    /// Its state.
+    pub state: EventState,
+    /// The clock of its context, which drivers get as `at`.
+    pub clock: Nanos,
+    /// Time enabled.
+    pub enabled: Nanos,
+    /// Time running.
+    pub running: Nanos,
+}
+
 impl<D: PmuDriver> Scheduler<D> {
     /// An event as it is stored.
     ///
@@ -84,7 +97,16 @@ impl<D: PmuDriver> Scheduler<D> {
     ///
     /// Linux: `calc_timer_values`.
     pub fn times(&self, now: Nanos, id: EventId) -> Result<(Nanos, Nanos), EventError> {
-        let e = self.events.get(id).ok_or(EventError::NoEvent)?;
+        let times = self.event_times(now, id).ok_or(EventError::NoEvent)?;
+        Ok((times.enabled, times.running))
+    }
+
+    /// State, times and clock of an event itself, as they are at `now`: whatever an
+    /// owner needs that has the count from its driver. `None` if there is no such
+    /// event.
+    #[must_use]
+    pub fn event_times(&self, now: Nanos, id: EventId) -> Option<EventTimes> {
+        let e = self.events.get(id)?;
         let clock = match e.cgroup {
             Some(_) => self.event_time(e),
             None => self.contexts[e.ctx].time_at(now.max(self.now)),
@@ -100,7 +122,12 @@ impl<D: PmuDriver> Scheduler<D> {
         } else {
             e.running
         };
-        Ok((enabled, running))
+        Some(EventTimes {
+            state: e.state,
+            clock,
+            enabled,
+            running,
+        })
     }
 
     /// The state of an event.

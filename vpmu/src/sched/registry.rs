@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::{Index, IndexMut};
 
 use super::Scheduler;
 use super::attr::{AttrFlags, EventAttr};
@@ -349,6 +350,24 @@ impl<D: PmuDriver> Scheduler<D> {
             draft.caps |= EventCaps::SIBLING;
         }
         result
+    }
+}
+
+/// The driver of a PMU that this scheduler registered.
+///
+/// # Panics
+/// If the id is of another scheduler.
+impl<D> Index<PmuId> for Scheduler<D> {
+    type Output = D;
+
+    fn index(&self, id: PmuId) -> &D {
+        &self.pmus[id.index()].driver
+    }
+}
+
+impl<D> IndexMut<PmuId> for Scheduler<D> {
+    fn index_mut(&mut self, id: PmuId) -> &mut D {
+        &mut self.pmus[id.index()].driver
     }
 }
 

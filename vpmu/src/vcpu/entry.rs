@@ -143,32 +143,30 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// The guest ran for `span`.
     pub(super) fn guest_ran(&mut self, span: Nanos) {
         if self.wants_guest_time() {
-            self.backing.ran(span);
+            self.schedule.ran(span);
         }
     }
 
     /// An exit that the guest did not cause found it at `level`.
     pub(super) fn guest_was_at(&mut self, level: Level) {
-        if let Some(driver) = self.backing.driver_mut() {
-            driver.host_mut().guest_was_at(level);
-        }
+        self.schedule.driver_mut().host_mut().guest_was_at(level);
     }
 
     /// Takes in what the running counters counted, and rotates if it is time.
     pub(super) fn poll(&mut self) {
-        self.fold(self.enabled);
+        self.fold(self.schedule.enabled());
         if !self.wants_guest_time() {
             return;
         }
         // Counters of a paused guest are aimed when it enables its PMU again.
-        for pmc in self.enabled.iter() {
-            if self.backing.times(pmc.slot()).is_scaled() {
-                self.backing.aim(pmc.slot(), self.model.distance(pmc));
+        for pmc in self.schedule.enabled().iter() {
+            if self.schedule.times(pmc).is_scaled() {
+                self.schedule.aim(pmc, self.model.distance(pmc));
             }
         }
-        self.backing.looked();
-        if self.backing.rotation_is_due() {
-            self.backing.rotate();
+        self.schedule.looked();
+        if self.schedule.rotation_is_due() {
+            self.schedule.rotate();
         }
     }
 
@@ -180,7 +178,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Whether the host PMU has use for the guest's privilege level at the next
     /// exit that the guest does not cause.
     pub(super) fn wants_level(&self) -> bool {
-        self.wants_guest_time() && self.host().is_some_and(HostPmu::wants_level)
+        self.wants_guest_time() && self.host().wants_level()
     }
 
     /// Guest time to the next event that the host does not signal itself: an
@@ -188,7 +186,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// away.
     pub(super) fn next_deadline(&self) -> Option<Nanos> {
         if self.wants_guest_time() {
-            self.backing.next_deadline()
+            self.schedule.next_deadline()
         } else {
             None
         }
@@ -197,7 +195,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Whether host events are open that nobody needs now. While a monitor is
     /// attached, the events of stopped counters stay open and this is false.
     pub(super) const fn is_idle(&self) -> bool {
-        !self.wants_guest_time() && !self.enabled.is_empty()
+        !self.wants_guest_time() && !self.schedule.enabled().is_empty()
     }
 
     /// The first of two interruptions starts the time that the host events stay

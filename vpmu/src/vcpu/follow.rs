@@ -1,5 +1,5 @@
 //! The two ways between the model and its events: counts enter the model, and
-//! events follow what the model wants.
+//! events follow the model's demands.
 
 use crate::guest::{Demand, GuestPmu, Wrap};
 use crate::host::{HostEvent, HostPmu};
@@ -7,29 +7,35 @@ use crate::ids::{Pmc, PmcSet};
 use crate::sched::EventState;
 use crate::units::Count;
 
-use super::{CounterState, VcpuPmu};
+use super::VcpuPmu;
+use super::counter::Unbacked;
 
 impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
-    /// Moves what the running host events of `set` counted into the model. A
+    /// Moves the counts of the running host events of `set` into the model. A
     /// PMI among it may have frozen every counter: then the others are taken in
     /// as well, and all are stopped.
     pub(super) fn fold(&mut self, set: PmcSet) {
-        if self.is_paused() {
+        let wanted = self.schedule.wanted();
+        if wanted.is_empty() {
             return;
         }
         let interrupts = self.fold_counters(set);
         let stands = |pmc| self.model.demand(pmc).is_none();
-        if interrupts && self.wanted.iter().any(stands) {
-            self.fold_counters(self.enabled);
+        if interrupts && self.schedule.wanted().iter().any(stands) {
+            self.fold_counters(self.schedule.enabled());
             self.reconcile(self.model.counters(), PmcSet::EMPTY);
         }
     }
 
     /// Says whether a counter of `set` wrapped that asks for an interrupt.
     fn fold_counters(&mut self, set: PmcSet) -> bool {
+        let set = set.and(self.schedule.enabled());
+        if set.is_empty() {
+            return false;
+        }
         let mut interrupts = false;
-        for pmc in set.and(self.enabled).iter() {
-            let events = self.backing.progress(pmc.slot());
+        for pmc in set.iter() {
+            let events = self.schedule.progress(pmc);
             if events == Count(0) {
                 continue;
             }
@@ -40,101 +46,88 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
                 self.totals.overflows += 1;
                 self.totals.skid = self.totals.skid.saturating_add(skid);
                 self.totals.longest_skid = self.totals.longest_skid.max(skid);
-                self.backing.aim(pmc.slot(), self.model.distance(pmc));
+                self.schedule.aim(pmc, self.model.distance(pmc));
             }
             if wrap == Wrap::Interrupt {
                 interrupts = true;
                 self.raise_pmi();
             }
         }
-        self.backing.settle();
+        self.schedule.settle();
         interrupts
     }
 
-    /// Brings the events in line with what the model wants of them after a write
-    /// to the counters `touched`, of which the guest gave `rewritten` new values.
+    /// Brings the events in line with the model's demands after a write to the
+    /// counters `touched`, of which the guest gave `rewritten` new values.
     pub(super) fn reconcile(&mut self, touched: PmcSet, rewritten: PmcSet) {
-        let was_paused = self.is_paused();
+        let mut wanted = self.schedule.wanted();
+        let was_paused = wanted.is_empty();
+        let mut events = [None; Pmc::SLOTS];
         for pmc in touched.iter() {
+            wanted.remove(pmc);
             match self.demand(pmc) {
-                None => {
-                    self.wanted.remove(pmc);
-                    self.unbacked[pmc.slot()] = CounterState::Off;
-                }
+                None => self.schedule.counters.unwant(pmc),
                 Some(Demand::NotBacked(encoding)) => {
-                    self.forsake(pmc, CounterState::NotBacked(encoding));
+                    self.forsake(pmc, Unbacked::NotBacked(encoding));
                 }
-                Some(Demand::Denied(encoding)) => {
-                    self.forsake(pmc, CounterState::Denied(encoding));
+                Some(Demand::Denied(encoding)) => self.forsake(pmc, Unbacked::Denied(encoding)),
+                Some(Demand::Event(event)) => {
+                    wanted.insert(pmc);
+                    events[pmc.slot()] = Some(event);
                 }
-                Some(Demand::Event(_)) => self.wanted.insert(pmc),
             }
         }
-        for pmc in self.enabled.iter() {
-            if !self.wanted.contains(pmc) && self.backing.is_newly_starved(pmc.slot()) {
+        let stopped = self.schedule.enabled().without(wanted);
+        for pmc in stopped.iter() {
+            if self.schedule.is_newly_starved(pmc) {
                 self.totals.starved += 1;
             }
         }
-        if !self.is_paused() {
-            let stale = if was_paused { self.wanted } else { touched };
-            self.enable_wanted(stale, rewritten, was_paused);
+        if !wanted.is_empty() {
+            for pmc in stopped.iter() {
+                self.schedule.set_enabled(pmc, false);
+            }
+            for pmc in wanted.and(touched).iter() {
+                if let Some(event) = events[pmc.slot()]
+                    && !self.bring_on(pmc, event, rewritten.contains(pmc), was_paused)
+                {
+                    wanted.remove(pmc);
+                }
+            }
         }
-        if self.is_paused() {
-            self.backing.pause();
+        if wanted.is_empty() {
+            self.schedule.pause();
         } else {
-            self.backing.resume();
+            self.schedule.resume();
         }
     }
 
-    /// Disables what is not wanted and brings on what is, of `stale`; after a
-    /// pause, each has another distance to its overflow and another chance.
-    fn enable_wanted(&mut self, stale: PmcSet, rewritten: PmcSet, was_paused: bool) {
-        for pmc in self.enabled.iter() {
-            if !self.wanted.contains(pmc) {
-                self.backing.set_enabled(pmc.slot(), false);
-                self.enabled.remove(pmc);
-            }
+    /// Has the event of `pmc` compete for a counter; `false` if the host opens
+    /// none. `rewritten`: the guest gave the counter another value. After a pause,
+    /// it has another distance to its overflow and another chance.
+    fn bring_on(&mut self, pmc: Pmc, event: HostEvent, rewritten: bool, was_paused: bool) -> bool {
+        let kept = self.schedule.counters.bound(pmc);
+        if kept.is_none_or(|bound| bound.counts != event)
+            && let Err(error) = self.schedule.open(pmc, event)
+        {
+            self.forsake(pmc, Unbacked::Refused(error));
+            return false;
         }
-        for pmc in stale.and(self.wanted).iter() {
-            if let Some(Demand::Event(attr)) = self.demand(pmc) {
-                self.bring_on(pmc, attr, rewritten.contains(pmc), was_paused);
-            }
-        }
-    }
-
-    /// Has the event of `pmc` compete for a counter; `rewritten`: the guest gave
-    /// it another value.
-    fn bring_on(&mut self, pmc: Pmc, attr: HostEvent, rewritten: bool, was_paused: bool) {
-        let slot = pmc.slot();
-        let kept = self.backing.has(slot, &attr);
-        if !kept {
-            self.enabled.remove(pmc);
-            if let Err(error) = self.backing.open(slot, attr) {
-                self.forsake(pmc, CounterState::Refused(error));
-                return;
-            }
-        }
-        self.unbacked[slot] = CounterState::Off;
-        let on = self.enabled.contains(pmc);
+        let on = self.schedule.enabled().contains(pmc);
         if rewritten || was_paused || !on {
-            self.backing.aim(slot, self.model.distance(pmc));
+            self.schedule.aim(pmc, self.model.distance(pmc));
         }
-        // What is in error is only left by another enable.
-        let error = was_paused && self.backing.state(slot) == Some(EventState::Error);
+        // An event in error leaves that state by another enable only.
+        let error = was_paused && self.schedule.event_state(pmc) == Some(EventState::Error);
         if !on || error {
-            self.backing.set_enabled(slot, true);
-            self.enabled.insert(pmc);
+            self.schedule.set_enabled(pmc, true);
         }
+        true
     }
 
     /// The guest gets no count of `pmc`; counted once for each time that it begins.
-    fn forsake(&mut self, pmc: Pmc, state: CounterState) {
-        self.wanted.remove(pmc);
-        self.enabled.remove(pmc);
-        self.backing.close(pmc.slot());
-        let unbacked = &mut self.unbacked[pmc.slot()];
-        if *unbacked != state {
-            *unbacked = state;
+    fn forsake(&mut self, pmc: Pmc, why: Unbacked) {
+        if self.schedule.forsake(pmc, why) {
             self.totals.not_counted += 1;
         }
     }

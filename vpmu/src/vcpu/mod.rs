@@ -4,7 +4,7 @@
 //!  WRMSR ──▶ fold: what the host events counted enters the model
 //!        ──▶ model: the write takes effect, or #GP
 //!        ──▶ reconcile: events open, close, are enabled and disabled
-//!                 └▶ Backing: one task of a Scheduler ──▶ CounterDriver ──▶ HostPmu
+//!                 └▶ EventSchedule: one task of a Scheduler ──▶ CounterDriver ──▶ HostPmu
 //!  before_entry ──▶ a PMI, at most one, its status already visible (G-404);
 //!                   how long the guest may run
 //!  after_run    ──▶ guest time; after an interruption also overflows, lost
@@ -17,13 +17,16 @@
 //! schedule stands still until it enables one again. Beside the counters there
 //! are [`monitors`], which an operator attaches and no guest can pause.
 
-mod backing;
+mod counter;
 mod driver;
 mod entry;
+mod event_set;
 mod follow;
+mod host_counters;
 mod monitors;
 mod pmi;
 mod saved;
+mod schedule;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -36,9 +39,8 @@ use crate::times::Times;
 use crate::totals::Totals;
 use crate::x86::msr::Register;
 
-use backing::Backing;
-use driver::CounterDriver;
 use pmi::PmiLine;
+use schedule::EventSchedule;
 
 pub use entry::{BeforeEntry, EntryWants, Ran};
 pub use monitors::{AttachError, MonitorView};
@@ -117,14 +119,7 @@ pub use status::{CounterState, CounterView};
 pub struct VcpuPmu<G, H> {
     model: G,
     rules: Rules,
-    backing: Backing<H>,
-    /// Counters that the guest wants to count and whose event is open. Without
-    /// one, the PMU is paused.
-    wanted: PmcSet,
-    /// Counters whose event is enabled; all of `wanted` unless paused.
-    enabled: PmcSet,
-    /// What keeps a counter from having an event, by [`Pmc::slot`].
-    unbacked: [CounterState; Pmc::SLOTS],
+    schedule: EventSchedule<H>,
     pmi: PmiLine,
     /// The last run was interrupted while nothing counted: the next interruption
     /// closes the host events, unless the guest starts a counter before.
@@ -138,11 +133,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         let rules = rules.into().for_vendor(model.identity().vendor);
         Self {
             model,
-            backing: Backing::new(host, rules.policy),
+            schedule: EventSchedule::new(host, rules.policy),
             rules,
-            wanted: PmcSet::EMPTY,
-            enabled: PmcSet::EMPTY,
-            unbacked: [CounterState::Off; Pmc::SLOTS],
             pmi: PmiLine::RESET,
             lingers: false,
             totals: Totals::default(),
@@ -227,9 +219,8 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// monitors, which are the host's.
     pub fn reset(&mut self) {
         self.model.reset();
-        self.close_all();
-        self.unbacked = [CounterState::Off; Pmc::SLOTS];
-        self.wanted = PmcSet::EMPTY;
+        self.schedule.reset();
+        self.lingers = false;
         self.pmi = PmiLine::RESET;
     }
 
@@ -244,15 +235,15 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         self.model.counters().iter().map(|pmc| {
             let demand = self.demand(pmc);
             let quality = match demand {
-                Some(Demand::Event(attr)) => self.host().map(|h| h.quality(&attr)),
+                Some(Demand::Event(event)) => Some(self.host().quality(&event)),
                 _ => None,
             };
             CounterView {
                 pmc,
                 demand,
                 quality,
-                state: self.state_of(pmc),
-                times: self.backing.times_now(pmc.slot()),
+                state: self.schedule.state(pmc),
+                times: self.schedule.times_now(pmc),
             }
         })
     }
@@ -260,23 +251,23 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Totals since the vCPU started.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let pinned_errors = self.backing.pinned_errors();
+        let pinned_errors = self.schedule.pinned_errors();
         Totals {
             not_counted: self.totals.not_counted + pinned_errors,
             pinned_errors,
-            rotations: self.backing.rotations(),
-            host_revocations: self.backing.driver().map_or(0, CounterDriver::revocations),
+            rotations: self.schedule.rotations(),
+            host_revocations: self.schedule.driver().revocations(),
             ..self.totals
         }
     }
 
     /// The guest has none of its counters count.
     const fn is_paused(&self) -> bool {
-        self.wanted.is_empty()
+        self.schedule.wanted().is_empty()
     }
 
-    fn host(&self) -> Option<&H> {
-        self.backing.driver().map(CounterDriver::host)
+    fn host(&self) -> &H {
+        self.schedule.driver().host()
     }
 
     /// What `pmc` should be counting now, as far as it may.
@@ -284,25 +275,15 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         Some(self.rules.judge(self.model.demand(pmc)?))
     }
 
-    fn state_of(&self, pmc: Pmc) -> CounterState {
-        let unbacked = self.unbacked[pmc.slot()];
-        if unbacked != CounterState::Off || !self.wanted.contains(pmc) {
-            return unbacked;
-        }
-        self.backing.state(pmc.slot()).into()
-    }
-
     fn note_read(&mut self, pmc: Pmc) {
         // Also of a counter that stands still: Linux reads it when it has stopped it.
-        let scaled = self.backing.times(pmc.slot()).is_scaled();
+        let scaled = self.schedule.times(pmc).is_scaled();
         self.totals.scaled_reads += u64::from(scaled);
     }
 
+    /// Closes the host events of all counters.
     fn close_all(&mut self) {
-        for pmc in self.model.counters().iter() {
-            self.backing.close(pmc.slot());
-        }
-        self.enabled = PmcSet::EMPTY;
+        self.schedule.close_all();
         self.lingers = false;
     }
 }
@@ -311,9 +292,6 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
 impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// The host PMU, to be scripted.
     fn host_mut(&mut self) -> &mut H {
-        self.backing
-            .driver_mut()
-            .expect("a backing has a PMU")
-            .host_mut()
+        self.schedule.driver_mut().host_mut()
     }
 }

@@ -10,7 +10,7 @@ use crate::guest::GuestPmu;
 use crate::host::{HostEvent, HostOpenError, HostPmu, Quality};
 use crate::ids::MonitorId;
 
-use super::backing::Watched;
+use super::schedule::Watched;
 use super::{CounterState, Policy, Times, VcpuPmu};
 
 /// Why there is no monitor.
@@ -109,27 +109,27 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         attr: HostEvent,
         policy: Policy,
     ) -> Result<(), AttachError> {
-        if self.backing.monitor(id).is_some() {
+        if self.schedule.monitor(id).is_some() {
             return Err(AttachError::Taken(id));
         }
         // What the guest's counters have so far is theirs.
-        self.fold(self.enabled);
+        self.fold(self.schedule.enabled());
         let paused = self.is_paused();
-        Ok(self.backing.attach(id, attr, policy, paused)?)
+        Ok(self.schedule.attach(id, attr, policy, paused)?)
     }
 
     /// Ends a monitor; returns it as it was at the end.
     pub fn detach(&mut self, id: MonitorId) -> Option<MonitorView> {
         let state = self.monitor_state(id);
-        let watched = self.backing.detach(id)?;
+        let watched = self.schedule.detach(id)?;
         Some(self.monitor_view(id, &watched, state))
     }
 
     /// Each monitor, as of now.
     pub fn monitors(&mut self) -> impl Iterator<Item = MonitorView> {
-        self.backing.read_monitors();
+        self.schedule.read_monitors();
         MonitorId::all().filter_map(|id| {
-            let watched = self.backing.monitor(id)?;
+            let watched = self.schedule.monitor(id)?;
             Some(self.monitor_view(id, watched, self.monitor_state(id)))
         })
     }
@@ -137,11 +137,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Whether there is a monitor.
     #[must_use]
     pub const fn has_monitors(&self) -> bool {
-        self.backing.has_monitors()
+        self.schedule.has_monitors()
     }
 
     fn monitor_state(&self, id: MonitorId) -> CounterState {
-        self.backing.monitor_state(id).into()
+        self.schedule.monitor_state(id).into()
     }
 
     fn monitor_view(&self, id: MonitorId, watched: &Watched, state: CounterState) -> MonitorView {
@@ -150,7 +150,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             attr: watched.attr,
             policy: watched.policy,
             state,
-            quality: self.host().map(|host| host.quality(&watched.attr)),
+            quality: Some(self.host().quality(&watched.attr)),
             count: watched.count,
             times: watched.times,
         }

@@ -25,9 +25,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// estimated from the rest, which [`CounterView::times`](super::CounterView)
     /// shows, and a pinned one was in error from its last read on.
     pub fn save(&mut self) -> Vec<u8> {
-        self.fold(self.enabled);
-        let slots: Vec<usize> = self.backing.order().collect();
-        let events = slots.into_iter().filter_map(|slot| self.saved_event(slot));
+        self.fold(self.schedule.enabled());
+        let events = self.schedule.order().filter_map(|pmc| {
+            let carried = self.schedule.carried(pmc)?;
+            Some(SavedEvent { pmc, carried })
+        });
         state::encode(&Saved {
             model: self.model.identity(),
             rules: self.rules.saved(),
@@ -36,16 +38,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             armed: self.pmi.is_armed(),
             pmi: self.pmi.is_on_its_way(),
             totals: self.totals(),
-            turn: self.backing.rest_of_turn(),
-            levels: self.host().and_then(HostPmu::level_memory),
+            turn: self.schedule.rest_of_turn(),
+            levels: self.host().level_memory(),
             events: events.collect(),
         })
-    }
-
-    fn saved_event(&self, slot: usize) -> Option<SavedEvent> {
-        let carried = self.backing.carried(slot)?;
-        let pmc = self.model.counters().iter().find(|p| p.slot() == slot)?;
-        Some(SavedEvent { pmc, carried })
     }
 
     /// The PMU that [`VcpuPmu::save`] saved, on this host. `model` is of the same
@@ -70,15 +66,17 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         let mut pmu = Self::new(model, host, rules);
         pmu.rules.check(&saved.rules)?;
         pmu.load_model(&saved)?;
-        if let (Some(levels), Some(driver)) = (saved.levels, pmu.backing.driver_mut()) {
-            driver.host_mut().set_level_memory(levels);
+        if let Some(levels) = saved.levels {
+            pmu.schedule
+                .driver_mut()
+                .host_mut()
+                .set_level_memory(levels);
         }
         pmu.open_saved(&saved)?;
         pmu.try_all(&saved)?;
         // From what the registers want, as after a write to all of them. The
         // events go on: what is in error stays there.
-        pmu.wanted = pmu.enabled;
-        pmu.backing.carry_totals(&saved.totals);
+        pmu.schedule.carry_totals(&saved.totals);
         pmu.reconcile(pmu.model.counters(), PmcSet::EMPTY);
         pmu.pmi = PmiLine::saved(saved.armed, saved.pmi);
         // What has no event here had none there: that trouble has been counted.
@@ -112,14 +110,13 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     }
 
     fn open_saved(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.backing.pause();
+        self.schedule.pause();
         for SavedEvent { pmc, carried } in &saved.events {
             self.check_event(&saved.model, *pmc, carried)?;
-            let opened = self.backing.carry_on(pmc.slot(), carried);
+            let opened = self.schedule.carry_on(*pmc, carried);
             opened.map_err(|source| RestoreError::Refused { pmc: *pmc, source })?;
             if carried.state != EventState::Off {
-                self.enabled.insert(*pmc);
-                self.backing.aim(pmc.slot(), self.model.distance(*pmc));
+                self.schedule.aim(*pmc, self.model.distance(*pmc));
             }
         }
         Ok(())
@@ -153,15 +150,15 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Finds out what the host has for the events: nothing counts, as the guest
     /// does not run.
     fn try_all(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.backing.resume();
+        self.schedule.resume();
         if let Some(rest) = saved.turn {
-            self.backing.shorten_turn(rest);
+            self.schedule.shorten_turn(rest);
         }
         if self.rules.policy == Policy::Flexible {
             return Ok(());
         }
         for SavedEvent { pmc, carried } in &saved.events {
-            let now = self.backing.state(pmc.slot());
+            let now = self.schedule.event_state(*pmc);
             if carried.state == EventState::Inactive && now == Some(EventState::Error) {
                 return Err(RestoreError::TooFewCounters { pmc: *pmc });
             }

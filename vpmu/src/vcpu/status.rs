@@ -8,6 +8,7 @@ use crate::ids::Pmc;
 use crate::sched::EventState;
 
 use super::Times;
+use super::counter::Unbacked;
 
 /// What became of a counter's last demand.
 ///
@@ -51,7 +52,17 @@ impl CounterState {
     }
 }
 
-/// Of what its event is in, if it has one.
+impl From<Unbacked> for CounterState {
+    fn from(why: Unbacked) -> Self {
+        match why {
+            Unbacked::NotBacked(encoding) => Self::NotBacked(encoding),
+            Unbacked::Denied(encoding) => Self::Denied(encoding),
+            Unbacked::Refused(error) => Self::Refused(error),
+        }
+    }
+}
+
+/// From the state of the counter's event, if it has one.
 impl From<Option<EventState>> for CounterState {
     fn from(state: Option<EventState>) -> Self {
         match state {

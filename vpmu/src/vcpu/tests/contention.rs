@@ -264,7 +264,12 @@ fn more_host_counters_are_found_within_a_few_rotations() {
     pmu.host_mut().leave(3);
     run_for(&mut pmu, 300 * MS, None);
     assert_eq!(pmu.host_mut().in_use(), 3);
-    assert_eq!(pmu.backing.state(0).map(EventState::is_enabled), Some(true));
+    assert_eq!(
+        pmu.schedule
+            .event_state(Pmc::gp(0).unwrap())
+            .map(EventState::is_enabled),
+        Some(true)
+    );
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn the_level_is_asked_for_only_while_a_counter_of_one_level_counts() {
     let mut pmu = sampling(ModelKind::ALL[1], user, 1 << 20);
     let wants = ready(&mut pmu);
     assert!(wants.level && wants.guest_time);
-    let before = pmu.host().unwrap().level_memory();
+    let before = pmu.host().level_memory();
     for _ in 0..100 {
         let span = ready(&mut pmu).deadline.unwrap();
         pmu.after_run(Ran {
@@ -163,7 +163,7 @@ fn the_level_is_asked_for_only_while_a_counter_of_one_level_counts() {
             ..TO_USER
         });
     }
-    assert_ne!(pmu.host().unwrap().level_memory(), before);
+    assert_ne!(pmu.host().level_memory(), before);
     pmu.wrmsr(SEL0, 0).unwrap();
     assert!(!ready(&mut pmu).level);
 }

@@ -339,7 +339,7 @@ fn event_codes_do_not_go_on_where_they_may_mean_other_events() {
 fn the_turn_of_monitors_is_not_the_guests() {
     let mut pmu = four_counters(2, Policy::Flexible, 0);
     run_for(&mut pmu, MS, None);
-    assert_eq!(pmu.backing.rest_of_turn(), Some(Nanos(3 * MS)));
+    assert_eq!(pmu.schedule.rest_of_turn(), Some(Nanos(3 * MS)));
     for i in 0..3 {
         let id = MonitorId::new(i).unwrap();
         pmu.attach(id, monitors::ATTR, Policy::Flexible).unwrap();
@@ -347,7 +347,7 @@ fn the_turn_of_monitors_is_not_the_guests() {
     pmu.wrmsr(GLOBAL_CTRL, 0).unwrap();
     run_for(&mut pmu, 2 * MS, None);
     assert!(pmu.next_deadline().is_some(), "theirs");
-    assert_eq!(pmu.backing.rest_of_turn(), None);
+    assert_eq!(pmu.schedule.rest_of_turn(), None);
 }
 
 /// What the old host refused and this one would count, but for a counter.
@@ -394,5 +394,5 @@ fn a_restore_ends_a_turn_that_nobody_needs() {
     let mut third = restored(&mut second, 2, Policy::Flexible).unwrap();
     assert_eq!(third.save(), second.save());
     run_for(&mut third, 10 * MS, None);
-    assert_eq!(third.backing.rest_of_turn(), None);
+    assert_eq!(third.schedule.rest_of_turn(), None);
 }

@@ -5,7 +5,7 @@ use crate::ids::MonitorId;
 use crate::sched::{EventId, EventState, Extent, Target};
 
 use super::super::{Policy, Times};
-use super::{Backing, CPU, CounterDriver};
+use super::{CPU, EventSchedule};
 
 /// One monitor.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,7 @@ pub(in crate::vcpu) struct Watched {
     event: EventId,
     pub(in crate::vcpu) attr: HostEvent,
     pub(in crate::vcpu) policy: Policy,
-    /// What it had counted when it was last read.
+    /// Its count when it was last read.
     pub(in crate::vcpu) count: u64,
     pub(in crate::vcpu) times: Times,
 }
@@ -25,7 +25,7 @@ pub(super) struct Monitors {
     attached: u8,
 }
 
-impl<H: HostPmu> Backing<H> {
+impl<H: HostPmu> EventSchedule<H> {
     pub(in crate::vcpu) const fn has_monitors(&self) -> bool {
         self.monitors.attached > 0
     }
@@ -49,7 +49,7 @@ impl<H: HostPmu> Backing<H> {
         paused: bool,
     ) -> Result<(), HostOpenError> {
         // Counters may have come back since somebody last tried.
-        self.driver_mut().map(CounterDriver::forget_limit);
+        self.driver_mut().counters.forget();
         let event = self.open_event(id.into(), &attr, policy, Target::Cpu)?;
         if paused {
             self.leave();
@@ -75,7 +75,7 @@ impl<H: HostPmu> Backing<H> {
         let _ = self.sched.close(self.now, watched.event);
         self.monitors.attached -= 1;
         self.settle();
-        self.driver_mut().map(CounterDriver::forget_limit);
+        self.driver_mut().counters.forget();
         Some(watched)
     }
 
@@ -90,11 +90,14 @@ impl<H: HostPmu> Backing<H> {
         let Some(monitor) = &mut self.monitors.all[id.index()] else {
             return;
         };
-        let event = monitor.event;
-        // A pinned event in ERROR cannot be read: it stays where it was.
-        if let Ok((count, enabled, running)) = self.sched.read_local(self.now, event, CPU, None) {
-            monitor.count = count.0;
-            monitor.times = Times { enabled, running };
+        let Some(times) = self.sched.event_times(self.now, monitor.event) else {
+            return;
+        };
+        // A pinned event without a counter cannot be read: it stays where it was.
+        if monitor.policy == Policy::Flexible || times.state == EventState::Active {
+            let driver = &mut self.sched[self.pmu];
+            monitor.count = driver.count(id.into(), times.clock).0;
+            (monitor.times.enabled, monitor.times.running) = (times.enabled, times.running);
         }
     }
 
@@ -104,7 +107,7 @@ impl<H: HostPmu> Backing<H> {
         if !core::mem::replace(&mut self.away, true) {
             let _ = self.sched.switch_to(self.now, CPU, None);
             // Whatever was held still has gone.
-            self.driver_mut().map(CounterDriver::resume);
+            self.driver_mut().resume();
         }
     }
 
