@@ -208,7 +208,7 @@ impl UncoreModel {
     /// (the topology leaves say so). Energy is the package's: Linux 6.1, and
     /// 6.12 on Intel, has a reader in each die, but reads its event with the
     /// register of whichever CPU of the package the reading program is on
-    /// (`PERF_EV_CAP_READ_ACTIVE_PKG`), so that all must read the same.
+    /// (`PERF_EV_CAP_READ_ACTIVE_PKG`), so that all must read the same (G-603).
     #[must_use]
     pub const fn scope(&self, pmu: UncorePmu) -> Scope {
         match pmu {

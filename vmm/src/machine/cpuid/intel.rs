@@ -105,7 +105,7 @@ fn from_foreign(table: &mut Table) {
 /// Takes away what would make the guest execute its vendor's hypercall, VMCALL
 /// or VMMCALL. On another vendor's CPU it is an invalid opcode; KVM then patches the
 /// instruction in the guest's text, which is read-only, and the guest gets a
-/// page fault where it holds a lock.
+/// page fault where it holds a lock (rule G-011).
 pub(super) fn without_hypercalls(table: &mut Table) {
     if table.has(KVM_FEATURES) {
         table.get(KVM_FEATURES, 0).eax &= !BY_HYPERCALL;

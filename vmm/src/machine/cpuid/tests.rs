@@ -183,7 +183,7 @@ fn bus_locks_are_detected_where_debugctl_is_kvms_alone() {
     assert_eq!(bit(&amd_host(), Profile::Amd(AMD_V2)), 1);
 }
 
-/// A guest that takes itself for Intel's hypercalls by VMCALL. On another
+/// G-011: a guest that takes itself for Intel's hypercalls by VMCALL. On another
 /// vendor's host that faults, and KVM would patch it in read-only text: the
 /// guest's lock then dies of a page fault (seen in `kvm_kick_cpu`).
 #[test]
