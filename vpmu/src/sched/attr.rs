@@ -4,6 +4,14 @@ use super::ids::PmuType;
 
 bitflags::bitflags! {
     /// Attribute bits. Linux: the bit fields of `struct perf_event_attr`.
+    ///
+    /// # Examples
+    /// ```
+    /// use vpmu::sched::AttrFlags;
+    ///
+    /// let flags = AttrFlags::PINNED | AttrFlags::DISABLED;
+    /// assert!(flags.contains(AttrFlags::DISABLED));
+    /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct AttrFlags: u32 {
         /// Opened OFF; an enable is needed.
@@ -53,6 +61,14 @@ impl AttrFlags {
 
 bitflags::bitflags! {
     /// What a read returns. Linux: `PERF_FORMAT_*`.
+    ///
+    /// # Examples
+    /// ```
+    /// use vpmu::sched::ReadFormat;
+    ///
+    /// let times = ReadFormat::TOTAL_TIME_ENABLED | ReadFormat::TOTAL_TIME_RUNNING;
+    /// assert_eq!(times.bits(), 0b11);
+    /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct ReadFormat: u64 {
         /// Time enabled, in ns.
@@ -95,6 +111,15 @@ pub struct ClockId(pub i32);
 /// What to count, as `perf_event_open` takes it.
 ///
 /// Linux: `struct perf_event_attr`.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::PmuType;
+/// use vpmu::sched::{AttrFlags, EventAttr};
+///
+/// let attr = EventAttr::new(PmuType::HARDWARE, 0).with(AttrFlags::PINNED);
+/// assert!(attr.has(AttrFlags::PINNED) && !attr.is_sampling());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventAttr {
     /// Which PMU, by type.

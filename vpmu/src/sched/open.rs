@@ -30,6 +30,16 @@ bitflags::bitflags! {
 }
 
 /// What to follow.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::PmuType;
+/// use vpmu::sched::{EventAttr, OpenRequest, Target};
+///
+/// // A CPU event needs its CPU; a task event may count on any.
+/// let request = OpenRequest::new(EventAttr::new(PmuType::HARDWARE, 0), Target::Cpu, None);
+/// assert_eq!(request.target, Target::Cpu);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Everything on the CPU.
@@ -41,6 +51,17 @@ pub enum Target {
 }
 
 /// The arguments of an open.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::{PmuType, VcpuId};
+/// use vpmu::sched::{EventAttr, OpenRequest, Target};
+///
+/// // Cycles of everything on CPU 2.
+/// let attr = EventAttr::new(PmuType::HARDWARE, 0);
+/// let request = OpenRequest::new(attr, Target::Cpu, Some(VcpuId(2)));
+/// assert_eq!(request.group, None);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRequest {
     /// What to count.

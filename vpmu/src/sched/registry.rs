@@ -28,6 +28,15 @@ pub enum PmuClass {
 
 bitflags::bitflags! {
     /// Capabilities of a PMU (R-101). Linux: `PERF_PMU_CAP_*`.
+    ///
+    /// # Examples
+    /// ```
+    /// use vpmu::sched::{PmuCaps, PmuClass, PmuDesc};
+    ///
+    /// let mut desc = PmuDesc::new("power", PmuClass::Uncore);
+    /// desc.caps |= PmuCaps::NO_INTERRUPT | PmuCaps::NO_EXCLUDE;
+    /// assert!(desc.caps.contains(PmuCaps::NO_INTERRUPT));
+    /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct PmuCaps: u16 {
         /// Cannot sample.
@@ -48,6 +57,14 @@ bitflags::bitflags! {
 }
 
 /// A PMU to be registered.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::{PmuClass, PmuDesc};
+///
+/// let desc = PmuDesc::new("power", PmuClass::Uncore);
+/// assert_eq!(desc.pmu_type, None, "it gets the next free type");
+/// ```
 #[derive(Clone, Debug)]
 pub struct PmuDesc {
     /// Its name in sysfs.

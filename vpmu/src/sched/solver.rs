@@ -2,6 +2,18 @@
 
 /// The counter indices that may host an event, as a bit set: general purpose
 /// counters are bits 0 to 31, fixed ones 32 and up.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::solver::{Constraint, assign};
+///
+/// // Two events that counters 0 and 1 can count, one that only counter 0 can.
+/// let events = [0b11, 0b11, 0b01].map(Constraint::of);
+/// let mut counters = [0; 3];
+/// assert!(!assign(&events, 4, &mut counters));
+/// assert!(assign(&events[1..], 4, &mut counters[1..]));
+/// assert_eq!(counters[1..], [1, 0]);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Constraint {
     /// Permitted indices.

@@ -1,6 +1,14 @@
 //! The states of an event, and the classes that order groups.
 
 /// State of an event; the numeric order matters (R-011, R-012). Linux: `enum perf_event_state`.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::EventState;
+///
+/// // The order is Linux's, and rules compare by it.
+/// assert!(EventState::Error < EventState::Off && EventState::Off < EventState::Inactive);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i8)]
 pub enum EventState {
