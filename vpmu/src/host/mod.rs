@@ -1,14 +1,17 @@
 //! Host PMUs: what backs a guest's counters.
 //!
 //! One trait with the verbs of a Linux PMU driver, and its drivers: `linux`
-//! (perf_event_open), [`software`] (a clock), [`sum`] (several as one) and [`sim`]
-//! (scripted, for tests). PMUs whose counters serve more than one vCPU have a trait of
-//! their own, [`UncoreHost`], with `linux` and [`sim_uncore`].
+//! (perf_event_open), [`software`] (a clock), [`sum`] (several as one) and `sim`
+//! (scripted). PMUs whose counters serve more than one vCPU have a trait of their own,
+//! [`UncoreHost`], with `linux` and `sim_uncore`. The scripted PMUs are for tests, behind
+//! the feature `test-doubles`.
 
 mod level;
 mod pmu;
 mod share;
+#[cfg(any(test, feature = "test-doubles"))]
 pub mod sim;
+#[cfg(any(test, feature = "test-doubles"))]
 pub mod sim_uncore;
 pub mod software;
 pub mod sum;

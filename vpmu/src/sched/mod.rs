@@ -41,6 +41,7 @@ mod invariants;
 mod lifetime;
 mod lists;
 mod migrate;
+#[cfg(any(test, feature = "test-doubles"))]
 pub mod mock;
 mod open;
 mod open_attr;
