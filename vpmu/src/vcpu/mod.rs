@@ -230,6 +230,33 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         &self.model
     }
 
+    /// The host PMU, for a test that scripts it. Its events belong to this PMU: do
+    /// not open, close, start or stop any.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use vpmu::guest::{ArchPerfmon, ArchPerfmonConfig};
+    /// use vpmu::host::sim::SimPmu;
+    /// use vpmu::ids::MsrIndex;
+    /// use vpmu::x86::event::{ArchEvent, ArchEventSet};
+    /// use vpmu::{Policy, VcpuPmu};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = ArchPerfmonConfig::new(4, 3, 48, ArchEventSet::ALL)?;
+    /// let host = SimPmu::new(4, ArchEventSet::ALL);
+    /// let mut pmu = VcpuPmu::new(ArchPerfmon::new(config), host, Policy::Flexible);
+    /// pmu.wrmsr(MsrIndex(0x186), 0x53_003c)?; // IA32_PERFEVTSEL0: cycles
+    /// pmu.host_mut().occur(ArchEvent::Cycles, 7);
+    /// assert_eq!(pmu.rdpmc(0), Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(any(test, feature = "test-doubles"))]
+    pub fn host_mut(&mut self) -> &mut H {
+        self.schedule.driver_mut().host_mut()
+    }
+
     /// Each counter with what became of its last demand.
     pub fn counters(&self) -> impl Iterator<Item = CounterView> {
         self.model.counters().iter().map(|pmc| {
@@ -285,13 +312,5 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     fn close_all(&mut self) {
         self.schedule.close_all();
         self.lingers = false;
-    }
-}
-
-#[cfg(test)]
-impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
-    /// The host PMU, to be scripted.
-    fn host_mut(&mut self) -> &mut H {
-        self.schedule.driver_mut().host_mut()
     }
 }
