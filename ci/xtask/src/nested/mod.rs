@@ -59,10 +59,14 @@ pub(crate) struct HostArgs {
     /// Path of a static perfvisor to use instead of building it; none: leave perfvisor out
     #[arg(long, value_name = "FILE")]
     pub(crate) perfvisor: Option<PathBuf>,
-    /// Give the nested host a mock PMU: core[:gp=N], hybrid[:gp=N][:cpus=C] or
-    /// uncore[:name=PMU][:scope=SCOPE][:gp=N]; + joins several, such as
-    /// core:gp=4+uncore:name=power. See resources/mock-pmu/README.md
-    #[arg(long, value_name = "SPEC")]
+    /// The mock PMU of the nested host.
+    #[arg(
+        long,
+        value_name = "SPEC",
+        help = "Give the nested host a mock PMU: core[:gp=N], hybrid[:gp=N][:cpus=C] or \
+                uncore[:name=PMU][:scope=SCOPE][:gp=N]; + joins several, such as \
+                core:gp=4+uncore:name=power. See resources/mock-pmu/README.md"
+    )]
     pub(crate) mock_pmu: Option<Spec>,
 }
 
