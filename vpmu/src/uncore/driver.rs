@@ -9,12 +9,10 @@
 use alloc::collections::BTreeMap;
 
 use super::model::{UncoreModel, UncorePmu};
-use crate::host::{
-    EnergyDomain, HostOpenError, RawSelect, ReadError, UncoreEvent, UncoreEventId, UncoreHost,
-};
+use crate::host::{HostOpenError, ReadError, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::ids::VcpuId;
 use crate::sched::driver::{InitError, InitRequest, NoCounter};
-use crate::sched::{AttrFlags, Errno, EventAttr, EventId, PmuDriver, PmuType, Topology};
+use crate::sched::{Errno, EventId, PmuDriver, Topology};
 use crate::units::{Count, Nanos};
 
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +32,9 @@ pub(super) struct UncoreDriver<H> {
     topology: Topology,
     host: H,
     events: BTreeMap<EventId, Open>,
+    /// What the event is that the schedule opens next: its attributes have no room
+    /// for it.
+    expected: Option<(UncoreEventId, UncoreEvent)>,
     refusal: Option<HostOpenError>,
 }
 
@@ -50,6 +51,7 @@ impl<H: UncoreHost> UncoreDriver<H> {
             topology,
             host,
             events: BTreeMap::new(),
+            expected: None,
             refusal: None,
         }
     }
@@ -73,33 +75,10 @@ impl<H: UncoreHost> UncoreDriver<H> {
         self.host.describe(open.id)
     }
 
-    fn decode(&self, attr: &EventAttr) -> Option<(UncoreEventId, UncoreEvent)> {
-        let select = RawSelect(attr.config);
-        let event = match self.pmu {
-            UncorePmu::Power => {
-                let at = usize::try_from(attr.config).ok()?;
-                UncoreEvent::Energy(*EnergyDomain::ALL.get(at)?)
-            }
-            UncorePmu::L3 => UncoreEvent::L3(select),
-            UncorePmu::DataFabric => UncoreEvent::DataFabric(select),
-            UncorePmu::Umc(unit) => UncoreEvent::Umc { unit, select },
-        };
-        let id = u16::try_from(attr.config1).ok()?;
-        Some((UncoreEventId(id), event))
+    /// The event that the schedule opens next, and the number of its host event.
+    pub(super) const fn expect(&mut self, id: UncoreEventId, event: UncoreEvent) {
+        self.expected = Some((id, event));
     }
-}
-
-/// The attributes by which the scheduler hands `event` to its driver: pinned, as
-/// each has a host event of its own and one that fails shall be seen.
-pub(super) fn encode(pmu_type: PmuType, id: UncoreEventId, event: &UncoreEvent) -> EventAttr {
-    let config = match event {
-        UncoreEvent::Energy(domain) => *domain as u64,
-        UncoreEvent::L3(raw) | UncoreEvent::DataFabric(raw) => raw.0,
-        UncoreEvent::Umc { select, .. } => select.0,
-    };
-    let mut attr = EventAttr::new(pmu_type, config).with(AttrFlags::PINNED);
-    attr.config1 = id.0.into();
-    attr
 }
 
 impl<H: UncoreHost> PmuDriver for UncoreDriver<H> {
@@ -107,7 +86,7 @@ impl<H: UncoreHost> PmuDriver for UncoreDriver<H> {
         if request.attr.pmu_type != request.own_type {
             return Err(InitError::NotMine);
         }
-        let (Some((id, event)), Some(vcpu)) = (self.decode(request.attr), request.vcpu) else {
+        let (Some((id, event)), Some(vcpu)) = (self.expected.take(), request.vcpu) else {
             return Err(InitError::Refused(Errno::EINVAL));
         };
         let instance = self.model.instance(self.pmu, &self.topology, vcpu);

@@ -7,13 +7,13 @@
 
 use alloc::vec::Vec;
 
-use super::driver::{self, UncoreDriver};
+use super::driver::UncoreDriver;
 use super::model::{UncoreModel, UncorePmu};
 use crate::host::{HostOpenError, ReadError, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::ids::VcpuId;
 use crate::sched::{
-    Config, EventId, OpenError as SchedError, OpenRequest, PmuCaps, PmuClass, PmuDesc, PmuError,
-    PmuId, PmuType, Scheduler, Target, Topology,
+    AttrFlags, Config, EventAttr, EventId, OpenError as SchedError, OpenRequest, PmuCaps, PmuClass,
+    PmuDesc, PmuError, PmuId, PmuType, Scheduler, Target, Topology,
 };
 use crate::times::Times;
 use crate::units::{Count, Nanos};
@@ -115,7 +115,11 @@ impl<H: UncoreHost> Events<H> {
         let Some((_, pmu_type)) = self.pmus.get(bank).copied() else {
             return;
         };
-        let attr = driver::encode(pmu_type, id, &event);
+        if let Some(driver) = self.driver_mut(bank) {
+            driver.expect(id, event);
+        }
+        // Pinned: each has a host event of its own, and one that fails shall be seen.
+        let attr = EventAttr::new(pmu_type, 0).with(AttrFlags::PINNED);
         let mut request = OpenRequest::new(attr, Target::Cpu, Some(vcpu));
         request.in_kernel = true;
         match self.sched.open(now, &request) {
