@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use vpmu::Totals;
 
 use crate::config::MonitorPolicy;
-use crate::devices::cpu_hotplug::{SlotReport, SlotState};
 use crate::pmu::UncoreStatus;
+use crate::vcpu::presence::{Presence, PresenceReport};
 use crate::vcpu::{MonitorReading, VcpuPmuStatus};
 
 /// Whether the guest runs.
@@ -168,24 +168,24 @@ impl VcpuPlace {
     }
 }
 
-impl From<SlotState> for VcpuPlace {
-    fn from(state: SlotState) -> Self {
-        match state {
-            SlotState::Absent => Self::Absent,
-            SlotState::Inserting => Self::Inserting,
-            SlotState::Present => Self::Present,
-            SlotState::Removing => Self::Removing,
-            SlotState::Ejecting => Self::Ejecting,
+impl From<Presence> for VcpuPlace {
+    fn from(presence: Presence) -> Self {
+        match presence {
+            Presence::Absent | Presence::Lost => Self::Absent,
+            Presence::Offered => Self::Inserting,
+            Presence::Present => Self::Present,
+            Presence::AskedToLeave => Self::Removing,
+            Presence::Leaving => Self::Ejecting,
         }
     }
 }
 
-impl From<SlotReport> for VcpuSlot {
-    fn from(slot: SlotReport) -> Self {
+impl From<PresenceReport> for VcpuSlot {
+    fn from(report: PresenceReport) -> Self {
         Self {
-            vcpu: slot.vcpu.0,
-            state: slot.state.into(),
-            failure: slot.failure,
+            vcpu: report.vcpu.0,
+            state: report.presence.into(),
+            failure: report.failure,
         }
     }
 }

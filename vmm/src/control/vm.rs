@@ -13,12 +13,12 @@ use super::report::{
     VcpuSlot, VcpuSlots,
 };
 use super::routes::Call;
-use crate::devices::cpu_hotplug::{Refusal, SlotReport, SlotState};
 use crate::machine::{Hotplug, HotplugError, MachineControl};
 use crate::pmu::monitors::Monitors;
 use crate::pmu::{SharedUncore, UncoreStatus, VmTotals};
 use crate::stop::StopReason;
 use crate::vcpu::NoAnswer;
+use crate::vcpu::presence::{Presence, PresenceRefusal, PresenceReport};
 
 /// How long the vCPUs may take to stand, or to answer.
 pub(super) const VCPU_TIME: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ impl VmControl {
             totals: self.totals(),
         });
         let slots = self.machine.hotplug.reports();
-        let count = |fits: fn(&SlotReport) -> bool| {
+        let count = |fits: fn(&PresenceReport) -> bool| {
             let fitting = slots.iter().filter(|slot| fits(slot)).count();
             u16::try_from(fitting).unwrap_or(u16::MAX)
         };
@@ -99,7 +99,7 @@ impl VmControl {
             } else {
                 PowerState::Running
             },
-            vcpus: count(|slot| !matches!(slot.state, SlotState::Absent | SlotState::Ejecting)),
+            vcpus: count(has_it),
             possible_vcpus: count(|_| true),
             memory_bytes: self.facts.memory_bytes,
             kernel: self.facts.kernel.clone(),
@@ -261,11 +261,19 @@ impl VmControl {
     }
 }
 
+/// Whether the guest has the vCPU, or may take it.
+const fn has_it(report: &PresenceReport) -> bool {
+    match report.presence {
+        Presence::Offered | Presence::Present | Presence::AskedToLeave => true,
+        Presence::Absent | Presence::Leaving | Presence::Lost => false,
+    }
+}
+
 fn not_done(error: &HotplugError) -> Response {
     let status = match error {
-        HotplugError::Refused(Refusal::Unknown { .. }) => 404,
+        HotplugError::Refused(PresenceRefusal::Unknown { .. }) => 404,
+        HotplugError::Refused(PresenceRefusal::Lost { .. }) | HotplugError::Start(_) => 500,
         HotplugError::Refused(_) | HotplugError::Paused => 409,
-        HotplugError::Start(_) => 500,
     };
     Response::error(status, &crate::error_text::one_line(error))
 }

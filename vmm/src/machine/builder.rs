@@ -8,10 +8,11 @@ use thiserror::Error;
 use super::boot::{BootError, ImageError, InitramfsError};
 use super::hotplug::Hotplug;
 use super::parts::{self, Blueprint, Files};
-use super::vcpus::{StartError, VcpuPool, VcpuSource};
+use super::presence::PresenceKeeper;
+use super::vcpus::{StartError, VcpuSource};
 use crate::config::{SerialConfig, Topology, VmConfig};
 use crate::devices::BusError;
-use crate::devices::cpu_hotplug::Slots;
+use crate::devices::cpu_hotplug::CpuHotplug;
 use crate::devices::power::PowerButton;
 use crate::event_loop::{EventLoop, PlacementWatch};
 use crate::kvm::{Hypervisor, KvmError, Vm};
@@ -22,6 +23,7 @@ use crate::sys::kick;
 use crate::sys::signals::EndSignals;
 use crate::sys::terminal::RawTerminal;
 use crate::vcpu::VcpuSet;
+use crate::vcpu::presence::PresenceTable;
 
 /// Why a VM could not be put together. Nothing is left behind.
 #[derive(Debug, Error)]
@@ -174,9 +176,14 @@ impl Machine {
         let serial = parts::open_serial(&config.serial)?;
         let lines = parts::connect_lines(&vm, &serial)?;
         let vcpus = Arc::new(VcpuSet::default());
-        let slots = Slots::new(config.cpus.boot, config.cpus.max);
-        let slots = Arc::new(Mutex::new(slots));
-        let hotplug = parts::hotplug_device(&slots, &vcpus);
+        let presence = Arc::new(PresenceKeeper::new(
+            PresenceTable::new(created.into_values()),
+            &vcpus,
+            lines.hotplug,
+            hooks.uncore.clone(),
+            Arc::clone(&hooks.totals),
+        ));
+        let hotplug = CpuHotplug::new(Arc::clone(&presence) as _);
         let buses = Arc::new(parts::build_buses(config, &stop, &serial.port, hotplug)?);
         let signals = EndSignals::block().map_err(host("signals"))?;
         let mut events =
@@ -195,10 +202,10 @@ impl Machine {
             topology: config.cpus.topology,
             buses,
             stop: Arc::clone(&stop),
+            observer: Arc::clone(&presence) as _,
         };
-        let pool = VcpuPool::new(source, created);
-        let hotplug = Hotplug::new(slots, Arc::clone(&vcpus), pool, lines.hotplug);
-        hotplug.start(config.cpus.boot)?;
+        let hotplug = Hotplug::new(presence, Arc::clone(&vcpus), source);
+        hotplug.boot(config.cpus.boot)?;
         watch_homes(&mut events, &vcpus, &stop).map_err(host("a timer"))?;
         Ok(Self {
             control: MachineControl {
@@ -226,7 +233,7 @@ impl Machine {
         let terminal = if self.tty { raw_terminal() } else { None };
         self.control.vcpus.start();
         self.events.run();
-        self.control.vcpus.end();
+        self.control.hotplug.end();
         drop(terminal);
         match self.control.stop.reason() {
             Some(reason) => Arc::clone(reason),

@@ -1,33 +1,36 @@
-//! vCPUs that come and go while the guest runs.
+//! Adding and removing vCPUs while the guest runs: the requests of the API.
 //!
 //! ```text
-//!  add:    pool ─▶ thread ─▶ VcpuSet ─▶ slot offered ─▶ line ─▶ guest: scan, takes it
-//!  remove:                              slot asked back ─▶ line ─▶ guest: offline, eject
-//!          pool ◀─ reaped ◀─ thread ends ◀─ VcpuSet::release ◀─────── register write
+//!  add:    Absent ─▶ thread ─▶ VcpuSet ─▶ Offered ─▶ line ─▶ guest: scan, takes it
+//!  remove:                           AskedToLeave ─▶ line ─▶ guest: offline, eject
+//!          Absent ◀─ reaped ◀─ thread ends ◀─ VcpuSet::stop ◀─────── register write
 //! ```
-//! Nothing here waits for the guest: what became of a request is in the slot's
-//! report. Threads that have ended are joined when somebody asks next.
+//! The states are those of [`crate::vcpu::presence`], which decides each step.
+//! Nothing here waits for the guest: the result of a request is in the vCPU's
+//! report. Threads that have ended are joined at the next request or question.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use thiserror::Error;
 use vpmu::ids::VcpuId;
 
-use super::vcpus::{StartError, VcpuPool};
-use crate::devices::cpu_hotplug::{HotplugLine, Refusal, SharedSlots, SlotReport, Slots};
+use super::presence::PresenceKeeper;
+use super::vcpus::{StartError, VcpuSource};
+use crate::kvm::Vcpu;
 use crate::vcpu::VcpuSet;
+use crate::vcpu::presence::{PresenceRefusal, PresenceReport, StartThread};
 
 /// Why a vCPU is not added or removed.
 #[derive(Debug, Error)]
 pub enum HotplugError {
-    /// It cannot be, by its number or where it is.
+    /// Its number or its presence does not allow it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// A guest that stands cannot do its part.
+    Refused(#[from] PresenceRefusal),
+    /// A paused guest cannot do its part.
     #[error("a paused guest takes and gives no vCPU; resume it first")]
     Paused,
-    /// The host does not let it run.
+    /// Its thread does not start.
     #[error(transparent)]
     Start(#[from] StartError),
 }
@@ -35,25 +38,22 @@ pub enum HotplugError {
 /// The vCPUs of one VM, for whoever changes their number.
 #[derive(Debug)]
 pub struct Hotplug {
-    slots: SharedSlots,
+    presence: Arc<PresenceKeeper>,
     vcpus: Arc<VcpuSet>,
-    pool: Mutex<VcpuPool>,
-    line: HotplugLine,
+    source: Mutex<VcpuSource>,
 }
 
 impl Hotplug {
     pub(super) fn new(
-        slots: SharedSlots,
+        presence: Arc<PresenceKeeper>,
         vcpus: Arc<VcpuSet>,
-        pool: VcpuPool,
-        line: HotplugLine,
+        source: VcpuSource,
     ) -> Self {
-        let pool = Mutex::new(pool);
+        let source = Mutex::new(source);
         Self {
-            slots,
+            presence,
             vcpus,
-            pool,
-            line,
+            source,
         }
     }
 
@@ -62,39 +62,38 @@ impl Hotplug {
     ///
     /// # Errors
     /// [`StartError`]
-    pub(super) fn start(&self, boot: u16) -> Result<(), StartError> {
-        for id in (0..boot).map(VcpuId) {
-            self.vcpus.insert(self.pool().start(id)?);
+    pub(super) fn boot(&self, boot: u16) -> Result<(), StartError> {
+        let starting = self.presence.table().boot(boot);
+        for (start, vcpu) in starting {
+            self.start_thread(start, vcpu)?;
         }
         Ok(())
     }
 
-    /// Starts a vCPU and has the guest look at it. What the guest makes of it
-    /// is in [`Hotplug::report`].
+    /// Starts a vCPU and makes the guest look at it. The guest's answer is in
+    /// [`Hotplug::report`].
     ///
     /// # Errors
     /// [`HotplugError`]; nothing has changed then.
     pub fn add(&self, vcpu: VcpuId) -> Result<(), HotplugError> {
         self.settle();
-        self.slots().can_offer(vcpu)?;
+        self.presence.table().can_offer(vcpu)?;
         self.must_run()?;
-        let handle = self.pool().start(vcpu)?;
-        self.vcpus.insert(handle);
-        self.slots().offer(vcpu, Instant::now())?;
-        self.pulse();
+        let (start, vcpu) = self.presence.table().offer(vcpu)?;
+        self.start_thread(start, vcpu)?;
         Ok(())
     }
 
-    /// Asks the guest for a vCPU. What the guest makes of it is in
-    /// [`Hotplug::report`].
+    /// Asks the guest for a vCPU. The guest's answer is in [`Hotplug::report`].
     ///
     /// # Errors
     /// [`HotplugError`]; nothing has changed then.
     pub fn remove(&self, vcpu: VcpuId) -> Result<(), HotplugError> {
         self.settle();
         self.must_run()?;
-        self.slots().ask_back(vcpu, Instant::now())?;
-        self.pulse();
+        let now = Instant::now();
+        self.presence
+            .try_event(|table| table.ask_to_leave(vcpu, now))?;
         Ok(())
     }
 
@@ -102,16 +101,43 @@ impl Hotplug {
     ///
     /// # Errors
     /// If there is no such vCPU.
-    pub fn report(&self, vcpu: VcpuId) -> Result<SlotReport, Refusal> {
+    pub fn report(&self, vcpu: VcpuId) -> Result<PresenceReport, PresenceRefusal> {
         self.settle();
-        self.slots().report(vcpu)
+        self.presence.table().report(vcpu)
     }
 
-    /// Where each is.
+    /// Where each vCPU is.
     #[must_use]
-    pub fn reports(&self) -> Vec<SlotReport> {
+    pub fn reports(&self) -> Vec<PresenceReport> {
         self.settle();
-        self.slots().reports()
+        self.presence.table().reports()
+    }
+
+    /// Ends every thread, with the VM: nothing moves from one vCPU to another.
+    pub(super) fn end(&self) {
+        self.presence.table().vm_ends();
+        self.vcpus.end();
+    }
+
+    /// Does what the table has ordered, and tells it the result.
+    fn start_thread(&self, start: StartThread, vcpu: Vcpu) -> Result<(), StartError> {
+        let spawned = {
+            let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+            source.spawn(start.vcpu(), vcpu)
+        };
+        match spawned {
+            Ok(handle) => {
+                self.vcpus.insert(handle);
+                self.presence
+                    .event(|table| table.started(start, Instant::now()));
+                Ok(())
+            }
+            Err(failure) => {
+                let kept = failure.vcpu.map(|vcpu| *vcpu);
+                self.presence.table().not_started(start, kept);
+                Err(failure.error)
+            }
+        }
     }
 
     fn must_run(&self) -> Result<(), HotplugError> {
@@ -121,39 +147,12 @@ impl Hotplug {
         Ok(())
     }
 
-    /// Takes in what has happened by itself: time-outs, and threads that have
-    /// ended. A guest that has not looked is reminded: a line that nobody
-    /// listened to yet, at boot say, is not heard later.
+    /// Tells the table that time has passed, and which threads have ended.
     fn settle(&self) {
-        let (late, reminds) = {
-            let mut slots = self.slots();
-            (slots.expire(Instant::now()), slots.has_news())
-        };
-        for vcpu in late {
-            self.vcpus.release(vcpu);
+        self.presence
+            .event(|table| table.time_passes(Instant::now()));
+        for (vcpu, kept) in self.vcpus.reap() {
+            self.presence.event(|table| table.joined(vcpu, kept));
         }
-        for (id, vcpu) in self.vcpus.reap() {
-            if let Some(vcpu) = vcpu {
-                self.pool().park(id, vcpu);
-            }
-            self.slots().gone(id);
-        }
-        if reminds {
-            self.pulse();
-        }
-    }
-
-    fn pulse(&self) {
-        if let Err(error) = self.line.pulse() {
-            log::error!("cannot tell the guest of its vCPUs: {error}");
-        }
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pool(&self) -> MutexGuard<'_, VcpuPool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

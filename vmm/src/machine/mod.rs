@@ -7,6 +7,7 @@ pub mod cpuid;
 pub mod hotplug;
 pub mod memory;
 mod parts;
+mod presence;
 mod vcpus;
 
 pub use builder::{BuildError, Machine, MachineControl};

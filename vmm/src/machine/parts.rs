@@ -15,7 +15,7 @@ use super::cpuid::{CpuidPlan, Profile};
 use super::memory::Placement;
 use super::vcpus::VcpuPlan;
 use crate::config::{SerialConfig, VmConfig};
-use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine, SharedSlots};
+use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::i8042::{self, KeyboardController};
 use crate::devices::power::{self, PowerButton, PowerDevice};
@@ -26,7 +26,7 @@ use crate::kvm::{BootState, Hypervisor, Vcpu, Vm, layout};
 use crate::pmu::PmuHooks;
 use crate::stop::StopSignal;
 use crate::sys::terminal;
-use crate::vcpu::{Buses, VcpuSet};
+use crate::vcpu::Buses;
 
 /// The files of a VM, looked at and found good.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl Blueprint<'_> {
             topology,
             profile,
             core_types: self.hooks.core_types.as_ref(),
-            uncore: self.hooks.uncore,
+            uncore: self.hooks.uncore_model(),
         };
         if let Some(accepted) = cpuid.cannot_tell() {
             return Err(BuildError::Topology { topology, accepted });
@@ -160,18 +160,6 @@ pub(super) fn connect_lines(vm: &Vm, serial: &SerialParts) -> Result<Lines, Buil
     vm.connect_irq(lines.power_button.irq(), power::BUTTON_IRQ)?;
     vm.connect_irq(lines.hotplug.irq(), cpu_hotplug::IRQ)?;
     Ok(lines)
-}
-
-/// The registers of vCPU hot-plug. What the guest ejects leaves `vcpus`, which
-/// owns the threads that own the buses: the device only borrows it.
-pub(super) fn hotplug_device(slots: &SharedSlots, vcpus: &Arc<VcpuSet>) -> CpuHotplug {
-    let vcpus = Arc::downgrade(vcpus);
-    let release = move |id| {
-        if let Some(vcpus) = vcpus.upgrade() {
-            vcpus.release(id);
-        }
-    };
-    CpuHotplug::new(Arc::clone(slots), Box::new(release))
 }
 
 /// The devices, each at its place.

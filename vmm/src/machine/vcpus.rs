@@ -1,8 +1,8 @@
 //! KVM's vCPUs and the threads that run them.
 //!
 //! Every possible vCPU is created with the VM: then nothing but a thread can be
-//! missing when one is plugged in. Those without a thread are kept here, as
-//! after power-on.
+//! missing when one is added. One without a thread is kept by the presence
+//! table, as after power-on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::config::Topology;
 use crate::kvm::{BootState, CpuidEntry, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
 use crate::pmu::{PmuHooks, PortContext};
 use crate::stop::StopSignal;
-use crate::vcpu::{Buses, SpawnError, VcpuHandle, VcpuParts};
+use crate::vcpu::{Buses, SpawnError, ThreadObserver, VcpuHandle, VcpuParts};
 
 /// IA32_MISC_ENABLE and IA32_MTRR_DEF_TYPE (Intel SDM vol. 4).
 const MISC_ENABLE: MsrIndex = MsrIndex(0x1a0);
@@ -38,15 +38,9 @@ pub enum StartError {
     /// The thread does not come up.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    /// Its last thread died with it.
-    #[error("vCPU {vcpu} was lost when its last thread died")]
-    Lost {
-        /// The vCPU.
-        vcpu: VcpuId,
-    },
 }
 
-/// What vCPUs are made of.
+/// What the threads of vCPUs are made of.
 #[derive(Debug)]
 pub(super) struct VcpuSource {
     pub(super) hooks: PmuHooks,
@@ -56,71 +50,59 @@ pub(super) struct VcpuSource {
     pub(super) topology: Topology,
     pub(super) buses: Arc<Buses>,
     pub(super) stop: Arc<StopSignal>,
+    pub(super) observer: Arc<dyn ThreadObserver>,
 }
 
-/// The vCPUs without a thread, and how they get one.
+/// A vCPU whose thread did not start, and KVM's vCPU, unless the thread died
+/// with it.
 #[derive(Debug)]
-pub(super) struct VcpuPool {
-    source: VcpuSource,
-    parked: BTreeMap<VcpuId, Vcpu>,
+pub(super) struct StartFailure {
+    pub(super) error: StartError,
+    pub(super) vcpu: Option<Box<Vcpu>>,
 }
 
-impl VcpuPool {
-    /// Takes KVM's vCPUs, none of which has run.
-    pub(super) fn new(source: VcpuSource, vcpus: BTreeMap<VcpuId, Vcpu>) -> Self {
-        Self {
-            source,
-            parked: vcpus,
-        }
-    }
-
+impl VcpuSource {
     /// Starts a thread for a vCPU, as after power-on; it waits for the word.
     ///
     /// # Errors
-    /// [`StartError`]; the vCPU stays here then, if it can.
-    pub(super) fn start(&mut self, id: VcpuId) -> Result<VcpuHandle, StartError> {
-        let vcpu = self.parked.remove(&id);
-        let vcpu = vcpu.ok_or(StartError::Lost { vcpu: id })?;
+    /// [`StartFailure`]
+    pub(super) fn spawn(&self, id: VcpuId, vcpu: Vcpu) -> Result<VcpuHandle, StartFailure> {
         let port = match self.port(id, &vcpu) {
             Ok(port) => port,
             Err(source) => {
-                self.parked.insert(id, vcpu);
-                return Err(StartError::Kvm { vcpu: id, source });
+                return Err(StartFailure {
+                    error: StartError::Kvm { vcpu: id, source },
+                    vcpu: Some(Box::new(vcpu)),
+                });
             }
         };
-        let placement = self.source.hooks.placement.get(usize::from(id.0));
+        let placement = self.hooks.placement.get(usize::from(id.0));
         let parts = VcpuParts {
             id,
             vcpu,
             placement: placement.cloned().unwrap_or_default(),
-            buses: Arc::clone(&self.source.buses),
-            stop: Arc::clone(&self.source.stop),
+            buses: Arc::clone(&self.buses),
+            stop: Arc::clone(&self.stop),
+            observer: Arc::clone(&self.observer),
         };
-        VcpuHandle::spawn(parts, port).map_err(|failure| {
-            if let Some(vcpu) = failure.vcpu {
-                self.parked.insert(id, *vcpu);
-            }
-            failure.error.into()
+        VcpuHandle::spawn(parts, port).map_err(|failure| StartFailure {
+            error: failure.error.into(),
+            vcpu: failure.vcpu,
         })
     }
 
-    /// The builder of the vCPU's port, and the vCPU reset: interrupts to all
-    /// reach one without a thread too.
+    /// The builder of the vCPU's port. The vCPU is reset first: an interrupt to
+    /// all CPUs reaches a vCPU without a thread too.
     fn port(&self, id: VcpuId, vcpu: &Vcpu) -> Result<crate::vcpu::PortBuilder, KvmError> {
         vcpu.reset()?;
-        Ok((self.source.hooks.port)(&PortContext {
+        Ok((self.hooks.port)(&PortContext {
             vcpu: id,
-            apic_id: self.source.topology.apic_id(id),
+            apic_id: self.topology.apic_id(id),
             tsc: vcpu.tsc_rate()?,
-            memory: &self.source.memory,
-            interrupter: &self.source.interrupter,
-            hypervisor: &self.source.hypervisor,
+            memory: &self.memory,
+            interrupter: &self.interrupter,
+            hypervisor: &self.hypervisor,
         }))
-    }
-
-    /// Keeps a vCPU whose thread has ended.
-    pub(super) fn park(&mut self, id: VcpuId, vcpu: Vcpu) {
-        self.parked.insert(id, vcpu);
     }
 }
 

@@ -1,11 +1,15 @@
 //! The parts of a PMU that a machine builds in.
 
+use std::sync::Arc;
+
 use vm_memory::GuestMemoryMmap;
 use vpmu::host::software::Khz;
 use vpmu::ids::VcpuId;
 use vpmu::uncore::UncoreModel;
 use vpmu::x86::cpuid::PmuCpuid;
 
+use super::totals::VmTotals;
+use super::uncore::SharedUncore;
 use crate::config::CoreTypes;
 use crate::kvm::{Hypervisor, Interrupter, MsrFilter};
 use crate::vcpu::{NoPmu, PortBuilder, VcpuPlacement};
@@ -22,8 +26,11 @@ pub struct PmuHooks {
     pub placement: Vec<VcpuPlacement>,
     /// The types of vCPUs, in a hybrid guest.
     pub core_types: Option<CoreTypes>,
-    /// The scoped PMUs that CPUID shows.
-    pub uncore: UncoreModel,
+    /// The uncore PMUs, which CPUID shows and which are told of the vCPUs that
+    /// come and go; `None` if the guest has none.
+    pub uncore: Option<Arc<SharedUncore>>,
+    /// Where each vCPU's totals are added when its thread ends.
+    pub totals: Arc<VmTotals>,
     /// Builds the port of a vCPU: for each before any runs, and for one that is
     /// plugged in then.
     pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder + Send>,
@@ -65,8 +72,16 @@ impl PmuHooks {
             halts_sleep: false,
             placement: Vec::new(),
             core_types: None,
-            uncore: UncoreModel::default(),
+            uncore: None,
+            totals: Arc::default(),
             port: Box::new(|context| NoPmu::builder(context.vcpu)),
         }
+    }
+
+    /// The uncore PMUs that CPUID shows; none by default.
+    #[must_use]
+    pub fn uncore_model(&self) -> UncoreModel {
+        let model = self.uncore.as_ref().map(|uncore| *uncore.model());
+        model.unwrap_or_default()
     }
 }

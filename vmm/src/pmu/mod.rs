@@ -62,7 +62,7 @@ use port::{PmuPort, PmuPortParts};
 use rdpmc::{Rewriter, Sites, UserAccess};
 
 pub use hooks::{PmuHooks, PortContext};
-pub use scoped_hosts::{Joined, ScopedHosts, UncoreError, VcpuTimes};
+pub use scoped_hosts::{ScopedHosts, UncoreError, VcpuTimes};
 pub(crate) use scoped_hosts::{all_umc, find_one};
 pub use select::{
     Backing, CountersError, HostCpus, HostSource, Reason, SelectError, counted_events,
@@ -220,7 +220,7 @@ impl PmuPlan {
     pub fn hooks(&self) -> Result<PmuHooks, PmuError> {
         let (backing, model) = (self.backing.clone(), self.model);
         let cpuid = model.config.cpuid();
-        let (rules, totals) = (self.rules.clone(), Arc::clone(&self.totals));
+        let rules = self.rules.clone();
         let uncore = self.uncore.clone();
         let monitors = Arc::clone(&self.monitors);
         // What the clock counts is what the guest reads.
@@ -258,7 +258,6 @@ impl PmuPlan {
                 rules: rules.clone(),
                 clock,
                 entry_cost,
-                totals: Arc::clone(&totals),
                 uncore: uncore.clone(),
                 monitors: Arc::clone(&monitors),
             };
@@ -271,7 +270,8 @@ impl PmuPlan {
             halts_sleep: is_clock,
             placement: Vec::new(),
             core_types,
-            uncore: self.uncore.as_ref().map(|u| *u.model()).unwrap_or_default(),
+            uncore: self.uncore.clone(),
+            totals: Arc::clone(&self.totals),
             port: Box::new(port),
         })
     }

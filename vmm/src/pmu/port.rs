@@ -8,7 +8,7 @@ use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::uncore::UncoreRegister;
 use vpmu::units::Nanos;
 use vpmu::x86::msr::{Register, is_rdpmc_index};
-use vpmu::{BeforeEntry, Ran, Rules};
+use vpmu::{BeforeEntry, Ran, Rules, Totals};
 
 use super::Pmu;
 use super::guest_clock::GuestClock;
@@ -18,7 +18,6 @@ use super::monitors::Monitors;
 use super::pmi::PmiInjector;
 use super::rdpmc::{Ring, Sites, UserAccess, Verdict};
 use super::status;
-use super::totals::VmTotals;
 use super::uncore::{SharedUncore, UncorePort, needs_rdpmc};
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
@@ -45,7 +44,6 @@ pub(super) struct PmuPort {
     /// The guest's privilege level is of use if a signal ends the run.
     wants_level: bool,
     troubles_said: u64,
-    totals: Arc<VmTotals>,
 }
 
 /// What a port is made of.
@@ -71,8 +69,6 @@ pub(super) struct PmuPortParts {
     pub(super) clock: Clock,
     /// Time of that clock that an entry and exit take without the guest running.
     pub(super) entry_cost: Nanos,
-    /// Where the totals go at the end.
-    pub(super) totals: Arc<VmTotals>,
     /// The VM's scoped PMUs.
     pub(super) uncore: Option<Arc<SharedUncore>>,
     /// What is attached to it from the start.
@@ -104,7 +100,7 @@ impl PmuPort {
         Ok(Self {
             vcpu: parts.vcpu,
             pmu,
-            uncore: parts.uncore.map(|u| UncorePort::new(u, parts.vcpu)),
+            uncore: parts.uncore.map(|u| UncorePort::begin(u, parts.vcpu)),
             sites: parts.sites,
             lost_reads: LostReads::new(parts.access),
             injector: PmiInjector::new(parts.apic_id, parts.interrupter),
@@ -112,7 +108,6 @@ impl PmuPort {
             timer,
             wants_level: false,
             troubles_said: 0,
-            totals: parts.totals,
         })
     }
 
@@ -299,6 +294,13 @@ impl MsrPort for PmuPort {
         };
         Ok(view.map(Into::into))
     }
+
+    fn finish(self: Box<Self>) -> Totals {
+        if let Some(uncore) = self.uncore {
+            uncore.finish();
+        }
+        self.pmu.totals()
+    }
 }
 
 impl PmuPort {
@@ -381,12 +383,6 @@ impl PmuPort {
             );
         }
         Gp
-    }
-}
-
-impl Drop for PmuPort {
-    fn drop(&mut self) {
-        self.totals.add(&self.pmu.totals());
     }
 }
 

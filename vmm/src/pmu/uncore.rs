@@ -1,8 +1,10 @@
 //! The uncore PMUs of a VM, which its vCPUs share.
 //!
 //! Behind one lock, which only exits of their own registers take: a vCPU asks
-//! here for what its core's PMU does not have. vCPUs come and go with their
-//! ports, that is with their threads.
+//! here for what its core's PMU does not have. vCPUs come and go by
+//! [`SharedUncore::arrive`] and [`SharedUncore::depart`], which the presence
+//! table orders ([`crate::vcpu::presence`]). A port is a vCPU's access, and says
+//! only which thread is the vCPU's.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +14,7 @@ use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::sched::PmuError;
 use vpmu::uncore::{Uncore, UncoreModel, UncorePmu, UncoreRegister};
 
-use super::scoped_hosts::{Joined, VcpuTimes};
+use super::scoped_hosts::VcpuTimes;
 use super::uncore_status::{self, UncoreStatus};
 use crate::config::CpusConfig;
 use crate::sys::clock;
@@ -67,6 +69,18 @@ impl SharedUncore {
         &self.model
     }
 
+    /// A vCPU is added: a scope without a vCPU has this one stand for it, and
+    /// the counters that the guest left enabled there count again.
+    pub fn arrive(&self, vcpu: VcpuId) {
+        self.lock().arrived(clock::monotonic(), vcpu);
+    }
+
+    /// A vCPU was ejected, and its thread accesses nothing any more: counters
+    /// that it stood for go to another vCPU of their scope, with their counts.
+    pub fn depart(&self, vcpu: VcpuId) {
+        self.lock().departed(clock::monotonic(), vcpu);
+    }
+
     /// Every PMU, and what happened to its events.
     #[must_use]
     pub fn status(&self) -> UncoreStatus {
@@ -78,25 +92,24 @@ impl SharedUncore {
     }
 }
 
-/// One vCPU's access to the uncore PMUs, for as long as it is plugged in.
+/// One vCPU's access to the uncore PMUs, on the vCPU's thread.
 #[derive(Debug)]
 pub(super) struct UncorePort {
     shared: Arc<SharedUncore>,
     vcpu: VcpuId,
-    /// Its thread's time counts as long.
-    _joined: Joined,
 }
 
 impl UncorePort {
-    /// `vcpu` has been plugged in; the calling thread is its.
-    pub(super) fn new(shared: Arc<SharedUncore>, vcpu: VcpuId) -> Self {
-        shared.lock().arrived(clock::monotonic(), vcpu);
-        let joined = shared.times.join(vcpu);
-        Self {
-            shared,
-            vcpu,
-            _joined: joined,
-        }
+    /// The calling thread is the vCPU's from here on, and its CPU time the
+    /// vCPU's, until [`UncorePort::finish`].
+    pub(super) fn begin(shared: Arc<SharedUncore>, vcpu: VcpuId) -> Self {
+        shared.times.begin(vcpu);
+        Self { shared, vcpu }
+    }
+
+    /// The calling thread is not the vCPU's any more.
+    pub(super) fn finish(self) {
+        self.shared.times.end(self.vcpu);
     }
 
     /// The register at `index`. Takes no lock: an index that no PMU of the VM has
@@ -135,12 +148,6 @@ pub(super) fn needs_rdpmc(access: Access<UncoreRegister>, value: u64) -> bool {
     }
 }
 
-impl Drop for UncorePort {
-    fn drop(&mut self) {
-        self.shared.lock().departed(clock::monotonic(), self.vcpu);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -162,37 +169,43 @@ mod tests {
     }
 
     /// G-602 over threads: each writes and reads what the other sees, and a vCPU
-    /// takes its place along when its port goes.
+    /// takes its place along when it departs.
     #[test]
     fn vcpus_share_and_leave() {
         let shared = shared(2);
-        let one = UncorePort::new(Arc::clone(&shared), VcpuId(0));
+        let one = UncorePort::begin(Arc::clone(&shared), VcpuId(0));
         let at = |index| one.decode(index).unwrap();
         one.write(at(L3_CTL), 1 << 22 | 4).unwrap();
         one.write(at(L3_CTR), 77).unwrap();
         let counter = at(L3_CTR);
         let other = Arc::clone(&shared);
         let read = thread::spawn(move || {
-            let port = UncorePort::new(other, VcpuId(1));
-            (port.read(counter), port.rdpmc(10))
+            let port = UncorePort::begin(other, VcpuId(1));
+            let read = (port.read(counter), port.rdpmc(10));
+            port.finish();
+            read
         });
         assert_eq!(read.join().unwrap(), (Ok(77), Some(77)));
+        shared.depart(VcpuId(1));
         let counters = |shared: &SharedUncore| {
             let status = shared.status();
             let instance = status.pmus[0].instances[0].clone();
             (instance.designated, instance.counters[0].vcpu)
         };
         assert_eq!(counters(&shared), (Some(0), Some(0)));
-        let back = UncorePort::new(Arc::clone(&shared), VcpuId(1));
-        drop(one);
+        shared.arrive(VcpuId(1));
+        one.finish();
+        // The end of a port moves nothing.
+        assert_eq!(counters(&shared), (Some(0), Some(0)));
+        shared.depart(VcpuId(0));
         assert_eq!(counters(&shared), (Some(1), Some(1)));
-        drop(back);
+        shared.depart(VcpuId(1));
         assert_eq!(counters(&shared), (None, None));
     }
 
     #[test]
     fn only_what_linux_reads_by_rdpmc_needs_it() {
-        let port = UncorePort::new(shared(1), VcpuId(0));
+        let port = UncorePort::begin(shared(1), VcpuId(0));
         let needs_rdpmc = |index, value| needs_rdpmc(port.decode(index).unwrap(), value);
         assert!(needs_rdpmc(L3_CTL, 1 << 22));
         assert!(!needs_rdpmc(L3_CTL, 4) && !needs_rdpmc(L3_CTR, 1 << 22));

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use thiserror::Error;
+use vpmu::Totals;
 use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
@@ -111,6 +112,16 @@ pub struct VcpuParts {
     pub buses: Arc<Buses>,
     /// The end of the VM.
     pub stop: Arc<StopSignal>,
+    /// Who is told of the thread's end.
+    pub observer: Arc<dyn ThreadObserver>,
+}
+
+/// Is told of the end of vCPU threads.
+pub trait ThreadObserver: fmt::Debug + Send + Sync {
+    /// The thread of a vCPU ends: its port has ended, with these totals, and the
+    /// vCPU does not enter the guest any more. Called once, on that thread, which
+    /// is still to be joined. A thread that panicked reports nothing.
+    fn thread_ended(&self, vcpu: VcpuId, totals: &Totals);
 }
 
 /// A vCPU thread that did not come up, and the vCPU, unless its thread died.
@@ -262,6 +273,7 @@ fn main(
         buses: parts.buses,
         mailbox,
         stop: parts.stop,
+        observer: parts.observer,
     };
     Some(thread.run())
 }

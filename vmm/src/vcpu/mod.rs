@@ -11,17 +11,22 @@
 //! Each thread owns its vCPU and its [`MsrPort`]; nothing of either is locked.
 //! Others talk to it through its mailbox and a kick (see [`crate::sys::kick`]).
 //! A secondary vCPU runs from the start too: KVM keeps it waiting for INIT and
-//! SIPI inside `KVM_RUN`. One that the guest gives back ends its thread and is
-//! kept as KVM has it ([`VcpuSet::reap`]), since KVM cannot destroy it; a thread
-//! of its own runs it when it is plugged in again.
+//! SIPI inside `KVM_RUN`.
+//!
+//! Whether a vCPU has a thread, and whether the guest has the vCPU, is decided by
+//! [`presence`]. The thread of a vCPU that the guest gives back ends. KVM cannot
+//! destroy a vCPU, so it is kept, and a new thread runs it when it is added again.
 
 mod handle;
 mod placement;
 mod port;
+pub mod presence;
 mod set;
 mod thread;
 
-pub use handle::{SpawnError, SpawnFailure, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport};
+pub use handle::{
+    SpawnError, SpawnFailure, ThreadObserver, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport,
+};
 pub use placement::{CHECK_PERIOD, Home, VcpuPlacement};
 pub use port::{
     CounterStatus, CountingState, DOORBELL_PORT, MonitorOrder, MonitorOutcome, MonitorReading,

@@ -31,9 +31,10 @@ fn list(vcpus: &[VcpuId]) -> String {
     names.join(", ")
 }
 
-/// The vCPU threads of one VM, for whoever starts, pauses and ends them, or
-/// adds and takes away one. The lock is held to send messages only, never to
-/// wait for an answer or for a thread, so a vCPU thread may take it too.
+/// The vCPU threads of one VM, for whoever starts, pauses and ends all of them.
+/// Which vCPUs have a thread is decided by [`super::presence`]. The lock is held
+/// to send messages only, never to wait for an answer or for a thread, so a vCPU
+/// thread may take it too.
 #[derive(Debug, Default)]
 pub struct VcpuSet {
     inner: Mutex<Inner>,
@@ -42,8 +43,8 @@ pub struct VcpuSet {
 #[derive(Debug, Default)]
 struct Inner {
     handles: BTreeMap<VcpuId, VcpuHandle>,
-    /// Told to stop, and not joined yet.
-    leaving: Vec<VcpuHandle>,
+    /// Told to stop one by one, and not joined yet.
+    stopped: Vec<VcpuHandle>,
     phase: Phase,
     paused: bool,
 }
@@ -59,45 +60,49 @@ enum Phase {
 }
 
 impl VcpuSet {
-    /// Adds a vCPU; it runs if the others do.
+    /// Adds a thread, which waits for [`VcpuSet::run`] or [`VcpuSet::start`].
     pub fn insert(&self, vcpu: VcpuHandle) {
         let mut inner = self.lock();
         let refused = match inner.phase {
             Phase::Ended => Some(vcpu),
-            Phase::Ready | Phase::Started => {
-                if inner.runs() {
-                    vcpu.send(VcpuMessage::Run);
-                }
-                inner.handles.insert(vcpu.id(), vcpu)
-            }
+            Phase::Ready | Phase::Started => inner.handles.insert(vcpu.id(), vcpu),
         };
         drop(inner);
         // Stopped and joined.
         drop(refused);
     }
 
-    /// Has a vCPU leave: its thread ends by itself, and [`VcpuSet::reap`] finds
-    /// it. May be called on that very thread.
-    pub fn release(&self, id: VcpuId) {
-        let mut inner = self.lock();
-        if let Some(vcpu) = inner.handles.remove(&id) {
-            vcpu.send(VcpuMessage::Stop);
-            inner.leaving.push(vcpu);
+    /// Lets the thread of a vCPU enter the guest if the others do.
+    pub fn run(&self, id: VcpuId) {
+        let inner = self.lock();
+        if let Some(vcpu) = inner.handles.get(&id).filter(|_| inner.runs()) {
+            vcpu.send(VcpuMessage::Run);
         }
     }
 
-    /// Those that have left since it was asked last, with KVM's vCPU; `None`
-    /// for one whose thread panicked.
+    /// Tells the thread of a vCPU to end; it does by itself, and
+    /// [`VcpuSet::reap`] finds it. May be called on that very thread.
+    pub fn stop(&self, id: VcpuId) {
+        let mut inner = self.lock();
+        if let Some(vcpu) = inner.handles.remove(&id) {
+            vcpu.send(VcpuMessage::Stop);
+            inner.stopped.push(vcpu);
+        }
+    }
+
+    /// Joins the threads that were told to end one by one and have ended since
+    /// the last call. Returns KVM's vCPU of each; `None` if the thread panicked.
     #[must_use]
     pub fn reap(&self) -> Vec<(VcpuId, Option<Vcpu>)> {
-        let left: Vec<_> = {
+        let ended: Vec<_> = {
             let mut inner = self.lock();
-            let leaving = std::mem::take(&mut inner.leaving);
-            let (left, leaving) = leaving.into_iter().partition(VcpuHandle::has_ended);
-            inner.leaving = leaving;
-            left
+            let stopped = std::mem::take(&mut inner.stopped);
+            let (ended, stopped) = stopped.into_iter().partition(VcpuHandle::has_ended);
+            inner.stopped = stopped;
+            ended
         };
-        left.into_iter()
+        ended
+            .into_iter()
             .map(|vcpu: VcpuHandle| (vcpu.id(), vcpu.join()))
             .collect()
     }
@@ -186,7 +191,7 @@ impl VcpuSet {
             inner.phase = Phase::Ended;
             (
                 std::mem::take(&mut inner.handles),
-                std::mem::take(&mut inner.leaving),
+                std::mem::take(&mut inner.stopped),
             )
         };
         drop(all);

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 
 use vpmu::ids::VcpuId;
 
-use super::handle::{VcpuMessage, VcpuReport};
+use super::handle::{ThreadObserver, VcpuMessage, VcpuReport};
 use super::placement::HomeGuard;
 use super::port::{DOORBELL_PORT, MsrPort};
 use crate::devices::Bus;
@@ -46,6 +46,7 @@ pub(super) struct VcpuThread {
     pub(super) buses: Arc<Buses>,
     pub(super) mailbox: Receiver<VcpuMessage>,
     pub(super) stop: Arc<StopSignal>,
+    pub(super) observer: Arc<dyn ThreadObserver>,
 }
 
 /// Whether to enter the guest again.
@@ -57,8 +58,8 @@ enum Next {
 }
 
 impl VcpuThread {
-    /// Runs the machine to its end. Returns KVM's vCPU, which outlives its
-    /// thread; its port has been dropped here, on the thread that it belongs to.
+    /// Runs the machine to its end, and reports it. Returns KVM's vCPU, which
+    /// outlives its thread; its port ends here, on the thread that it belongs to.
     pub(super) fn run(mut self) -> Vcpu {
         let mut state = VcpuState::Ready;
         loop {
@@ -81,9 +82,10 @@ impl VcpuThread {
             vcpu,
             stop,
             id,
+            observer,
             ..
         } = self;
-        drop(port);
+        observer.thread_ended(id, &port.finish());
         // It points into the vCPU.
         drop(kicks);
         // Of a VM that goes on, nothing may be left in it that still ticks.

@@ -3,58 +3,88 @@
 //!
 //! | offset | width | read | write |
 //! |---|---|---|---|
-//! | 0 | 4 | the selected vCPU | select |
-//! | 4 | 1 | bit 0 there, 1 comes, 2 is to go | bit 1, 2: seen; bit 3: eject |
+//! | 0 | 4 | the selected vCPU | select a vCPU |
+//! | 4 | 1 | bit 0: it is there, 1: it comes, 2: it is to go | bits 1, 2: seen; bit 3: eject |
 //! | 6 | 2 | 0 | `_OST` source event |
-//! | 8 | 4 | 0 | `_OST` status, which completes the report |
+//! | 8 | 4 | 0 | `_OST` status, which completes the answer |
 //!
-//! Other accesses read 0 and do nothing, and so does all of it for a vCPU that
-//! cannot be.
+//! Every other access reads 0 and does nothing. So does every access while the
+//! selected number is no possible vCPU's.
+//!
+//! The registers hold a selection and half an answer. Which vCPUs there are is
+//! their [`HotplugOwner`]'s to know.
 
-mod slots;
+mod answer;
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vpmu::ids::VcpuId;
 
-pub use slots::{Refusal, SlotReport, SlotState, Slots};
+pub use answer::{DEVICE_BUSY, GuestAnswer};
 
 use super::BusDevice;
 
-/// How many bytes the registers take.
+/// The size of the registers, in bytes.
 pub const LEN: u64 = 12;
-/// The interrupt line that has the guest look at them.
+/// The interrupt line that makes the guest look at the registers.
 pub const IRQ: u32 = 17;
 
-/// Offsets.
+/// Offset of the register that selects a vCPU.
 pub const SELECT: u64 = 0;
-/// See [`SELECT`].
+/// Offset of the flags of the selected vCPU.
 pub const FLAGS: u64 = 4;
-/// See [`SELECT`].
+/// Offset of the `_OST` source event.
 pub const OST_EVENT: u64 = 6;
-/// See [`SELECT`].
+/// Offset of the `_OST` status.
 pub const OST_STATUS: u64 = 8;
 
-/// Bits of [`FLAGS`].
+/// Bit of [`FLAGS`]: the guest has the vCPU, or may take it.
 pub const ENABLED: u8 = 1 << 0;
-/// The guest is to take it; written, the guest has seen so.
+/// Bit of [`FLAGS`]: the guest is to take the vCPU; written, the guest has seen so.
 pub const INSERTING: u8 = 1 << 1;
-/// The guest is to let it go; written, the guest has seen so.
+/// Bit of [`FLAGS`]: the guest is to give the vCPU back; written, the guest has seen so.
 pub const REMOVING: u8 = 1 << 2;
-/// Written, the guest has let it go.
+/// Bit of [`FLAGS`]: written, the guest has given the vCPU back.
 pub const EJECT: u8 = 1 << 3;
 
-/// The slots, as the device and the VMM share them.
-pub type SharedSlots = Arc<Mutex<Slots>>;
+/// How the guest sees a vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotFlags {
+    /// The guest has it, or may take it.
+    pub enabled: bool,
+    /// The guest is to take it, and has not seen so yet.
+    pub comes: bool,
+    /// The guest is to give it back, and has not seen so yet.
+    pub goes: bool,
+}
 
-/// What happens to a vCPU that the guest has ejected, or will not have. Called
-/// on the thread of the vCPU that wrote, which may be the very one.
-pub type Release = Box<dyn Fn(VcpuId) + Send>;
+impl SlotFlags {
+    fn bits(self) -> u8 {
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        bit(self.enabled, ENABLED) | bit(self.comes, INSERTING) | bit(self.goes, REMOVING)
+    }
+}
 
-/// The line that has the guest look.
+/// The owner of the vCPUs' presence. Called on the thread of the vCPU that
+/// accesses a register, which may be the vCPU that is ejected.
+pub trait HotplugOwner: Send + Sync {
+    /// How a vCPU is shown; no flag for one that cannot be.
+    fn flags(&self, vcpu: VcpuId) -> SlotFlags;
+
+    /// The guest has seen that a vCPU comes, or is to go.
+    fn acknowledged(&self, vcpu: VcpuId, comes: bool, goes: bool);
+
+    /// The guest ejects a vCPU. Returns before its thread has ended.
+    fn ejected(&self, vcpu: VcpuId);
+
+    /// The guest says what it made of a request.
+    fn answered(&self, vcpu: VcpuId, answer: GuestAnswer);
+}
+
+/// The interrupt line that makes the guest look at the registers.
 #[derive(Clone, Debug)]
 pub struct HotplugLine(Arc<EventFd>);
 
@@ -73,10 +103,10 @@ impl HotplugLine {
         &self.0
     }
 
-    /// Has the guest look.
+    /// Makes the guest look.
     ///
     /// # Errors
-    /// What the host says.
+    /// If the host refuses to write the eventfd.
     pub fn pulse(&self) -> io::Result<()> {
         self.0.write(1)
     }
@@ -84,8 +114,7 @@ impl HotplugLine {
 
 /// The registers.
 pub struct CpuHotplug {
-    slots: SharedSlots,
-    release: Release,
+    owner: Arc<dyn HotplugOwner>,
     selected: u32,
     ost_event: u16,
 }
@@ -99,12 +128,11 @@ impl fmt::Debug for CpuHotplug {
 }
 
 impl CpuHotplug {
-    /// Registers over `slots`.
+    /// Registers in front of `owner`.
     #[must_use]
-    pub fn new(slots: SharedSlots, release: Release) -> Self {
+    pub fn new(owner: Arc<dyn HotplugOwner>) -> Self {
         Self {
-            slots,
-            release,
+            owner,
             selected: 0,
             ost_event: 0,
         }
@@ -114,35 +142,28 @@ impl CpuHotplug {
         VcpuId(u16::try_from(self.selected).unwrap_or(u16::MAX))
     }
 
-    /// Changes the slots, and releases the vCPU if that comes of it.
-    fn change(&self, what: impl FnOnce(&mut Slots, VcpuId) -> bool) {
+    fn set_flags(&self, flags: u8) {
         let vcpu = self.selected();
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let released = what(&mut slots, vcpu);
-        drop(slots);
-        if released {
-            (self.release)(vcpu);
+        let (comes, goes) = (flags & INSERTING != 0, flags & REMOVING != 0);
+        self.owner.acknowledged(vcpu, comes, goes);
+        if flags & EJECT != 0 {
+            self.owner.ejected(vcpu);
         }
     }
 
-    fn set_flags(&self, flags: u8) {
-        self.change(|slots, vcpu| {
-            slots.seen(vcpu, flags & INSERTING != 0, flags & REMOVING != 0);
-            flags & EJECT != 0 && slots.eject(vcpu)
-        });
+    fn set_ost_status(&self, status: u32) {
+        if let Some(answer) = GuestAnswer::decode(self.ost_event, status) {
+            self.owner.answered(self.selected(), answer);
+        }
     }
 }
 
 impl BusDevice for CpuHotplug {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let flags = || {
-            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.flags(self.selected())
-        };
         data.fill(0);
         match (offset, &mut *data) {
             (SELECT, [_, _, _, _]) => data.copy_from_slice(&self.selected.to_le_bytes()),
-            (FLAGS, [byte]) => *byte = flags(),
+            (FLAGS, [byte]) => *byte = self.owner.flags(self.selected()).bits(),
             _ => {}
         }
     }
@@ -152,80 +173,8 @@ impl BusDevice for CpuHotplug {
             (SELECT, &[a, b, c, d]) => self.selected = u32::from_le_bytes([a, b, c, d]),
             (FLAGS, &[flags]) => self.set_flags(flags),
             (OST_EVENT, &[a, b]) => self.ost_event = u16::from_le_bytes([a, b]),
-            (OST_STATUS, &[a, b, c, d]) => {
-                let status = u32::from_le_bytes([a, b, c, d]);
-                self.change(|slots, vcpu| slots.reported(vcpu, self.ost_event, status));
-            }
+            (OST_STATUS, &[a, b, c, d]) => self.set_ost_status(u32::from_le_bytes([a, b, c, d])),
             _ => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-    use std::time::Instant;
-
-    use super::*;
-
-    fn write(device: &mut CpuHotplug, vcpu: u32, flags: u8) {
-        device.write(SELECT, &vcpu.to_le_bytes());
-        device.write(FLAGS, &[flags]);
-    }
-
-    fn flags(device: &mut CpuHotplug, vcpu: u32) -> u8 {
-        let mut byte = [0];
-        device.write(SELECT, &vcpu.to_le_bytes());
-        device.read(FLAGS, &mut byte);
-        byte[0]
-    }
-
-    /// Guest-contract §7.2, and rule G-701: the guest has seen the request
-    /// before it ejects.
-    #[test]
-    fn a_vcpu_comes_and_goes_through_the_registers() {
-        let slots = Arc::new(Mutex::new(Slots::new(1, 3)));
-        let (to, released) = mpsc::channel();
-        let release = Box::new(move |vcpu| to.send(vcpu).unwrap());
-        let mut device = CpuHotplug::new(Arc::clone(&slots), release);
-        let there = |device: &mut CpuHotplug| [0, 1, 2, 3, u32::MAX].map(|n| flags(device, n));
-        assert_eq!(there(&mut device), [ENABLED, 0, 0, 0, 0]);
-        let now = Instant::now();
-        slots.lock().unwrap().offer(VcpuId(2), now).unwrap();
-        assert_eq!(flags(&mut device, 2), ENABLED | INSERTING);
-        write(&mut device, 2, INSERTING);
-        assert_eq!(flags(&mut device, 2), ENABLED);
-        device.write(OST_EVENT, &1u16.to_le_bytes());
-        device.write(OST_STATUS, &0u32.to_le_bytes());
-        slots.lock().unwrap().ask_back(VcpuId(2), now).unwrap();
-        assert_eq!(flags(&mut device, 2), ENABLED | REMOVING);
-        write(&mut device, 2, REMOVING);
-        assert_eq!(flags(&mut device, 2), ENABLED);
-        assert!(released.try_recv().is_err());
-        write(&mut device, 2, EJECT);
-        assert_eq!(flags(&mut device, 2), 0);
-        write(&mut device, 2, EJECT);
-        assert_eq!(released.try_iter().collect::<Vec<_>>(), [VcpuId(2)]);
-    }
-
-    /// Rule G-702: CPU 0 cannot go; and what is no register does nothing.
-    #[test]
-    fn the_boot_cpu_and_absent_ones_are_not_ejected() {
-        let slots = Arc::new(Mutex::new(Slots::new(2, 3)));
-        let (to, released) = mpsc::channel();
-        let release = Box::new(move |vcpu| to.send(vcpu).unwrap());
-        let mut device = CpuHotplug::new(slots, release);
-        for vcpu in [0, 2, 3, 0x1_0001, u32::MAX] {
-            write(&mut device, vcpu, 0xff);
-        }
-        device.write(SELECT, &1u32.to_le_bytes());
-        for (offset, len) in [(1, 1), (4, 4), (5, 1), (6, 1), (8, 1), (8, 2), (11, 1)] {
-            device.write(offset, &vec![0xff; len]);
-            let mut data = vec![0xff; len];
-            device.read(offset, &mut data);
-            assert!(data.iter().all(|&byte| byte == 0), "{offset} {len}");
-        }
-        assert_eq!(flags(&mut device, 1), ENABLED);
-        assert!(released.try_recv().is_err());
     }
 }

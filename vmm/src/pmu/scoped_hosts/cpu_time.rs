@@ -35,16 +35,19 @@ impl VcpuTimes {
         Self(Mutex::new(vec![Slot::default(); usize::from(vcpus)]))
     }
 
-    /// The calling thread is `vcpu`'s, until what is returned is dropped, on the
-    /// same thread.
-    #[must_use]
-    pub fn join(self: &Arc<Self>, vcpu: VcpuId) -> Joined {
+    /// The calling thread is the vCPU's, until it calls [`VcpuTimes::end`].
+    pub fn begin(&self, vcpu: VcpuId) {
         if let Some(slot) = self.slots().get_mut(usize::from(vcpu.0)) {
             slot.thread = ThreadClock::of_this_thread();
         }
-        Joined {
-            times: Arc::clone(self),
-            vcpu,
+    }
+
+    /// The vCPU's thread, which is the calling one, ends. Its time stays the
+    /// vCPU's.
+    pub fn end(&self, vcpu: VcpuId) {
+        if let Some(slot) = self.slots().get_mut(usize::from(vcpu.0)) {
+            slot.ended = slot.time();
+            slot.thread = None;
         }
     }
 
@@ -58,22 +61,6 @@ impl VcpuTimes {
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A vCPU's thread while it lives.
-#[derive(Debug)]
-pub struct Joined {
-    times: Arc<VcpuTimes>,
-    vcpu: VcpuId,
-}
-
-impl Drop for Joined {
-    fn drop(&mut self) {
-        if let Some(slot) = self.times.slots().get_mut(usize::from(self.vcpu.0)) {
-            slot.ended = slot.time();
-            slot.thread = None;
-        }
     }
 }
 
@@ -145,9 +132,9 @@ mod tests {
         let thread = |vcpu| {
             let times = Arc::clone(&times);
             let body = move || {
-                let joined = times.join(VcpuId(vcpu));
+                times.begin(VcpuId(vcpu));
                 work();
-                drop(joined);
+                times.end(VcpuId(vcpu));
             };
             std::thread::spawn(body).join().unwrap();
         };
@@ -158,10 +145,10 @@ mod tests {
         thread(1);
         assert!(now(0) > first);
         assert_eq!(now(1), Nanos(0), "another's");
-        let joined = times.join(VcpuId(0));
+        times.begin(VcpuId(0));
         let before = now(0);
         work();
         assert!(now(0) > before, "of a thread that runs");
-        drop(joined);
+        times.end(VcpuId(0));
     }
 }

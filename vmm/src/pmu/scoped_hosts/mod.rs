@@ -31,7 +31,7 @@ use vpmu::x86::cpuid::Vendor;
 use super::uncore::{BoxedHost, UncorePlan};
 use crate::config::{CpusConfig, Share, UncoreArg};
 
-pub use cpu_time::{Joined, VcpuTimes};
+pub use cpu_time::VcpuTimes;
 pub use error::UncoreError;
 
 /// The host's PMUs behind those that a guest is to have.

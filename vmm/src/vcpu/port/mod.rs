@@ -4,6 +4,7 @@
 mod monitor;
 mod status;
 
+use vpmu::Totals;
 use vpmu::ids::{MsrIndex, VcpuId};
 
 use crate::kvm::{Gp, Vcpu};
@@ -20,13 +21,13 @@ pub const DOORBELL_PORT: u8 = 0xe6;
 
 /// The per-vCPU object behind filtered and unknown MSRs: the PMU, as a rule.
 ///
-/// The vCPU's thread builds it, owns it and drops it, so that it may hold what
+/// The vCPU's thread builds it, owns it and ends it, so that it may hold what
 /// belongs to a thread, such as perf events on the thread itself. It need not
 /// be `Send`. The order in the run loop is
 ///
 /// ```text
 /// before_run ─▶ KVM_RUN ─┬▶ after_run ─▶ on_rdmsr | on_wrmsr | (other exits) ─▶ before_run …
-///                        └▶ after_interrupted_run ─▶ status | monitor ─▶ before_run …
+///                        └▶ after_interrupted_run ─▶ status | monitor ─▶ before_run … | finish
 /// ```
 pub trait MsrPort {
     /// Answers RDMSR, or lets it fault.
@@ -80,6 +81,11 @@ pub trait MsrPort {
     fn monitor(&mut self, _order: MonitorOrder) -> MonitorOutcome {
         Ok(None)
     }
+
+    /// Ends the port: the vCPU does not enter the guest any more. Called on the
+    /// vCPU's thread, as its last use. Returns the totals of the vCPU's PMU.
+    #[must_use]
+    fn finish(self: Box<Self>) -> Totals;
 }
 
 /// Builds the port of one vCPU, on that vCPU's thread.
@@ -137,5 +143,9 @@ impl MsrPort for NoPmu {
 
     fn after_interrupted_run(&mut self, _vcpu: &mut Vcpu) -> Result<(), PortError> {
         Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Totals {
+        Totals::default()
     }
 }
