@@ -14,11 +14,11 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// A per-call-site budget: [`BURST`] lines in each [`WINDOW`].
 #[derive(Debug, Default)]
 pub struct RateLimit {
-    state: Mutex<State>,
+    state: Mutex<LineBudget>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LineBudget {
     window_start: Option<Instant>,
     used: u32,
     suppressed: u64,
@@ -29,7 +29,7 @@ impl RateLimit {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(LineBudget {
                 window_start: None,
                 used: 0,
                 suppressed: 0,

@@ -14,7 +14,7 @@ use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmF
 use crate::doctor;
 use crate::error_text::report;
 use crate::machine::{BuildError, Machine};
-use crate::pmu::{HostCpus, PmuError, PmuHooks, PmuPlan, ScopedHosts, place};
+use crate::pmu::{HostCpus, PmuError, PmuHooks, PmuPlan, UncoreHosts, place};
 use crate::sys::terminal;
 
 /// A flag or a file is not usable.
@@ -92,12 +92,12 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     let host_cpus = HostCpus::read(&sysfs);
     let pmu = plan_pmus(&config, &sysfs, &host_cpus)?;
     let backing = pmu.as_ref().map(PmuPlan::host);
-    let placement = place(&config.cpus, backing, &host_cpus).map_err(PmuError::from)?;
+    let affinity = place(&config.cpus, backing, &host_cpus).map_err(PmuError::from)?;
     let mut hooks = match &pmu {
         Some(pmu) => pmu.hooks()?,
         None => PmuHooks::none(),
     };
-    hooks.placement = placement;
+    hooks.affinity = affinity;
     let machine = Machine::build(&config, hooks)?;
     if let Some(pmu) = &pmu {
         pmu.announce();
@@ -128,7 +128,7 @@ fn plan_pmus(
     let Some(plan) = PmuPlan::new(&config.pmu, cpus, sysfs, host)? else {
         return Ok(None);
     };
-    let Some(hosts) = ScopedHosts::find(config.uncore, plan.model_kind(), cpus, sysfs)? else {
+    let Some(hosts) = UncoreHosts::find(config.uncore, plan.model_kind(), cpus, sysfs)? else {
         return Ok(Some(plan));
     };
     log::info!("uncore: {hosts}");

@@ -19,7 +19,7 @@ use common::{Code, Guest, PATIENCE};
 use vmm::cli::{Cli, Command};
 use vmm::machine::{Machine, MachineControl};
 use vmm::pmu::{
-    HostCpus, PmuPlan, ScopedChange, ScopedCounterState, SharedUncore, UncorePlan, VcpuTimes,
+    HostCpus, PmuPlan, SharedUncore, UncoreChange, UncoreCounterState, UncorePlan, VcpuTimes,
 };
 use vmm::stop::StopReason;
 use vpmu::host::linux::sysfs::Sysfs;
@@ -100,13 +100,13 @@ fn counters(uncore: &SharedUncore) -> [Option<u16>; 2] {
     let status = uncore.status();
     [0, 1].map(|n| {
         let counter = status.pmus[0].instances[n].counters.first()?;
-        assert_eq!(counter.state, ScopedCounterState::Counting);
+        assert_eq!(counter.state, UncoreCounterState::Counting);
         counter.vcpu
     })
 }
 
 /// What happened to designated vCPUs and counters.
-fn log(uncore: &SharedUncore) -> Vec<(ScopedChange, Option<u16>, Option<u16>)> {
+fn log(uncore: &SharedUncore) -> Vec<(UncoreChange, Option<u16>, Option<u16>)> {
     let log = uncore.status().log;
     log.iter().map(|e| (e.change, e.from, e.to)).collect()
 }
@@ -132,7 +132,7 @@ fn an_ejected_vcpu_gives_its_place_to_another_and_the_end_moves_nothing() {
     let Some(uncore) = run("eject", remove) else {
         return;
     };
-    let moved = (ScopedChange::Designated, Some(2), Some(3));
+    let moved = (UncoreChange::Designated, Some(2), Some(3));
     assert_eq!(log(&uncore), [moved]);
     assert_eq!(counters(&uncore), [Some(0), None]);
 }

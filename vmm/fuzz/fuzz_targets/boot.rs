@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use files::Scratch;
 use libfuzzer_sys::fuzz_target;
 use vmm::machine::boot::{BootInputs, Initramfs, KernelImage, RamdiskForm, load};
-use vmm::machine::memory::Placement;
+use vmm::machine::memory::RamLayout;
 
 const RAM: u64 = 16 << 20;
 
@@ -48,7 +48,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn start(kernel: &mut KernelImage, initramfs: &mut Initramfs) {
-    let place = Placement::of(RAM);
+    let place = RamLayout::of(RAM);
     let memory = place.allocate().expect("the host has memory");
     let (start, end) = kernel.span();
     let loaded = load(

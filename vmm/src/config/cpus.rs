@@ -5,8 +5,8 @@ use std::fmt;
 use vpmu::ids::VcpuId;
 
 use super::ConfigError;
+use super::affinity::{AFFINITY, Affinity, CORE_TYPES, CoreTypes};
 use super::options::{Flag, Options};
-use super::placement::{AFFINITY, Affinity, CORE_TYPES, CoreTypes};
 
 /// The most vCPUs: APIC ids below 255 name them all without interrupt remapping.
 pub const MAX_VCPUS: u16 = 254;

@@ -114,7 +114,7 @@ pub enum ConfigError {
     /// Types of vCPUs in a guest that is not hybrid.
     #[error("--cpus: core-types= goes with --pmu type=hybrid; accepted: both, or neither")]
     TypesWithoutHybrid,
-    /// Scoped PMUs for a guest without a PMU.
+    /// Uncore PMUs for a guest without a PMU.
     #[error(
         "--uncore: it is not possible with --pmu off or rdpmc=off; accepted: --pmu type=… with it, or no --uncore"
     )]

@@ -4,6 +4,7 @@
 //! every value is possible. What depends on files or on the host is checked by
 //! `machine`, still before anything starts.
 
+mod affinity;
 pub(crate) mod api_socket;
 mod cpus;
 mod error;
@@ -11,18 +12,17 @@ pub mod event;
 mod memory;
 mod monitor;
 mod options;
-mod placement;
 mod pmu;
 mod serial;
 mod uncore;
 
 use std::path::PathBuf;
 
+pub use affinity::{Affinity, CoreTypes};
 pub use cpus::{CpusConfig, MAX_VCPUS, Topology};
 pub use error::ConfigError;
 pub use memory::{MIN_MEMORY, MemoryConfig};
 pub use monitor::{MonitorArg, MonitorPolicy};
-pub use placement::{Affinity, CoreTypes};
 pub use pmu::{FilterArg, PmuArg, PmuConfig, PmuKind, RdpmcPolicy};
 pub use serial::SerialConfig;
 pub use uncore::{Share, UncoreArg};
@@ -46,7 +46,7 @@ pub struct VmConfig {
     pub memory: MemoryConfig,
     /// The PMU.
     pub pmu: PmuArg,
-    /// The scoped PMUs.
+    /// The uncore PMUs.
     pub uncore: UncoreArg,
     /// The serial console.
     pub serial: SerialConfig,
@@ -89,7 +89,7 @@ pub(crate) fn types_go_with_hybrid(cpus: &CpusConfig, pmu: &PmuArg) -> Result<()
     }
 }
 
-/// The counters of AMD's scoped PMUs are read by RDPMC, which the core's PMU
+/// The counters of AMD's uncore PMUs are read by RDPMC, which the core's PMU
 /// serves; and a guest without a PMU sees the host's CPU, whose RAPL would show
 /// through or not as KVM likes.
 pub(crate) fn uncore_goes_with_a_pmu(uncore: UncoreArg, pmu: &PmuArg) -> Result<(), ConfigError> {

@@ -19,7 +19,7 @@ pub enum Share {
     Raw,
 }
 
-/// The scoped PMUs that the guest is to have, as asked for.
+/// The uncore PMUs that the guest is to have, as asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,

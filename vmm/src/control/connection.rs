@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::http::{Parser, Refusal, Request, Response};
+use super::http::{HttpRefusal, Parser, Request, Response};
 
 /// How long a client may take to send its request.
 pub(super) const REQUEST_TIME: Duration = Duration::from_secs(5);
@@ -40,12 +40,12 @@ pub(super) enum Wants {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: UnixStream,
-    phase: Phase,
+    phase: ConnectionPhase,
     deadline: Instant,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum ConnectionPhase {
     Reading(Parser),
     Writing {
         bytes: Vec<u8>,
@@ -64,7 +64,7 @@ impl Connection {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
-            phase: Phase::Reading(Parser::default()),
+            phase: ConnectionPhase::Reading(Parser::default()),
             deadline: now + REQUEST_TIME,
         })
     }
@@ -78,9 +78,9 @@ impl Connection {
     /// request.
     pub(super) fn ready(&mut self, serve: &mut dyn FnMut(&Request) -> Response) -> Wants {
         let outcome = match self.phase {
-            Phase::Reading(_) => self.read(serve),
-            Phase::Writing { .. } => self.write(),
-            Phase::Draining => self.drain(),
+            ConnectionPhase::Reading(_) => self.read(serve),
+            ConnectionPhase::Writing { .. } => self.write(),
+            ConnectionPhase::Draining => self.drain(),
         };
         // A client that went away is nobody's trouble.
         outcome.unwrap_or(Wants::Close)
@@ -89,9 +89,9 @@ impl Connection {
     /// Its time is over. One that has not sent its request is told so, if it
     /// listens.
     pub(super) fn expire(&mut self) {
-        if let Phase::Reading(_) = self.phase {
+        if let ConnectionPhase::Reading(_) = self.phase {
             let why = format!("no whole request within {} s", REQUEST_TIME.as_secs());
-            self.answer(&Refusal::new(408, why).into(), false);
+            self.answer(&HttpRefusal::new(408, why).into(), false);
             drop(self.write());
         }
     }
@@ -99,7 +99,7 @@ impl Connection {
     fn read(&mut self, serve: &mut dyn FnMut(&Request) -> Response) -> io::Result<Wants> {
         let mut chunk = [0; CHUNK];
         loop {
-            let Phase::Reading(parser) = &mut self.phase else {
+            let ConnectionPhase::Reading(parser) = &mut self.phase else {
                 return self.write();
             };
             let read = match self.stream.read(&mut chunk) {
@@ -118,7 +118,7 @@ impl Connection {
     }
 
     fn answer(&mut self, response: &Response, refused: bool) {
-        self.phase = Phase::Writing {
+        self.phase = ConnectionPhase::Writing {
             bytes: response.to_bytes(),
             sent: 0,
             refused,
@@ -127,7 +127,7 @@ impl Connection {
     }
 
     fn write(&mut self) -> io::Result<Wants> {
-        let Phase::Writing {
+        let ConnectionPhase::Writing {
             bytes,
             sent,
             refused,
@@ -148,7 +148,7 @@ impl Connection {
             return Ok(Wants::Close);
         }
         self.stream.shutdown(Shutdown::Write)?;
-        self.phase = Phase::Draining;
+        self.phase = ConnectionPhase::Draining;
         self.deadline = Instant::now() + DRAIN_TIME;
         self.drain()
     }

@@ -21,12 +21,12 @@ pub(super) struct Request {
 
 /// A request that gets no answer but this.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct HttpRefusal {
     pub(super) status: u16,
     pub(super) why: String,
 }
 
-impl Refusal {
+impl HttpRefusal {
     pub(super) fn new(status: u16, why: impl Into<String>) -> Self {
         let why = why.into();
         Self { status, why }
@@ -37,11 +37,11 @@ impl Refusal {
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     received: Vec<u8>,
-    head: Option<Head>,
+    head: Option<RequestHead>,
 }
 
 #[derive(Debug)]
-struct Head {
+struct RequestHead {
     method: String,
     path: String,
     body_at: usize,
@@ -54,7 +54,7 @@ impl Parser {
     ///
     /// # Errors
     /// A request that will not be served, however it goes on.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Option<Request>, Refusal> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Option<Request>, HttpRefusal> {
         self.received.extend_from_slice(bytes);
         if self.head.is_none() {
             self.head = parse_head(&self.received)?;
@@ -74,11 +74,11 @@ impl Parser {
     }
 }
 
-fn parse_head(received: &[u8]) -> Result<Option<Head>, Refusal> {
+fn parse_head(received: &[u8]) -> Result<Option<RequestHead>, HttpRefusal> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let too_large = || {
-        Refusal::new(
+        HttpRefusal::new(
             431,
             format!(
                 "the request line and headers are limited to {MAX_HEAD} bytes and {MAX_HEADERS} headers"
@@ -92,13 +92,13 @@ fn parse_head(received: &[u8]) -> Result<Option<Head>, Refusal> {
         Ok(Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(too_large()),
         Err(error) => {
-            return Err(Refusal::new(
+            return Err(HttpRefusal::new(
                 400,
                 format!("this is no HTTP/1.1 request: {error}"),
             ));
         }
     };
-    Ok(Some(Head {
+    Ok(Some(RequestHead {
         method: request.method.unwrap_or_default().to_owned(),
         path: request.path.unwrap_or_default().to_owned(),
         body_at,
@@ -106,25 +106,25 @@ fn parse_head(received: &[u8]) -> Result<Option<Head>, Refusal> {
     }))
 }
 
-fn body_len(headers: &[httparse::Header<'_>]) -> Result<usize, Refusal> {
+fn body_len(headers: &[httparse::Header<'_>]) -> Result<usize, HttpRefusal> {
     let mut len = None;
     for header in headers.iter() {
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
             let why = "Transfer-Encoding is not supported: send a body with Content-Length";
-            return Err(Refusal::new(501, why));
+            return Err(HttpRefusal::new(501, why));
         }
         if !header.name.eq_ignore_ascii_case("content-length") {
             continue;
         }
         let number = decimal(header.value).ok_or_else(|| {
             let text = String::from_utf8_lossy(header.value);
-            Refusal::new(
+            HttpRefusal::new(
                 400,
                 format!("Content-Length: '{text}' is no decimal number of bytes"),
             )
         })?;
         if len.is_some_and(|known| known != number) {
-            return Err(Refusal::new(400, "two Content-Lengths that differ"));
+            return Err(HttpRefusal::new(400, "two Content-Lengths that differ"));
         }
         len = Some(number);
     }
@@ -134,7 +134,7 @@ fn body_len(headers: &[httparse::Header<'_>]) -> Result<usize, Refusal> {
             .ok()
             .filter(|&len| len <= MAX_BODY)
             .ok_or_else(|| {
-                Refusal::new(
+                HttpRefusal::new(
                     413,
                     format!("a body of {len} bytes; accepted: up to {MAX_BODY}"),
                 )
@@ -211,8 +211,8 @@ impl Response {
     }
 }
 
-impl From<Refusal> for Response {
-    fn from(refusal: Refusal) -> Self {
+impl From<HttpRefusal> for Response {
+    fn from(refusal: HttpRefusal) -> Self {
         Self::error(refusal.status, &refusal.why)
     }
 }
@@ -240,7 +240,7 @@ const fn reason(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Option<Request>, Refusal> {
+    fn parse(text: &str) -> Result<Option<Request>, HttpRefusal> {
         Parser::default().push(text.as_bytes())
     }
 

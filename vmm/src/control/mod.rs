@@ -4,7 +4,7 @@
 //!  perfvisor ctl ─▶ socket (0600) ─▶ server: one thread, non-blocking
 //!      client          │                │ connection: limits, deadlines
 //!                      │                ▼
-//!                      │              http: bytes ─▶ Request | Refusal
+//!                      │              http: bytes ─▶ Request | HttpRefusal
 //!                      │                ▼
 //!                      └─ removed     routes ─▶ vm, monitors: VmControl ─▶ vCPU mailboxes, hot-plug, stop, power button
 //!                         at the end
@@ -30,7 +30,7 @@ pub use client::ClientError;
 pub use ctl::run as ctl;
 pub use report::{
     Info, Monitor, MonitorCount, MonitorList, MonitorRequest, NewState, PmuInfo, PmuReport,
-    PowerState, ShutdownRequest, StateReport, VcpuPlace, VcpuReport, VcpuSlot, VcpuSlots,
+    PowerState, ShutdownRequest, StateReport, VcpuPlace, VcpuPmuReport, VcpuSlot, VcpuSlots,
 };
 pub use server::ControlServer;
 pub use socket::{ApiSocket, SocketError};

@@ -7,14 +7,14 @@ use vpmu::ids::{MonitorId, VcpuId};
 
 use super::http::Response;
 use super::report::{Monitor, MonitorCount, MonitorList, MonitorRequest};
-use super::routes::Call;
+use super::routes::RouteCall;
 use super::vm::{Status, VCPU_TIME, VmControl, no_answer};
 use crate::config::event;
-use crate::pmu::monitors::{MonitorSpec, Monitors};
+use crate::pmu::monitors::{MonitorSpec, VmMonitors};
 use crate::vcpu::{MonitorOrder, MonitorStatus};
 
 impl VmControl {
-    pub(super) fn monitors(&mut self, _: &Call<'_>) -> Response {
+    pub(super) fn monitors(&mut self, _: &RouteCall<'_>) -> Response {
         let all = match &self.facts.monitors {
             Some(monitors) => monitors.all(),
             None => Vec::new(),
@@ -29,7 +29,7 @@ impl VmControl {
         }
     }
 
-    pub(super) fn add_monitor(&mut self, call: &Call<'_>) -> Response {
+    pub(super) fn add_monitor(&mut self, call: &RouteCall<'_>) -> Response {
         let spec = match spec(call.body) {
             Ok(spec) => spec,
             Err(why) => return Response::error(400, &why),
@@ -63,7 +63,7 @@ impl VmControl {
         }
     }
 
-    pub(super) fn remove_monitor(&mut self, call: &Call<'_>) -> Response {
+    pub(super) fn remove_monitor(&mut self, call: &RouteCall<'_>) -> Response {
         let list = match self.list() {
             Ok(list) => list,
             Err(response) => return response,
@@ -83,7 +83,7 @@ impl VmControl {
         }
     }
 
-    fn list(&self) -> Result<Arc<Monitors>, Response> {
+    fn list(&self) -> Result<Arc<VmMonitors>, Response> {
         let list = self.facts.monitors.clone();
         list.ok_or_else(|| {
             let why = "the guest has no PMU, so nothing can be attached; accepted: a VM that was \

@@ -62,14 +62,14 @@ pub struct PmuReport {
     /// What backs the counters; `null` if the guest has no PMU.
     pub backing: Option<String>,
     /// Each vCPU that has a PMU.
-    pub vcpus: Vec<VcpuReport>,
-    /// The scoped PMUs, which vCPUs share; `null` if the guest has none.
+    pub vcpus: Vec<VcpuPmuReport>,
+    /// The uncore PMUs, which vCPUs share; `null` if the guest has none.
     pub uncore: Option<UncoreStatus>,
 }
 
 /// One vCPU in [`PmuReport`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VcpuReport {
+pub struct VcpuPmuReport {
     /// Its number.
     pub vcpu: u16,
     /// Its counters and totals.

@@ -5,13 +5,13 @@ use super::vm::VmControl;
 
 /// What a request brings besides its path.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call<'a> {
+pub(super) struct RouteCall<'a> {
     /// What stands in the path for `{id}`.
     pub(super) id: &'a str,
     pub(super) body: &'a [u8],
 }
 
-type Run = fn(&mut VmControl, &Call<'_>) -> Response;
+type Run = fn(&mut VmControl, &RouteCall<'_>) -> Response;
 
 /// One thing that the API does.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(super) fn dispatch(vm: &mut VmControl, request: &Request) -> Response {
         Ok(_) if vm.is_ending() => Response::error(503, "the VM is ending"),
         Ok((route, id)) => {
             let body = &request.body;
-            (route.run)(vm, &Call { id, body })
+            (route.run)(vm, &RouteCall { id, body })
         }
         Err(response) => response,
     }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::config::MonitorPolicy;
     use crate::pmu::{
-        ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry, ScopedPmuStatus, UncoreStatus,
+        UncoreCounterStatus, UncoreInstanceStatus, UncoreLogEntry, UncorePmuStatus, UncoreStatus,
     };
     use crate::vcpu::MonitorStatus;
     use crate::vcpu::{CounterStatus, VcpuPmuStatus};
@@ -163,7 +163,7 @@ mod tests {
         matches_schema("PmuTotals", &totals);
         matches_schema("Counter", &counter);
         matches_schema("PmuInfo", &pmu);
-        let vcpu = VcpuReport {
+        let vcpu = VcpuPmuReport {
             vcpu: 0,
             pmu: VcpuPmuStatus::default(),
         };
@@ -223,26 +223,26 @@ mod tests {
 
     fn the_document_has_exactly_these_uncore_fields() {
         matches_schema("Uncore", &UncoreStatus::default());
-        matches_schema("ScopedPmu", &ScopedPmuStatus::default());
-        let instance = ScopedInstanceStatus {
+        matches_schema("ScopedPmu", &UncorePmuStatus::default());
+        let instance = UncoreInstanceStatus {
             designated: Some(0),
-            ..ScopedInstanceStatus::default()
+            ..UncoreInstanceStatus::default()
         };
         matches_schema("ScopedInstance", &instance);
-        let counter = ScopedCounterStatus {
+        let counter = UncoreCounterStatus {
             event: Some(String::new()),
             host_event: Some(String::new()),
             why: Some(String::new()),
             vcpu: Some(0),
-            ..ScopedCounterStatus::default()
+            ..UncoreCounterStatus::default()
         };
         matches_schema("ScopedCounter", &counter);
-        let entry = ScopedLogEntry {
+        let entry = UncoreLogEntry {
             counter: Some(String::new()),
             from: Some(0),
             to: Some(1),
             count: Some(2),
-            ..ScopedLogEntry::default()
+            ..UncoreLogEntry::default()
         };
         matches_schema("ScopedLogEntry", &entry);
     }

@@ -3,7 +3,7 @@
 use vpmu::Totals;
 
 use super::report::{
-    Info, Monitor, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuReport, VcpuSlot,
+    Info, Monitor, NewState, PmuReport, PowerState, StateReport, VcpuPlace, VcpuPmuReport, VcpuSlot,
 };
 use super::uncore_text::uncore;
 use crate::config::MonitorPolicy;
@@ -66,7 +66,7 @@ pub(super) fn pmu(report: &PmuReport) -> String {
     text
 }
 
-fn one_vcpu(vcpu: &VcpuReport) -> String {
+fn one_vcpu(vcpu: &VcpuPmuReport) -> String {
     let head = [
         "counter",
         "state",
@@ -327,7 +327,7 @@ mod tests {
         ];
         let text = pmu(&PmuReport {
             backing: Some("clock".to_owned()),
-            vcpus: vec![VcpuReport {
+            vcpus: vec![VcpuPmuReport {
                 vcpu: 3,
                 pmu: VcpuPmuStatus {
                     counters,

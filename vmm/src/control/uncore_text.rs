@@ -1,11 +1,11 @@
-//! Scoped PMUs for a reader.
+//! Uncore PMUs for a reader.
 
 use super::text::table;
 use crate::pmu::{
-    ScopedChange, ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry, UncoreStatus,
+    UncoreChange, UncoreCounterStatus, UncoreInstanceStatus, UncoreLogEntry, UncoreStatus,
 };
 
-/// The part of `perfvisor ctl pmu` that is about scoped PMUs.
+/// The part of `perfvisor ctl pmu` that is about uncore PMUs.
 pub(super) fn uncore(status: &UncoreStatus) -> String {
     let mut text = String::new();
     for pmu in &status.pmus {
@@ -21,7 +21,7 @@ pub(super) fn uncore(status: &UncoreStatus) -> String {
     text
 }
 
-fn one_instance(instance: &ScopedInstanceStatus) -> String {
+fn one_instance(instance: &UncoreInstanceStatus) -> String {
     let designated = match instance.designated {
         Some(vcpu) => format!("designated vCPU {vcpu}"),
         None => "no vCPU of it is plugged in".to_owned(),
@@ -46,7 +46,7 @@ fn one_instance(instance: &ScopedInstanceStatus) -> String {
     text
 }
 
-fn row(counter: &ScopedCounterStatus) -> [String; 9] {
+fn row(counter: &UncoreCounterStatus) -> [String; 9] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     [
         counter.counter.clone(),
@@ -61,14 +61,14 @@ fn row(counter: &ScopedCounterStatus) -> [String; 9] {
     ]
 }
 
-fn log_line(entry: &ScopedLogEntry) -> String {
+fn log_line(entry: &UncoreLogEntry) -> String {
     let vcpu = |vcpu: Option<u16>| vcpu.map_or("none".to_owned(), |n| format!("vCPU {n}"));
     let (from, to) = (vcpu(entry.from), vcpu(entry.to));
     let what = match entry.change {
-        ScopedChange::Designated => format!("designated is {to}, was {from}"),
-        ScopedChange::Moved => format!("moved from {from} to {to}"),
-        ScopedChange::Off => format!("off with {from}"),
-        ScopedChange::Resumed => format!("counts again, on {to}"),
+        UncoreChange::Designated => format!("designated is {to}, was {from}"),
+        UncoreChange::Moved => format!("moved from {from} to {to}"),
+        UncoreChange::Off => format!("off with {from}"),
+        UncoreChange::Resumed => format!("counts again, on {to}"),
     };
     let counter = entry.counter.as_deref().map(|name| format!(" {name}"));
     let count = entry.count.map(|count| format!(", count {count}"));
@@ -85,25 +85,25 @@ fn log_line(entry: &ScopedLogEntry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pmu::{ScopedCounterState, ScopedPmuStatus};
+    use crate::pmu::{UncoreCounterState, UncorePmuStatus};
 
     #[test]
     fn instances_counters_and_the_log() {
-        let counter = ScopedCounterStatus {
+        let counter = UncoreCounterStatus {
             counter: "energy-pkg".to_owned(),
             event: Some("power/energy-pkg/".to_owned()),
-            state: ScopedCounterState::NoVcpu,
+            state: UncoreCounterState::NoVcpu,
             why: Some("because".to_owned()),
             count: 7,
             unit: "uJ".to_owned(),
-            ..ScopedCounterStatus::default()
+            ..UncoreCounterStatus::default()
         };
-        let instance = |instance, designated, counters| ScopedInstanceStatus {
+        let instance = |instance, designated, counters| UncoreInstanceStatus {
             instance,
             designated,
             counters,
         };
-        let entry = |change, counter: Option<&str>, from, to| ScopedLogEntry {
+        let entry = |change, counter: Option<&str>, from, to| UncoreLogEntry {
             at_ns: 5,
             pmu: "power".to_owned(),
             instance: 1,
@@ -111,12 +111,12 @@ mod tests {
             counter: counter.map(str::to_owned),
             from,
             to,
-            ..ScopedLogEntry::default()
+            ..UncoreLogEntry::default()
         };
-        let mut moved = entry(ScopedChange::Moved, Some("energy-pkg"), Some(2), Some(3));
+        let mut moved = entry(UncoreChange::Moved, Some("energy-pkg"), Some(2), Some(3));
         moved.count = Some(9);
         let text = uncore(&UncoreStatus {
-            pmus: vec![ScopedPmuStatus {
+            pmus: vec![UncorePmuStatus {
                 pmu: "power".to_owned(),
                 scope: "die".to_owned(),
                 instances: vec![
@@ -124,7 +124,7 @@ mod tests {
                     instance(1, None, vec![counter]),
                 ],
             }],
-            log: vec![entry(ScopedChange::Designated, None, Some(2), None), moved],
+            log: vec![entry(UncoreChange::Designated, None, Some(2), None), moved],
         });
         assert_eq!(
             text,

@@ -9,12 +9,12 @@ use vpmu::ids::VcpuId;
 
 use super::http::Response;
 use super::report::{
-    Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuReport,
+    Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuPmuReport,
     VcpuSlot, VcpuSlots,
 };
-use super::routes::Call;
+use super::routes::RouteCall;
 use crate::machine::{Hotplug, HotplugError, MachineControl};
-use crate::pmu::monitors::Monitors;
+use crate::pmu::monitors::VmMonitors;
 use crate::pmu::{SharedUncore, UncoreStatus, VmTotals};
 use crate::stop::StopReason;
 use crate::vcpu::NoAnswer;
@@ -37,10 +37,10 @@ pub struct VmFacts {
     pub pmu_backing: Option<String>,
     /// What the PMUs of vCPUs did that have ended.
     pub ended: Arc<VmTotals>,
-    /// The scoped PMUs; `None` if the guest has none.
+    /// The uncore PMUs; `None` if the guest has none.
     pub uncore: Option<Arc<SharedUncore>>,
     /// What is attached to the vCPUs; `None` if the guest has no PMU.
-    pub monitors: Option<Arc<Monitors>>,
+    pub monitors: Option<Arc<VmMonitors>>,
 }
 
 /// A VM as the API sees it.
@@ -55,7 +55,7 @@ pub struct VmControl {
 #[derive(Debug)]
 pub(super) struct Status {
     at: Instant,
-    pub(super) vcpus: Vec<VcpuReport>,
+    pub(super) vcpus: Vec<VcpuPmuReport>,
     /// Totals of the vCPUs that had ended before these were asked: none is
     /// counted twice.
     ended: Totals,
@@ -79,7 +79,7 @@ impl VmControl {
         self.machine.stop.reason().is_some()
     }
 
-    pub(super) fn info(&mut self, _: &Call<'_>) -> Response {
+    pub(super) fn info(&mut self, _: &RouteCall<'_>) -> Response {
         let pmu = self.facts.pmu_backing.clone().map(|backing| PmuInfo {
             backing,
             totals: self.totals(),
@@ -108,7 +108,7 @@ impl VmControl {
         Response::json(200, &info)
     }
 
-    pub(super) fn pmu(&mut self, _: &Call<'_>) -> Response {
+    pub(super) fn pmu(&mut self, _: &RouteCall<'_>) -> Response {
         let backing = self.facts.pmu_backing.clone();
         match self.status() {
             Ok(status) => Response::json(
@@ -123,7 +123,7 @@ impl VmControl {
         }
     }
 
-    pub(super) fn pause(&mut self, _: &Call<'_>) -> Response {
+    pub(super) fn pause(&mut self, _: &RouteCall<'_>) -> Response {
         self.status = None;
         match self.machine.vcpus.pause(VCPU_TIME) {
             Ok(()) => state(200, NewState::Paused),
@@ -134,13 +134,13 @@ impl VmControl {
         }
     }
 
-    pub(super) fn resume(&mut self, _: &Call<'_>) -> Response {
+    pub(super) fn resume(&mut self, _: &RouteCall<'_>) -> Response {
         self.status = None;
         self.machine.vcpus.resume();
         state(200, NewState::Running)
     }
 
-    pub(super) fn shutdown(&mut self, call: &Call<'_>) -> Response {
+    pub(super) fn shutdown(&mut self, call: &RouteCall<'_>) -> Response {
         let body = call.body;
         let request = if body.is_empty() {
             Ok(ShutdownRequest::default())
@@ -160,28 +160,28 @@ impl VmControl {
         }
     }
 
-    pub(super) fn vcpus(&mut self, _: &Call<'_>) -> Response {
+    pub(super) fn vcpus(&mut self, _: &RouteCall<'_>) -> Response {
         let reports = self.machine.hotplug.reports();
         let vcpus = reports.into_iter().map(VcpuSlot::from).collect();
         Response::json(200, &VcpuSlots { vcpus })
     }
 
-    pub(super) fn vcpu(&mut self, call: &Call<'_>) -> Response {
+    pub(super) fn vcpu(&mut self, call: &RouteCall<'_>) -> Response {
         self.about_vcpu(call, 200, |_, _| Ok(()))
     }
 
-    pub(super) fn add_vcpu(&mut self, call: &Call<'_>) -> Response {
+    pub(super) fn add_vcpu(&mut self, call: &RouteCall<'_>) -> Response {
         self.about_vcpu(call, 202, Hotplug::add)
     }
 
-    pub(super) fn remove_vcpu(&mut self, call: &Call<'_>) -> Response {
+    pub(super) fn remove_vcpu(&mut self, call: &RouteCall<'_>) -> Response {
         self.about_vcpu(call, 202, Hotplug::remove)
     }
 
     /// Does something to a vCPU, and says where it is then.
     fn about_vcpu(
         &mut self,
-        call: &Call<'_>,
+        call: &RouteCall<'_>,
         status: u16,
         what: fn(&Hotplug, VcpuId) -> Result<(), HotplugError>,
     ) -> Response {
@@ -249,9 +249,9 @@ impl VmControl {
         Ok(self.status.insert(status))
     }
 
-    fn ask_vcpus(&self) -> Result<Vec<VcpuReport>, NoAnswer> {
+    fn ask_vcpus(&self) -> Result<Vec<VcpuPmuReport>, NoAnswer> {
         let with_pmu = |report: crate::vcpu::VcpuReport| {
-            report.pmu.map(|pmu| VcpuReport {
+            report.pmu.map(|pmu| VcpuPmuReport {
                 vcpu: report.vcpu.0,
                 pmu,
             })

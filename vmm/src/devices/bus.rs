@@ -41,7 +41,7 @@ pub enum BusError {
     },
 }
 
-struct Entry {
+struct ClaimedRange {
     len: u64,
     device: Arc<Mutex<dyn BusDevice>>,
 }
@@ -49,7 +49,7 @@ struct Entry {
 /// One address space: ports, or memory without RAM.
 pub struct Bus {
     name: &'static str,
-    ranges: BTreeMap<u64, Entry>,
+    ranges: BTreeMap<u64, ClaimedRange>,
     unclaimed: RateLimit,
 }
 
@@ -90,7 +90,7 @@ impl Bus {
         if before.is_some_and(|(&other, entry)| other + entry.len > base) {
             return Err(BusError::Overlap { base, len });
         }
-        self.ranges.insert(base, Entry { len, device });
+        self.ranges.insert(base, ClaimedRange { len, device });
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl Bus {
     }
 
     /// The device that has the whole of an access.
-    fn find(&self, address: u64, len: usize) -> Option<(u64, &Entry)> {
+    fn find(&self, address: u64, len: usize) -> Option<(u64, &ClaimedRange)> {
         let (&base, entry) = self.ranges.range(..=address).next_back()?;
         let offset = address - base;
         let end = offset.checked_add(u64::try_from(len).ok()?)?;
@@ -131,7 +131,7 @@ impl Bus {
     }
 }
 
-fn lock(entry: &Entry) -> std::sync::MutexGuard<'_, dyn BusDevice + 'static> {
+fn lock(entry: &ClaimedRange) -> std::sync::MutexGuard<'_, dyn BusDevice + 'static> {
     entry.device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

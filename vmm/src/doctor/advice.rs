@@ -1,6 +1,6 @@
 //! What to change on this host to get more.
 
-use super::report::{Found, Kind, Report};
+use super::report::{Finding, KvmKindName, Report};
 
 /// Concrete steps, the most important first.
 pub(super) fn advice(report: &Report) -> Vec<String> {
@@ -21,22 +21,22 @@ fn kvm(report: &Report, list: &mut Vec<String>) {
         None => "kvm_intel or kvm_amd",
     };
     match kvm.kind {
-        Found::Value(Kind::None) if !kvm.present && kvm.extension.is_some() => {
+        Finding::Value(KvmKindName::None) if !kvm.present && kvm.extension.is_some() => {
             list.push(format!("load KVM: modprobe {module}"));
         }
-        Found::Value(Kind::None) if !kvm.present => list.push(format!(
+        Finding::Value(KvmKindName::None) if !kvm.present => list.push(format!(
             "switch virtualisation on in the firmware, or nested virtualisation in the hypervisor around this machine, then load {module}; until then, `cargo xtask nested` runs guests in an emulated host"
         )),
-        Found::Value(Kind::None) if kvm.denied => list.push(format!(
+        Finding::Value(KvmKindName::None) if kvm.denied => list.push(format!(
             "get access to {}: run as root or join the group that owns it (kvm)",
             kvm.device
         )),
-        Found::Value(Kind::Emulated) => list.push(format!(
+        Finding::Value(KvmKindName::Emulated) => list.push(format!(
             "for Linux guests, use bare metal or a virtual machine with nested virtualisation (a vmx or svm flag, {module}); on this machine, `cargo xtask nested` runs them in an emulated host"
         )),
         // The device's own line says what is wrong with it.
-        Found::Value(Kind::None) => {}
-        Found::Value(Kind::Hardware | Kind::Nested | Kind::Unnamed) | Found::Unknown { .. } => {}
+        Finding::Value(KvmKindName::None) => {}
+        Finding::Value(KvmKindName::Hardware | KvmKindName::Nested | KvmKindName::Unnamed) | Finding::Unknown { .. } => {}
     }
     let Some(features) = kvm.features.value() else {
         return;
@@ -84,7 +84,7 @@ fn backing(report: &Report, list: &mut Vec<String>) {
         list.push("for hardware counts (instructions, branches, caches), use a host with a core PMU: bare metal, or a virtual machine whose hypervisor gives it a vPMU (QEMU: -cpu host,pmu=on)".to_owned());
     }
     for counters in &report.counters {
-        if counters.free == Found::Value(0) {
+        if counters.free == Finding::Value(0) {
             list.push(format!(
                 "no counter of {} is free: somebody holds them pinned; sysctl kernel.nmi_watchdog=0 frees one on each CPU",
                 counters.pmu
@@ -107,7 +107,7 @@ fn rdpmc(report: &Report, list: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::PmuReport;
+    use super::super::report::HostPmuReport;
     use super::super::text::tests::report;
     use super::*;
 
@@ -124,11 +124,11 @@ mod tests {
     #[test]
     fn each_lack_has_its_advice() {
         let mut bad = report();
-        bad.kvm.kind = Found::Value(Kind::Emulated);
+        bad.kvm.kind = Finding::Value(KvmKindName::Emulated);
         assert!(has(&advice(&bad), "cargo xtask nested"));
 
         let mut bad = report();
-        bad.kvm.kind = Found::Value(Kind::None);
+        bad.kvm.kind = Finding::Value(KvmKindName::None);
         assert!(!has(&advice(&bad), "join the group"), "not a KVM device");
         bad.kvm.denied = true;
         assert!(has(&advice(&bad), "join the group"));
@@ -138,7 +138,7 @@ mod tests {
         assert!(has(&advice(&bad), "firmware"));
 
         let mut bad = report();
-        if let Found::Value(rdpmc) = &mut bad.rdpmc {
+        if let Finding::Value(rdpmc) = &mut bad.rdpmc {
             rdpmc.class = "silent-zero";
         }
         assert!(has(&advice(&bad), "for up to 10 ms; use a later kernel"));
@@ -148,9 +148,9 @@ mod tests {
         assert!(has(&advice(&bad), "it is 4 now"));
 
         let mut bad = report();
-        bad.pmus = Found::Value(Vec::new());
+        bad.pmus = Finding::Value(Vec::new());
         assert!(has(&advice(&bad), "pmu=on"));
-        bad.pmus = Found::Value(vec![PmuReport {
+        bad.pmus = Finding::Value(vec![HostPmuReport {
             name: "cpu_core".to_owned(),
             r#type: 4,
             core: true,
@@ -158,7 +158,7 @@ mod tests {
             cpumask: None,
             scope: None,
         }]);
-        if let Found::Value(pmus) = &mut bad.pmus {
+        if let Finding::Value(pmus) = &mut bad.pmus {
             let mut atom = pmus[0].clone();
             atom.name = "cpu_atom".to_owned();
             pmus.push(atom);
@@ -176,7 +176,7 @@ mod tests {
 
         let mut bad = report();
         for counters in &mut bad.counters {
-            counters.free = Found::Value(0);
+            counters.free = Finding::Value(0);
         }
         assert!(has(&advice(&bad), "nmi_watchdog"));
     }

@@ -6,7 +6,7 @@ use std::io;
 use vpmu::host::linux::probe::software_event;
 use vpmu::host::linux::sysfs::{Coverage, CpuSet, PmuScope, Sysfs};
 
-use super::report::{CpuReport, Found, PermissionReport, PmuReport, Verdict};
+use super::report::{CpuReport, Finding, HostPmuReport, PermissionReport, YesOrNo};
 use crate::error_text::one_line;
 use crate::probe::first_processor;
 
@@ -15,10 +15,10 @@ const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 
 /// The first processor of `/proc/cpuinfo`.
-pub(super) fn cpu() -> Found<CpuReport> {
+pub(super) fn cpu() -> Finding<CpuReport> {
     match first_processor() {
-        Ok(text) => Found::Value(parse_cpu(&text)),
-        Err(error) => Found::unknown(format!("cannot read /proc/cpuinfo: {error}")),
+        Ok(text) => Finding::Value(parse_cpu(&text)),
+        Err(error) => Finding::unknown(format!("cannot read /proc/cpuinfo: {error}")),
     }
 }
 
@@ -42,10 +42,10 @@ fn parse_cpu(cpuinfo: &str) -> CpuReport {
     }
 }
 
-pub(super) fn pmus(sysfs: &Sysfs) -> Found<Vec<PmuReport>> {
-    Found::from(sysfs.pmus().map(|pmus| {
+pub(super) fn pmus(sysfs: &Sysfs) -> Finding<Vec<HostPmuReport>> {
+    Finding::from(sysfs.pmus().map(|pmus| {
         pmus.into_iter()
-            .map(|pmu| PmuReport {
+            .map(|pmu| HostPmuReport {
                 r#type: pmu.kind.0,
                 core: pmu.is_core(),
                 cpus: pmu.cpus().map(numbers),
@@ -82,23 +82,23 @@ pub(super) fn permission() -> PermissionReport {
     PermissionReport {
         perf_event_paranoid: match fs::read_to_string(PARANOID) {
             Ok(text) => match text.trim().parse() {
-                Ok(level) => Found::Value(level),
-                Err(_) => Found::unknown(format!("{PARANOID} holds {text:?}")),
+                Ok(level) => Finding::Value(level),
+                Err(_) => Finding::unknown(format!("{PARANOID} holds {text:?}")),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Found::unknown("the host's kernel has no perf events")
+                Finding::unknown("the host's kernel has no perf events")
             }
-            Err(error) => Found::unknown(unreadable(PARANOID, &error)),
+            Err(error) => Finding::unknown(unreadable(PARANOID, &error)),
         },
         euid: of_status(status, euid),
         cap_perfmon: of_status(status, |status| capability(status, CAP_PERFMON)),
         cap_sys_admin: of_status(status, |status| capability(status, CAP_SYS_ADMIN)),
         software_event: match software_event() {
-            Ok(()) => Verdict {
+            Ok(()) => YesOrNo {
                 possible: true,
                 reason: "perf_event_open opened one".to_owned(),
             },
-            Err(error) => Verdict {
+            Err(error) => YesOrNo {
                 possible: false,
                 reason: one_line(&error),
             },
@@ -110,13 +110,13 @@ fn unreadable(path: &str, error: &io::Error) -> String {
     format!("cannot read {path}: {error}")
 }
 
-fn of_status<T>(status: Result<&str, &str>, parse: impl Fn(&str) -> Option<T>) -> Found<T> {
+fn of_status<T>(status: Result<&str, &str>, parse: impl Fn(&str) -> Option<T>) -> Finding<T> {
     match status {
         Ok(status) => match parse(status) {
-            Some(value) => Found::Value(value),
-            None => Found::unknown("/proc/self/status does not say"),
+            Some(value) => Finding::Value(value),
+            None => Finding::unknown("/proc/self/status does not say"),
         },
-        Err(why) => Found::unknown(why),
+        Err(why) => Finding::unknown(why),
     }
 }
 

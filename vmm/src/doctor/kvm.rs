@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::report::{FeaturesReport, Found, Kind, KvmReport, Verdict};
+use super::report::{FeaturesReport, Finding, KvmKindName, KvmReport, YesOrNo};
 use crate::error_text::one_line;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::probe::{HostFacts, KvmKind, Picos, ProbeError, exit_cost, instruction_cost};
@@ -19,8 +19,8 @@ pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) 
         device: device.display().to_string(),
         present: device.exists(),
         denied: hypervisor.as_ref().is_err_and(is_denial),
-        api_version: Found::unknown(""),
-        kind: Found::Value(Kind::None),
+        api_version: Finding::unknown(""),
+        kind: Finding::Value(KvmKindName::None),
         extension: facts.extension.map(|extension| extension.to_string()),
         modules: MODULES
             .iter()
@@ -28,15 +28,15 @@ pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) 
             .map(|&name| name.to_owned())
             .collect(),
         linux_guest: no_kvm(),
-        instruction_ps: Found::unknown("KVM does not open"),
-        exit_ns: Found::unknown("KVM does not open"),
-        features: Found::unknown("KVM does not open"),
+        instruction_ps: Finding::unknown("KVM does not open"),
+        exit_ns: Finding::unknown("KVM does not open"),
+        features: Finding::unknown("KVM does not open"),
         enable_pmu: enable_pmu(Path::new("/sys/module")),
     };
     match hypervisor {
         Ok(hypervisor) => examine_open(common, facts, hypervisor),
         Err(error) => KvmReport {
-            api_version: Found::unknown(one_line(error)),
+            api_version: Finding::unknown(one_line(error)),
             ..common
         },
     }
@@ -45,18 +45,18 @@ pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) 
 fn examine_open(common: KvmReport, facts: HostFacts, hypervisor: &Hypervisor) -> KvmReport {
     let cost = instruction_cost(hypervisor);
     let instruction_ps = match &cost {
-        Ok(cost) => Found::Value(cost.0),
-        Err(error) => Found::unknown(one_line(error)),
+        Ok(cost) => Finding::Value(cost.0),
+        Err(error) => Finding::unknown(one_line(error)),
     };
     let kind = kind(facts, cost);
     let features = hypervisor.features();
     KvmReport {
-        api_version: Found::Value(hypervisor.api_version()),
+        api_version: Finding::Value(hypervisor.api_version()),
         linux_guest: linux_guest(&kind),
         kind,
         instruction_ps,
-        exit_ns: Found::from(exit_cost(hypervisor).map(|cost| cost.0)),
-        features: Found::Value(FeaturesReport {
+        exit_ns: Finding::from(exit_cost(hypervisor).map(|cost| cost.0)),
+        features: Finding::Value(FeaturesReport {
             msr_filter: features.msr_filter,
             user_space_msr: features.user_space_msr,
             pmu_capability: features.pmu_capability,
@@ -70,58 +70,58 @@ fn is_denial(error: &KvmError) -> bool {
     matches!(error, KvmError::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
 }
 
-fn kind(facts: HostFacts, cost: Result<Picos, ProbeError>) -> Found<Kind> {
-    Found::from(facts.kind(|| cost).map(|kind| match kind {
-        KvmKind::Hardware(_) => Kind::Hardware,
-        KvmKind::Nested(_) => Kind::Nested,
-        KvmKind::Emulated => Kind::Emulated,
-        KvmKind::Unnamed => Kind::Unnamed,
+fn kind(facts: HostFacts, cost: Result<Picos, ProbeError>) -> Finding<KvmKindName> {
+    Finding::from(facts.kind(|| cost).map(|kind| match kind {
+        KvmKind::Hardware(_) => KvmKindName::Hardware,
+        KvmKind::Nested(_) => KvmKindName::Nested,
+        KvmKind::Emulated => KvmKindName::Emulated,
+        KvmKind::Unnamed => KvmKindName::Unnamed,
     }))
 }
 
-fn no_kvm() -> Verdict {
-    Verdict {
+fn no_kvm() -> YesOrNo {
+    YesOrNo {
         possible: false,
         reason: "there is no KVM that opens".to_owned(),
     }
 }
 
-fn linux_guest(kind: &Found<Kind>) -> Verdict {
+fn linux_guest(kind: &Finding<KvmKindName>) -> YesOrNo {
     let (possible, reason) = match kind {
-        Found::Value(Kind::None) => return no_kvm(),
-        Found::Value(Kind::Hardware) => (true, "hardware virtualisation"),
-        Found::Value(Kind::Nested) => (true, "hardware virtualisation, nested"),
-        Found::Value(Kind::Unnamed) => (true, "guest instructions run at full speed"),
-        Found::Value(Kind::Emulated) => (
+        Finding::Value(KvmKindName::None) => return no_kvm(),
+        Finding::Value(KvmKindName::Hardware) => (true, "hardware virtualisation"),
+        Finding::Value(KvmKindName::Nested) => (true, "hardware virtualisation, nested"),
+        Finding::Value(KvmKindName::Unnamed) => (true, "guest instructions run at full speed"),
+        Finding::Value(KvmKindName::Emulated) => (
             false,
             "this KVM emulates every guest instruction, and Linux does not boot in useful time; bare-metal ELF programs up to 1 MiB run",
         ),
-        Found::Unknown { unknown } => {
-            return Verdict {
+        Finding::Unknown { unknown } => {
+            return YesOrNo {
                 possible: false,
                 reason: format!("a guest of a few instructions failed: {unknown}"),
             };
         }
     };
-    Verdict {
+    YesOrNo {
         possible,
         reason: reason.to_owned(),
     }
 }
 
 /// The parameter of the first module that has it.
-fn enable_pmu(modules: &Path) -> Found<String> {
+fn enable_pmu(modules: &Path) -> Finding<String> {
     for name in MODULES {
         let path = modules.join(name).join("parameters/enable_pmu");
         match fs::read_to_string(&path) {
-            Ok(text) => return Found::Value(format!("{} ({name})", text.trim())),
+            Ok(text) => return Finding::Value(format!("{} ({name})", text.trim())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Found::unknown(format!("cannot read {}: {error}", path.display()));
+                return Finding::unknown(format!("cannot read {}: {error}", path.display()));
             }
         }
     }
-    Found::unknown("no KVM module has this parameter")
+    Finding::unknown("no KVM module has this parameter")
 }
 
 #[cfg(test)]
@@ -131,15 +131,15 @@ mod tests {
     #[test]
     fn only_kvms_at_speed_run_linux() {
         for (kind, possible) in [
-            (Kind::None, false),
-            (Kind::Hardware, true),
-            (Kind::Nested, true),
-            (Kind::Emulated, false),
-            (Kind::Unnamed, true),
+            (KvmKindName::None, false),
+            (KvmKindName::Hardware, true),
+            (KvmKindName::Nested, true),
+            (KvmKindName::Emulated, false),
+            (KvmKindName::Unnamed, true),
         ] {
-            assert_eq!(linux_guest(&Found::Value(kind)).possible, possible);
+            assert_eq!(linux_guest(&Finding::Value(kind)).possible, possible);
         }
-        let failed = linux_guest(&Found::unknown("a triple fault"));
+        let failed = linux_guest(&Finding::unknown("a triple fault"));
         assert!(!failed.possible && failed.reason.contains("triple fault"));
     }
 
@@ -154,8 +154,8 @@ mod tests {
         let device = Path::new("/nonexistent/kvm");
         let report = examine(device, &Hypervisor::open(device));
         assert!(!report.present && !report.denied && !report.linux_guest.possible);
-        assert_eq!(report.kind, Found::Value(Kind::None));
-        let Found::Unknown { unknown } = report.api_version else {
+        assert_eq!(report.kind, Finding::Value(KvmKindName::None));
+        let Finding::Unknown { unknown } = report.api_version else {
             panic!("it does not open");
         };
         assert!(unknown.contains("/nonexistent/kvm"), "{unknown}");

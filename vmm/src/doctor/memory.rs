@@ -3,7 +3,7 @@
 use std::fs;
 use std::ops::Range;
 
-use super::report::{Found, MemoryReport};
+use super::report::{Finding, MemoryReport};
 use crate::error_text::one_line;
 use crate::kvm::Hypervisor;
 use crate::probe::ProbeGuest;
@@ -12,18 +12,18 @@ use crate::probe::ProbeGuest;
 const RAM: usize = 64 << 20;
 
 /// Looks at this process while a VM with one vCPU exists, which has run.
-pub(super) fn measure(hypervisor: Option<&Hypervisor>) -> Found<MemoryReport> {
+pub(super) fn measure(hypervisor: Option<&Hypervisor>) -> Finding<MemoryReport> {
     const SMAPS: &str = "/proc/self/smaps";
     let Some(hypervisor) = hypervisor else {
-        return Found::unknown("KVM does not open");
+        return Finding::unknown("KVM does not open");
     };
     let guest = match ProbeGuest::idle(hypervisor, RAM) {
         Ok(guest) => guest,
-        Err(error) => return Found::unknown(one_line(&error)),
+        Err(error) => return Finding::unknown(one_line(&error)),
     };
     match fs::read_to_string(SMAPS) {
-        Ok(text) => Found::Value(account(&text, &guest.ram())),
-        Err(error) => Found::unknown(format!("cannot read {SMAPS}: {error}")),
+        Ok(text) => Finding::Value(account(&text, &guest.ram())),
+        Err(error) => Finding::unknown(format!("cannot read {SMAPS}: {error}")),
     }
 }
 

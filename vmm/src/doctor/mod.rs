@@ -4,7 +4,7 @@
 //!  kvm, host, pmu, uncore, memory: gather ─▶ Report ─▶ advice ─▶ text or JSON
 //! ```
 //! Nothing here fails: what cannot be found out is said with its reason, as a
-//! [`Found`].
+//! [`Finding`].
 
 mod advice;
 mod host;
@@ -22,7 +22,7 @@ use vpmu::host::linux::sysfs::Sysfs;
 use crate::cli::DoctorArgs;
 use crate::kvm::Hypervisor;
 
-pub use report::{Found, Report};
+pub use report::{Finding, Report};
 
 /// Everything that can be found out on this host.
 #[must_use]

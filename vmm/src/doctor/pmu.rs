@@ -6,12 +6,12 @@ use vpmu::host::linux::sysfs::{CpuSet, PmuDevice, PmuRegistry, Sysfs};
 use vpmu::x86::event::ArchEvent;
 
 use super::report::{
-    BackingReport, CountersReport, EventCounters, EventReport, Found, KvmReport, RdpmcReport,
-    Verdict,
+    BackingReport, CountersReport, EventCounters, EventReport, Finding, KvmReport, RdpmcReport,
+    YesOrNo,
 };
 use crate::config::{CpusConfig, PmuKind};
 use crate::kvm::Hypervisor;
-use crate::pmu::{Backing, HostCpus, free_counters, select};
+use crate::pmu::{HostCpus, PmuBacking, free_counters, select};
 use crate::probe::{self, INDICES, ProbeError, Rdpmc, RdpmcClass};
 
 const CLOCK_NOTE: &str = "clock-derived counts come from the time that the vCPU spends in the guest; filters for user or kernel mode (:u, :k) are sampled, once a millisecond of guest time";
@@ -32,15 +32,15 @@ pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
             pmu: None,
         },
     });
-    let is_clock = chosen.as_ref().is_ok_and(Backing::is_clock);
+    let is_clock = chosen.as_ref().is_ok_and(PmuBacking::is_clock);
     BackingReport {
         events: events.into(),
         note: is_clock.then_some(CLOCK_NOTE),
-        chosen: Found::from(chosen.map(|backing| backing.to_string())),
+        chosen: Finding::from(chosen.map(|backing| backing.to_string())),
     }
 }
 
-fn backed(event: ArchEvent, backing: &Backing) -> EventReport {
+fn backed(event: ArchEvent, backing: &PmuBacking) -> EventReport {
     let (word, pmu) = if backing.is_clock() {
         ("clock-derived", None)
     } else {
@@ -79,20 +79,20 @@ fn counters_of(pmu: &PmuDevice, source: EventSource, cpus: &CpuSet) -> CountersR
     let others = ArchEvent::ALL.into_iter();
     CountersReport {
         pmu: pmu.name.clone(),
-        free: Found::from(free_counters(source, ArchEvent::Instructions, cpus)),
+        free: Finding::from(free_counters(source, ArchEvent::Instructions, cpus)),
         events: others
             .filter(|event| *event != ArchEvent::Instructions)
             .filter_map(counted)
             .collect(),
-        extended_type: Found::from(extended_type(pmu.kind)),
+        extended_type: Finding::from(extended_type(pmu.kind)),
     }
 }
 
-pub(super) fn rdpmc(hypervisor: Option<&Hypervisor>) -> Found<RdpmcReport> {
+pub(super) fn rdpmc(hypervisor: Option<&Hypervisor>) -> Finding<RdpmcReport> {
     let Some(hypervisor) = hypervisor else {
-        return Found::unknown("KVM does not open");
+        return Finding::unknown("KVM does not open");
     };
-    Found::from(probe::rdpmc(hypervisor, &INDICES).and_then(|answers| {
+    Finding::from(probe::rdpmc(hypervisor, &INDICES).and_then(|answers| {
         let class = RdpmcClass::of(&answers);
         let class = class.ok_or(ProbeError::Ended("it gave no answer"))?;
         Ok(rdpmc_report(class, &answers))
@@ -127,8 +127,8 @@ fn rdpmc_report(class: RdpmcClass, answers: &[Rdpmc]) -> RdpmcReport {
 }
 
 /// Whether `perfvisor run` with its default flags gives a Linux guest a PMU.
-pub(super) fn verdict(kvm: &KvmReport, backing: &BackingReport) -> Verdict {
-    let no = |reason: &str| Verdict {
+pub(super) fn verdict(kvm: &KvmReport, backing: &BackingReport) -> YesOrNo {
+    let no = |reason: &str| YesOrNo {
         possible: false,
         reason: reason.to_owned(),
     };
@@ -140,11 +140,11 @@ pub(super) fn verdict(kvm: &KvmReport, backing: &BackingReport) -> Verdict {
         _ => return no("this KVM cannot hand the PMU's registers to user space"),
     }
     match &backing.chosen {
-        Found::Value(chosen) => Verdict {
+        Finding::Value(chosen) => YesOrNo {
             possible: true,
             reason: chosen.clone(),
         },
-        Found::Unknown { unknown } => no(unknown),
+        Finding::Unknown { unknown } => no(unknown),
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_hardware_event_names_its_pmu() {
-        let hardware = Backing::Hardware(HostSource {
+        let hardware = PmuBacking::Hardware(HostSource {
             name: "cpu".to_owned(),
             source: EventSource::Hardware,
             events: ArchEventSet::ALL,

@@ -7,8 +7,8 @@ use crate::error_text::one_line;
 /// What was found out, or why it was not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub enum Found<T> {
-    /// Found out.
+pub enum Finding<T> {
+    /// Finding out.
     Value(T),
     /// Not found out.
     Unknown {
@@ -17,7 +17,7 @@ pub enum Found<T> {
     },
 }
 
-impl<T> Found<T> {
+impl<T> Finding<T> {
     pub(super) fn unknown(why: impl Into<String>) -> Self {
         Self::Unknown {
             unknown: why.into(),
@@ -42,7 +42,7 @@ impl<T> Found<T> {
 
 /// Yes or no, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct YesOrNo {
     /// The answer.
     pub possible: bool,
     /// Why, or why not.
@@ -53,13 +53,13 @@ pub struct Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Whether `perfvisor run` can run a Linux guest that has a PMU.
-    pub linux_guest_with_pmu: Verdict,
+    pub linux_guest_with_pmu: YesOrNo,
     /// KVM.
     pub kvm: KvmReport,
     /// The CPU.
-    pub cpu: Found<CpuReport>,
+    pub cpu: Finding<CpuReport>,
     /// The host's PMUs.
-    pub pmus: Found<Vec<PmuReport>>,
+    pub pmus: Finding<Vec<HostPmuReport>>,
     /// Host counters that are free.
     pub counters: Vec<CountersReport>,
     /// What `--uncore` could give.
@@ -67,11 +67,11 @@ pub struct Report {
     /// What this user may do.
     pub permission: PermissionReport,
     /// RDPMC in guests.
-    pub rdpmc: Found<RdpmcReport>,
+    pub rdpmc: Finding<RdpmcReport>,
     /// What would count the guest's events.
     pub backing: BackingReport,
     /// What a VM takes besides its RAM.
-    pub memory: Found<MemoryReport>,
+    pub memory: Finding<MemoryReport>,
     /// What to change to get more.
     pub advice: Vec<String>,
 }
@@ -79,7 +79,7 @@ pub struct Report {
 /// Which KVM there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum KvmKindName {
     /// None that opens.
     None,
     /// On hardware virtualisation.
@@ -102,23 +102,23 @@ pub struct KvmReport {
     /// Whether it is there, and this user may not open it.
     pub denied: bool,
     /// The version of the API; unknown says why it does not open.
-    pub api_version: Found<i32>,
+    pub api_version: Finding<i32>,
     /// Which kind it is.
-    pub kind: Found<Kind>,
+    pub kind: Finding<KvmKindName>,
     /// The CPU's virtualisation extension: `vmx`, `svm`.
     pub extension: Option<String>,
     /// KVM modules that are loaded, or built in with parameters.
     pub modules: Vec<String>,
     /// Whether it can run a Linux guest.
-    pub linux_guest: Verdict,
+    pub linux_guest: YesOrNo,
     /// Wall time of one guest instruction, in picoseconds.
-    pub instruction_ps: Found<u64>,
+    pub instruction_ps: Finding<u64>,
     /// Thread time of one entry and exit, in nanoseconds.
-    pub exit_ns: Found<u64>,
+    pub exit_ns: Finding<u64>,
     /// What it can.
-    pub features: Found<FeaturesReport>,
+    pub features: Finding<FeaturesReport>,
     /// The module parameter `enable_pmu`: KVM's own vPMU.
-    pub enable_pmu: Found<String>,
+    pub enable_pmu: Finding<String>,
 }
 
 /// What a KVM can.
@@ -151,7 +151,7 @@ pub struct CpuReport {
 
 /// A PMU of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PmuReport {
+pub struct HostPmuReport {
     /// Its name in sysfs.
     pub name: String,
     /// Its `perf_event_attr.type`.
@@ -174,11 +174,11 @@ pub struct CountersReport {
     pub pmu: String,
     /// Pinned guest-mode `instructions` events that get a counter at the same
     /// time, on each CPU of the PMU that this process may use.
-    pub free: Found<usize>,
+    pub free: Finding<usize>,
     /// The same for other events, on the first of these CPUs.
     pub events: Vec<EventCounters>,
     /// Whether events can name the PMU by its type.
-    pub extended_type: Found<bool>,
+    pub extended_type: Finding<bool>,
 }
 
 /// Counters for one event.
@@ -198,7 +198,7 @@ pub struct UncoreReport {
     /// Which guests can be shown it.
     pub guests: &'static str,
     /// How many instances the host has; unknown says why a guest cannot have it.
-    pub instances: Found<usize>,
+    pub instances: Finding<usize>,
     /// Of `power`: what energy is told of.
     pub domains: Vec<&'static str>,
     /// Whether nothing but the permission lacks.
@@ -209,15 +209,15 @@ pub struct UncoreReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PermissionReport {
     /// `/proc/sys/kernel/perf_event_paranoid`.
-    pub perf_event_paranoid: Found<i32>,
+    pub perf_event_paranoid: Finding<i32>,
     /// The effective user id.
-    pub euid: Found<u32>,
+    pub euid: Finding<u32>,
     /// Effective `CAP_PERFMON`.
-    pub cap_perfmon: Found<bool>,
+    pub cap_perfmon: Finding<bool>,
     /// Effective `CAP_SYS_ADMIN`.
-    pub cap_sys_admin: Found<bool>,
+    pub cap_sys_admin: Finding<bool>,
     /// Whether a software event opens.
-    pub software_event: Verdict,
+    pub software_event: YesOrNo,
 }
 
 /// RDPMC in guests.
@@ -237,7 +237,7 @@ pub struct RdpmcReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackingReport {
     /// In words; unknown says why a VM would not start.
-    pub chosen: Found<String>,
+    pub chosen: Finding<String>,
     /// Each architectural event.
     pub events: Vec<EventReport>,
     /// What a user should know of it.

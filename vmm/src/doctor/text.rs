@@ -4,8 +4,8 @@ use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::HostCpu;
 
 use super::report::{
-    BackingReport, CountersReport, FeaturesReport, Found, Kind, KvmReport, PermissionReport,
-    PmuReport, Report, UncoreReport,
+    BackingReport, CountersReport, FeaturesReport, Finding, HostPmuReport, KvmKindName, KvmReport,
+    PermissionReport, Report, UncoreReport,
 };
 
 /// Where values start.
@@ -13,7 +13,7 @@ const COLUMN: usize = 22;
 
 /// The whole report: sections of aligned lines.
 pub(super) fn render(report: &Report) -> String {
-    let mut page = Page::default();
+    let mut page = TextPage::default();
     let verdict = &report.linux_guest_with_pmu;
     page.text(&format!(
         "A Linux guest with a PMU can{} run here: {}.",
@@ -23,11 +23,11 @@ pub(super) fn render(report: &Report) -> String {
     kvm(&mut page, &report.kvm);
     page.section("Host");
     match &report.cpu {
-        Found::Value(cpu) => {
+        Finding::Value(cpu) => {
             let line = format!("{}, {} ({})", cpu.vendor, cpu.model, cpu.signature);
             page.line("CPU", &line);
         }
-        Found::Unknown { unknown } => page.line("CPU", &not_known(unknown)),
+        Finding::Unknown { unknown } => page.line("CPU", &not_known(unknown)),
     }
     pmus(&mut page, report);
     uncore(&mut page, &report.uncore);
@@ -44,9 +44,9 @@ pub(super) fn render(report: &Report) -> String {
 }
 
 #[derive(Default)]
-struct Page(String);
+struct TextPage(String);
 
-impl Page {
+impl TextPage {
     fn text(&mut self, text: &str) {
         self.0.push_str(text);
         self.0.push('\n');
@@ -66,10 +66,10 @@ fn not_known(why: &str) -> String {
 }
 
 /// The value in words, or why it is not known.
-fn say<T>(found: &Found<T>, words: impl Fn(&T) -> String) -> String {
+fn say<T>(found: &Finding<T>, words: impl Fn(&T) -> String) -> String {
     match found {
-        Found::Value(value) => words(value),
-        Found::Unknown { unknown } => not_known(unknown),
+        Finding::Value(value) => words(value),
+        Finding::Unknown { unknown } => not_known(unknown),
     }
 }
 
@@ -77,12 +77,12 @@ const fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
 }
 
-fn kvm(page: &mut Page, kvm: &KvmReport) {
+fn kvm(page: &mut TextPage, kvm: &KvmReport) {
     page.section("KVM");
     let device = match (&kvm.api_version, kvm.present) {
-        (Found::Value(version), _) => format!("{}, API {version}", kvm.device),
-        (Found::Unknown { unknown }, true) => format!("{}: {unknown}", kvm.device),
-        (Found::Unknown { unknown }, false) => unknown.clone(),
+        (Finding::Value(version), _) => format!("{}, API {version}", kvm.device),
+        (Finding::Unknown { unknown }, true) => format!("{}: {unknown}", kvm.device),
+        (Finding::Unknown { unknown }, false) => unknown.clone(),
     };
     page.line("device", &device);
     page.line("kind", &say(&kvm.kind, |kind| kind_words(*kind, kvm)));
@@ -107,19 +107,19 @@ fn kvm(page: &mut Page, kvm: &KvmReport) {
     page.line("KVM's own vPMU", &say(&kvm.enable_pmu, |on| enable_pmu(on)));
 }
 
-fn kind_words(kind: Kind, kvm: &KvmReport) -> String {
+fn kind_words(kind: KvmKindName, kvm: &KvmReport) -> String {
     let extension = kvm.extension.as_deref().unwrap_or("no flag");
     match kind {
-        Kind::None => "none that opens".to_owned(),
-        Kind::Hardware => format!("hardware virtualisation ({extension})"),
-        Kind::Nested => {
+        KvmKindName::None => "none that opens".to_owned(),
+        KvmKindName::Hardware => format!("hardware virtualisation ({extension})"),
+        KvmKindName::Nested => {
             format!("nested hardware virtualisation ({extension}, in a virtual machine)")
         }
-        Kind::Emulated if kvm.modules.iter().any(|module| module == "kvm_pvm") => {
+        KvmKindName::Emulated if kvm.modules.iter().any(|module| module == "kvm_pvm") => {
             "emulated by software (kvm_pvm)".to_owned()
         }
-        Kind::Emulated => "emulated by software".to_owned(),
-        Kind::Unnamed => "not named by a CPU flag, at full speed".to_owned(),
+        KvmKindName::Emulated => "emulated by software".to_owned(),
+        KvmKindName::Unnamed => "not named by a CPU flag, at full speed".to_owned(),
     }
 }
 
@@ -156,9 +156,9 @@ fn list(names: &[String]) -> String {
     }
 }
 
-fn pmus(page: &mut Page, report: &Report) {
+fn pmus(page: &mut TextPage, report: &Report) {
     match &report.pmus {
-        Found::Value(pmus) => {
+        Finding::Value(pmus) => {
             let mut label = "PMUs";
             for pmu in pmus {
                 page.line(label, &pmu_words(pmu));
@@ -168,7 +168,7 @@ fn pmus(page: &mut Page, report: &Report) {
                 page.line(label, "none");
             }
         }
-        Found::Unknown { unknown } => page.line("PMUs", &not_known(unknown)),
+        Finding::Unknown { unknown } => page.line("PMUs", &not_known(unknown)),
     }
     for counters in &report.counters {
         let free = say(&counters.free, |free| counters_words(*free, counters));
@@ -179,7 +179,7 @@ fn pmus(page: &mut Page, report: &Report) {
     }
 }
 
-fn uncore(page: &mut Page, options: &[UncoreReport]) {
+fn uncore(page: &mut TextPage, options: &[UncoreReport]) {
     for option in options {
         page.line(
             &format!("--uncore {}", option.option),
@@ -190,7 +190,7 @@ fn uncore(page: &mut Page, options: &[UncoreReport]) {
 
 fn uncore_words(option: &UncoreReport) -> String {
     match &option.instances {
-        Found::Value(count) => {
+        Finding::Value(count) => {
             let domains = match option.domains.as_slice() {
                 [] => String::new(),
                 domains => format!(", {}", domains.join(" ")),
@@ -200,11 +200,11 @@ fn uncore_words(option: &UncoreReport) -> String {
                 option.guests
             )
         }
-        Found::Unknown { unknown } => format!("not possible: {unknown}"),
+        Finding::Unknown { unknown } => format!("not possible: {unknown}"),
     }
 }
 
-fn pmu_words(pmu: &PmuReport) -> String {
+fn pmu_words(pmu: &HostPmuReport) -> String {
     let cpus = match (&pmu.cpus, &pmu.cpumask) {
         (Some(cpus), _) => format!("CPUs {}", set(cpus)),
         (None, Some(cpus)) => match pmu.scope {
@@ -234,7 +234,7 @@ fn set(cpus: &[u32]) -> CpuSet {
     cpus.iter().copied().map(HostCpu).collect()
 }
 
-fn permission(page: &mut Page, permission: &PermissionReport) {
+fn permission(page: &mut TextPage, permission: &PermissionReport) {
     page.section("Permission");
     let paranoid = say(&permission.perf_event_paranoid, i32::to_string);
     page.line("perf_event_paranoid", &paranoid);
@@ -249,17 +249,17 @@ fn permission(page: &mut Page, permission: &PermissionReport) {
     );
 }
 
-fn guest(page: &mut Page, report: &Report) {
+fn guest(page: &mut TextPage, report: &Report) {
     page.section("Guest PMU (--pmu type=auto)");
     events(page, &report.backing);
     match &report.rdpmc {
-        Found::Value(rdpmc) => {
+        Finding::Value(rdpmc) => {
             let line = format!("{} ({})", rdpmc.class, rdpmc.answers.join(", "));
             page.line("RDPMC", &line);
             page.line("  kernel reads", rdpmc.kernel_reads);
             page.line("  user reads", rdpmc.user_reads);
         }
-        Found::Unknown { unknown } => page.line("RDPMC", &not_known(unknown)),
+        Finding::Unknown { unknown } => page.line("RDPMC", &not_known(unknown)),
     }
     page.section("Memory");
     let memory = say(&report.memory, |memory| {
@@ -273,10 +273,10 @@ fn guest(page: &mut Page, report: &Report) {
     page.line("besides guest RAM", &memory);
 }
 
-fn events(page: &mut Page, backing: &BackingReport) {
+fn events(page: &mut TextPage, backing: &BackingReport) {
     let chosen = match &backing.chosen {
-        Found::Value(chosen) => chosen.clone(),
-        Found::Unknown { unknown } => format!("none: {unknown}"),
+        Finding::Value(chosen) => chosen.clone(),
+        Finding::Unknown { unknown } => format!("none: {unknown}"),
     };
     page.line("backing", &chosen);
     for event in &backing.events {
@@ -294,12 +294,12 @@ fn events(page: &mut Page, backing: &BackingReport) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::report::{
-        CpuReport, EventCounters, EventReport, MemoryReport, RdpmcReport, Verdict,
+        CpuReport, EventCounters, EventReport, MemoryReport, RdpmcReport, YesOrNo,
     };
     use super::*;
 
-    fn verdict(possible: bool) -> Verdict {
-        Verdict {
+    fn verdict(possible: bool) -> YesOrNo {
+        YesOrNo {
             possible,
             reason: "because".to_owned(),
         }
@@ -310,20 +310,20 @@ pub(super) mod tests {
             device: "/dev/kvm".to_owned(),
             present: true,
             denied: false,
-            api_version: Found::Value(12),
-            kind: Found::Value(Kind::Hardware),
+            api_version: Finding::Value(12),
+            kind: Finding::Value(KvmKindName::Hardware),
             extension: Some("vmx".to_owned()),
             modules: vec!["kvm_intel".to_owned(), "kvm".to_owned()],
             linux_guest: verdict(true),
-            instruction_ps: Found::Value(307),
-            exit_ns: Found::Value(1_200),
-            features: Found::Value(FeaturesReport {
+            instruction_ps: Finding::Value(307),
+            exit_ns: Finding::Value(1_200),
+            features: Finding::Value(FeaturesReport {
                 msr_filter: true,
                 user_space_msr: true,
                 pmu_capability: true,
                 sync_regs: true,
             }),
-            enable_pmu: Found::Value("Y (kvm)".to_owned()),
+            enable_pmu: Finding::Value("Y (kvm)".to_owned()),
         }
     }
 
@@ -332,14 +332,14 @@ pub(super) mod tests {
             UncoreReport {
                 option: "power",
                 guests: "any model",
-                instances: Found::Value(2),
+                instances: Finding::Value(2),
                 domains: vec!["energy-pkg", "energy-ram"],
                 denied: false,
             },
             UncoreReport {
                 option: "amd_l3",
                 guests: "model=amd-core or amd-v2",
-                instances: Found::unknown("the host has no PMU amd_l3"),
+                instances: Finding::unknown("the host has no PMU amd_l3"),
                 domains: Vec::new(),
                 denied: false,
             },
@@ -351,12 +351,12 @@ pub(super) mod tests {
         Report {
             linux_guest_with_pmu: verdict(true),
             kvm: kvm_report(),
-            cpu: Found::Value(CpuReport {
+            cpu: Finding::Value(CpuReport {
                 vendor: "GenuineIntel".to_owned(),
                 model: "A CPU".to_owned(),
                 signature: "family 6, model 85, stepping 7".to_owned(),
             }),
-            pmus: Found::Value(vec![PmuReport {
+            pmus: Finding::Value(vec![HostPmuReport {
                 name: "cpu".to_owned(),
                 r#type: 4,
                 core: true,
@@ -366,29 +366,29 @@ pub(super) mod tests {
             }]),
             counters: vec![CountersReport {
                 pmu: "cpu".to_owned(),
-                free: Found::Value(5),
+                free: Finding::Value(5),
                 events: vec![EventCounters {
                     event: "cycles",
                     free: 4,
                 }],
-                extended_type: Found::Value(true),
+                extended_type: Finding::Value(true),
             }],
             uncore: shared_pmus(),
             permission: PermissionReport {
-                perf_event_paranoid: Found::Value(4),
-                euid: Found::Value(1000),
-                cap_perfmon: Found::Value(false),
-                cap_sys_admin: Found::unknown("no /proc"),
+                perf_event_paranoid: Finding::Value(4),
+                euid: Finding::Value(1000),
+                cap_perfmon: Finding::Value(false),
+                cap_sys_admin: Finding::unknown("no /proc"),
                 software_event: verdict(true),
             },
-            rdpmc: Found::Value(RdpmcReport {
+            rdpmc: Finding::Value(RdpmcReport {
                 class: "gp-fault",
                 answers: vec!["0x0: #GP".to_owned()],
                 kernel_reads: "served",
                 user_reads: "served exactly",
             }),
             backing: BackingReport {
-                chosen: Found::Value("host PMU cpu".to_owned()),
+                chosen: Finding::Value("host PMU cpu".to_owned()),
                 events: vec![EventReport {
                     event: "cycles",
                     backing: "hardware",
@@ -396,7 +396,7 @@ pub(super) mod tests {
                 }],
                 note: None,
             },
-            memory: Found::Value(MemoryReport {
+            memory: Finding::Value(MemoryReport {
                 guest_ram_kib: 64 << 10,
                 pss_kib: 900,
                 private_kib: 400,

@@ -5,7 +5,7 @@ use vpmu::host::EnergyDomain;
 use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::uncore::UncorePmu;
 
-use super::report::{Found, UncoreReport};
+use super::report::{Finding, UncoreReport};
 use crate::error_text::one_line;
 use crate::pmu::{self, UncoreError};
 
@@ -40,9 +40,9 @@ fn one(option: &'static str, pmu: UncorePmu, guests: &'static str, sysfs: &Sysfs
         option,
         guests,
         instances: match instances {
-            Ok(count) => Found::Value(count),
-            Err(UncoreError::Host { source, .. }) => Found::unknown(one_line(&source)),
-            Err(error) => Found::unknown(one_line(&error)),
+            Ok(count) => Finding::Value(count),
+            Err(UncoreError::Host { source, .. }) => Finding::unknown(one_line(&source)),
+            Err(error) => Finding::unknown(one_line(&error)),
         },
         domains,
         denied,
@@ -62,8 +62,8 @@ mod tests {
         assert_eq!(options, ["power", "amd_l3", "amd_df", "amd_umc"]);
         for report in reports {
             match report.instances {
-                Found::Value(count) => assert!(count > 0),
-                Found::Unknown { unknown } => assert!(unknown.contains("host"), "{unknown}"),
+                Finding::Value(count) => assert!(count > 0),
+                Finding::Unknown { unknown } => assert!(unknown.contains("host"), "{unknown}"),
             }
             assert!(report.domains.is_empty() || report.option == "power");
         }

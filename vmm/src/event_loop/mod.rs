@@ -1,7 +1,7 @@
 //! The main thread: console input, signals, and the end of the VM.
 
+mod affinity_watch;
 mod console;
-mod placement;
 
 use std::fmt;
 use std::os::fd::AsRawFd;
@@ -11,8 +11,8 @@ use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, Subscrib
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+pub use affinity_watch::AffinityWatch;
 pub use console::Console;
-pub use placement::PlacementWatch;
 
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::signals::EndSignals;

@@ -14,7 +14,7 @@ use crate::config::{SerialConfig, Topology, VmConfig};
 use crate::devices::BusError;
 use crate::devices::cpu_hotplug::CpuHotplug;
 use crate::devices::power::PowerButton;
-use crate::event_loop::{EventLoop, PlacementWatch};
+use crate::event_loop::{AffinityWatch, EventLoop};
 use crate::kvm::{Hypervisor, KvmError, Vm};
 use crate::pmu::PmuHooks;
 use crate::probe::{self, LinuxNeedsHardware};
@@ -251,7 +251,7 @@ fn watch_homes(
     stop: &Arc<StopSignal>,
 ) -> io::Result<()> {
     if !vcpus.at_home().is_empty() {
-        let watch = PlacementWatch::new(Arc::clone(vcpus), Arc::clone(stop))?;
+        let watch = AffinityWatch::new(Arc::clone(vcpus), Arc::clone(stop))?;
         events.add(Arc::new(Mutex::new(watch)));
     }
     Ok(())

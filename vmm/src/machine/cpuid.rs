@@ -71,7 +71,7 @@ pub struct CpuidPlan<'a> {
     pub profile: Profile,
     /// The types of vCPUs; `None`: the guest is not hybrid.
     pub core_types: Option<&'a CoreTypes>,
-    /// The scoped PMUs, of an AMD guest; RAPL of an Intel guest is told by its
+    /// The uncore PMUs, of an AMD guest; RAPL of an Intel guest is told by its
     /// model number alone.
     pub uncore: UncoreModel,
 }

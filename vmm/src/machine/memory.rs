@@ -27,14 +27,14 @@ pub struct MapRange {
 
 /// How `size` bytes of RAM are placed: below the device gap, then above 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
+pub struct RamLayout {
     /// Bytes from 0.
     pub low: u64,
     /// Bytes from 4 GiB.
     pub high: u64,
 }
 
-impl Placement {
+impl RamLayout {
     /// Places `size` bytes.
     #[must_use]
     pub fn of(size: u64) -> Self {
@@ -84,9 +84,9 @@ mod tests {
 
     #[test]
     fn the_gap_below_4g_stays_free() {
-        let small = Placement::of(512 << 20);
+        let small = RamLayout::of(512 << 20);
         assert_eq!((small.low, small.high), (512 << 20, 0));
-        let large = Placement::of(5 << 30);
+        let large = RamLayout::of(5 << 30);
         assert_eq!((large.low, large.high), (3 << 30, 2 << 30));
         let last = *large.map().last().unwrap();
         assert_eq!((last.start, last.size), (4 << 30, 2 << 30));

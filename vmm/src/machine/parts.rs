@@ -12,7 +12,7 @@ use super::acpi;
 use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
 use super::builder::BuildError;
 use super::cpuid::{CpuidPlan, Profile};
-use super::memory::Placement;
+use super::memory::RamLayout;
 use super::vcpus::VcpuPlan;
 use crate::config::{SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
@@ -56,8 +56,8 @@ impl Blueprint<'_> {
     /// Memory with everything in it, and a VM around it.
     pub(super) fn build_vm(&self, files: &mut Files) -> Result<(Vm, BootState), BuildError> {
         let size = self.config.memory.size;
-        let placement = Placement::of(size);
-        let memory = placement.allocate().map_err(|source| BuildError::Memory {
+        let ram = RamLayout::of(size);
+        let memory = ram.allocate().map_err(|source| BuildError::Memory {
             mib: size >> 20,
             source,
         })?;
@@ -65,8 +65,8 @@ impl Blueprint<'_> {
             kernel: &mut files.kernel,
             initramfs: &mut files.initramfs,
             cmdline: &self.config.cmdline,
-            map: &placement.map(),
-            low_ram: placement.low,
+            map: &ram.map(),
+            low_ram: ram.low,
         };
         let boot_state = boot::load(&memory, inputs)?;
         let vcpus = self.config.cpus.max;

@@ -76,11 +76,11 @@ impl VcpuSource {
                 });
             }
         };
-        let placement = self.hooks.placement.get(usize::from(id.0));
+        let affinity = self.hooks.affinity.get(usize::from(id.0));
         let parts = VcpuParts {
             id,
             vcpu,
-            placement: placement.cloned().unwrap_or_default(),
+            affinity: affinity.cloned().unwrap_or_default(),
             buses: Arc::clone(&self.buses),
             stop: Arc::clone(&self.stop),
             observer: Arc::clone(&self.observer),

@@ -8,7 +8,7 @@ use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::HostCpu;
 use vpmu::x86::event::ArchEvent;
 
-use super::select::{Backing, CountersError, HostCpus, HostSource, free_counters};
+use super::select::{CountersError, HostCpus, HostSource, PmuBacking, free_counters};
 use crate::config::PmuConfig;
 
 /// Why the guest cannot have its counters for sure.
@@ -53,14 +53,14 @@ impl Budget {
     /// # Errors
     /// [`BudgetError::Unknown`] for pinned counters alone.
     pub(super) fn find(
-        backing: &Backing,
+        backing: &PmuBacking,
         policy: Policy,
         host: &HostCpus,
     ) -> Result<Option<Self>, BudgetError> {
         let sources = match backing {
-            Backing::Hardware(source) => std::slice::from_ref(source),
-            Backing::Sum(sources) => &sources[..],
-            Backing::Hybrid { .. } | Backing::Software(_) => return Ok(None),
+            PmuBacking::Hardware(source) => std::slice::from_ref(source),
+            PmuBacking::Sum(sources) => &sources[..],
+            PmuBacking::Hybrid { .. } | PmuBacking::Software(_) => return Ok(None),
         };
         let found = sources.iter().map(|s| Self::of(s, policy, host));
         let least = found.reduce(|a, b| Ok(a?.and(b?)));

@@ -12,7 +12,7 @@ use super::totals::VmTotals;
 use super::uncore::SharedUncore;
 use crate::config::CoreTypes;
 use crate::kvm::{Hypervisor, Interrupter, MsrFilter};
-use crate::vcpu::{NoPmu, PortBuilder, VcpuPlacement};
+use crate::vcpu::{NoPmu, PortBuilder, VcpuAffinity};
 
 /// What a PMU adds to a machine.
 pub struct PmuHooks {
@@ -23,7 +23,7 @@ pub struct PmuHooks {
     /// A halted vCPU must not use its thread's time: KVM is not to poll.
     pub halts_sleep: bool,
     /// Where each vCPU runs; one that is not listed runs anywhere.
-    pub placement: Vec<VcpuPlacement>,
+    pub affinity: Vec<VcpuAffinity>,
     /// The types of vCPUs, in a hybrid guest.
     pub core_types: Option<CoreTypes>,
     /// The uncore PMUs, which CPUID shows and which are told of the vCPUs that
@@ -70,7 +70,7 @@ impl PmuHooks {
             cpuid: None,
             filter: None,
             halts_sleep: false,
-            placement: Vec::new(),
+            affinity: Vec::new(),
             core_types: None,
             uncore: None,
             totals: Arc::default(),

@@ -1,7 +1,7 @@
 //! The guest's PMU between KVM and [`vpmu`].
 //!
 //! ```text
-//!  select: --pmu type=…  ─▶ Backing         filter: registers' rows ─▶ KVM's MSR filter
+//!  select: --pmu type=…  ─▶ PmuBacking         filter: registers' rows ─▶ KVM's MSR filter
 //!  model:  --pmu model=… ─▶ Model           (or the host's vendor, and what it backs)
 //!  budget: its numbers, from what the host was found to have
 //!  event_filter: filter=… ─▶ vpmu::Rules    what may be counted, and policy=
@@ -17,7 +17,7 @@
 //! ```
 //! Everything of one vCPU belongs to its thread; what vCPUs share are the
 //! rewritten instructions, read without a lock, the list of monitors, read when a
-//! vCPU starts, the scoped PMUs, behind a lock, and the totals at the end.
+//! vCPU starts, the uncore PMUs, behind a lock, and the totals at the end.
 
 mod budget;
 pub mod event_filter;
@@ -31,11 +31,11 @@ pub mod monitors;
 mod pmi;
 mod port;
 mod rdpmc;
-mod scoped_hosts;
 mod select;
 mod status;
 mod totals;
 mod uncore;
+mod uncore_hosts;
 mod uncore_status;
 
 use std::sync::{Arc, OnceLock};
@@ -57,26 +57,26 @@ use crate::vcpu::{MsrPort, PortBuilder};
 
 use budget::Budget;
 use model::{Choice, ChoiceError};
-use monitors::Monitors;
+use monitors::VmMonitors;
 use port::{PmuPort, PmuPortParts};
 use rdpmc::{Rewriter, Sites, UserAccess};
 
 pub use hooks::{PmuHooks, PortContext};
-pub use scoped_hosts::{ScopedHosts, UncoreError, VcpuTimes};
-pub(crate) use scoped_hosts::{all_umc, find_one};
 pub use select::{
-    Backing, CountersError, HostCpus, HostSource, Reason, SelectError, counted_events,
+    CountersError, HostCpus, HostSource, PmuBacking, Reason, SelectError, counted_events,
     free_counters, place, select,
 };
 pub use totals::VmTotals;
 pub use uncore::{BoxedHost, SharedUncore, UncorePlan};
+pub use uncore_hosts::{UncoreError, UncoreHosts, VcpuTimes};
+pub(crate) use uncore_hosts::{all_umc, find_one};
 pub use uncore_status::{
-    ScopedChange, ScopedCounterState, ScopedCounterStatus, ScopedInstanceStatus, ScopedLogEntry,
-    ScopedPmuStatus, UncoreStatus,
+    UncoreChange, UncoreCounterState, UncoreCounterStatus, UncoreInstanceStatus, UncoreLogEntry,
+    UncorePmuStatus, UncoreStatus,
 };
 
 /// The PMU of one vCPU.
-type Pmu = vpmu::VcpuPmu<Model, Box<dyn HostPmu + Send>>;
+type DynVcpuPmu = vpmu::VcpuPmu<Model, Box<dyn HostPmu + Send>>;
 
 /// Why a guest cannot have the PMU that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -90,12 +90,12 @@ pub enum PmuError {
     /// The events that the guest may count.
     #[error(transparent)]
     Filter(#[from] event_filter::FilterError),
-    /// The scoped PMUs.
+    /// The uncore PMUs.
     #[error("--uncore: {0}")]
     Uncore(vpmu::sched::PmuError),
     /// What would back them.
     #[error(transparent)]
-    ScopedHosts(#[from] UncoreError),
+    UncoreHosts(#[from] UncoreError),
     /// KVM's filter.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -107,7 +107,7 @@ impl PmuError {
     pub const fn is_usage(&self) -> bool {
         match self {
             Self::Select(error) => error.is_usage(),
-            Self::ScopedHosts(error) => error.is_usage(),
+            Self::UncoreHosts(error) => error.is_usage(),
             Self::Config(_) | Self::Filter(_) | Self::Uncore(_) => true,
             Self::Kvm(_) => false,
         }
@@ -117,12 +117,12 @@ impl PmuError {
 /// A PMU that is decided on, for one VM.
 #[derive(Debug)]
 pub struct PmuPlan {
-    backing: Backing,
+    backing: PmuBacking,
     model: Choice,
     rules: Rules,
     totals: Arc<VmTotals>,
     uncore: Option<Arc<SharedUncore>>,
-    monitors: Arc<Monitors>,
+    monitors: Arc<VmMonitors>,
 }
 
 impl PmuPlan {
@@ -160,7 +160,7 @@ impl PmuPlan {
             return Ok(None);
         }
         // Of a sum, each part has codes of its own.
-        let is_hardware = matches!(backing, Backing::Hardware(_) | Backing::Hybrid { .. });
+        let is_hardware = matches!(backing, PmuBacking::Hardware(_) | PmuBacking::Hybrid { .. });
         let codes_mean_the_same = is_hardware && host == Some(model.kind.vendor());
         let codes =
             codes_mean_the_same.then(|| model::host_codes(model.kind.vendor(), &backing.name()));
@@ -185,7 +185,7 @@ impl PmuPlan {
         }))
     }
 
-    /// The same with scoped PMUs.
+    /// The same with uncore PMUs.
     ///
     /// # Errors
     /// If their counters are too many.
@@ -195,7 +195,7 @@ impl PmuPlan {
         Ok(self)
     }
 
-    /// The scoped PMUs, if it has any.
+    /// The uncore PMUs, if it has any.
     #[must_use]
     pub fn uncore(&self) -> Option<Arc<SharedUncore>> {
         self.uncore.clone()
@@ -209,7 +209,7 @@ impl PmuPlan {
 
     /// What counts.
     #[must_use]
-    pub const fn host(&self) -> &Backing {
+    pub const fn host(&self) -> &PmuBacking {
         &self.backing
     }
 
@@ -268,7 +268,7 @@ impl PmuPlan {
             cpuid: Some(cpuid),
             filter: Some(filter::filter(cpuid.vendor())?),
             halts_sleep: is_clock,
-            placement: Vec::new(),
+            affinity: Vec::new(),
             core_types,
             uncore: self.uncore.clone(),
             totals: Arc::clone(&self.totals),
@@ -280,13 +280,13 @@ impl PmuPlan {
     /// nobody asked for is worth a warning: the counts are no hardware's.
     pub fn announce(&self) {
         let level = match self.backing {
-            Backing::Software(reason) if reason != Reason::Asked => log::Level::Warn,
+            PmuBacking::Software(reason) if reason != Reason::Asked => log::Level::Warn,
             _ => log::Level::Info,
         };
         log::log!(level, "pmu: {}", self.backing);
         // Where a clock backs the counters, that has been said.
         let level = match self.backing {
-            Backing::Hardware { .. } if self.model.is_second_best() => log::Level::Warn,
+            PmuBacking::Hardware { .. } if self.model.is_second_best() => log::Level::Warn,
             _ => log::Level::Info,
         };
         log::log!(level, "pmu: {}", self.model);
@@ -303,7 +303,7 @@ impl PmuPlan {
 
     /// What is attached to the vCPUs, for whoever attaches.
     #[must_use]
-    pub fn monitors(&self) -> Arc<Monitors> {
+    pub fn monitors(&self) -> Arc<VmMonitors> {
         Arc::clone(&self.monitors)
     }
 

@@ -2,7 +2,7 @@
 //! guest's.
 //!
 //! ```text
-//!  perfvisor ctl monitor ─▶ control ─▶ Monitors: what there is, by number
+//!  perfvisor ctl monitor ─▶ control ─▶ VmMonitors: what there is, by number
 //!                              │            │ a vCPU that is plugged in later
 //!                              ▼ mailbox    ▼
 //!                        MonitorOrder ─▶ port ─▶ VcpuPmu::attach, detach
@@ -46,9 +46,9 @@ impl MonitorSpec {
 
 /// The monitors of a VM.
 #[derive(Debug, Default)]
-pub struct Monitors(Mutex<BTreeMap<MonitorId, MonitorSpec>>);
+pub struct VmMonitors(Mutex<BTreeMap<MonitorId, MonitorSpec>>);
 
-impl Monitors {
+impl VmMonitors {
     /// Notes one more; `None` if there are as many as there can be.
     pub fn add(&self, spec: MonitorSpec) -> Option<MonitorId> {
         let mut all = self.lock();
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn numbers_are_the_lowest_free_ones() {
-        let monitors = Monitors::default();
+        let monitors = VmMonitors::default();
         let spec = MonitorSpec {
             attr: event::with_levels("cycles").unwrap(),
             policy: Policy::Flexible,

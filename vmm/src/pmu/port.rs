@@ -10,13 +10,13 @@ use vpmu::units::Nanos;
 use vpmu::x86::msr::{Register, is_rdpmc_index};
 use vpmu::{BeforeEntry, Ran, Rules, Totals};
 
-use super::Pmu;
+use super::DynVcpuPmu;
 use super::guest_clock::GuestClock;
 use super::kick_timer::KickTimer;
 use super::lost_reads::LostReads;
-use super::monitors::Monitors;
+use super::monitors::VmMonitors;
 use super::pmi::PmiInjector;
-use super::rdpmc::{Ring, Sites, UserAccess, Verdict};
+use super::rdpmc::{ReaderService, Ring, Sites, UserAccess};
 use super::status;
 use super::uncore::{SharedUncore, UncorePort, needs_rdpmc};
 use crate::kvm::{Gp, Interrupter, Vcpu};
@@ -34,7 +34,7 @@ const PCE_LOOK: Nanos = Nanos(10_000_000);
 #[derive(Debug)]
 pub(super) struct PmuPort {
     vcpu: VcpuId,
-    pmu: Pmu,
+    pmu: DynVcpuPmu,
     uncore: Option<UncorePort>,
     sites: Sites,
     lost_reads: LostReads,
@@ -69,10 +69,10 @@ pub(super) struct PmuPortParts {
     pub(super) clock: Clock,
     /// Time of that clock that an entry and exit take without the guest running.
     pub(super) entry_cost: Nanos,
-    /// The VM's scoped PMUs.
+    /// The VM's uncore PMUs.
     pub(super) uncore: Option<Arc<SharedUncore>>,
     /// What is attached to it from the start.
-    pub(super) monitors: Arc<Monitors>,
+    pub(super) monitors: Arc<VmMonitors>,
 }
 
 impl PmuPort {
@@ -88,7 +88,7 @@ impl PmuPort {
                     source,
                 }
             })?;
-        let mut pmu = Pmu::new(parts.model, parts.host, parts.rules);
+        let mut pmu = DynVcpuPmu::new(parts.model, parts.host, parts.rules);
         for (id, spec) in parts.monitors.all() {
             if spec.is_for(parts.vcpu)
                 && let Err(error) = pmu.attach(id, spec.attr, spec.policy)
@@ -123,15 +123,15 @@ impl PmuPort {
             None => match vcpu.controls() {
                 Some(controls) => self.sites.cover(controls.paging, rip, controls.idt),
                 None if vcpu.is_outside_long_mode() => self.outside_long_mode(),
-                None => Verdict::Unserved,
+                None => ReaderService::Unserved,
             },
         };
-        verdict == Verdict::Served
+        verdict == ReaderService::Served
     }
 
     /// What the scan looks for is 64-bit code. Other guests are programs that
     /// have RDMSR as well.
-    fn outside_long_mode(&self) -> Verdict {
+    fn outside_long_mode(&self) -> ReaderService {
         static SAID: Once = Once::new();
         SAID.call_once(|| {
             log::warn!(
@@ -140,7 +140,7 @@ impl PmuPort {
                 self.vcpu
             );
         });
-        Verdict::Served
+        ReaderService::Served
     }
 
     /// Whether a write is a driver's test of a counter, which Linux makes when it
@@ -386,8 +386,8 @@ impl PmuPort {
     }
 }
 
-/// What RDPMC reads: the core's counters, or scoped ones.
-fn rdpmc(pmu: &mut Pmu, uncore: Option<&UncorePort>, ecx: u32) -> Option<u64> {
+/// What RDPMC reads: the core's counters, or an uncore PMU's.
+fn rdpmc(pmu: &mut DynVcpuPmu, uncore: Option<&UncorePort>, ecx: u32) -> Option<u64> {
     pmu.rdpmc(ecx).or_else(|| uncore?.rdpmc(ecx))
 }
 

@@ -14,7 +14,7 @@ use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::sched::PmuError;
 use vpmu::uncore::{Uncore, UncoreModel, UncorePmu, UncoreRegister};
 
-use super::scoped_hosts::VcpuTimes;
+use super::uncore_hosts::VcpuTimes;
 use super::uncore_status::{self, UncoreStatus};
 use crate::config::CpusConfig;
 use crate::sys::clock;

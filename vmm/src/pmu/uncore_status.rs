@@ -1,4 +1,4 @@
-//! What `perfvisor ctl pmu` shows of scoped PMUs: plain data.
+//! What `perfvisor ctl pmu` shows of uncore PMUs: plain data.
 
 use serde::{Deserialize, Serialize};
 use vpmu::host::{EnergyDomain, UncoreCount, UncoreHost};
@@ -10,43 +10,43 @@ use vpmu::uncore::{
 };
 use vpmu::units::{Count, Energy, Nanos};
 
-/// The scoped PMUs of a VM.
+/// The uncore PMUs of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UncoreStatus {
     /// Each PMU that the guest is shown.
-    pub pmus: Vec<ScopedPmuStatus>,
+    pub pmus: Vec<UncorePmuStatus>,
     /// What happened to designated vCPUs and events, oldest first; the newest
     /// 256 entries.
-    pub log: Vec<ScopedLogEntry>,
+    pub log: Vec<UncoreLogEntry>,
 }
 
-/// One scoped PMU.
+/// One uncore PMU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScopedPmuStatus {
+pub struct UncorePmuStatus {
     /// Its name in the guest's sysfs.
     pub pmu: String,
     /// Who shares an instance: `die`, `package`.
     pub scope: String,
     /// Each instance, in the order of vCPU numbers.
-    pub instances: Vec<ScopedInstanceStatus>,
+    pub instances: Vec<UncoreInstanceStatus>,
 }
 
-/// One instance of a scoped PMU.
+/// One instance of an uncore PMU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScopedInstanceStatus {
+pub struct UncoreInstanceStatus {
     /// Its number.
     pub instance: u16,
     /// The vCPU that is designated; absent if none of its scope is plugged in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub designated: Option<u16>,
     /// The counters that are wanted or have counted.
-    pub counters: Vec<ScopedCounterStatus>,
+    pub counters: Vec<UncoreCounterStatus>,
 }
 
-/// What becomes of a scoped counter.
+/// What becomes of an uncore counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ScopedCounterState {
+pub enum UncoreCounterState {
     /// The guest does not want it to count.
     #[default]
     Off,
@@ -60,7 +60,7 @@ pub enum ScopedCounterState {
     NoVcpu,
 }
 
-impl ScopedCounterState {
+impl UncoreCounterState {
     /// The word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -76,7 +76,7 @@ impl ScopedCounterState {
 
 /// One counter of an instance, or one energy domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScopedCounterStatus {
+pub struct UncoreCounterStatus {
     /// `ctr2`, `energy-pkg`.
     pub counter: String,
     /// What the guest wants counted; absent if it wants nothing.
@@ -86,7 +86,7 @@ pub struct ScopedCounterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_event: Option<String>,
     /// Whether it counts.
-    pub state: ScopedCounterState,
+    pub state: UncoreCounterState,
     /// Why it does not count, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -105,7 +105,7 @@ pub struct ScopedCounterStatus {
 
 /// Something that happened to an instance or one of its counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScopedLogEntry {
+pub struct UncoreLogEntry {
     /// From 0; a gap means that older entries gave way.
     pub number: u64,
     /// When, ns of the host's monotonic clock.
@@ -115,7 +115,7 @@ pub struct ScopedLogEntry {
     /// To which instance.
     pub instance: u16,
     /// What.
-    pub change: ScopedChange,
+    pub change: UncoreChange,
     /// Which counter; absent if it is about the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<String>,
@@ -125,7 +125,7 @@ pub struct ScopedLogEntry {
     /// The vCPU after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u16>,
-    /// What the counter had counted by then, as in [`ScopedCounterStatus::count`].
+    /// What the counter had counted by then, as in [`UncoreCounterStatus::count`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
 }
@@ -133,7 +133,7 @@ pub struct ScopedLogEntry {
 /// What can happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ScopedChange {
+pub enum UncoreChange {
     /// Another vCPU is designated, or none.
     #[default]
     Designated,
@@ -145,7 +145,7 @@ pub enum ScopedChange {
     Resumed,
 }
 
-impl ScopedChange {
+impl UncoreChange {
     /// The word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -158,7 +158,7 @@ impl ScopedChange {
     }
 }
 
-/// What can be told of the scoped PMUs.
+/// What can be told of the uncore PMUs.
 pub(super) fn of<H: UncoreHost>(uncore: &mut Uncore<H>, now: Nanos) -> UncoreStatus {
     UncoreStatus {
         pmus: uncore.view(now).into_iter().map(pmu).collect(),
@@ -166,9 +166,9 @@ pub(super) fn of<H: UncoreHost>(uncore: &mut Uncore<H>, now: Nanos) -> UncoreSta
     }
 }
 
-fn pmu(view: UncoreView) -> ScopedPmuStatus {
+fn pmu(view: UncoreView) -> UncorePmuStatus {
     let name = view.pmu;
-    ScopedPmuStatus {
+    UncorePmuStatus {
         pmu: name.to_string(),
         scope: scope_name(view.scope).to_owned(),
         instances: view
@@ -190,8 +190,8 @@ const fn scope_name(scope: Scope) -> &'static str {
     }
 }
 
-fn instance(pmu: UncorePmu, view: InstanceView) -> ScopedInstanceStatus {
-    ScopedInstanceStatus {
+fn instance(pmu: UncorePmu, view: InstanceView) -> UncoreInstanceStatus {
+    UncoreInstanceStatus {
         instance: view.instance.0,
         designated: view.designated.map(number),
         counters: view
@@ -213,17 +213,17 @@ fn counter_name(pmu: UncorePmu, number: u8) -> String {
     }
 }
 
-fn counter(pmu: UncorePmu, view: UncoreCounterView) -> ScopedCounterStatus {
+fn counter(pmu: UncorePmu, view: UncoreCounterView) -> UncoreCounterStatus {
     let (state, why, vcpu) = match view.state {
-        UncoreState::Off => (ScopedCounterState::Off, None, None),
-        UncoreState::Counting(vcpu) => (ScopedCounterState::Counting, None, Some(vcpu.0)),
+        UncoreState::Off => (UncoreCounterState::Off, None, None),
+        UncoreState::Counting(vcpu) => (UncoreCounterState::Counting, None, Some(vcpu.0)),
         UncoreState::Stopped(trouble) => (trouble_state(trouble), Some(trouble.to_string()), None),
     };
     let (count, unit) = match view.counted {
         UncoreCount::Events(count) => (count.0, "events"),
         UncoreCount::Energy(energy) => (microjoules(energy), "uJ"),
     };
-    ScopedCounterStatus {
+    UncoreCounterStatus {
         counter: counter_name(pmu, view.number),
         event: view.wanted.map(|event| event.to_string()),
         host_event: view.host,
@@ -237,11 +237,11 @@ fn counter(pmu: UncorePmu, view: UncoreCounterView) -> ScopedCounterStatus {
     }
 }
 
-const fn trouble_state(trouble: Trouble) -> ScopedCounterState {
+const fn trouble_state(trouble: Trouble) -> UncoreCounterState {
     match trouble {
-        Trouble::Refused(_) => ScopedCounterState::Refused,
-        Trouble::Lost(_) => ScopedCounterState::Error,
-        Trouble::NoVcpu => ScopedCounterState::NoVcpu,
+        Trouble::Refused(_) => UncoreCounterState::Refused,
+        Trouble::Lost(_) => UncoreCounterState::Error,
+        Trouble::NoVcpu => UncoreCounterState::NoVcpu,
     }
 }
 
@@ -250,22 +250,22 @@ fn microjoules(energy: Energy) -> u64 {
     u64::try_from(microjoules).unwrap_or(u64::MAX)
 }
 
-fn log_entry(entry: &LogEntry) -> ScopedLogEntry {
+fn log_entry(entry: &LogEntry) -> UncoreLogEntry {
     let pmu = entry.pmu;
     let count = |Count(count)| match pmu {
         UncorePmu::Power => microjoules(Energy(count)),
         _ => count,
     };
-    let about = ScopedLogEntry {
+    let about = UncoreLogEntry {
         number: entry.number,
         at_ns: entry.at.0,
         pmu: pmu.to_string(),
         instance: entry.instance.0,
-        ..ScopedLogEntry::default()
+        ..UncoreLogEntry::default()
     };
     match entry.change {
-        Change::Designated { from, to } => ScopedLogEntry {
-            change: ScopedChange::Designated,
+        Change::Designated { from, to } => UncoreLogEntry {
+            change: UncoreChange::Designated,
             from: from.map(number),
             to: to.map(number),
             ..about
@@ -275,8 +275,8 @@ fn log_entry(entry: &LogEntry) -> ScopedLogEntry {
             from,
             to,
             count: counted,
-        } => ScopedLogEntry {
-            change: ScopedChange::Moved,
+        } => UncoreLogEntry {
+            change: UncoreChange::Moved,
             counter: Some(counter_name(pmu, counter)),
             from: Some(from.0),
             to: Some(to.0),
@@ -287,15 +287,15 @@ fn log_entry(entry: &LogEntry) -> ScopedLogEntry {
             counter,
             from,
             count: counted,
-        } => ScopedLogEntry {
-            change: ScopedChange::Off,
+        } => UncoreLogEntry {
+            change: UncoreChange::Off,
             counter: Some(counter_name(pmu, counter)),
             from: Some(from.0),
             count: Some(count(counted)),
             ..about
         },
-        Change::Resumed { counter, to } => ScopedLogEntry {
-            change: ScopedChange::Resumed,
+        Change::Resumed { counter, to } => UncoreLogEntry {
+            change: UncoreChange::Resumed,
             counter: Some(counter_name(pmu, counter)),
             to: Some(to.0),
             ..about

@@ -11,8 +11,8 @@ use vpmu::Totals;
 use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
-use super::placement::{Home, HomeGuard, VcpuPlacement};
 use super::port::{MonitorOrder, MonitorOutcome, MsrPort, PortBuilder, VcpuPmuStatus};
+use super::required_cpus::{CpuGuard, RequiredCpus, VcpuAffinity};
 use super::thread::{Buses, VcpuState, VcpuThread};
 use crate::kvm::Vcpu;
 use crate::stop::{PortError, StopSignal};
@@ -88,7 +88,7 @@ pub struct VcpuHandle {
     id: VcpuId,
     mailbox: Sender<VcpuMessage>,
     thread: Option<JoinHandle<Option<Vcpu>>>,
-    home: Option<(Tid, Home)>,
+    home: Option<(Tid, RequiredCpus)>,
 }
 
 impl fmt::Debug for VcpuHandle {
@@ -107,7 +107,7 @@ pub struct VcpuParts {
     /// KVM's.
     pub vcpu: Vcpu,
     /// Where it runs.
-    pub placement: VcpuPlacement,
+    pub affinity: VcpuAffinity,
     /// Its devices.
     pub buses: Arc<Buses>,
     /// The end of the VM.
@@ -145,7 +145,7 @@ impl VcpuHandle {
         let (give, take) = mpsc::channel::<VcpuParts>();
         let (ready, started) = mpsc::channel();
         let id = parts.id;
-        let home = parts.placement.home.clone();
+        let home = parts.affinity.home.clone();
         // The parts follow once there is a thread: they are not lost without.
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
@@ -196,7 +196,7 @@ impl VcpuHandle {
 
     /// The thread and where it must stay; `None` if it may roam.
     #[must_use]
-    pub const fn home(&self) -> Option<&(Tid, Home)> {
+    pub const fn home(&self) -> Option<&(Tid, RequiredCpus)> {
         self.home.as_ref()
     }
 
@@ -229,8 +229,8 @@ impl Drop for VcpuHandle {
     }
 }
 
-fn bind(vcpu: VcpuId, placement: &VcpuPlacement) -> Result<(), SpawnError> {
-    let Some(cpus) = &placement.bind else {
+fn bind(vcpu: VcpuId, affinity: &VcpuAffinity) -> Result<(), SpawnError> {
+    let Some(cpus) = &affinity.bind else {
         return Ok(());
     };
     affinity::bind_this_thread(cpus).map_err(|source| SpawnError::Bind {
@@ -255,7 +255,7 @@ fn main(
     let mut parts = parts.recv().ok()?;
     let id = parts.id;
     // Bound first: what the port opens and allocates belongs there.
-    let port = match bind(id, &parts.placement).and_then(|()| build(id, port)) {
+    let port = match bind(id, &parts.affinity).and_then(|()| build(id, port)) {
         Ok(port) => port,
         Err(error) => {
             drop(ready.send(Err(error)));
@@ -269,7 +269,7 @@ fn main(
         port,
         kicks: Registration::new(parts.vcpu.immediate_exit()),
         vcpu: parts.vcpu,
-        guard: HomeGuard::new(parts.placement.home),
+        guard: CpuGuard::new(parts.affinity.home),
         buses: parts.buses,
         mailbox,
         stop: parts.stop,

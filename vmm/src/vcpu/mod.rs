@@ -18,19 +18,19 @@
 //! destroy a vCPU, so it is kept, and a new thread runs it when it is added again.
 
 mod handle;
-mod placement;
 mod port;
 pub mod presence;
+mod required_cpus;
 mod set;
 mod thread;
 
 pub use handle::{
     SpawnError, SpawnFailure, ThreadObserver, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport,
 };
-pub use placement::{CHECK_PERIOD, Home, VcpuPlacement};
 pub use port::{
     CounterStatus, CountingState, DOORBELL_PORT, MonitorOrder, MonitorOutcome, MonitorReading,
     MonitorStatus, MsrPort, NoPmu, PortBuilder, VcpuPmuStatus,
 };
+pub use required_cpus::{CHECK_PERIOD, RequiredCpus, VcpuAffinity};
 pub use set::{NoAnswer, VcpuSet};
 pub use thread::{Buses, VcpuState};

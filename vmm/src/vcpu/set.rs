@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use vpmu::ids::VcpuId;
 
-use super::{Home, MonitorOrder, MonitorOutcome, VcpuHandle, VcpuMessage, VcpuReport, VcpuState};
+use super::{
+    MonitorOrder, MonitorOutcome, RequiredCpus, VcpuHandle, VcpuMessage, VcpuReport, VcpuState,
+};
 use crate::kvm::Vcpu;
 use crate::sys::affinity::Tid;
 
@@ -109,7 +111,7 @@ impl VcpuSet {
 
     /// The threads that must stay on part of the host's CPUs.
     #[must_use]
-    pub fn at_home(&self) -> Vec<(VcpuId, Tid, Home)> {
+    pub fn at_home(&self) -> Vec<(VcpuId, Tid, RequiredCpus)> {
         let home = |vcpu: &VcpuHandle| {
             let (thread, home) = vcpu.home()?;
             Some((vcpu.id(), *thread, home.clone()))

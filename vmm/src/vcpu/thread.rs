@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use vpmu::ids::VcpuId;
 
 use super::handle::{ThreadObserver, VcpuMessage, VcpuReport};
-use super::placement::HomeGuard;
 use super::port::{DOORBELL_PORT, MsrPort};
+use super::required_cpus::CpuGuard;
 use crate::devices::Bus;
 use crate::kvm::{Exit, Vcpu};
 use crate::stop::{PortError, StopReason, StopSignal};
@@ -42,7 +42,7 @@ pub(super) struct VcpuThread {
     /// Dropped before `vcpu`, as it points into it.
     pub(super) kicks: Registration,
     pub(super) vcpu: Vcpu,
-    pub(super) guard: HomeGuard,
+    pub(super) guard: CpuGuard,
     pub(super) buses: Arc<Buses>,
     pub(super) mailbox: Receiver<VcpuMessage>,
     pub(super) stop: Arc<StopSignal>,

@@ -1,4 +1,4 @@
-//! Scoped PMUs in a guest: whom Linux designates, before and after CPUs go, and
+//! Uncore PMUs in a guest: whom Linux designates, before and after CPUs go, and
 //! counts that go on while they do. The host's are the mock's.
 
 use anyhow::{Context, Error, Result, ensure};
@@ -20,7 +20,7 @@ const L3: &str = "amd_l3/event=0x04,umask=0xff/";
 /// How often the designated vCPU is ejected and comes back.
 const EJECTS: u32 = 20;
 
-/// Every test of scoped PMUs but the storm.
+/// Every test of uncore PMUs but the storm.
 pub(super) fn all() -> Vec<GuestTest> {
     vec![
         mock_itself(),
@@ -48,7 +48,7 @@ fn row(name: &str, line: impl Into<String>, check: super::Check) -> GuestTest {
     }
 }
 
-/// In the guest: prints the masks of its scoped PMUs, when CPU 2 goes offline and
+/// In the guest: prints the masks of its uncore PMUs, when CPU 2 goes offline and
 /// comes back, when CPU 3 is ejected and comes back. `m` is the function that prints.
 const MASKS: &str = "modprobe rapl; C=/sys/devices/system/cpu; cd /sys/bus/event_source/devices; \
      m() { echo mask-$1 $(for p in power amd_l3 amd_df amd_umc_0 amd_umc_1; do \

@@ -1,4 +1,4 @@
-//! Scoped PMUs while vCPUs come and go at random: nothing is lost, and nothing is
+//! Uncore PMUs while vCPUs come and go at random: nothing is lost, and nothing is
 //! left of those that went.
 
 use anyhow::{Result, ensure};

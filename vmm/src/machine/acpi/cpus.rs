@@ -42,13 +42,13 @@ const WORKS: u8 = 0xf;
 pub(super) fn to_aml(cpus: &CpusConfig, dsdt: &mut Sdt) {
     let vcpus: Vec<_> = cpus.possible().map(|id| VcpuDevice { id, cpus }).collect();
     let container = Container { vcpus: &vcpus };
-    aml::Scope::new("_SB_".into(), vec![&Registers, &container]).to_aml_bytes(dsdt);
+    aml::Scope::new("_SB_".into(), vec![&HotplugRegisters, &container]).to_aml_bytes(dsdt);
 }
 
 /// The register block and its fields.
-struct Registers;
+struct HotplugRegisters;
 
-impl Aml for Registers {
+impl Aml for HotplugRegisters {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         let len = u32::try_from(cpu_hotplug::LEN).unwrap_or(0);
         let memory = aml::Memory32Fixed::new(true, CPU_HOTPLUG, len);

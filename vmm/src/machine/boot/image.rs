@@ -99,12 +99,12 @@ impl KernelImage {
         let mut file = File::open(path).map_err(read)?;
         let size = metadata.len();
         let (kind, span) = inspect(&mut file, size).map_err(|fault| match fault {
-            Fault::Io(source) => read(source),
-            Fault::NotAKernel(why) => ImageError::NotAKernel {
+            ImageFault::Io(source) => read(source),
+            ImageFault::NotAKernel(why) => ImageError::NotAKernel {
                 path: path.to_owned(),
                 why,
             },
-            Fault::Truncated(needed) => ImageError::Truncated {
+            ImageFault::Truncated(needed) => ImageError::Truncated {
                 path: path.to_owned(),
                 size,
                 needed,
@@ -156,13 +156,13 @@ impl KernelImage {
 
 /// What [`inspect`] finds wrong.
 #[derive(Debug)]
-enum Fault {
+enum ImageFault {
     Io(io::Error),
     NotAKernel(&'static str),
     Truncated(u64),
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for ImageFault {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
@@ -170,13 +170,13 @@ impl From<io::Error> for Fault {
 
 type Inspected = (ImageKind, (u64, u64));
 
-fn inspect<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, Fault> {
+fn inspect<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, ImageFault> {
     let mut start = Vec::new();
     file.by_ref()
         .take(multiboot::SEARCHED)
         .read_to_end(&mut start)?;
     if start.is_empty() {
-        return Err(Fault::NotAKernel("it is empty"));
+        return Err(ImageFault::NotAKernel("it is empty"));
     }
     if start.starts_with(b"\x7fELF") {
         return if start.get(EI_CLASS) == Some(&CLASS_32) {
@@ -202,8 +202,8 @@ const LOADED_HIGH: u8 = 1;
 const XLF_KERNEL_64: u16 = 1;
 const SECTOR: u64 = 512;
 
-fn inspect_bzimage<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, Fault> {
-    const NO_MAGIC: Fault = Fault::NotAKernel("neither ELF, bzImage nor multiboot");
+fn inspect_bzimage<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected, ImageFault> {
+    const NO_MAGIC: ImageFault = ImageFault::NotAKernel("neither ELF, bzImage nor multiboot");
     let mut header = setup_header::default();
     file.seek(SeekFrom::Start(HEADER_OFFSET))?;
     match file.read_exact(header.as_mut_slice()) {
@@ -214,7 +214,7 @@ fn inspect_bzimage<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected,
         return Err(NO_MAGIC);
     }
     if header.version < PROTOCOL_2_12 || header.xloadflags & XLF_KERNEL_64 == 0 {
-        return Err(Fault::NotAKernel("a bzImage without a 64-bit entry"));
+        return Err(ImageFault::NotAKernel("a bzImage without a 64-bit entry"));
     }
     let sectors = match header.setup_sects {
         0 => 4,
@@ -226,7 +226,7 @@ fn inspect_bzimage<F: Read + Seek>(file: &mut F, size: u64) -> Result<Inspected,
     let system = (u64::from(header.syssize) * 16).saturating_sub(15);
     let needed = setup + payload.max(system);
     if size < needed {
-        return Err(Fault::Truncated(needed));
+        return Err(ImageFault::Truncated(needed));
     }
     // It moves to its preferred address before it unpacks; `init_size` covers that.
     let start = layout::HIGH_RAM.max(header.pref_address);
@@ -255,15 +255,19 @@ const PHDR_LEN: u64 = 56;
 const PT_LOAD: u64 = 1;
 const PT_INTERP: u64 = 3;
 
-fn inspect_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result<Inspected, Fault> {
-    const LOST: Fault = Fault::NotAKernel("its program headers make no sense");
+fn inspect_elf<F: Read + Seek>(
+    file: &mut F,
+    size: u64,
+    header: &[u8],
+) -> Result<Inspected, ImageFault> {
+    const LOST: ImageFault = ImageFault::NotAKernel("its program headers make no sense");
     if header.len() < 64 {
-        return Err(Fault::Truncated(64));
+        return Err(ImageFault::Truncated(64));
     }
     let little_64 =
         header.get(EI_CLASS) == Some(&CLASS_64) && header.get(EI_DATA) == Some(&LITTLE_ENDIAN);
     if !little_64 || field(header, E_MACHINE, 2) != EM_X86_64 {
-        return Err(Fault::NotAKernel("an ELF file, but not of x86-64"));
+        return Err(ImageFault::NotAKernel("an ELF file, but not of x86-64"));
     }
     let count = field(header, E_PHNUM, 2);
     let table = field(header, E_PHOFF, 8);
@@ -272,7 +276,7 @@ fn inspect_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result
     }
     let table_end = table.checked_add(count * PHDR_LEN).ok_or(LOST)?;
     if table_end > size {
-        return Err(Fault::Truncated(table_end));
+        return Err(ImageFault::Truncated(table_end));
     }
     file.seek(SeekFrom::Start(table))?;
     let mut span = (u64::MAX, 0);
@@ -282,7 +286,7 @@ fn inspect_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result
         file.read_exact(&mut phdr)?;
         let kind = field(&phdr, 0, 4);
         if kind == PT_INTERP {
-            return Err(Fault::NotAKernel("a program for an operating system"));
+            return Err(ImageFault::NotAKernel("a program for an operating system"));
         }
         let (offset, in_file) = (field(&phdr, 8, 8), field(&phdr, 32, 8));
         needed = needed.max(offset.checked_add(in_file).ok_or(LOST)?);
@@ -293,11 +297,11 @@ fn inspect_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result
         }
     }
     if needed > size {
-        return Err(Fault::Truncated(needed));
+        return Err(ImageFault::Truncated(needed));
     }
     let entry = field(header, E_ENTRY, 8);
     if !(span.0..span.1).contains(&entry) {
-        return Err(Fault::NotAKernel(
+        return Err(ImageFault::NotAKernel(
             "an ELF file whose entry is in no segment",
         ));
     }

@@ -180,20 +180,22 @@ fn open_one(path: &Path, form: RamdiskForm) -> Result<Archive, InitramfsError> {
     };
     match walked {
         Ok(()) => Ok(Archive { path, file, size }),
-        Err(Fault::Io(source)) => Err(InitramfsError::Read { path, source }),
-        Err(Fault::NotAnArchive(offset)) => Err(InitramfsError::NotAnArchive { path, offset }),
-        Err(Fault::Truncated) => Err(InitramfsError::Truncated { path, size }),
+        Err(ArchiveFault::Io(source)) => Err(InitramfsError::Read { path, source }),
+        Err(ArchiveFault::NotAnArchive(offset)) => {
+            Err(InitramfsError::NotAnArchive { path, offset })
+        }
+        Err(ArchiveFault::Truncated) => Err(InitramfsError::Truncated { path, size }),
     }
 }
 
 #[derive(Debug)]
-enum Fault {
+enum ArchiveFault {
     Io(io::Error),
     NotAnArchive(u64),
     Truncated,
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for ArchiveFault {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             Self::Truncated
@@ -221,7 +223,7 @@ const TRAILER: &[u8] = b"TRAILER!!!\0";
 const MAX_NAME: u64 = 4096;
 
 /// Follows archives one after the other to the end of the file.
-fn walk<F: Read + Seek>(file: &mut F, size: u64) -> Result<(), Fault> {
+fn walk<F: Read + Seek>(file: &mut F, size: u64) -> Result<(), ArchiveFault> {
     let mut at = 0;
     loop {
         at = skip_padding(file, at, size)?;
@@ -239,9 +241,9 @@ fn walk<F: Read + Seek>(file: &mut F, size: u64) -> Result<(), Fault> {
         }
         if magic != *b"070701" && magic != *b"070702" {
             return Err(if have < 6 && b"070701".starts_with(&magic[..have]) {
-                Fault::Truncated
+                ArchiveFault::Truncated
             } else {
-                Fault::NotAnArchive(at)
+                ArchiveFault::NotAnArchive(at)
             });
         }
         at = walk_newc(file, at, size)?;
@@ -249,7 +251,7 @@ fn walk<F: Read + Seek>(file: &mut F, size: u64) -> Result<(), Fault> {
 }
 
 /// Skips zero bytes between archives; there are none before the first.
-fn skip_padding<F: Read + Seek>(file: &mut F, from: u64, size: u64) -> Result<u64, Fault> {
+fn skip_padding<F: Read + Seek>(file: &mut F, from: u64, size: u64) -> Result<u64, ArchiveFault> {
     let mut at = from;
     if at == 0 {
         return Ok(at);
@@ -267,16 +269,16 @@ fn skip_padding<F: Read + Seek>(file: &mut F, from: u64, size: u64) -> Result<u6
 }
 
 /// Follows one newc archive to the end of its trailer.
-fn walk_newc<F: Read + Seek>(file: &mut F, from: u64, size: u64) -> Result<u64, Fault> {
+fn walk_newc<F: Read + Seek>(file: &mut F, from: u64, size: u64) -> Result<u64, ArchiveFault> {
     let mut at = from;
     loop {
         let mut header = [0u8; HEADER_LEN];
         file.seek(SeekFrom::Start(at))?;
         file.read_exact(&mut header)?;
         if !header.starts_with(b"07070") {
-            return Err(Fault::NotAnArchive(at));
+            return Err(ArchiveFault::NotAnArchive(at));
         }
-        let broken = Fault::NotAnArchive(at);
+        let broken = ArchiveFault::NotAnArchive(at);
         let (Some(file_len), Some(name_len)) = (hex(&header, 6), hex(&header, 11)) else {
             return Err(broken);
         };
@@ -291,7 +293,7 @@ fn walk_newc<F: Read + Seek>(file: &mut F, from: u64, size: u64) -> Result<u64, 
         }
         at = (data + file_len).next_multiple_of(4);
         if at > size.next_multiple_of(4) {
-            return Err(Fault::Truncated);
+            return Err(ArchiveFault::Truncated);
         }
     }
 }
@@ -343,7 +345,7 @@ mod tests {
         bytes
     }
 
-    fn look(bytes: &[u8]) -> Result<(), Fault> {
+    fn look(bytes: &[u8]) -> Result<(), ArchiveFault> {
         walk(&mut Cursor::new(bytes), bytes.len() as u64)
     }
 
@@ -365,16 +367,25 @@ mod tests {
         let name_end = whole.len() - whole.len() % 4 - 3;
         for len in 1..name_end {
             let result = look(&whole[..len]);
-            assert!(matches!(result, Err(Fault::Truncated)), "{len}: {result:?}");
+            assert!(
+                matches!(result, Err(ArchiveFault::Truncated)),
+                "{len}: {result:?}"
+            );
         }
     }
 
     #[test]
     fn other_files_are_refused() {
-        assert!(matches!(look(b"hello there"), Err(Fault::NotAnArchive(0))));
+        assert!(matches!(
+            look(b"hello there"),
+            Err(ArchiveFault::NotAnArchive(0))
+        ));
         let mut bytes = archive();
         bytes.extend(b"tail");
-        assert!(matches!(look(&bytes), Err(Fault::NotAnArchive(_))));
-        assert!(matches!(look(&[0; 512]), Err(Fault::NotAnArchive(0))));
+        assert!(matches!(look(&bytes), Err(ArchiveFault::NotAnArchive(_))));
+        assert!(matches!(
+            look(&[0; 512]),
+            Err(ArchiveFault::NotAnArchive(0))
+        ));
     }
 }

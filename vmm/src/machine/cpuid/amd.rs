@@ -69,7 +69,7 @@ pub(super) fn apply_pmu(table: &mut Table, topology: &Topology, vcpu: VcpuId, pm
     }
 }
 
-/// The scoped PMUs (guest-contract §6); after [`apply_pmu`].
+/// The uncore PMUs (guest-contract §6); after [`apply_pmu`].
 pub(super) fn apply_uncore(table: &mut Table, uncore: &UncoreModel) {
     let is_amds = |power: Power| power.form() == PowerForm::Amd;
     if uncore.power().is_some_and(is_amds) {

@@ -390,10 +390,10 @@ fn a_kvm_without_the_deadline_timer_is_not_lied_about() {
     assert_eq!(find(&plan.table(VcpuId(0)), 1, 0).ecx & (1 << 24), 0);
 }
 
-/// Guest-contract §6: what makes the drivers of scoped PMUs bind, and nothing of
+/// Guest-contract §6: what makes the drivers of uncore PMUs bind, and nothing of
 /// it where it was not asked for.
 #[test]
-fn amd_guests_are_shown_the_scoped_pmus_that_they_have() {
+fn amd_guests_are_shown_the_uncore_pmus_that_they_have() {
     let host = amd_host();
     let all = UncoreModel::default().with_power(Power::new(PowerForm::Amd));
     let all = all.with_l3().with_df().with_umc(3).unwrap();

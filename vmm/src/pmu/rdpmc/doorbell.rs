@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Sites;
+use super::entry_hook::EntryHook;
 use super::frame::Frame;
-use super::gate::Gate;
 use super::pattern::{RDMSR, RDPMC};
 use super::rewriter::Rewriter;
 use super::virt::Virtual;
@@ -35,25 +35,25 @@ impl Sites {
         let registers = vcpu.registers()?;
         self.refresh();
         let known = Arc::clone(&self.known);
-        let Some(gate) = known.rung_at(registers.rip) else {
+        let Some(hook) = known.rung_at(registers.rip) else {
             return Ok(Ring::NotOurs);
         };
         let caught = vcpu.controls().and_then(|controls| {
             let guest = self.rewriter.memory(controls.paging);
-            Caught::of(guest, controls, gate, registers)
+            Caught::of(guest, controls, hook, registers)
         });
         let served = caught.and_then(|caught| caught.serve(&self.rewriter, counter));
         let (ring, after) = match served {
             Some(after) => (Ring::Served, after),
-            None => (Ring::Forwarded, forwarded(gate, registers)),
+            None => (Ring::Forwarded, forwarded(hook, registers)),
         };
         vcpu.set_registers(after)?;
         Ok(ring)
     }
 }
 
-fn forwarded(gate: &Gate, registers: Registers) -> Registers {
-    let (rip, rflags) = gate.forward(registers.rflags);
+fn forwarded(hook: &EntryHook, registers: Registers) -> Registers {
+    let (rip, rflags) = hook.forward(registers.rflags);
     Registers {
         rip,
         rflags,
@@ -65,7 +65,7 @@ fn forwarded(gate: &Gate, registers: Registers) -> Registers {
 struct Caught<'a> {
     guest: Virtual<'a>,
     controls: Controls,
-    gate: &'a Gate,
+    hook: &'a EntryHook,
     registers: Registers,
     frame: Frame,
 }
@@ -74,13 +74,13 @@ impl<'a> Caught<'a> {
     fn of(
         guest: Virtual<'a>,
         controls: Controls,
-        gate: &'a Gate,
+        hook: &'a EntryHook,
         registers: Registers,
     ) -> Option<Self> {
         Some(Self {
             guest,
             controls,
-            gate,
+            hook,
             registers,
             frame: Frame::read(guest, registers.rsp)?,
         })
@@ -104,7 +104,7 @@ impl<'a> Caught<'a> {
         is_ours.then_some(())?;
         let [ecx, _] = halves(self.registers.rcx);
         let value = counter(ecx)?;
-        let after = frame.skip(self.guest, self.gate, self.registers, value)?;
+        let after = frame.skip(self.guest, self.hook, self.registers, value)?;
         if !is_user && instruction == RDPMC {
             rewriter.rewrite_missed(self.guest, frame.rip);
         }
@@ -122,8 +122,8 @@ const fn halves(value: u64) -> [u32; 2] {
 mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
+    use super::super::entry_hook::tests::{IDT, virt};
     use super::super::frame::tests::{KERNEL, STACK, USER, registers, with_frame};
-    use super::super::gate::tests::{IDT, virt};
     use super::super::user_access::UserAccess::Faults;
     use super::*;
     use crate::kvm::paging::tests::{Guest, PAGING};
@@ -131,22 +131,22 @@ mod tests {
     const PCE: u64 = 1 << 8;
     const VALUE: u64 = 0x1234_5678_9abc;
 
-    fn caught<'a>(guest: &'a Guest, gate: &'a Gate) -> Caught<'a> {
+    fn caught<'a>(guest: &'a Guest, hook: &'a EntryHook) -> Caught<'a> {
         let controls = Controls {
             paging: PAGING,
             idt: IDT,
             cr4: PCE,
         };
-        Caught::of(virt(guest), controls, gate, registers()).unwrap()
+        Caught::of(virt(guest), controls, hook, registers()).unwrap()
     }
 
     /// Two vCPUs fault at a site that was missed, and the first has it rewritten
     /// before the second's exit.
     #[test]
     fn a_vcpu_that_comes_second_to_a_missed_site_is_served_as_well() {
-        let (guest, gate) = with_frame([0, KERNEL, 0x10, 0x1_0046, STACK + 0xf38, 0x18]);
+        let (guest, hook) = with_frame([0, KERNEL, 0x10, 0x1_0046, STACK + 0xf38, 0x18]);
         let rewriter = Rewriter::new(guest.memory.clone(), Faults);
-        let caught = caught(&guest, &gate);
+        let caught = caught(&guest, &hook);
         let first = caught.serve(&rewriter, |_| Some(VALUE));
         assert_eq!(virt(&guest).code(KERNEL), Some(RDMSR), "rewritten");
         let second = caught.serve(&rewriter, |_| Some(VALUE));
@@ -159,23 +159,23 @@ mod tests {
     fn a_rdmsr_that_was_none_is_the_guests() {
         for rip in [KERNEL, USER] {
             let cs = if rip == USER { 0x33 } else { 0x10 };
-            let (guest, gate) = with_frame([0, rip, cs, 0x1_0046, STACK + 0xf38, 0x18]);
+            let (guest, hook) = with_frame([0, rip, cs, 0x1_0046, STACK + 0xf38, 0x18]);
             let rewriter = Rewriter::new(guest.memory.clone(), Faults);
             // Known in user mode, where nothing is ever rewritten.
             rewriter.rewrite_missed(virt(&guest), USER);
             for at in [0x40_2ffe, 0x20_0100] {
                 guest.memory.write_obj(RDMSR, GuestAddress(at)).unwrap();
             }
-            let caught = caught(&guest, &gate);
+            let caught = caught(&guest, &hook);
             assert_eq!(caught.serve(&rewriter, |_| Some(VALUE)), None, "{rip:#x}");
         }
     }
 
     #[test]
     fn a_missed_site_is_rewritten_once_it_is_served() {
-        let (guest, gate) = with_frame([0, KERNEL, 0x10, 0x1_0046, STACK + 0xf38, 0x18]);
+        let (guest, hook) = with_frame([0, KERNEL, 0x10, 0x1_0046, STACK + 0xf38, 0x18]);
         let rewriter = Rewriter::new(guest.memory.clone(), Faults);
-        let caught = caught(&guest, &gate);
+        let caught = caught(&guest, &hook);
         assert_eq!(caught.serve(&rewriter, |_| None), None);
         assert_eq!(virt(&guest).code(KERNEL), Some(RDPMC), "not served");
         assert!(!rewriter.is_site(KERNEL));

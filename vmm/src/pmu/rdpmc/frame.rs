@@ -2,7 +2,7 @@
 //!
 //! SDM vol. 3A, "64-Bit Mode Stack Frame".
 
-use super::gate::{Gate, IRETQ};
+use super::entry_hook::{EntryHook, IRETQ};
 use super::pattern::RDPMC;
 use super::virt::Virtual;
 use crate::kvm::Registers;
@@ -58,7 +58,7 @@ impl Frame {
     pub(super) fn skip(
         &self,
         guest: Virtual<'_>,
-        gate: &Gate,
+        hook: &EntryHook,
         registers: Registers,
         value: u64,
     ) -> Option<Registers> {
@@ -79,11 +79,11 @@ impl Frame {
                 ..result
             });
         }
-        (guest.code(gate.iretq)? == IRETQ).then_some(())?;
+        (guest.code(hook.iretq)? == IRETQ).then_some(())?;
         guest.set_word(self.at.checked_add(WORD)?, rip)?;
         guest.set_word(self.at.checked_add(3 * WORD)?, rflags)?;
         Some(Registers {
-            rip: gate.iretq,
+            rip: hook.iretq,
             rsp: self.at.checked_add(WORD)?,
             ..result
         })
@@ -94,7 +94,7 @@ impl Frame {
 pub(super) mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
-    use super::super::gate::tests::{IDT, guest, virt};
+    use super::super::entry_hook::tests::{IDT, guest, virt};
     use super::*;
     use crate::kvm::paging::tests::Guest;
 
@@ -106,7 +106,7 @@ pub(super) mod tests {
 
     /// RDPMC at the end of a page of user text and in the kernel's, and a frame
     /// on the stack.
-    pub(in super::super) fn with_frame(frame: [u64; 6]) -> (Guest, Gate) {
+    pub(in super::super) fn with_frame(frame: [u64; 6]) -> (Guest, EntryHook) {
         let mut guest = guest(&LINUX);
         guest.map(STACK, 0x40_1000, 0, true);
         guest.map(USER & !0xfff, 0x40_2000, 0, false);
@@ -116,8 +116,8 @@ pub(super) mod tests {
         for (word, at) in frame.iter().zip((0x40_1f00..).step_by(8)) {
             guest.memory.write_obj(*word, GuestAddress(at)).unwrap();
         }
-        let gate = Gate::find(virt(&guest), IDT).unwrap();
-        (guest, gate)
+        let hook = EntryHook::find(virt(&guest), IDT).unwrap();
+        (guest, hook)
     }
 
     pub(in super::super) fn registers() -> Registers {
@@ -136,16 +136,16 @@ pub(super) mod tests {
     /// G-506, CPL 3.
     #[test]
     fn user_code_goes_on_behind_it_by_iretq() {
-        let (guest, gate) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
+        let (guest, hook) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
         let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
         assert!(frame.is_user() && frame.instruction(virt(&guest)) == Some(RDPMC));
-        let after = frame.skip(virt(&guest), &gate, registers(), VALUE).unwrap();
+        let after = frame.skip(virt(&guest), &hook, registers(), VALUE).unwrap();
         let expected = Registers {
             rax: 0x89ab_cdef,
             rcx: 0x4000_0001,
             rdx: 0x1234,
             rsp: STACK + 0xf08,
-            rip: gate.iretq,
+            rip: hook.iretq,
             rflags: 2,
         };
         assert_eq!(after, expected);
@@ -157,10 +157,10 @@ pub(super) mod tests {
     #[test]
     fn kernel_code_goes_on_behind_it_at_once() {
         let stack = STACK + 0xf38;
-        let (guest, gate) = with_frame([0, KERNEL, 0x10, 0x1_0046, stack, 0x18]);
+        let (guest, hook) = with_frame([0, KERNEL, 0x10, 0x1_0046, stack, 0x18]);
         let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
         assert!(!frame.is_user() && frame.instruction(virt(&guest)) == Some(RDPMC));
-        let after = frame.skip(virt(&guest), &gate, registers(), VALUE).unwrap();
+        let after = frame.skip(virt(&guest), &hook, registers(), VALUE).unwrap();
         assert_eq!(
             (after.rip, after.rsp, after.rflags),
             (KERNEL + 2, stack, 0x46)
@@ -193,10 +193,10 @@ pub(super) mod tests {
     /// With page tables of its own for user mode, a guest may not map it there.
     #[test]
     fn without_the_iretq_nothing_is_changed() {
-        let (mut guest, gate) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
-        guest.map(gate.iretq & !0x1f_ffff, 0x20_0000, 1, true);
+        let (mut guest, hook) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
+        guest.map(hook.iretq & !0x1f_ffff, 0x20_0000, 1, true);
         let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
-        assert_eq!(frame.skip(virt(&guest), &gate, registers(), VALUE), None);
+        assert_eq!(frame.skip(virt(&guest), &hook, registers(), VALUE), None);
         assert_eq!(virt(&guest).word(STACK + 0xf08), Some(USER));
     }
 }

@@ -4,8 +4,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::Verdict;
-use super::gate::Gate;
+use super::ReaderService;
+use super::entry_hook::EntryHook;
 use super::scan::Scan;
 
 /// Pieces of text: a kernel has one or a few, its modules one each.
@@ -13,22 +13,22 @@ const MOST_TEXTS: usize = 256;
 /// Rewritten instructions: a kernel has less than ten.
 const MOST_SITES: usize = 256;
 /// A kernel has one.
-const MOST_GATES: usize = 16;
+const MOST_HOOKS: usize = 16;
 
 /// What is known of the text of one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     /// What was looked at: ascending and disjoint.
-    texts: Vec<(RangeInclusive<u64>, Verdict)>,
+    texts: Vec<(RangeInclusive<u64>, ReaderService)>,
     /// Guest-virtual addresses of rewritten instructions, ascending.
     sites: Vec<u64>,
     /// #GP entries with a doorbell.
-    gates: Vec<Gate>,
+    hooks: Vec<EntryHook>,
 }
 
 impl Known {
     /// How the scan of the text around `rip` ended, if there was one.
-    pub(super) fn verdict(&self, rip: u64) -> Option<Verdict> {
+    pub(super) fn verdict(&self, rip: u64) -> Option<ReaderService> {
         let at = self.texts.partition_point(|(text, _)| *text.end() < rip);
         let (text, verdict) = self.texts.get(at)?;
         text.contains(&rip).then_some(*verdict)
@@ -38,7 +38,7 @@ impl Known {
     pub(super) fn has_served(&self) -> bool {
         self.texts
             .iter()
-            .any(|(_, verdict)| *verdict == Verdict::Served)
+            .any(|(_, verdict)| *verdict == ReaderService::Served)
     }
 
     /// Whether no more text can be remembered.
@@ -48,7 +48,7 @@ impl Known {
 
     /// Remembers the text that a scan from `rip` has looked at. What it was known
     /// for before is forgotten.
-    pub(super) fn add_text(&mut self, rip: u64, found: &Scan, verdict: Verdict) {
+    pub(super) fn add_text(&mut self, rip: u64, found: &Scan, verdict: ReaderService) {
         let (Some(first), Some(last)) = (found.text.first(), found.text.last()) else {
             return;
         };
@@ -83,20 +83,20 @@ impl Known {
     }
 
     /// The doorbell at which a vCPU at `rip` has just rung.
-    pub(super) fn rung_at(&self, rip: u64) -> Option<&Gate> {
-        self.gates.iter().find(|gate| gate.rings_at(rip))
+    pub(super) fn rung_at(&self, rip: u64) -> Option<&EntryHook> {
+        self.hooks.iter().find(|hook| hook.rings_at(rip))
     }
 
-    /// The doorbell that was put at `hook`.
-    pub(super) fn gate_at(&self, hook: u64) -> Option<&Gate> {
-        self.gates.iter().find(|gate| gate.address() == hook)
+    /// The doorbell that was put at `bell`.
+    pub(super) fn hook_at(&self, bell: u64) -> Option<&EntryHook> {
+        self.hooks.iter().find(|hook| hook.address() == bell)
     }
 
     /// Remembers a doorbell in the place of one that was there, or `None` if there
     /// are too many.
-    pub(super) fn add_gate(&mut self, gate: Gate) -> Option<()> {
-        self.gates.retain(|known| known.address() != gate.address());
-        (self.gates.len() < MOST_GATES).then(|| self.gates.push(gate))
+    pub(super) fn add_hook(&mut self, hook: EntryHook) -> Option<()> {
+        self.hooks.retain(|known| known.address() != hook.address());
+        (self.hooks.len() < MOST_HOOKS).then(|| self.hooks.push(hook))
     }
 
     /// What is left of it, if only the sites and doorbells for which these say so
@@ -105,14 +105,14 @@ impl Known {
     pub(super) fn checked(
         &self,
         is_site: impl Fn(u64) -> bool,
-        is_gate: impl Fn(&Gate) -> bool,
+        is_hook: impl Fn(&EntryHook) -> bool,
     ) -> Self {
         let mut left = self.clone();
         left.sites.retain(|site| is_site(*site));
-        left.gates.retain(is_gate);
+        left.hooks.retain(is_hook);
         let changed_in = |text: &RangeInclusive<u64>, known: &Self| {
             let sites = known.sites.iter().copied();
-            let all = sites.chain(known.gates.iter().map(Gate::address));
+            let all = sites.chain(known.hooks.iter().map(EntryHook::address));
             all.filter(|place| text.contains(place)).count()
         };
         left.texts = self
@@ -121,7 +121,7 @@ impl Known {
             .filter(|(text, verdict)| {
                 let before = changed_in(text, self);
                 let intact = before > 0 && changed_in(text, &left) == before;
-                *verdict == Verdict::Served && intact
+                *verdict == ReaderService::Served && intact
             })
             .cloned()
             .collect();
@@ -140,7 +140,7 @@ impl Known {
             let Some(first) = found.text.first() else {
                 return;
             };
-            self.add_text(*first.start(), &found, Verdict::Served);
+            self.add_text(*first.start(), &found, ReaderService::Served);
         }
     }
 }
@@ -163,25 +163,25 @@ mod tests {
     #[test]
     fn text_is_found_and_what_lies_between_is_not() {
         let mut known = Known::default();
-        known.add_text(0x9000, &scan(0x9000, 1), Verdict::Unserved);
-        known.add_text(0x1000, &scan(0x1000, 3), Verdict::Served);
-        known.add_text(u64::MAX, &scan(u64::MAX - 0xfff, 1), Verdict::Served);
+        known.add_text(0x9000, &scan(0x9000, 1), ReaderService::Unserved);
+        known.add_text(0x1000, &scan(0x1000, 3), ReaderService::Served);
+        known.add_text(u64::MAX, &scan(u64::MAX - 0xfff, 1), ReaderService::Served);
         for (rip, verdict) in [
             (0xfff, None),
-            (0x1000, Some(Verdict::Served)),
-            (0x1fff, Some(Verdict::Served)),
+            (0x1000, Some(ReaderService::Served)),
+            (0x1fff, Some(ReaderService::Served)),
             (0x2000, None),
-            (0x5123, Some(Verdict::Served)),
-            (0x9fff, Some(Verdict::Unserved)),
+            (0x5123, Some(ReaderService::Served)),
+            (0x9fff, Some(ReaderService::Unserved)),
             (0xa000, None),
-            (u64::MAX, Some(Verdict::Served)),
+            (u64::MAX, Some(ReaderService::Served)),
         ] {
             assert_eq!(known.verdict(rip), verdict, "{rip:#x}");
         }
-        known.add_text(0x1000, &scan(0x1000, 5), Verdict::Unserved);
+        known.add_text(0x1000, &scan(0x1000, 5), ReaderService::Unserved);
         let whole: Vec<_> = known.texts.iter().map(|(text, _)| *text.start()).collect();
         assert_eq!(whole[..5], [0x1000, 0x3000, 0x5000, 0x7000, 0x9000]);
-        assert_eq!(known.verdict(0x1000), Some(Verdict::Unserved), "anew");
+        assert_eq!(known.verdict(0x1000), Some(ReaderService::Unserved), "anew");
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
                 break;
             }
             let first = n << 30;
-            known.add_text(first, &scan(first, 60), Verdict::Served);
+            known.add_text(first, &scan(first, 60), ReaderService::Served);
             assert!(known.verdict(first).is_some() && known.texts.len() <= MOST_TEXTS);
         }
         assert_eq!(known.texts.len(), MOST_TEXTS);
@@ -207,10 +207,10 @@ mod tests {
     fn text_without_a_trace_of_ours_is_forgotten() {
         let mut known = Known::default();
         for (first, verdict) in [
-            (0x1000, Verdict::Served),
-            (0x3000, Verdict::Served),
-            (0x5000, Verdict::Served),
-            (0x7000, Verdict::Unserved),
+            (0x1000, ReaderService::Served),
+            (0x3000, ReaderService::Served),
+            (0x5000, ReaderService::Served),
+            (0x7000, ReaderService::Unserved),
         ] {
             known.add_text(first, &scan(first, 1), verdict);
         }

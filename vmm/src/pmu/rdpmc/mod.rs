@@ -13,14 +13,14 @@
 //!
 //! ```text
 //!  kernel RDPMC ─ scan, pattern ─▶ RDMSR ─▶ MSR exit
-//!  user RDPMC ─▶ #GP ─▶ gate (out PORT) ─▶ port exit ─▶ frame: done, and back behind it
+//!  user RDPMC ─▶ #GP ─▶ entry_hook (out) ─▶ port exit ─▶ frame: done, and back behind it
 //!       ▲                                         └───▶ anything else: the guest's handler
 //!       └─ user_access: CR4.PCE, taken away where RDPMC would not fault
 //! ```
 
 mod doorbell;
+mod entry_hook;
 mod frame;
-mod gate;
 mod known;
 mod pattern;
 mod rewriter;
@@ -36,7 +36,7 @@ pub(in crate::pmu) use user_access::UserAccess;
 
 /// Whether a guest's counter reads reach us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pmu) enum Verdict {
+pub(in crate::pmu) enum ReaderService {
     /// All readers that the kernel has are rewritten, or it has none.
     Served,
     /// The text holds what may be RDPMC, and nothing that is surely a reader.

@@ -24,7 +24,7 @@ pub(super) const CONTEXT: usize = 64;
 
 /// What a scan of some text found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct PatternMatches {
     /// Offsets of RDPMC instructions that read a counter.
     pub(super) readers: Vec<usize>,
     /// Byte pairs that look like RDPMC and pass only one of the tests.
@@ -37,8 +37,8 @@ pub(super) struct Found {
 
 /// Looks for readers that begin in `text[range]`, at the first `most` byte pairs;
 /// the bytes around the range are context.
-pub(super) fn find(text: &[u8], range: std::ops::Range<usize>, most: usize) -> Found {
-    let mut found = Found::default();
+pub(super) fn find(text: &[u8], range: std::ops::Range<usize>, most: usize) -> PatternMatches {
+    let mut found = PatternMatches::default();
     let pairs = memmem::find_iter(text, &RDPMC).filter(|at| range.contains(at));
     for at in pairs.take(most) {
         found.pairs += 1;

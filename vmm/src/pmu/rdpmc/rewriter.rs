@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{Bytes, GuestMemoryMmap};
 
-use super::gate::{self, Gate};
+use super::entry_hook::{self, EntryHook};
 use super::known::Known;
 use super::pattern::{RDMSR, SECOND_BYTE_OF_RDMSR};
 use super::scan::{Scan, scan};
 use super::virt::Virtual;
-use super::{UserAccess, Verdict};
+use super::{ReaderService, UserAccess};
 use crate::kvm::Paging;
 use crate::rate_limit::RateLimit;
 
@@ -57,21 +57,21 @@ impl Rewriter {
 
     /// Scans around `rip` and rewrites, and puts the doorbell into the #GP entry
     /// of the table at `idt`, unless another vCPU just did.
-    pub(super) fn cover(&self, paging: Paging, rip: u64, idt: u64) -> Verdict {
+    pub(super) fn cover(&self, paging: Paging, rip: u64, idt: u64) -> ReaderService {
         let mut known = self.lock();
         if let Some(verdict) = known.verdict(rip) {
             return verdict;
         }
         if known.is_full() {
             say_unserved("lies in too many places");
-            return Verdict::Unserved;
+            return ReaderService::Unserved;
         }
         let Some(found) = scan(&self.memory, paging, rip) else {
-            return Verdict::Unserved;
+            return ReaderService::Unserved;
         };
         let guest = self.memory(paging);
         let verdict = self.rewrite(&mut known, guest, &found);
-        if verdict == Verdict::Served {
+        if verdict == ReaderService::Served {
             self.put_doorbell(&mut known, guest, idt);
         }
         self.publish(&mut known, |next| next.add_text(rip, &found, verdict));
@@ -79,10 +79,10 @@ impl Rewriter {
     }
 
     /// Rewrites what was found, all or nothing.
-    fn rewrite(&self, known: &mut Arc<Known>, guest: Virtual<'_>, found: &Scan) -> Verdict {
+    fn rewrite(&self, known: &mut Arc<Known>, guest: Virtual<'_>, found: &Scan) -> ReaderService {
         if found.is_given_up() {
             say_unserved("holds more that looks like RDPMC than any kernel");
-            return Verdict::Unserved;
+            return ReaderService::Unserved;
         }
         // They were found before, if the scan is not the first.
         let has_sites = (known.sites().iter()).any(|site| {
@@ -90,14 +90,14 @@ impl Rewriter {
         });
         if found.readers.is_empty() && found.doubtful > 0 && !has_sites {
             say_unserved("reads counters in an unknown way");
-            return Verdict::Unserved;
+            return ReaderService::Unserved;
         }
         // First known, then changed: the other way round, another vCPU's RDMSR
         // would fault.
         let sites = found.readers.iter().map(|reader| reader.address);
         let Some(()) = self.publish(known, |next| next.add_sites(sites)) else {
             say_unserved("reads counters in too many places");
-            return Verdict::Unserved;
+            return ReaderService::Unserved;
         };
         for reader in &found.readers {
             // One byte, stored atomically: another vCPU runs the old
@@ -107,22 +107,22 @@ impl Rewriter {
                     .store(SECOND_BYTE_OF_RDMSR, reader.second_byte, Ordering::SeqCst);
             if let Err(error) = stored {
                 say_unwritten(reader.address, &error);
-                return Verdict::Unserved;
+                return ReaderService::Unserved;
             }
         }
         self.say_served(found);
-        Verdict::Served
+        ReaderService::Served
     }
 
     fn put_doorbell(&self, known: &mut Arc<Known>, guest: Virtual<'_>, idt: u64) {
-        let there = gate::hook(guest, idt).and_then(|hook| known.gate_at(hook));
-        if there.is_some_and(|gate| gate.is_in_place(guest)) {
+        let there = entry_hook::bell(guest, idt).and_then(|bell| known.hook_at(bell));
+        if there.is_some_and(|hook| hook.is_in_place(guest)) {
             return;
         }
         // First known, then changed, as above.
-        let placed = Gate::find(guest, idt).and_then(|gate| {
-            self.publish(known, |next| next.add_gate(gate))?;
-            gate.install(guest)
+        let placed = EntryHook::find(guest, idt).and_then(|hook| {
+            self.publish(known, |next| next.add_hook(hook))?;
+            hook.install(guest)
         });
         if placed.is_none() && !self.no_doorbell_said.swap(true, Ordering::Relaxed) {
             log::warn!("{}", no_doorbell(self.access));
@@ -136,7 +136,7 @@ impl Rewriter {
         let guest = self.memory(paging);
         let left = known.checked(
             |site| guest.code(site) == Some(RDMSR),
-            |gate| gate.is_in_place(guest),
+            |hook| hook.is_in_place(guest),
         );
         if left != **known {
             self.publish(&mut known, |next| *next = left);

@@ -27,7 +27,7 @@ pub(super) struct Scan {
     pub(super) text: Vec<RangeInclusive<u64>>,
     /// Each reader: its guest-virtual address, and the guest-physical one of
     /// its second byte.
-    pub(super) readers: Vec<Reader>,
+    pub(super) readers: Vec<ReaderSite>,
     /// Byte pairs that may be RDPMC and could not be told.
     pub(super) doubtful: usize,
     /// Those of them whose result would be read.
@@ -38,7 +38,7 @@ pub(super) struct Scan {
 
 /// An RDPMC whose result the guest reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reader {
+pub(super) struct ReaderSite {
     /// RIP.
     pub(super) address: u64,
     /// The byte that makes it RDPMC.
@@ -163,7 +163,7 @@ impl Text<'_> {
         result.readers.extend(found.readers.iter().filter_map(|at| {
             let address = first + *at as u64;
             let second = address + 1;
-            Some(Reader {
+            Some(ReaderSite {
                 address,
                 second_byte: self.paging.page(self.memory, second)?.at(second),
             })

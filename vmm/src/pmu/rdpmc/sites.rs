@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::known::Known;
 use super::rewriter::Rewriter;
-use super::{UserAccess, Verdict};
+use super::{ReaderService, UserAccess};
 use crate::kvm::{KvmError, Paging, Vcpu};
 
 /// One vCPU's view of the rewritten places: reading it takes no lock.
@@ -28,13 +28,13 @@ impl Sites {
     }
 
     /// Whether the text around `rip` has been scanned, and how it ended.
-    pub(in crate::pmu) fn verdict(&mut self, rip: u64) -> Option<Verdict> {
+    pub(in crate::pmu) fn verdict(&mut self, rip: u64) -> Option<ReaderService> {
         self.refresh();
         self.known.verdict(rip)
     }
 
     /// Scans the text around `rip`, if nobody has yet.
-    pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64, idt: u64) -> Verdict {
+    pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64, idt: u64) -> ReaderService {
         self.rewriter.cover(paging, rip, idt)
     }
 

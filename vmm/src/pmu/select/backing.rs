@@ -12,7 +12,7 @@ use vpmu::ids::VcpuId;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
 use crate::config::CoreTypes;
-use crate::vcpu::Home;
+use crate::vcpu::RequiredCpus;
 
 /// A host PMU that counts for guests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl HostSource {
 
 /// What backs the guest's counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backing {
+pub enum PmuBacking {
     /// One PMU of the host.
     Hardware(HostSource),
     /// One PMU for each kind of the host's CPUs. Every guest counter has an
@@ -81,7 +81,7 @@ impl fmt::Display for Reason {
     }
 }
 
-impl Backing {
+impl PmuBacking {
     /// Its host PMUs; none if it is a clock.
     fn sources(&self) -> Vec<&HostSource> {
         match self {
@@ -141,10 +141,10 @@ impl Backing {
     /// Where a vCPU has to stay to be counted; `None`: it is counted on every
     /// CPU of the host.
     #[must_use]
-    pub fn home(&self, vcpu: VcpuId, online: &CpuSet) -> Option<Home> {
+    pub fn home(&self, vcpu: VcpuId, online: &CpuSet) -> Option<RequiredCpus> {
         let sources = self.sources_of(vcpu);
         let cpus = covered(&sources)?;
-        (!online.is_subset(&cpus)).then(|| Home {
+        (!online.is_subset(&cpus)).then(|| RequiredCpus {
             pmu: joined(&sources),
             cpus,
         })
@@ -189,7 +189,7 @@ fn covered(sources: &[&HostSource]) -> Option<CpuSet> {
         .flatten()
 }
 
-impl fmt::Display for Backing {
+impl fmt::Display for PmuBacking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let on = |source: &HostSource| match &source.cpus {
             Some(cpus) => format!("{} on host CPUs {cpus}", source.name),

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!  sysfs ─▶ PmuRegistry ─┐
-//!  --pmu type=           ├─▶ select ─▶ Backing ─▶ driver, one for each vCPU
+//!  --pmu type=           ├─▶ select ─▶ PmuBacking ─▶ driver, one for each vCPU
 //!  --cpus                │                │
-//!  HostCpus ─────────────┴────────────────┴─▶ place ─▶ VcpuPlacement: bind, home
+//!  HostCpus ─────────────┴────────────────┴─▶ place ─▶ VcpuAffinity: bind, home
 //! ```
 
 mod backing;
 mod counters;
 mod error;
-mod placement;
+mod required_cpus;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +21,10 @@ use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
 use crate::config::{CpusConfig, PmuKind};
 
-pub use backing::{Backing, HostSource, Reason};
+pub use backing::{HostSource, PmuBacking, Reason};
 pub use counters::{CountersError, free_counters};
 pub use error::SelectError;
-pub use placement::{HostCpus, place};
+pub use required_cpus::{HostCpus, place};
 
 /// The core PMUs of a hybrid host.
 const CPU_CORE: &str = "cpu_core";
@@ -56,9 +56,9 @@ pub fn select(
     cpus: &CpusConfig,
     sysfs: &Sysfs,
     host: &HostCpus,
-) -> Result<Backing, SelectError> {
+) -> Result<PmuBacking, SelectError> {
     if *kind == PmuKind::Software {
-        return Ok(Backing::Software(Reason::Asked));
+        return Ok(PmuBacking::Software(Reason::Asked));
     }
     Selector {
         pmus: &PmuRegistry::read(sysfs)?,
@@ -79,12 +79,12 @@ struct Selector<'a> {
 }
 
 impl Selector<'_> {
-    fn select(&self, kind: &PmuKind) -> Result<Backing, SelectError> {
+    fn select(&self, kind: &PmuKind) -> Result<PmuBacking, SelectError> {
         match kind {
-            PmuKind::Software => Ok(Backing::Software(Reason::Asked)),
+            PmuKind::Software => Ok(PmuBacking::Software(Reason::Asked)),
             PmuKind::Auto => self.auto(),
-            PmuKind::Core => self.one_kind("core", CPU_CORE).map(Backing::Hardware),
-            PmuKind::Atom => self.one_kind("atom", CPU_ATOM).map(Backing::Hardware),
+            PmuKind::Core => self.one_kind("core", CPU_CORE).map(PmuBacking::Hardware),
+            PmuKind::Atom => self.one_kind("atom", CPU_ATOM).map(PmuBacking::Hardware),
             PmuKind::Hybrid => self.hybrid(),
             PmuKind::Named(name) => self.found(self.pmus.by_name(name), name),
             PmuKind::Number(number) => {
@@ -94,9 +94,9 @@ impl Selector<'_> {
         }
     }
 
-    fn found(&self, pmu: Option<&PmuDevice>, asked: &str) -> Result<Backing, SelectError> {
+    fn found(&self, pmu: Option<&PmuDevice>, asked: &str) -> Result<PmuBacking, SelectError> {
         match pmu {
-            Some(pmu) => self.source(pmu).map(Backing::Hardware),
+            Some(pmu) => self.source(pmu).map(PmuBacking::Hardware),
             None => Err(SelectError::Unknown {
                 asked: asked.to_owned(),
                 present: names(self.pmus.iter()),
@@ -113,13 +113,13 @@ impl Selector<'_> {
 
     /// Both kinds, whatever the guest's vCPUs are: a clock-derived hybrid guest
     /// would show two kinds of CPUs that count alike, so there is none.
-    fn hybrid(&self) -> Result<Backing, SelectError> {
+    fn hybrid(&self) -> Result<PmuBacking, SelectError> {
         let both = |name| {
             let pmu = self.pmus.by_name(name);
             pmu.ok_or_else(|| self.not_hybrid("hybrid", "cpu_core and cpu_atom"))
         };
         let (core, atom) = (both(CPU_CORE)?, both(CPU_ATOM)?);
-        Ok(Backing::Hybrid {
+        Ok(PmuBacking::Hybrid {
             core: self.source(core)?,
             atom: self.source(atom)?,
             // The configuration has them whenever the kind is hybrid.
@@ -137,7 +137,7 @@ impl Selector<'_> {
 
     /// All core PMUs if they count wherever a vCPU may run, else a clock: `auto`
     /// binds no vCPU and contradicts no affinity.
-    fn auto(&self) -> Result<Backing, SelectError> {
+    fn auto(&self) -> Result<PmuBacking, SelectError> {
         let mut sources = Vec::new();
         for pmu in self.pmus.cores() {
             match self.source(pmu) {
@@ -151,28 +151,30 @@ impl Selector<'_> {
             }
         }
         Ok(match (sources.pop(), sources.is_empty()) {
-            (None, _) if self.pmus.cores().next().is_none() => Backing::Software(Reason::NoHostPmu),
-            (None, _) => Backing::Software(Reason::CountsNothing),
-            (Some(only), true) => self.unless_partial(Backing::Hardware(only)),
+            (None, _) if self.pmus.cores().next().is_none() => {
+                PmuBacking::Software(Reason::NoHostPmu)
+            }
+            (None, _) => PmuBacking::Software(Reason::CountsNothing),
+            (Some(only), true) => self.unless_partial(PmuBacking::Hardware(only)),
             (Some(last), false) => {
                 sources.push(last);
-                self.unless_partial(Backing::Sum(sources))
+                self.unless_partial(PmuBacking::Sum(sources))
             }
         })
     }
 
-    fn unless_partial(&self, backing: Backing) -> Backing {
+    fn unless_partial(&self, backing: PmuBacking) -> PmuBacking {
         let counts_for = |vcpu| {
             let reach = self.cpus.affinity.of(vcpu).unwrap_or(&self.host.allowed);
             let home = backing.home(vcpu, &self.host.online);
             home.is_none_or(|home| reach.is_subset(&home.cpus))
         };
         if backing.events() == ArchEventSet::EMPTY {
-            Backing::Software(Reason::CountsNothing)
+            PmuBacking::Software(Reason::CountsNothing)
         } else if self.cpus.possible().all(counts_for) {
             backing
         } else {
-            Backing::Software(Reason::PartOfTheHost)
+            PmuBacking::Software(Reason::PartOfTheHost)
         }
     }
 

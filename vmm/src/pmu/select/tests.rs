@@ -71,7 +71,7 @@ impl Host {
     }
 
     /// The backing, and where each vCPU is bound to and has to stay.
-    fn run(&self, cpus: &str, pmu: &str) -> Result<(Backing, Vec<[String; 2]>), SelectError> {
+    fn run(&self, cpus: &str, pmu: &str) -> Result<(PmuBacking, Vec<[String; 2]>), SelectError> {
         let (cpus, kind) = flags(cpus, pmu);
         let backing = Selector {
             pmus: &self.pmus,
@@ -98,9 +98,9 @@ impl Host {
     }
 }
 
-fn source(backing: &Backing) -> EventSource {
+fn source(backing: &PmuBacking) -> EventSource {
     match backing {
-        Backing::Hardware(source) => source.source,
+        PmuBacking::Hardware(source) => source.source,
         other => panic!("not one PMU: {other}"),
     }
 }
@@ -156,7 +156,7 @@ fn where_this_process_may_run_narrows_and_can_leave_nothing() {
 fn auto_on_a_hybrid_host_adds_both_kinds_and_lets_vcpus_roam() {
     let host = Host::new("auto", ALDER_LAKE);
     let (backing, places) = host.run("boot=1,affinity=[0@[3,4]]", "type=auto").unwrap();
-    assert!(matches!(&backing, Backing::Sum(parts) if parts.len() == 2));
+    assert!(matches!(&backing, PmuBacking::Sum(parts) if parts.len() == 2));
     assert_eq!(backing.name(), "cpu_atom+cpu_core");
     assert_eq!(backing.events(), ArchEventSet::ALL);
     assert_eq!(places, [["3-4", "any"]]);
@@ -173,7 +173,7 @@ fn auto_never_counts_in_part() {
         .collect();
     let host = Host::new("part", &only_core);
     let (backing, _) = host.run("boot=1", "type=auto").unwrap();
-    assert_eq!(backing, Backing::Software(Reason::PartOfTheHost));
+    assert_eq!(backing, PmuBacking::Software(Reason::PartOfTheHost));
     let (backing, places) = host.run("boot=1,affinity=[0@[1]]", "type=auto").unwrap();
     assert_eq!(source(&backing), EventSource::Hardware, "the only core PMU");
     assert_eq!(places, [["1", "0-3"]], "and there it must stay");
@@ -240,7 +240,7 @@ fn homogeneous_and_unknown_hosts_need_no_binding() {
 fn a_host_without_a_core_pmu_is_backed_by_a_clock() {
     let host = Host::new("clock", NO_PMU);
     let (backing, places) = host.run("boot=1", "type=auto").unwrap();
-    assert_eq!(backing, Backing::Software(Reason::NoHostPmu));
+    assert_eq!(backing, PmuBacking::Software(Reason::NoHostPmu));
     assert_eq!(backing.events().unavailable_mask(), 0x7e, "G-101");
     assert_eq!(places, [["any", "any"]]);
 }
@@ -260,7 +260,7 @@ fn a_pmu_that_says_no_is_not_taken() {
     };
     assert_eq!(
         select("type=auto", libc::EOPNOTSUPP).unwrap(),
-        Backing::Software(Reason::CountsNothing)
+        PmuBacking::Software(Reason::CountsNothing)
     );
     for pmu in ["type=auto", "type=cpu"] {
         let error = select(pmu, libc::EACCES).unwrap_err();

@@ -5,7 +5,7 @@
 use std::io::{Read, Seek, SeekFrom};
 
 use super::{
-    E_MACHINE, EI_DATA, Fault, ImageKind, Inspected, LITTLE_ENDIAN, PT_INTERP, PT_LOAD, field,
+    E_MACHINE, EI_DATA, ImageFault, ImageKind, Inspected, LITTLE_ENDIAN, PT_INTERP, PT_LOAD, field,
 };
 
 /// The header lies within so many bytes ("OS image format").
@@ -32,8 +32,8 @@ const E_PHNUM: usize = 44;
 const EHDR_LEN: u64 = 52;
 const PHDR_LEN: usize = 32;
 
-const LOST: Fault = Fault::NotAKernel("its multiboot addresses make no sense");
-const LOST_ELF: Fault = Fault::NotAKernel("its program headers make no sense");
+const LOST: ImageFault = ImageFault::NotAKernel("its multiboot addresses make no sense");
+const LOST_ELF: ImageFault = ImageFault::NotAKernel("its program headers make no sense");
 
 /// What is to be loaded, and where it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,14 +71,14 @@ pub(super) fn inspect<F: Read + Seek>(
     file: &mut F,
     size: u64,
     start: &[u8],
-) -> Result<Inspected, Fault> {
+) -> Result<Inspected, ImageFault> {
     let Some(header) = find(start) else {
-        return Err(Fault::NotAKernel(
+        return Err(ImageFault::NotAKernel(
             "a 32-bit ELF file without a multiboot header",
         ));
     };
     if header.flags & REQUIRED & !GIVEN != 0 {
-        return Err(Fault::NotAKernel(
+        return Err(ImageFault::NotAKernel(
             "a multiboot image that needs a video mode or what is not in version 1",
         ));
     }
@@ -97,7 +97,7 @@ pub(super) fn inspect<F: Read + Seek>(
         (segment.address..segment.address + segment.in_memory).contains(&image.entry)
     };
     if !image.segments.iter().any(has_entry) {
-        return Err(Fault::NotAKernel(
+        return Err(ImageFault::NotAKernel(
             "a multiboot image whose entry is in no segment",
         ));
     }
@@ -122,9 +122,9 @@ fn find(start: &[u8]) -> Option<Header<'_>> {
 
 /// "The address fields of Multiboot header": the header says where it is itself
 /// to lie, and so where the file goes.
-fn by_addresses(header: &Header<'_>, size: u64) -> Result<MultibootImage, Fault> {
+fn by_addresses(header: &Header<'_>, size: u64) -> Result<MultibootImage, ImageFault> {
     if header.bytes.len() < LONG_LEN {
-        return Err(Fault::Truncated((header.offset + LONG_LEN) as u64));
+        return Err(ImageFault::Truncated((header.offset + LONG_LEN) as u64));
     }
     let [own, load, load_end, bss_end, entry] =
         [12, 16, 20, 24, 28].map(|at| field(header.bytes, at, 4));
@@ -143,7 +143,7 @@ fn by_addresses(header: &Header<'_>, size: u64) -> Result<MultibootImage, Fault>
             .ok_or(LOST)?,
     };
     if offset + in_file > size {
-        return Err(Fault::Truncated(offset + in_file));
+        return Err(ImageFault::Truncated(offset + in_file));
     }
     let segment = Segment {
         offset,
@@ -157,15 +157,19 @@ fn by_addresses(header: &Header<'_>, size: u64) -> Result<MultibootImage, Fault>
     })
 }
 
-fn by_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result<MultibootImage, Fault> {
+fn by_elf<F: Read + Seek>(
+    file: &mut F,
+    size: u64,
+    header: &[u8],
+) -> Result<MultibootImage, ImageFault> {
     let elf = header.starts_with(b"\x7fELF") && header.get(EI_DATA) == Some(&LITTLE_ENDIAN);
     if !elf {
-        return Err(Fault::NotAKernel(
+        return Err(ImageFault::NotAKernel(
             "a multiboot image that is neither ELF nor says its addresses",
         ));
     }
     if field(header, E_MACHINE, 2) != EM_386 {
-        return Err(Fault::NotAKernel("a 32-bit ELF file, but not of i386"));
+        return Err(ImageFault::NotAKernel("a 32-bit ELF file, but not of i386"));
     }
     let (count, table) = (field(header, E_PHNUM, 2), field(header, E_PHOFF, 4));
     if count == 0 || field(header, E_PHENTSIZE, 2) != PHDR_LEN as u64 || table < EHDR_LEN {
@@ -173,7 +177,7 @@ fn by_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result<Mult
     }
     let table_end = table + count * PHDR_LEN as u64;
     if table_end > size {
-        return Err(Fault::Truncated(table_end));
+        return Err(ImageFault::Truncated(table_end));
     }
     file.seek(SeekFrom::Start(table))?;
     let mut segments = Vec::new();
@@ -184,7 +188,7 @@ fn by_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result<Mult
         let [kind, offset, address, in_file, in_memory] =
             [0, 4, 12, 16, 20].map(|at| field(&phdr, at, 4));
         match kind {
-            PT_INTERP => return Err(Fault::NotAKernel("a program for an operating system")),
+            PT_INTERP => return Err(ImageFault::NotAKernel("a program for an operating system")),
             PT_LOAD if in_memory < in_file => return Err(LOST_ELF),
             PT_LOAD if in_memory > 0 => {
                 needed = needed.max(offset + in_file);
@@ -199,7 +203,7 @@ fn by_elf<F: Read + Seek>(file: &mut F, size: u64, header: &[u8]) -> Result<Mult
         }
     }
     if needed > size {
-        return Err(Fault::Truncated(needed));
+        return Err(ImageFault::Truncated(needed));
     }
     Ok(MultibootImage {
         entry: field(header, E_ENTRY, 4),

@@ -2,7 +2,7 @@ use std::io::Cursor;
 
 use super::*;
 
-fn look(bytes: &[u8]) -> Result<Inspected, Fault> {
+fn look(bytes: &[u8]) -> Result<Inspected, ImageFault> {
     inspect(&mut Cursor::new(bytes), bytes.len() as u64)
 }
 
@@ -89,8 +89,11 @@ fn no_byte_of_the_headers_can_cause_a_panic() {
 #[test]
 fn text_is_no_kernel() {
     let text = b"#!/bin/sh\necho hello\n".repeat(100);
-    assert!(matches!(look(&text), Err(Fault::NotAKernel(_))));
-    assert!(matches!(look(b""), Err(Fault::NotAKernel("it is empty"))));
+    assert!(matches!(look(&text), Err(ImageFault::NotAKernel(_))));
+    assert!(matches!(
+        look(b""),
+        Err(ImageFault::NotAKernel("it is empty"))
+    ));
 }
 
 /// Found by fuzzing: a place near the end of the address space.

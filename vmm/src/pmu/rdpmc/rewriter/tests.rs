@@ -1,4 +1,4 @@
-use super::super::gate::tests::{ENTRY, IDT, virt};
+use super::super::entry_hook::tests::{ENTRY, IDT, virt};
 use super::super::{Sites, pattern};
 use super::*;
 use crate::kvm::paging::tests::{Guest, PAGING};
@@ -37,10 +37,10 @@ fn one_vcpu_rewrites_and_all_see_the_place() {
     let (mut one, mut other) = (Sites::new(Arc::clone(&rewriter)), Sites::new(rewriter));
     assert_eq!(one.verdict(TEXT), None);
     assert!(!other.contains(TEXT + 0x200));
-    assert_eq!(one.cover(PAGING, TEXT, 0), Verdict::Served);
+    assert_eq!(one.cover(PAGING, TEXT, 0), ReaderService::Served);
     assert_eq!(code(&memory), [0x0f, 0x32]);
     assert!(other.contains(TEXT + 0x200) && !other.contains(TEXT + 0x201));
-    assert_eq!(other.verdict(TEXT + 0x1f_ffff), Some(Verdict::Served));
+    assert_eq!(other.verdict(TEXT + 0x1f_ffff), Some(ReaderService::Served));
     assert_eq!(
         other.verdict(TEXT + 0x20_0000),
         None,
@@ -52,17 +52,17 @@ fn one_vcpu_rewrites_and_all_see_the_place() {
 fn a_second_scan_of_the_same_text_changes_nothing() {
     let (memory, rewriter) = guest_with(&READER);
     let mut sites = Sites::new(rewriter);
-    assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
+    assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Served);
     memory
         .write_obj([0x0f_u8, 0x33], GuestAddress(0x20_0200))
         .unwrap();
-    assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
+    assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Served);
     assert_eq!(code(&memory), [0x0f, 0x33], "not looked at again");
 }
 
 /// A kernel with one site and a #GP entry of Linux's.
 fn kernel() -> (Guest, Arc<Rewriter>) {
-    let guest = gate::tests::guest(&LINUX);
+    let guest = entry_hook::tests::guest(&LINUX);
     let text = [&[NOP; 128][..], &READER].concat();
     guest.memory.write_slice(&text, SITE_BEGIN).unwrap();
     let rewriter = Rewriter::new(guest.memory.clone(), UserAccess::Faults);
@@ -83,9 +83,9 @@ fn rings(sites: &mut Sites) -> bool {
 fn text_that_was_replaced_is_scanned_again_and_other_text_is_not() {
     let (guest, rewriter) = kernel();
     let mut sites = Sites::new(Arc::clone(&rewriter));
-    assert_eq!(sites.cover(PAGING, TEXT, IDT), Verdict::Served);
+    assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
     rewriter.forget_replaced(PAGING);
-    assert_eq!(sites.verdict(TEXT), Some(Verdict::Served), "intact");
+    assert_eq!(sites.verdict(TEXT), Some(ReaderService::Served), "intact");
     let fresh = [&[NOP; 6][..], &READER].concat();
     for (bytes, at) in [(&fresh[..], 0x20_0200), (&LINUX, 0x20_1000)] {
         guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
@@ -93,7 +93,7 @@ fn text_that_was_replaced_is_scanned_again_and_other_text_is_not() {
     rewriter.forget_replaced(PAGING);
     assert_eq!(sites.verdict(TEXT), None);
     assert!(!sites.contains(SITE) && !rings(&mut sites));
-    assert_eq!(sites.cover(PAGING, TEXT, IDT), Verdict::Served);
+    assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
     assert!(sites.contains(SITE + 6) && !sites.contains(SITE) && rings(&mut sites));
 }
 
@@ -101,18 +101,18 @@ fn text_that_was_replaced_is_scanned_again_and_other_text_is_not() {
 fn a_site_outlives_a_doorbell_and_a_doorbell_a_site() {
     let (guest, rewriter) = kernel();
     let mut sites = Sites::new(Arc::clone(&rewriter));
-    assert_eq!(sites.cover(PAGING, TEXT, IDT), Verdict::Served);
+    assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
     let again = |bytes: &[u8], at| {
         guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
         rewriter.forget_replaced(PAGING);
         rewriter.cover(PAGING, TEXT, IDT)
     };
     // The entry is fresh, the site is ours.
-    assert_eq!(again(&LINUX, 0x20_1000), Verdict::Served);
+    assert_eq!(again(&LINUX, 0x20_1000), ReaderService::Served);
     assert!(sites.contains(SITE) && rings(&mut sites));
     assert_eq!(virt(&guest).code(ENTRY), Some([0xe6_u8, 0xe6, 0x90]));
     // The site is fresh, the entry is ours.
-    assert_eq!(again(&READER, 0x20_0200), Verdict::Served);
+    assert_eq!(again(&READER, 0x20_0200), ReaderService::Served);
     assert!(sites.contains(SITE) && rings(&mut sites));
     assert_eq!(virt(&guest).code(SITE), Some(RDMSR));
     assert!(!rewriter.no_doorbell_said.load(Ordering::Relaxed));
@@ -126,19 +126,22 @@ fn rewritten_text_with_doubtful_bytes_is_served_when_scanned_again() {
         .memory
         .write_slice(&ODD, GuestAddress(0x20_0210))
         .unwrap();
-    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), Verdict::Served);
+    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Served);
     guest
         .memory
         .write_slice(&LINUX, GuestAddress(0x20_1000))
         .unwrap();
     rewriter.forget_replaced(PAGING);
-    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), Verdict::Served);
+    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Served);
 }
 
 /// Text in which nothing was changed cannot show that it is still the same.
 #[test]
 fn a_second_kernel_behind_a_loader_or_an_unserved_one_is_scanned() {
-    for (first, verdict) in [(&ODD, Verdict::Unserved), (&[NOP; 4], Verdict::Served)] {
+    for (first, verdict) in [
+        (&ODD, ReaderService::Unserved),
+        (&[NOP; 4], ReaderService::Served),
+    ] {
         let (memory, rewriter) = guest_with(first);
         let mut sites = Sites::new(Arc::clone(&rewriter));
         assert_eq!(sites.cover(PAGING, TEXT, 0), verdict);
@@ -147,7 +150,7 @@ fn a_second_kernel_behind_a_loader_or_an_unserved_one_is_scanned() {
             .unwrap();
         assert_eq!(sites.cover(PAGING, TEXT, 0), verdict, "not yet");
         rewriter.forget_replaced(PAGING);
-        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Served);
+        assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Served);
         assert_eq!(code(&memory), RDMSR);
     }
 }
@@ -158,7 +161,7 @@ fn text_that_was_not_executable_is_scanned_when_it_asks() {
     let (mut guest, rewriter) = kernel();
     let module = TEXT + 0x20_0000;
     guest.map(module + 0x1000, 0x40_1000, 0, false);
-    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), Verdict::Served);
+    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Served);
     let mut sites = Sites::new(Arc::clone(&rewriter));
     assert!(sites.verdict(module + 0x1000).is_some());
     guest.map(module, 0x40_2000, 0, false);
@@ -168,7 +171,7 @@ fn text_that_was_not_executable_is_scanned_when_it_asks() {
         .write_slice(&text, GuestAddress(0x40_2000))
         .unwrap();
     assert_eq!(sites.verdict(module), None);
-    assert_eq!(sites.cover(PAGING, module, IDT), Verdict::Served);
+    assert_eq!(sites.cover(PAGING, module, IDT), ReaderService::Served);
     assert!(sites.contains(module + 128) && sites.contains(SITE));
 }
 
@@ -179,8 +182,8 @@ fn a_guest_that_keeps_us_busy_is_not_served_and_not_touched() {
     for code in [pairs, sites] {
         let (memory, rewriter) = guest_with(&code);
         let mut sites = Sites::new(rewriter);
-        assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Unserved);
-        assert_eq!(sites.verdict(TEXT), Some(Verdict::Unserved), "once");
+        assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Unserved);
+        assert_eq!(sites.verdict(TEXT), Some(ReaderService::Unserved), "once");
         let mut now = vec![0; code.len()];
         memory
             .read_slice(&mut now, GuestAddress(0x20_0200))
@@ -199,17 +202,17 @@ fn text_that_cannot_be_remembered_is_not_scanned() {
         ..Scan::default()
     };
     Arc::get_mut(&mut rewriter.lock()).unwrap().fill(other);
-    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), Verdict::Unserved);
+    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Unserved);
     assert_eq!(virt(&guest).code(SITE), Some(pattern::RDPMC));
     let before = rewriter.changes.load(Ordering::Relaxed);
-    assert_eq!(rewriter.cover(PAGING, 0x1234, IDT), Verdict::Unserved);
+    assert_eq!(rewriter.cover(PAGING, 0x1234, IDT), ReaderService::Unserved);
     assert_eq!(rewriter.changes.load(Ordering::Relaxed), before);
 }
 
 #[test]
 fn what_is_no_text_is_not_served_and_not_remembered() {
     let (_, rewriter) = guest_with(&READER);
-    assert_eq!(rewriter.cover(PAGING, 0x1234, 0), Verdict::Unserved);
+    assert_eq!(rewriter.cover(PAGING, 0x1234, 0), ReaderService::Unserved);
     assert_eq!(*rewriter.current(), Known::default());
     assert_eq!(rewriter.changes.load(Ordering::Relaxed), 0);
 }
@@ -218,12 +221,12 @@ fn what_is_no_text_is_not_served_and_not_remembered() {
 #[test]
 fn pce_is_watched_where_rdpmc_is_answered_whatever_the_entry_is() {
     for (access, watched) in [(UserAccess::Answered, true), (UserAccess::Faults, false)] {
-        let guest = gate::tests::guest(&[0x50; 8]);
+        let guest = entry_hook::tests::guest(&[0x50; 8]);
         let rewriter = Arc::new(Rewriter::new(guest.memory.clone(), access));
         let mut sites = Sites::new(Arc::clone(&rewriter));
         sites.refresh();
         assert!(!sites.watches_pce(), "a guest without a PMU");
-        assert_eq!(sites.cover(PAGING, TEXT, IDT), Verdict::Served);
+        assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
         assert!(!rings(&mut sites) && rewriter.no_doorbell_said.load(Ordering::Relaxed));
         assert_eq!(sites.watches_pce(), watched);
     }
@@ -233,12 +236,15 @@ fn pce_is_watched_where_rdpmc_is_answered_whatever_the_entry_is() {
 fn a_kernel_that_reads_in_an_unknown_way_is_not_served_and_not_touched() {
     let (memory, rewriter) = guest_with(&ODD);
     let mut sites = Sites::new(rewriter);
-    assert_eq!(sites.cover(PAGING, TEXT, 0), Verdict::Unserved);
+    assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Unserved);
     assert_eq!(code(&memory), [0x0f, 0x33]);
 }
 
 #[test]
 fn a_guest_without_rdpmc_needs_no_rewriting() {
     let (_, rewriter) = guest_with(&[0x90; 4]);
-    assert_eq!(Sites::new(rewriter).cover(PAGING, TEXT, 0), Verdict::Served);
+    assert_eq!(
+        Sites::new(rewriter).cover(PAGING, TEXT, 0),
+        ReaderService::Served
+    );
 }

@@ -42,7 +42,7 @@ fn flat(load_end: u32, bss_end: u32) -> Vec<u8> {
     bytes
 }
 
-fn look(bytes: &[u8]) -> Result<Inspected, Fault> {
+fn look(bytes: &[u8]) -> Result<Inspected, ImageFault> {
     super::super::inspect(&mut Cursor::new(bytes), bytes.len() as u64)
 }
 
@@ -55,7 +55,7 @@ fn image(bytes: &[u8]) -> (MultibootImage, (u64, u64)) {
 
 fn why(bytes: &[u8]) -> &'static str {
     match look(bytes) {
-        Err(Fault::NotAKernel(why)) => why,
+        Err(ImageFault::NotAKernel(why)) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -144,7 +144,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
     }
     assert!(matches!(
         look(&flat(LOAD + 0x71, 0)),
-        Err(Fault::Truncated(0x81))
+        Err(ImageFault::Truncated(0x81))
     ));
 }
 

@@ -12,15 +12,15 @@ use crate::sys::clock::ThreadClock;
 /// The CPU time of each vCPU's threads: of those that have ended, and of the one
 /// that there is.
 #[derive(Debug)]
-pub struct VcpuTimes(Mutex<Vec<Slot>>);
+pub struct VcpuTimes(Mutex<Vec<VcpuTime>>);
 
 #[derive(Clone, Debug, Default)]
-struct Slot {
+struct VcpuTime {
     ended: Nanos,
     thread: Option<ThreadClock>,
 }
 
-impl Slot {
+impl VcpuTime {
     fn time(&self) -> Nanos {
         // No clock: it has ended, and says so next.
         let running = self.thread.as_ref().and_then(ThreadClock::read);
@@ -32,7 +32,7 @@ impl VcpuTimes {
     /// Of so many vCPUs, none running yet.
     #[must_use]
     pub fn new(vcpus: u16) -> Self {
-        Self(Mutex::new(vec![Slot::default(); usize::from(vcpus)]))
+        Self(Mutex::new(vec![VcpuTime::default(); usize::from(vcpus)]))
     }
 
     /// The calling thread is the vCPU's, until it calls [`VcpuTimes::end`].
@@ -59,12 +59,12 @@ impl VcpuTimes {
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
+    fn slots(&self) -> MutexGuard<'_, Vec<VcpuTime>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The times of a scoped PMU's instances.
+/// The times of an uncore PMU's instances.
 #[derive(Debug)]
 pub(super) struct InstanceTimes {
     times: Arc<VcpuTimes>,
@@ -76,7 +76,7 @@ impl CpuTimes for InstanceTimes {
         let members = self.members.get(usize::from(instance.0))?;
         let host = busy(&fs::read_to_string("/proc/stat").ok()?)?;
         let slots = self.times.slots();
-        let of_vcpu = |vcpu: &VcpuId| slots.get(usize::from(vcpu.0)).map(Slot::time);
+        let of_vcpu = |vcpu: &VcpuId| slots.get(usize::from(vcpu.0)).map(VcpuTime::time);
         let guest = members.iter().filter_map(of_vcpu).map(|time| time.0).sum();
         let guest = Nanos(guest);
         Some(CpuTime { guest, host })

@@ -1,10 +1,10 @@
-//! Why a guest cannot have a scoped PMU.
+//! Why a guest cannot have an uncore PMU.
 
 use vpmu::guest::ModelKind;
 use vpmu::host::linux::uncore::UncoreSourceError;
 use vpmu::uncore::UncorePmu;
 
-/// Why a guest cannot have a scoped PMU that was asked for.
+/// Why a guest cannot have an uncore PMU that was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum UncoreError {
     /// The guest's CPU is not AMD's, or too old.

@@ -15,7 +15,7 @@ fn asked(text: &str) -> UncoreArg {
 fn refusal(text: &str, guest: &str) -> (String, bool) {
     let tree = Tree::unpack(&format!("hosts-{guest}-{text}").replace(',', "-"), ZEN);
     let guest = ModelKind::from_name(guest).unwrap();
-    let found = ScopedHosts::find(asked(text), guest, &CpusConfig::flat(1), &tree.sysfs());
+    let found = UncoreHosts::find(asked(text), guest, &CpusConfig::flat(1), &tree.sysfs());
     let error = found.unwrap_err();
     (crate::error_text::one_line(&error), error.is_usage())
 }
@@ -70,13 +70,13 @@ fn what_does_not_go_together_is_told_with_what_would() {
 fn nothing_asked_is_nothing_found() {
     let sysfs = Sysfs::at(std::path::Path::new("/nonexistent"));
     let guest = ModelKind::INTEL_GENERIC;
-    let found = ScopedHosts::find(asked("share=raw"), guest, &CpusConfig::flat(1), &sysfs);
+    let found = UncoreHosts::find(asked("share=raw"), guest, &CpusConfig::flat(1), &sysfs);
     assert!(found.unwrap().is_none());
 }
 
-fn hosts(cpus: CpusConfig) -> ScopedHosts {
+fn hosts(cpus: CpusConfig) -> UncoreHosts {
     let times = Arc::new(VcpuTimes::new(cpus.max));
-    ScopedHosts {
+    UncoreHosts {
         model: UncoreModel::default().with_l3(),
         places: Vec::new(),
         share: Share::Raw,
@@ -90,7 +90,7 @@ fn an_instance_is_behind_the_vcpus_that_are_bound_to_it() {
     let tree = Tree::unpack("behind", ZEN);
     let l3 = UncoreSource::find(&tree.sysfs(), "amd_l3").unwrap();
     let l3: Vec<_> = l3.places().collect();
-    let behind = |hosts: &ScopedHosts, n, vcpus: &[VcpuId]| {
+    let behind = |hosts: &UncoreHosts, n, vcpus: &[VcpuId]| {
         let place = hosts.behind(&l3, n, vcpus).unwrap();
         place.cpus().to_string()
     };

@@ -3,10 +3,10 @@
 use vpmu::host::linux::sysfs::{CpuSet, Sysfs};
 use vpmu::ids::VcpuId;
 
-use super::{Backing, SelectError};
+use super::{PmuBacking, SelectError};
 use crate::config::CpusConfig;
 use crate::sys::affinity::Tid;
-use crate::vcpu::{Home, VcpuPlacement};
+use crate::vcpu::{RequiredCpus, VcpuAffinity};
 
 /// The CPUs of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +43,9 @@ impl HostCpus {
 /// [`SelectError`] if a vCPU may run where its PMU does not count, or nowhere.
 pub fn place(
     cpus: &CpusConfig,
-    backing: Option<&Backing>,
+    backing: Option<&PmuBacking>,
     host: &HostCpus,
-) -> Result<Vec<VcpuPlacement>, SelectError> {
+) -> Result<Vec<VcpuAffinity>, SelectError> {
     let home = |vcpu| backing.and_then(|backing| backing.home(vcpu, &host.online));
     cpus.possible()
         .map(|vcpu| place_one(vcpu, cpus.affinity.of(vcpu), home(vcpu), host))
@@ -55,9 +55,9 @@ pub fn place(
 fn place_one(
     vcpu: VcpuId,
     asked: Option<&CpuSet>,
-    home: Option<Home>,
+    home: Option<RequiredCpus>,
     host: &HostCpus,
-) -> Result<VcpuPlacement, SelectError> {
+) -> Result<VcpuAffinity, SelectError> {
     if let Some(asked) = asked
         && !asked.is_subset(&host.online)
     {
@@ -80,11 +80,11 @@ fn place_one(
         (None, Some(home)) => Some(inside(home, host)?),
         (None, None) => None,
     };
-    Ok(VcpuPlacement { bind, home })
+    Ok(VcpuAffinity { bind, home })
 }
 
 /// The CPUs of a PMU that this process may use.
-fn inside(home: &Home, host: &HostCpus) -> Result<CpuSet, SelectError> {
+fn inside(home: &RequiredCpus, host: &HostCpus) -> Result<CpuSet, SelectError> {
     let cpus = home.cpus.intersection(&host.allowed);
     if cpus.is_empty() {
         return Err(SelectError::NotAllowedThere {

@@ -1,4 +1,5 @@
-//! The guest kernel's entry for #GP, with a doorbell in it (guest-contract §5.6).
+//! The entry hook: a doorbell in the guest kernel's entry for #GP (guest-contract
+//! §5.6).
 //!
 //! RDPMC in user mode cannot become RDMSR, which faults there. On a host whose
 //! RDPMC faults, the guest enters its #GP handler instead, whose first
@@ -28,36 +29,37 @@ const DESCRIPTOR_LEN: u64 = 16;
 const PAGE: u64 = 4096;
 const RFLAGS_AC: u64 = 1 << 18;
 
-/// A #GP entry that rings.
+/// A hook in the #GP entry of a guest kernel: the doorbell in place of its first
+/// instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Gate {
+pub(super) struct EntryHook {
     /// Where the doorbell is.
-    hook: u64,
+    bell: u64,
     original: [u8; LEN],
     /// An IRETQ near it.
     pub(super) iretq: u64,
 }
 
-impl Gate {
+impl EntryHook {
     /// Looks at the entry that the interrupt table at `idt` has for #GP; `None`
     /// if it is not Linux's.
     pub(super) fn find(guest: Virtual<'_>, idt: u64) -> Option<Self> {
-        let hook = hook(guest, idt)?;
-        let original = guest.code(hook)?;
+        let bell = bell(guest, idt)?;
+        let original = guest.code(bell)?;
         // One store must change all three bytes.
-        let in_one_word = hook % 8 + LEN as u64 <= 8;
-        let is_linux = BEGINNINGS.contains(&original) && goes_on_as_linux(guest, hook).is_some();
+        let in_one_word = bell % 8 + LEN as u64 <= 8;
+        let is_linux = BEGINNINGS.contains(&original) && goes_on_as_linux(guest, bell).is_some();
         (in_one_word && is_linux).then_some(())?;
         Some(Self {
-            hook,
+            bell,
             original,
-            iretq: find_iretq(guest, hook)?,
+            iretq: find_iretq(guest, bell)?,
         })
     }
 
     /// Puts the doorbell in.
     pub(super) fn install(&self, guest: Virtual<'_>) -> Option<()> {
-        let word_at = self.hook & !7;
+        let word_at = self.bell & !7;
         let mut bytes = guest.word(word_at)?.to_le_bytes();
         for (byte, to) in bytes.iter_mut().skip(self.offset()).zip(BELL) {
             *byte = to;
@@ -67,22 +69,22 @@ impl Gate {
 
     /// Whether the doorbell is where it was put.
     pub(super) fn is_in_place(&self, guest: Virtual<'_>) -> bool {
-        guest.code(self.hook) == Some(BELL)
+        guest.code(self.bell) == Some(BELL)
     }
 
     /// Where the doorbell is.
     pub(super) const fn address(&self) -> u64 {
-        self.hook
+        self.bell
     }
 
     fn offset(&self) -> usize {
-        usize::try_from(self.hook % 8).unwrap_or(0)
+        usize::try_from(self.bell % 8).unwrap_or(0)
     }
 
     /// Whether a vCPU at `rip` has just rung; some hosts show the instruction,
     /// others the one behind it.
     pub(super) const fn rings_at(&self, rip: u64) -> bool {
-        rip == self.hook || rip == self.hook + OUT_LEN
+        rip == self.bell || rip == self.bell + OUT_LEN
     }
 
     /// RIP and RFLAGS with which the guest's own handler goes on (G-507).
@@ -92,13 +94,13 @@ impl Gate {
         } else {
             rflags
         };
-        (self.hook + LEN as u64, rflags)
+        (self.bell + LEN as u64, rflags)
     }
 }
 
 /// Where the doorbell of the interrupt table at `idt` belongs: the begin of its
 /// #GP entry, behind ENDBR64.
-pub(super) fn hook(guest: Virtual<'_>, idt: u64) -> Option<u64> {
+pub(super) fn bell(guest: Virtual<'_>, idt: u64) -> Option<u64> {
     let entry = entry(guest, idt)?;
     if guest.code(entry)? == ENDBR64 {
         entry.checked_add(ENDBR64.len() as u64)
@@ -109,10 +111,10 @@ pub(super) fn hook(guest: Virtual<'_>, idt: u64) -> Option<u64> {
 
 /// CLD, or, in kernels whose `error_entry` has that, the call of it: neither asks
 /// for more of the bytes before it than RFLAGS.AC.
-fn goes_on_as_linux(guest: Virtual<'_>, hook: u64) -> Option<()> {
+fn goes_on_as_linux(guest: Virtual<'_>, bell: u64) -> Option<()> {
     const CALL: u8 = 0xe8;
     const CALL_LEN: u64 = 5;
-    let next = hook.checked_add(LEN as u64)?;
+    let next = bell.checked_add(LEN as u64)?;
     match guest.code(next)? {
         [CLD] => Some(()),
         [CALL] => {
@@ -139,8 +141,8 @@ fn entry(guest: Virtual<'_>, idt: u64) -> Option<u64> {
 
 /// An IRETQ in the page of the entry, or in the next: user page tables, if the
 /// guest has its own for user mode, map those as well.
-fn find_iretq(guest: Virtual<'_>, hook: u64) -> Option<u64> {
-    let page = hook & !(PAGE - 1);
+fn find_iretq(guest: Virtual<'_>, bell: u64) -> Option<u64> {
+    let page = bell & !(PAGE - 1);
     let end = page.checked_add(2 * PAGE)?;
     (page..end - 1).find(|at| guest.code(*at) == Some(IRETQ))
 }
@@ -202,23 +204,23 @@ pub(super) mod tests {
             ),
         ] {
             let guest = guest(code);
-            let gate = Gate::find(virt(&guest), IDT).unwrap();
-            assert_eq!((gate.hook, gate.iretq), (ENTRY + offset, IRETQ_AT));
+            let hook = EntryHook::find(virt(&guest), IDT).unwrap();
+            assert_eq!((hook.bell, hook.iretq), (ENTRY + offset, IRETQ_AT));
             assert_eq!(
-                gate.forward(AC_AND_MORE),
+                hook.forward(AC_AND_MORE),
                 (ENTRY + offset + 3, rflags),
                 "{code:x?}"
             );
-            gate.install(virt(&guest)).unwrap();
+            hook.install(virt(&guest)).unwrap();
             let mut expected = code.to_vec();
             let at = usize::try_from(offset).unwrap();
             expected[at..at + 3].copy_from_slice(&[0xe6, 0xe6, 0x90]);
             let now: [u8; 8] = virt(&guest).code(ENTRY).unwrap();
             assert_eq!(now[..], expected[..]);
-            assert!(gate.is_in_place(virt(&guest)));
-            assert!(gate.rings_at(gate.hook) && gate.rings_at(gate.hook + 2));
-            assert!(!gate.rings_at(gate.hook + 1) && !gate.rings_at(gate.hook + 3));
-            assert_eq!(Gate::find(virt(&guest), IDT), None, "not twice");
+            assert!(hook.is_in_place(virt(&guest)));
+            assert!(hook.rings_at(hook.bell) && hook.rings_at(hook.bell + 2));
+            assert!(!hook.rings_at(hook.bell + 1) && !hook.rings_at(hook.bell + 3));
+            assert_eq!(EntryHook::find(virt(&guest), IDT), None, "not twice");
         }
     }
 
@@ -232,12 +234,12 @@ pub(super) mod tests {
             [0x50, 0x51, 0x52, 0xfc, 0xe8, 1, 2, 3],
             [0xe6, 0xe6, 0x90, 0xfc, 0xe8, 1, 2, 3],
         ] {
-            assert_eq!(Gate::find(virt(&guest(&code)), IDT), None, "{code:x?}");
+            assert_eq!(EntryHook::find(virt(&guest(&code)), IDT), None, "{code:x?}");
         }
         let broken = |address: u64, byte: u8| {
             let guest = guest(&LINUX);
             guest.memory.write_obj(byte, GuestAddress(address)).unwrap();
-            Gate::find(virt(&guest), IDT)
+            EntryHook::find(virt(&guest), IDT)
         };
         assert!(broken(0x40_00d4, 0).is_some(), "the control");
         assert_eq!(broken(0x40_00d4, 1), None, "a stack of its own");
@@ -245,7 +247,7 @@ pub(super) mod tests {
         assert_eq!(broken(0x20_2234, 0), None, "no IRETQ");
         assert_eq!(broken(0x40_00d9, 0x12), None, "an address without a page");
         for idt in [0, u64::MAX, u64::MAX - 15 * 16] {
-            assert_eq!(Gate::find(virt(&guest(&LINUX)), idt), None);
+            assert_eq!(EntryHook::find(virt(&guest(&LINUX)), idt), None);
         }
     }
 
@@ -261,6 +263,6 @@ pub(super) mod tests {
             .memory
             .write_obj(2_u8, GuestAddress(0x40_00d0))
             .unwrap();
-        assert_eq!(Gate::find(virt(&guest), IDT), None);
+        assert_eq!(EntryHook::find(virt(&guest), IDT), None);
     }
 }

@@ -22,19 +22,19 @@ use crate::stop::StopReason;
 use crate::sys::affinity::{self, Tid};
 
 /// How often the event loop looks at the affinity of vCPU threads that have a
-/// [`Home`].
+/// [`RequiredCpus`].
 pub const CHECK_PERIOD: Duration = Duration::from_millis(100);
 
 /// The CPUs of a PMU that is on part of the host's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Home {
+pub struct RequiredCpus {
     /// The PMU's name in sysfs.
     pub pmu: String,
     /// Its CPUs.
     pub cpus: CpuSet,
 }
 
-impl Home {
+impl RequiredCpus {
     /// The end of a VM whose vCPU may run on `found`.
     fn left(&self, vcpu: VcpuId, found: CpuSet) -> StopReason {
         StopReason::ForeignCpu {
@@ -56,23 +56,23 @@ impl Home {
 
 /// Where one vCPU thread runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VcpuPlacement {
+pub struct VcpuAffinity {
     /// The CPUs to bind it to; `None`: wherever the VMM may run.
     pub bind: Option<CpuSet>,
     /// Where it must stay; `None`: it may roam.
-    pub home: Option<Home>,
+    pub home: Option<RequiredCpus>,
 }
 
 /// The thread's own check, after each exit.
 #[derive(Debug)]
-pub(super) struct HomeGuard {
-    home: Option<Home>,
+pub(super) struct CpuGuard {
+    home: Option<RequiredCpus>,
     /// The last CPU that was found to be good: most exits stay on it.
     last: Option<HostCpu>,
 }
 
-impl HomeGuard {
-    pub(super) const fn new(home: Option<Home>) -> Self {
+impl CpuGuard {
+    pub(super) const fn new(home: Option<RequiredCpus>) -> Self {
         Self { home, last: None }
     }
 
@@ -95,8 +95,8 @@ impl HomeGuard {
 mod tests {
     use super::*;
 
-    fn home(cpus: CpuSet) -> Home {
-        Home {
+    fn home(cpus: CpuSet) -> RequiredCpus {
+        RequiredCpus {
             pmu: "cpu_core".to_owned(),
             cpus,
         }
@@ -107,10 +107,10 @@ mod tests {
         let everywhere = Tid::current().affinity().unwrap();
         let nowhere: CpuSet = [CpuSet::MAX].into_iter().collect();
         let vcpu = VcpuId(3);
-        assert!(HomeGuard::new(None).check(vcpu).is_none());
-        let mut guard = HomeGuard::new(Some(home(everywhere.clone())));
+        assert!(CpuGuard::new(None).check(vcpu).is_none());
+        let mut guard = CpuGuard::new(Some(home(everywhere.clone())));
         assert!(guard.check(vcpu).is_none() && guard.check(vcpu).is_none());
-        let reason = HomeGuard::new(Some(home(nowhere.clone()))).check(vcpu);
+        let reason = CpuGuard::new(Some(home(nowhere.clone()))).check(vcpu);
         let text = reason.unwrap().to_string();
         for part in ["vCPU 3", "cpu_core", "65535", "type=auto"] {
             assert!(text.contains(part), "{text}");

@@ -1,5 +1,5 @@
 //! Whether vCPU threads stay where their PMU counts (see
-//! [`crate::vcpu::VcpuPlacement`]).
+//! [`crate::vcpu::VcpuAffinity`]).
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -14,13 +14,13 @@ use crate::vcpu::{CHECK_PERIOD, VcpuSet};
 
 /// Looks at the threads every [`CHECK_PERIOD`].
 #[derive(Debug)]
-pub struct PlacementWatch {
+pub struct AffinityWatch {
     timer: TimerFd,
     vcpus: Arc<VcpuSet>,
     stop: Arc<StopSignal>,
 }
 
-impl PlacementWatch {
+impl AffinityWatch {
     /// A watch of the threads of these vCPUs, as they come and go.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl PlacementWatch {
     }
 }
 
-impl MutEventSubscriber for PlacementWatch {
+impl MutEventSubscriber for AffinityWatch {
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
         // How many periods went by does not matter.
         let _periods = self.timer.wait();

@@ -1,8 +1,8 @@
-//! `--uncore` → the host's PMUs behind the guest's scoped ones.
+//! `--uncore` → the host's PMUs behind the guest's uncore PMUs.
 //!
 //! ```text
 //!  --uncore ─┐
-//!  model ────┼─▶ find ─▶ ScopedHosts ─▶ UncoreModel, for CPUID and the registers
+//!  model ────┼─▶ find ─▶ UncoreHosts ─▶ UncoreModel, for CPUID and the registers
 //!  sysfs ────┘                └▶ host: a driver for each of the guest's PMUs
 //!                                 ├ Shown::Raw: instance by instance
 //!                                 └ Shown::ByCpuTime ◀─ cpu_time
@@ -36,7 +36,7 @@ pub use error::UncoreError;
 
 /// The host's PMUs behind those that a guest is to have.
 #[derive(Clone, Debug)]
-pub struct ScopedHosts {
+pub struct UncoreHosts {
     model: UncoreModel,
     places: Vec<(UncorePmu, Vec<UncorePlace>)>,
     share: Share,
@@ -44,7 +44,7 @@ pub struct ScopedHosts {
     times: Arc<VcpuTimes>,
 }
 
-impl ScopedHosts {
+impl UncoreHosts {
     /// Finds what was asked for, for a guest whose PMU is `guest`; `None` if
     /// nothing was.
     ///
@@ -183,7 +183,7 @@ impl ScopedHosts {
     }
 }
 
-impl fmt::Display for ScopedHosts {
+impl fmt::Display for UncoreHosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let topology = self.cpus.topology.scopes();
         let mut comma = "";
