@@ -16,6 +16,7 @@
 //! rules, totals     rules for a guest's counters; totals of a vCPU
 //! state             the saved state as bytes
 //! vcpu, uncore      the PMU of one vCPU; the PMUs of a die or a package
+//! documents         the documents of vpmu/docs as pages of cargo doc
 //! ```
 
 extern crate alloc;

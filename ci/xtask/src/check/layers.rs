@@ -51,6 +51,7 @@ const VPMU: Layers = Layers {
         &["rules", "totals"],
         &["state"],
         &["vcpu", "uncore"],
+        &["documents"],
     ],
 };
 
