@@ -9,7 +9,7 @@ use super::boot::{BootError, ImageError, InitramfsError};
 use super::hotplug::Hotplug;
 use super::parts::{self, Blueprint, Files};
 use super::presence::PresenceKeeper;
-use super::vcpus::{StartError, VcpuSource};
+use super::vcpus::{self, StartError, VcpuSource};
 use crate::config::{SerialConfig, Topology, VmConfig};
 use crate::devices::BusError;
 use crate::devices::cpu_hotplug::CpuHotplug;
@@ -177,7 +177,7 @@ impl Machine {
         let lines = parts::connect_lines(&vm, &serial)?;
         let vcpus = Arc::new(VcpuSet::default());
         let presence = Arc::new(PresenceKeeper::new(
-            PresenceTable::new(created.into_values()),
+            PresenceTable::new(created.vcpus.into_values()),
             &vcpus,
             lines.hotplug,
             hooks.uncore.clone(),
@@ -207,6 +207,8 @@ impl Machine {
         let hotplug = Hotplug::new(presence, Arc::clone(&vcpus), source);
         hotplug.boot(config.cpus.boot)?;
         watch_homes(&mut events, &vcpus, &stop).map_err(host("a timer"))?;
+        // Behind all that refuses: the reason of a refusal is the only line.
+        vcpus::warn_of_leaks(&created.leaked);
         Ok(Self {
             control: MachineControl {
                 vcpus,

@@ -1,19 +1,17 @@
 //! The parts of a machine, in the order in which the builder needs them.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
-use vpmu::ids::VcpuId;
 
 use super::acpi;
 use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
 use super::builder::BuildError;
 use super::cpuid::{CpuidPlan, Profile};
 use super::memory::RamLayout;
-use super::vcpus::VcpuPlan;
+use super::vcpus::{CreatedVcpus, VcpuPlan};
 use crate::config::{SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
 use crate::devices::debug_exit::{self, DebugExit};
@@ -22,7 +20,7 @@ use crate::devices::power::{self, PowerButton, PowerDevice};
 use crate::devices::serial::{self, Limited, SerialParts, SerialPort};
 use crate::devices::{Bus, BusError};
 use crate::event_loop::Console;
-use crate::kvm::{BootState, Hypervisor, Vcpu, Vm, layout};
+use crate::kvm::{BootState, Hypervisor, Vm, layout};
 use crate::pmu::PmuHooks;
 use crate::stop::StopSignal;
 use crate::sys::terminal;
@@ -98,7 +96,7 @@ impl Blueprint<'_> {
         &self,
         vm: &Vm,
         boot_state: BootState,
-    ) -> Result<BTreeMap<VcpuId, Vcpu>, BuildError> {
+    ) -> Result<CreatedVcpus, BuildError> {
         let profile = self.hooks.cpuid.map_or(Profile::Host, Profile::around);
         let supported = self.hypervisor.supported_cpuid()?;
         let topology = self.config.cpus.topology;

@@ -13,7 +13,7 @@ use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::cpuid::{self, CpuidPlan, Profile};
 use crate::config::Topology;
-use crate::kvm::{BootState, CpuidEntry, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
+use crate::kvm::{BootState, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
 use crate::pmu::{PmuHooks, PortContext};
 use crate::stop::StopSignal;
 use crate::vcpu::{Buses, SpawnError, ThreadObserver, VcpuHandle, VcpuParts};
@@ -106,6 +106,25 @@ impl VcpuSource {
     }
 }
 
+/// Every possible vCPU, none with a thread yet.
+#[derive(Debug, Default)]
+pub(super) struct CreatedVcpus {
+    pub(super) vcpus: BTreeMap<VcpuId, Vcpu>,
+    /// Features that KVM shows the guest against its CPUID table.
+    pub(super) leaked: Vec<&'static str>,
+}
+
+/// Warns of features that KVM shows the guest against its CPUID table.
+pub(super) fn warn_of_leaks(leaked: &[&str]) {
+    if !leaked.is_empty() {
+        log::warn!(
+            "KVM shows the guest CPU features that its CPUID table does not offer: {}; the \
+             guest's drivers may try to use them",
+            leaked.join(", ")
+        );
+    }
+}
+
 /// How KVM's vCPUs are set up.
 #[derive(Debug)]
 pub(super) struct VcpuPlan<'a> {
@@ -124,14 +143,14 @@ impl VcpuPlan<'_> {
         mut self,
         vm: &Vm,
         ids: impl Iterator<Item = VcpuId>,
-    ) -> Result<BTreeMap<VcpuId, Vcpu>, KvmError> {
-        let mut vcpus = BTreeMap::new();
+    ) -> Result<CreatedVcpus, KvmError> {
+        let mut created = CreatedVcpus::default();
         for id in ids {
             let mut vcpu = vm.create_vcpu(self.cpuid.topology.apic_id(id))?;
             let table = self.cpuid.table(id);
             vcpu.set_cpuid(&table)?;
             if id.0 == 0 {
-                tell_leaks(&table, &vcpu.cpuid()?);
+                created.leaked = cpuid::leaked(&table, &vcpu.cpuid()?);
             }
             set_registers(&vcpu, self.cpuid.profile)?;
             if id.0 == 0 {
@@ -139,21 +158,9 @@ impl VcpuPlan<'_> {
             } else {
                 self.state_msrs = vcpu.remember_power_on(&self.state_msrs)?;
             }
-            vcpus.insert(id, vcpu);
+            created.vcpus.insert(id, vcpu);
         }
-        Ok(vcpus)
-    }
-}
-
-/// Warns of features that KVM shows the guest against its table.
-fn tell_leaks(table: &[CpuidEntry], shown: &[CpuidEntry]) {
-    let leaked = cpuid::leaked(table, shown);
-    if !leaked.is_empty() {
-        log::warn!(
-            "KVM shows the guest CPU features that its CPUID table does not offer: {}; the \
-             guest's drivers may try to use them",
-            leaked.join(", ")
-        );
+        Ok(created)
     }
 }
 
