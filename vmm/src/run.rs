@@ -203,7 +203,7 @@ fn missing_command(error: &clap::Error) -> Option<String> {
         .unwrap_or(&choices)
         .split_last()?;
     Some(format!(
-        "'{command}' has no command behind it; accepted: {} or {last} (see {command} --help)",
+        "no command given; use {} or {last} (see {command} --help)",
         others.join(", ")
     ))
 }

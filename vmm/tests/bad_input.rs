@@ -66,6 +66,11 @@ fn cpio() -> Vec<u8> {
     bytes
 }
 
+/// The words before input that works.
+const ADVICE: [&str; 3] = ["accepted: ", "expected: ", "; use "];
+/// A part of a refusal: one of [`ADVICE`].
+const WHAT_WORKS: &str = "(what works)";
+
 /// Runs the binary and checks that it refuses, with `parts` in its one line. One
 /// that starts a VM instead is stopped, and its status is another.
 fn refuses(args: &[&str], status: i32, parts: &[&str]) {
@@ -80,16 +85,20 @@ fn refuses(args: &[&str], status: i32, parts: &[&str]) {
     assert!(output.stdout.is_empty(), "{args:?}");
     assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
     assert!(text.starts_with("perfvisor: "), "{text}");
-    let advice = text.matches("accepted").count();
-    assert!(advice <= 1, "{args:?} is told off twice: {text}");
+    let advice: usize = ADVICE.map(|word| text.matches(word).count()).iter().sum();
+    assert!(advice <= 1, "{args:?} has two pieces of advice: {text}");
     for part in parts {
+        if *part == WHAT_WORKS {
+            assert_eq!(advice, 1, "{args:?}: nothing that works in: {text}");
+            continue;
+        }
         assert!(text.contains(part), "{args:?}: no '{part}' in: {text}");
     }
 }
 
 /// Refuses a kernel.
 fn refuses_kernel(path: &str, parts: &[&str]) {
-    let mut all = vec!["--kernel", path, "accepted"];
+    let mut all = vec!["--kernel", path, WHAT_WORKS];
     all.extend(parts);
     refuses(&["--kernel", path], 2, &all);
 }
@@ -130,7 +139,7 @@ fn scoped_pmus() {
     let kernel = scratch.file("kernel", &elf());
     let refused = |pmu: &str, uncore: &str, status, parts: &[&str]| {
         let args = ["--kernel", &kernel, "--pmu", pmu, "--uncore", uncore];
-        refuses(&args, status, &[&["--uncore", "accepted"], parts].concat());
+        refuses(&args, status, &[&["--uncore", WHAT_WORKS], parts].concat());
     };
     let intel = "type=software,model=intel-v2";
     let amd = "type=software,model=amd-v2";
@@ -167,7 +176,7 @@ fn initramfs_archives() {
         refuses(
             &["--kernel", &kernel, "--initramfs", &path],
             2,
-            &["--initramfs", &path, part, "accepted"],
+            &["--initramfs", &path, part, WHAT_WORKS],
         );
     }
     let good = scratch.file("good", &whole);
@@ -232,7 +241,7 @@ fn flag_values() {
         refuses(
             &["--kernel", &kernel, flag, value],
             2,
-            &[flag, "accepted", part],
+            &[flag, WHAT_WORKS, part],
         );
     }
     let long = "x".repeat(2048);
@@ -337,8 +346,10 @@ fn a_missing_command_is_named_with_the_choices() {
             .unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
-        let begin = format!("perfvisor: '{command}' has no command behind it; accepted: ");
-        assert!(text.starts_with(&begin), "{text}");
+        assert!(
+            text.starts_with("perfvisor: no command given; use "),
+            "{text}"
+        );
         let end = format!("{accepted} (see {command} --help)\n");
         assert!(text.ends_with(&end), "{text}");
     }

@@ -4,12 +4,12 @@ use thiserror::Error;
 
 use super::{MAX_CMDLINE, Topology};
 
-/// A flag whose value is not possible. Each text names the flag, the value and
-/// what would be accepted.
+/// A flag with an impossible value. Each text names the flag, the value and, after
+/// "accepted:", "expected:" or "use", input that works.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
     /// The flag has no such key.
-    #[error("{flag}: unknown key '{key}'; accepted: {accepted}")]
+    #[error("{flag}: unknown key '{key}'; expected: {accepted}")]
     UnknownKey {
         /// The flag.
         flag: &'static str,
@@ -19,7 +19,7 @@ pub enum ConfigError {
         accepted: &'static str,
     },
     /// A part of the value is no `key=value`.
-    #[error("{flag}: '{item}' is not key=value; accepted: {accepted}")]
+    #[error("{flag}: '{item}' is not key=value; expected: {accepted}")]
     NotKeyValue {
         /// The flag.
         flag: &'static str,
@@ -29,7 +29,7 @@ pub enum ConfigError {
         accepted: &'static str,
     },
     /// A key was given twice.
-    #[error("{flag}: '{key}' is given twice; accepted: each key once")]
+    #[error("{flag}: '{key}' is given twice; use each key once")]
     Duplicate {
         /// The flag.
         flag: &'static str,
@@ -37,7 +37,7 @@ pub enum ConfigError {
         key: String,
     },
     /// A key that must be there is not.
-    #[error("{flag}: '{key}' is missing; accepted: {accepted}")]
+    #[error("{flag}: '{key}' is missing; expected: {accepted}")]
     MissingKey {
         /// The flag.
         flag: &'static str,
@@ -73,7 +73,7 @@ pub enum ConfigError {
     Model(vpmu::guest::ConfigError),
     /// Fewer possible vCPUs than boot with.
     #[error(
-        "--cpus: max={max} with boot={boot} is not possible; accepted: max from {boot} to 254, or no max"
+        "--cpus: max={max} is less than boot={boot}; expected: max from {boot} to 254, or no max"
     )]
     MaxBelowBoot {
         /// vCPUs at boot.
@@ -83,7 +83,7 @@ pub enum ConfigError {
     },
     /// The topology describes another number of CPUs.
     #[error(
-        "--cpus: topology={topology} describes {} CPUs but max={max}; accepted: threads:cores[:clusters]:dies:packages whose product is {max}", topology.cpus()
+        "--cpus: topology={topology} describes {} CPUs but max={max}; expected: threads:cores[:clusters]:dies:packages whose product is {max}", topology.cpus()
     )]
     TopologyProduct {
         /// What the user wrote.
@@ -93,7 +93,7 @@ pub enum ConfigError {
     },
     /// The topology needs APIC ids that this VMM does not give.
     #[error(
-        "--cpus: topology={topology} needs APIC ids up to {apic_id}; accepted: a topology whose ids stay below 255 (each level is rounded up to a power of two)"
+        "--cpus: topology={topology} needs APIC ids up to {apic_id}; expected: a topology whose ids stay below 255 (each level is rounded up to a power of two)"
     )]
     ApicIds {
         /// What the user wrote.
@@ -103,29 +103,29 @@ pub enum ConfigError {
     },
     /// A hybrid guest whose vCPUs have no types.
     #[error(
-        "--pmu type=hybrid: --cpus core-types= is missing; accepted: core-types=[core=[VCPUS],atom=[VCPUS]] with each vCPU exactly once"
+        "--pmu type=hybrid: --cpus core-types= is missing; expected: core-types=[core=[VCPUS],atom=[VCPUS]] with each vCPU exactly once"
     )]
     HybridWithoutTypes,
     /// A model or numbers for a hybrid guest.
     #[error(
-        "--pmu type=hybrid: model=, gp=, fixed= and width= are not possible with it, as Linux expects the counters of one hybrid CPU; accepted: policy=, filter= and rdpmc="
+        "--pmu type=hybrid: it excludes model=, gp=, fixed= and width=, because Linux expects the counters of one hybrid CPU; accepted: policy=, filter= and rdpmc="
     )]
     HybridHasItsNumbers,
     /// Types of vCPUs in a guest that is not hybrid.
-    #[error("--cpus: core-types= goes with --pmu type=hybrid; accepted: both, or neither")]
+    #[error("--cpus: core-types= is given without --pmu type=hybrid; use both or neither")]
     TypesWithoutHybrid,
     /// Uncore PMUs for a guest without a PMU.
     #[error(
-        "--uncore: it is not possible with --pmu off or rdpmc=off; accepted: --pmu type=… with it, or no --uncore"
+        "--uncore: a guest with --pmu off or rdpmc=off has no uncore PMU; use --pmu type=… with it, or no --uncore"
     )]
     UncoreWithoutPmu,
     /// The command line is too long for the kernel.
-    #[error("--cmdline: {len} bytes are too long; accepted: up to {MAX_CMDLINE} bytes")]
+    #[error("--cmdline: {len} bytes are too long; expected: at most {MAX_CMDLINE} bytes")]
     LongCmdline {
         /// Its length.
         len: usize,
     },
     /// The command line has a NUL.
-    #[error("--cmdline: it holds a NUL byte; accepted: text without NUL")]
+    #[error("--cmdline: it contains a NUL byte; expected: text without NUL")]
     NulInCmdline,
 }

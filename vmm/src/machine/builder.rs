@@ -38,7 +38,7 @@ pub enum BuildError {
     #[error(transparent)]
     Boot(#[from] BootError),
     /// The file for the serial port cannot be written.
-    #[error("--serial: cannot write {path}; accepted: tty, null or file=PATH with a writable PATH")]
+    #[error("--serial: cannot write {path}; expected: tty, null or file=PATH with a writable PATH")]
     SerialFile {
         /// The file.
         path: std::path::PathBuf,
@@ -46,7 +46,7 @@ pub enum BuildError {
         source: io::Error,
     },
     /// The host has no such amount of memory.
-    #[error("--memory: the host cannot map {mib} MiB; accepted: a size that it can")]
+    #[error("--memory: the host cannot map {mib} MiB; use a smaller size")]
     Memory {
         /// What was asked for, in MiB.
         mib: u64,

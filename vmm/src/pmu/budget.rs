@@ -16,7 +16,7 @@ use crate::config::PmuConfig;
 pub enum BudgetError {
     /// The host has too few.
     #[error(
-        "policy=pinned: model={model} with gp={gp},fixed={fixed} needs {} host counters for sure and the host has {host} free; accepted: numbers that add up to {host} or less, or policy=flexible",
+        "policy=pinned: model={model} with gp={gp},fixed={fixed} needs {} guaranteed host counters, but the host has {host} free; use numbers with a sum of at most {host}, or policy=flexible",
         u16::from(*.gp) + u16::from(*.fixed)
     )]
     TooFew {
@@ -30,9 +30,7 @@ pub enum BudgetError {
         host: u8,
     },
     /// They could not be counted.
-    #[error(
-        "policy=pinned: the host's free counters cannot be found ({0}); accepted: policy=flexible"
-    )]
+    #[error("policy=pinned: the host's free counters cannot be counted ({0}); use policy=flexible")]
     Unknown(String),
 }
 

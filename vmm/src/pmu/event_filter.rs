@@ -27,7 +27,7 @@ const LONGEST: u64 = 1 << 16;
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     /// It cannot be read.
-    #[error("--pmu filter=@{path}: it cannot be read; accepted: a readable JSON file")]
+    #[error("--pmu filter=@{path}: it cannot be read; expected: a readable JSON file")]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -35,14 +35,14 @@ pub enum FilterError {
         source: io::Error,
     },
     /// It is too long.
-    #[error("--pmu filter=@{path}: it is longer than {LONGEST} bytes")]
+    #[error("--pmu filter=@{path}: it is too long; expected: at most {LONGEST} bytes")]
     Long {
         /// Which.
         path: PathBuf,
     },
     /// It is something else.
     #[error(
-        r#"--pmu filter=@{path}: it is no filter; accepted: {{"allow": ["cycles", "r1d1"], "deny": ["r2c0"]}}, both optional"#
+        r#"--pmu filter=@{path}: it is not a filter; expected: {{"allow": ["cycles", "r1d1"], "deny": ["r2c0"]}}, both optional"#
     )]
     Format {
         /// Which.
@@ -147,8 +147,8 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_file_is_said() {
         for (name, text, part) in [
-            ("json", "allow: cycles", "it is no filter"),
-            ("key", r#"{"permit": []}"#, "it is no filter"),
+            ("json", "allow: cycles", "it is not a filter"),
+            ("key", r#"{"permit": []}"#, "it is not a filter"),
             ("word", r#"{"allow": ["cycle"]}"#, "'cycle' is no event"),
             (
                 "code",
@@ -156,7 +156,11 @@ mod tests {
                 "'r1f53003c' is no event",
             ),
             ("minus", r#"{"deny": ["r-1"]}"#, "'r-1' is no event"),
-            ("long", &" ".repeat(70_000), "longer than 65536"),
+            (
+                "long",
+                &" ".repeat(70_000),
+                "too long; expected: at most 65536",
+            ),
         ] {
             let message = filter(name, text).unwrap_err().to_string();
             assert!(message.contains("--pmu filter=@"), "{message}");

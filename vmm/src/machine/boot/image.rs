@@ -45,7 +45,7 @@ pub enum ImageError {
         why: &'static str,
     },
     /// Its end is missing.
-    #[error("--kernel: {path} is truncated: {size} of {needed} bytes; accepted: the whole file")]
+    #[error("--kernel: {path} is truncated: {size} of {needed} bytes; expected: the whole file")]
     Truncated {
         /// The file.
         path: PathBuf,

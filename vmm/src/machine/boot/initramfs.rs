@@ -47,7 +47,7 @@ pub enum InitramfsError {
         offset: u64,
     },
     /// Its end is missing.
-    #[error("--initramfs: {path} is truncated after {size} bytes; accepted: the whole archive")]
+    #[error("--initramfs: {path} is truncated after {size} bytes; expected: the whole archive")]
     Truncated {
         /// The file.
         path: PathBuf,

@@ -34,7 +34,7 @@ use crate::kvm::layout;
 pub enum BootError {
     /// The kernel needs more memory than there is.
     #[error(
-        "--memory: {have} MiB are too little for this kernel and initramfs; accepted: at least {need} MiB"
+        "--memory: {have} MiB are too little for this kernel and initramfs; expected: at least {need} MiB"
     )]
     TooSmall {
         /// RAM in MiB.
@@ -44,7 +44,7 @@ pub enum BootError {
     },
     /// The kernel lies where the firmware tables do.
     #[error(
-        "--kernel: a segment at {start:#x} is below 1 MiB; accepted: segments from 0x100000 up"
+        "--kernel: a segment at {start:#x} is below 1 MiB; expected: segments at 0x100000 or above"
     )]
     TooLow {
         /// Where the segment starts.
@@ -57,7 +57,7 @@ pub enum BootError {
     #[error("--kernel: the image cannot be read")]
     Read(#[source] io::Error),
     /// More modules than the multiboot tables hold.
-    #[error("--initramfs: {asked} multiboot modules are too many; accepted: at most {max}")]
+    #[error("--initramfs: {asked} multiboot modules are too many; expected: at most {max}")]
     TooManyModules {
         /// What was asked for.
         asked: usize,
