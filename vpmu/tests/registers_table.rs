@@ -19,7 +19,7 @@ use vpmu::guest::{
 use vpmu::host::sim_uncore::SimUncore;
 use vpmu::host::{EnergyDomain, UncoreHost};
 use vpmu::ids::{MsrIndex, VcpuId};
-use vpmu::sched::Topology;
+use vpmu::sched::ScopeTopology;
 use vpmu::uncore::{self, Power, PowerForm, Uncore, UncoreModel, UncoreRegister};
 use vpmu::units::Nanos;
 use vpmu::x86::cpuid::{PmuCpuid, Vendor};
@@ -187,7 +187,7 @@ fn uncore_models() -> [(&'static str, UncoreModel); 2] {
 }
 
 fn new_uncore(model: UncoreModel) -> Uncore<impl UncoreHost> {
-    Uncore::new(model, Topology::flat(1), 1, |_| SimUncore::default()).unwrap()
+    Uncore::new(model, ScopeTopology::flat(1), 1, |_| SimUncore::default()).unwrap()
 }
 
 /// A range's registers are alike, or selects and counters in turn.

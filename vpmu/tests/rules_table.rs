@@ -17,7 +17,7 @@ use std::path::Path;
 const NOT_HERE: [(u16, &str); 3] = [
     (
         210,
-        "event codes and raw masks are the business of the PMU that owns them; the order of refusals is the mock's and `x86`'s",
+        "event codes and raw masks are the business of the PMU that owns them; the order of refusals is the mock's and `constraints`'s",
     ),
     (
         227,

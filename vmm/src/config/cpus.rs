@@ -71,8 +71,8 @@ impl Topology {
 
     /// The same for scopes: who shares a die, a package.
     #[must_use]
-    pub const fn scopes(&self) -> vpmu::sched::Topology {
-        vpmu::sched::Topology {
+    pub const fn scopes(&self) -> vpmu::sched::ScopeTopology {
+        vpmu::sched::ScopeTopology {
             packages: self.packages,
             dies: self.dies,
             cores: self.cores,

@@ -92,7 +92,7 @@ pub enum PmuError {
     Filter(#[from] event_filter::FilterError),
     /// The uncore PMUs.
     #[error("--uncore: {0}")]
-    Uncore(vpmu::sched::PmuError),
+    Uncore(vpmu::sched::RegisterError),
     /// What would back them.
     #[error(transparent)]
     UncoreHosts(#[from] UncoreError),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vpmu::guest::{Access, Effect, MsrError};
 use vpmu::host::UncoreHost;
 use vpmu::ids::{MsrIndex, VcpuId};
-use vpmu::sched::PmuError;
+use vpmu::sched::RegisterError;
 use vpmu::uncore::{Uncore, UncoreModel, UncorePmu, UncoreRegister};
 
 use super::uncore_hosts::VcpuTimes;
@@ -53,7 +53,7 @@ impl SharedUncore {
     ///
     /// # Errors
     /// If there are more counters than can be named.
-    pub fn new(plan: &UncorePlan, cpus: &CpusConfig) -> Result<Self, PmuError> {
+    pub fn new(plan: &UncorePlan, cpus: &CpusConfig) -> Result<Self, RegisterError> {
         let topology = cpus.topology.scopes();
         let uncore = Uncore::new(plan.model, topology, cpus.boot, |pmu| (plan.hosts)(pmu))?;
         Ok(Self {

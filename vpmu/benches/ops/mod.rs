@@ -2,10 +2,10 @@
 //! criterion benches and by the instruction counts.
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPmu};
 use vpmu::sched::{
     Config, EventAttr, EventId, Extent, OpenRequest, PmuClass, PmuDesc, PmuId, PmuType, Scheduler,
-    Target, TaskId, Topology,
+    ScopeTopology, Target, TaskId,
 };
 use vpmu::units::Nanos;
 
@@ -41,7 +41,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(op: &str, n: usize, pmus: usize) -> Self {
-        let mut config = Config::new(Topology::flat(2));
+        let mut config = Config::new(ScopeTopology::flat(2));
         config.self_check = false;
         let mut s = Scheduler::new(config);
         let task = s.create_task();
@@ -62,7 +62,7 @@ impl Bench {
             } else {
                 PmuClass::Hardware
             };
-            let kind = Kind::Counters {
+            let kind = MockKind::Counters {
                 uncore: false,
                 generic: false,
             };

@@ -6,16 +6,16 @@ use core::ops::{Index, IndexMut};
 
 /// An id that an [`Arena`] can hand out.
 pub(crate) trait ArenaId: Copy {
-    /// The id of slot `index` in its `generation`.
+    /// The id of entry `index` in its `generation`.
     fn new(index: u32, generation: u32) -> Self;
-    /// The slot.
+    /// The entry.
     fn index(self) -> u32;
-    /// How often the slot had been used before.
+    /// How often the entry had been used before.
     fn generation(self) -> u32;
 }
 
 #[derive(Debug)]
-struct Slot<T> {
+struct Entry<T> {
     generation: u32,
     value: Option<T>,
 }
@@ -26,7 +26,7 @@ struct Slot<T> {
 /// come from a caller go through [`Arena::get`] first.
 #[derive(Debug)]
 pub(crate) struct Arena<I, T> {
-    slots: Vec<Slot<T>>,
+    entries: Vec<Entry<T>>,
     free: Vec<u32>,
     id: PhantomData<I>,
 }
@@ -36,7 +36,7 @@ impl<I: ArenaId, T> Arena<I, T> {
     #[must_use]
     pub(crate) const fn new() -> Self {
         Self {
-            slots: Vec::new(),
+            entries: Vec::new(),
             free: Vec::new(),
             id: PhantomData,
         }
@@ -45,13 +45,13 @@ impl<I: ArenaId, T> Arena<I, T> {
     /// Stores `value` and names it.
     pub(crate) fn insert(&mut self, value: T) -> I {
         if let Some(index) = self.free.pop() {
-            let slot = &mut self.slots[index as usize];
-            slot.value = Some(value);
-            return I::new(index, slot.generation);
+            let entry = &mut self.entries[index as usize];
+            entry.value = Some(value);
+            return I::new(index, entry.generation);
         }
         // 2^32 objects do not fit in memory.
-        let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(Slot {
+        let index = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        self.entries.push(Entry {
             generation: 0,
             value: Some(value),
         });
@@ -60,12 +60,12 @@ impl<I: ArenaId, T> Arena<I, T> {
 
     /// Takes the object out; its id is never valid again.
     pub(crate) fn remove(&mut self, id: I) -> Option<T> {
-        let slot = self.slots.get_mut(id.index() as usize)?;
-        if slot.generation != id.generation() {
+        let entry = self.entries.get_mut(id.index() as usize)?;
+        if entry.generation != id.generation() {
             return None;
         }
-        let value = slot.value.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
+        let value = entry.value.take()?;
+        entry.generation = entry.generation.wrapping_add(1);
         self.free.push(id.index());
         Some(value)
     }
@@ -73,9 +73,9 @@ impl<I: ArenaId, T> Arena<I, T> {
     /// The object, if the id is still valid.
     #[must_use]
     pub(crate) fn get(&self, id: I) -> Option<&T> {
-        let slot = self.slots.get(id.index() as usize)?;
-        if slot.generation == id.generation() {
-            slot.value.as_ref()
+        let entry = self.entries.get(id.index() as usize)?;
+        if entry.generation == id.generation() {
+            entry.value.as_ref()
         } else {
             None
         }
@@ -84,17 +84,28 @@ impl<I: ArenaId, T> Arena<I, T> {
     /// The object, if the id is still valid.
     #[must_use]
     pub(crate) fn get_mut(&mut self, id: I) -> Option<&mut T> {
-        let slot = self.slots.get_mut(id.index() as usize)?;
-        if slot.generation == id.generation() {
-            slot.value.as_mut()
+        let entry = self.entries.get_mut(id.index() as usize)?;
+        if entry.generation == id.generation() {
+            entry.value.as_mut()
         } else {
             None
         }
     }
 
-    /// Every object with its id, in slot order.
+    /// Two different objects, if both ids are still valid.
+    #[must_use]
+    pub(crate) fn get_two_mut(&mut self, a: I, b: I) -> Option<(&mut T, &mut T)> {
+        let at = [a.index() as usize, b.index() as usize];
+        let [x, y] = self.entries.get_disjoint_mut(at).ok()?;
+        if x.generation != a.generation() || y.generation != b.generation() {
+            return None;
+        }
+        Some((x.value.as_mut()?, y.value.as_mut()?))
+    }
+
+    /// Every object with its id, in order of index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (I, &T)> {
-        self.slots.iter().enumerate().filter_map(|(i, s)| {
+        self.entries.iter().enumerate().filter_map(|(i, s)| {
             let index = u32::try_from(i).ok()?;
             Some((I::new(index, s.generation), s.value.as_ref()?))
         })

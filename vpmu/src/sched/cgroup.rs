@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use super::Scheduler;
+use super::commit::Batch;
 use super::driver::PmuDriver;
 use super::groups::MAX_CGROUP;
 use super::ids::{CgroupId, EventId, PmuId, TaskId};
@@ -98,7 +99,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `update_cgrp_time_from_event`.
     pub(super) fn refresh_cgroup_of(&mut self, event: EventId) {
         let e = &self.events[event];
-        let (Some(g), Some(v)) = (e.cgroup, e.vcpu) else {
+        let (Some(g), Some(v)) = (e.cgroup(), e.vcpu()) else {
             return;
         };
         let now = self.now;
@@ -124,7 +125,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// An event that wants to run has entered its context. Linux: `perf_cgroup_event_enable`.
     pub(super) fn cgroup_event_enabled(&mut self, id: EventId) {
         let e = &self.events[id];
-        let (Some(_), Some(vcpu), ctx, pmu) = (e.cgroup, e.vcpu, e.ctx, e.slice) else {
+        let (Some(_), Some(vcpu), ctx, pmu) = (e.cgroup(), e.vcpu(), e.ctx(), e.slice()) else {
             return;
         };
         let c = &mut self.contexts[ctx];
@@ -142,7 +143,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_cgroup_event_disable`.
     pub(super) fn cgroup_event_disabled(&mut self, id: EventId) {
         let e = &self.events[id];
-        let (Some(_), Some(vcpu), ctx, pmu) = (e.cgroup, e.vcpu, e.ctx, e.slice) else {
+        let (Some(_), Some(vcpu), ctx, pmu) = (e.cgroup(), e.vcpu(), e.ctx(), e.slice()) else {
             return;
         };
         let c = &mut self.contexts[ctx];
@@ -165,7 +166,7 @@ impl<D: PmuDriver> Scheduler<D> {
     }
 
     /// Follows the new current task's cgroup. Linux: `perf_cgroup_switch`.
-    pub(super) fn cgroup_switch(&mut self, vcpu: VcpuId) {
+    pub(super) fn cgroup_switch(&mut self, batch: Batch<'_>, vcpu: VcpuId) {
         let cpu = self.cpu(vcpu);
         let (Some(old), ctx) = (cpu.cgroup, cpu.ctx) else {
             return;
@@ -176,9 +177,21 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         self.refresh(ctx);
         self.refresh_cgroups(vcpu, true);
-        self.ctx_sched_out(vcpu, ctx, super::resched::Which::Cgroups, Activity::ALL);
+        self.ctx_sched_out(
+            batch,
+            vcpu,
+            ctx,
+            super::resched::Which::Cgroups,
+            Activity::ALL,
+        );
         self.cpu_mut(vcpu).cgroup = Some(new);
-        self.ctx_sched_in(vcpu, ctx, super::resched::Which::Cgroups, Activity::ALL);
+        self.ctx_sched_in(
+            batch,
+            vcpu,
+            ctx,
+            super::resched::Which::Cgroups,
+            Activity::ALL,
+        );
         self.start_cgroup_clocks(vcpu);
     }
 
@@ -194,8 +207,7 @@ impl<D: PmuDriver> Scheduler<D> {
         };
         t.cgroup = cgroup;
         if let Some(vcpu) = t.oncpu {
-            self.cgroup_switch(vcpu);
-            self.commit();
+            self.batch(|s, batch| s.cgroup_switch(batch, vcpu));
         }
         true
     }

@@ -8,6 +8,91 @@ use super::ids::{ContextId, EventId};
 use super::state::{Activity, EventState};
 use crate::units::Nanos;
 
+/// State of an event, and the times that it was enabled and running up to
+/// `stamp` on its context's clock.
+///
+/// An installed event changes its state by `set_state` alone, which brings the
+/// times up to date first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StateTimes {
+    state: EventState,
+    stamp: Nanos,
+    enabled: Nanos,
+    running: Nanos,
+}
+
+impl StateTimes {
+    /// No time yet.
+    pub(crate) const fn new(state: EventState) -> Self {
+        Self {
+            state,
+            stamp: Nanos(0),
+            enabled: Nanos(0),
+            running: Nanos(0),
+        }
+    }
+}
+
+impl PerfEvent {
+    /// Its own state.
+    pub(crate) const fn state(&self) -> EventState {
+        self.times.state
+    }
+
+    /// Time enabled, in ns, up to the last update.
+    pub(crate) const fn enabled(&self) -> Nanos {
+        self.times.enabled
+    }
+
+    /// Time running, in ns, up to the last update.
+    pub(crate) const fn running(&self) -> Nanos {
+        self.times.running
+    }
+
+    /// Time enabled and running when the event's clock is at `clock` and its
+    /// effective state is `state`.
+    pub(crate) fn times_at(&self, clock: Nanos, state: EventState) -> (Nanos, Nanos) {
+        let StateTimes {
+            stamp,
+            mut enabled,
+            mut running,
+            ..
+        } = self.times;
+        let delta = clock.since(stamp);
+        if state >= EventState::Inactive {
+            enabled += delta;
+        }
+        if state >= EventState::Active {
+            running += delta;
+        }
+        (enabled, running)
+    }
+
+    /// The event enters its context: no time has passed before `stamp`.
+    pub(crate) const fn stamp_times(&mut self, stamp: Nanos) {
+        self.times.stamp = stamp;
+    }
+
+    /// Sets the state of an event that is in no context: no time passes there.
+    pub(crate) const fn start_in(&mut self, state: EventState) {
+        self.times.state = state;
+    }
+
+    /// An enable takes an event out of ERROR to OFF. Both count no time, and
+    /// neither is ready to run, so that nothing else changes.
+    pub(crate) fn leave_error(&mut self) {
+        debug_assert_eq!(self.times.state, EventState::Error, "R-017");
+        self.times.state = EventState::Off;
+    }
+
+    /// Exchanges the times of two events, not their states.
+    pub(crate) const fn swap_times(&mut self, other: &mut Self) {
+        let (a, b) = (&mut self.times, &mut other.times);
+        core::mem::swap(&mut a.enabled, &mut b.enabled);
+        core::mem::swap(&mut a.running, &mut b.running);
+    }
+}
+
 impl<D: PmuDriver> Scheduler<D> {
     /// Brings the clock of a context up to date if it runs: once an
     /// operation, as the caller's `now` does not move within one. A task's
@@ -39,22 +124,22 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// The clock that the event's times are taken from. Linux: `perf_event_time`.
     pub(super) fn event_time(&self, event: &PerfEvent) -> Nanos {
-        match (event.cgroup, event.vcpu) {
+        match (event.cgroup(), event.vcpu()) {
             (Some(g), Some(v)) => self.cgroups.time(v, g),
-            _ => self.contexts[event.ctx].time,
+            _ => self.contexts[event.ctx()].time,
         }
     }
 
     /// State of an event as its leader lets it be. Linux: `__perf_effective_state`.
     pub(super) fn effective_state(&self, event: &PerfEvent) -> EventState {
-        let leader = match self.events.get(event.leader) {
-            Some(l) => l.state,
-            None => event.state,
+        let leader = match self.events.get(event.leader()) {
+            Some(l) => l.state(),
+            None => event.state(),
         };
         if leader <= EventState::Off {
             leader
         } else {
-            event.state
+            event.state()
         }
     }
 
@@ -63,21 +148,21 @@ impl<D: PmuDriver> Scheduler<D> {
         let event = &self.events[id];
         let now = self.event_time(event);
         let state = self.effective_state(event);
-        let delta = now.since(event.stamp);
-        let event = &mut self.events[id];
+        let delta = now.since(event.times.stamp);
+        let times = &mut self.events[id].times;
         if state >= EventState::Inactive {
-            event.enabled += delta;
+            times.enabled += delta;
         }
         if state >= EventState::Active {
-            event.running += delta;
+            times.running += delta;
         }
-        event.stamp = now;
+        times.stamp = now;
     }
 
     /// Linux: `perf_event_update_sibling_time`.
     pub(super) fn update_sibling_times(&mut self, leader: EventId) {
-        for i in 0..self.events[leader].siblings.len() {
-            let sibling = self.events[leader].siblings[i];
+        for i in 0..self.events[leader].siblings().len() {
+            let sibling = self.events[leader].siblings()[i];
             self.update_time(sibling);
         }
     }
@@ -87,7 +172,7 @@ impl<D: PmuDriver> Scheduler<D> {
     ///
     /// Linux: `perf_event_set_state`.
     pub(super) fn set_state(&mut self, id: EventId, state: EventState) {
-        let old = self.events[id].state;
+        let old = self.events[id].state();
         if old == state {
             return;
         }
@@ -96,7 +181,7 @@ impl<D: PmuDriver> Scheduler<D> {
         if crosses {
             self.update_sibling_times(id);
         }
-        self.events[id].state = state;
+        self.events[id].times.state = state;
         if crosses {
             self.sync_ready(id);
         }
@@ -105,6 +190,6 @@ impl<D: PmuDriver> Scheduler<D> {
     /// The clock of the event's context at this moment, for its PMU.
     pub(super) fn count_clock(&self, id: EventId) -> Nanos {
         let event = &self.events[id];
-        self.contexts[event.ctx].time_at(self.now)
+        self.contexts[event.ctx()].time_at(self.now)
     }
 }

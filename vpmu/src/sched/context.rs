@@ -27,37 +27,57 @@ pub(crate) struct ActiveList {
     tail: Option<EventId>,
 }
 
+/// Neighbours of an event in the active list of its slice.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ActiveLinks {
+    listed: bool,
+    prev: Option<EventId>,
+    next: Option<EventId>,
+}
+
+impl PerfEvent {
+    /// Whether it is in an active list.
+    pub(crate) const fn in_active_list(&self) -> bool {
+        self.active.listed
+    }
+
+    /// The event behind it in its active list.
+    pub(crate) const fn active_next(&self) -> Option<EventId> {
+        self.active.next
+    }
+}
+
 impl ActiveList {
     pub(crate) const fn first(&self) -> Option<EventId> {
         self.head
     }
 
     pub(crate) fn push(&mut self, events: &mut Arena<EventId, PerfEvent>, id: EventId) {
-        let e = &mut events[id];
-        debug_assert!(!e.in_active_list, "an event is in one active list once");
-        e.in_active_list = true;
-        e.active_prev = self.tail;
-        e.active_next = None;
+        let e = &mut events[id].active;
+        debug_assert!(!e.listed, "an event is in one active list once");
+        e.listed = true;
+        e.prev = self.tail;
+        e.next = None;
         match self.tail {
-            Some(t) => events[t].active_next = Some(id),
+            Some(t) => events[t].active.next = Some(id),
             None => self.head = Some(id),
         }
         self.tail = Some(id);
     }
 
     pub(crate) fn remove(&mut self, events: &mut Arena<EventId, PerfEvent>, id: EventId) {
-        let e = &mut events[id];
-        if !e.in_active_list {
+        let e = &mut events[id].active;
+        if !e.listed {
             return;
         }
-        e.in_active_list = false;
-        let (prev, next) = (e.active_prev.take(), e.active_next.take());
+        e.listed = false;
+        let (prev, next) = (e.prev.take(), e.next.take());
         match prev {
-            Some(p) => events[p].active_next = next,
+            Some(p) => events[p].active.next = next,
             None => self.head = next,
         }
         match next {
-            Some(n) => events[n].active_prev = prev,
+            Some(n) => events[n].active.prev = prev,
             None => self.tail = prev,
         }
     }

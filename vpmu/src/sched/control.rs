@@ -22,7 +22,7 @@ impl<D: PmuDriver> Scheduler<D> {
     pub(super) fn exists(&self, id: EventId) -> Result<(), EventError> {
         // Inherited copies are not for callers.
         match self.events.get(id) {
-            Some(e) if e.parent.is_none() && e.state != EventState::Dead => Ok(()),
+            Some(e) if e.parent().is_none() && e.state() != EventState::Dead => Ok(()),
             _ => Err(EventError::NoEvent),
         }
     }
@@ -31,7 +31,7 @@ impl<D: PmuDriver> Scheduler<D> {
     ///
     /// Linux: `event_function_call`, as far as it can do nothing.
     fn reachable(&self, id: EventId) -> bool {
-        match self.contexts[self.events[id].ctx].owner {
+        match self.contexts[self.events[id].ctx()].owner {
             Owner::Cpu(vcpu) => self.is_up(vcpu),
             Owner::Task(_) => true,
             Owner::Gone => false,
@@ -40,8 +40,8 @@ impl<D: PmuDriver> Scheduler<D> {
 
     fn for_each_child(&mut self, id: EventId, f: fn(&mut Self, EventId)) {
         f(self, id);
-        for i in 0..self.events[id].children.len() {
-            let child = self.events[id].children[i];
+        for i in 0..self.events[id].children().len() {
+            let child = self.events[id].children()[i];
             f(self, child);
         }
     }
@@ -51,10 +51,10 @@ impl<D: PmuDriver> Scheduler<D> {
             self.for_each_child(id, f);
             return;
         }
-        let leader = self.events[id].leader;
+        let leader = self.events[id].leader();
         self.for_each_child(leader, f);
-        for i in 0..self.events[leader].siblings.len() {
-            let sibling = self.events[leader].siblings[i];
+        for i in 0..self.events[leader].siblings().len() {
+            let sibling = self.events[leader].siblings()[i];
             self.for_each_child(sibling, f);
         }
     }
@@ -76,14 +76,14 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `_perf_event_enable`.
     pub(super) fn enable_one(&mut self, id: EventId) {
         let event = &mut self.events[id];
-        if event.state.is_enabled() || event.state < EventState::Error {
+        if event.state().is_enabled() || event.state() < EventState::Error {
             return;
         }
-        if event.state == EventState::Error {
-            if event.caps.contains(EventCaps::SIBLING) && event.leader == id {
+        if event.state() == EventState::Error {
+            if event.caps().contains(EventCaps::SIBLING) && event.leader() == id {
                 return;
             }
-            event.state = EventState::Off;
+            event.leave_error();
         }
         if self.reachable(id) {
             self.enable_in_ctx(id);
@@ -93,11 +93,11 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `__perf_event_enable`.
     fn enable_in_ctx(&mut self, id: EventId) {
         let event = &self.events[id];
-        let (ctx, pmu, leader) = (event.ctx, event.slice, event.leader);
+        let (ctx, pmu, leader) = (event.ctx(), event.slice(), event.leader());
         self.refresh(ctx);
         self.unsettle(id);
         self.set_state(id, EventState::Inactive);
-        if self.events[id].list_seq.is_some() {
+        if self.events[id].list_seq().is_some() {
             self.cgroup_event_enabled(id);
         }
         if self.contexts[ctx].active.is_empty() {
@@ -107,18 +107,19 @@ impl<D: PmuDriver> Scheduler<D> {
             return;
         };
         let event = &self.events[id];
-        if event.vcpu.is_some_and(|v| v != vcpu) || !self.cgroup_matches(vcpu, event.cgroup) {
+        if event.vcpu().is_some_and(|v| v != vcpu) || !self.cgroup_matches(vcpu, event.cgroup()) {
             return;
         }
-        if leader != id && self.events[leader].state != EventState::Active {
+        if leader != id && self.events[leader].state() != EventState::Active {
             return;
         }
-        let installed = self.events[id].group_index.is_some();
-        if !(installed && self.append(vcpu, id, false)) {
-            let (task_ctx, class) = (self.cpu(vcpu).task_ctx, self.class_of(id));
-            self.resched(vcpu, task_ctx, pmu, class);
-        }
-        self.commit();
+        let installed = self.events[id].group_index().is_some();
+        self.batch(|s, batch| {
+            if !(installed && s.append(batch, vcpu, id, false)) {
+                let (task_ctx, class) = (s.cpu(vcpu).task_ctx, s.class_of(id));
+                s.resched(batch, vcpu, task_ctx, pmu, class);
+            }
+        });
     }
 
     /// Disables an event or its group; nothing else is scheduled, siblings keep
@@ -139,22 +140,23 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `_perf_event_disable`, `__perf_event_disable`.
     pub(super) fn disable_one(&mut self, id: EventId) {
         let event = &self.events[id];
-        if event.state <= EventState::Off || !self.reachable(id) {
+        if event.state() <= EventState::Off || !self.reachable(id) {
             return;
         }
-        let (ctx, leader) = (event.ctx, event.leader);
+        let (ctx, leader) = (event.ctx(), event.leader());
         self.refresh_for(ctx, id);
         self.unsettle(id);
-        if leader == id {
-            self.take_group_off(id);
-        } else {
-            self.take_off(id);
-        }
-        self.set_state(id, EventState::Off);
-        if self.events[id].list_seq.is_some() {
-            self.cgroup_event_disabled(id);
-        }
-        self.commit();
+        self.batch(|s, batch| {
+            if leader == id {
+                s.take_group_off(batch, id);
+            } else {
+                s.take_off(batch, id, EventState::Inactive);
+            }
+            s.set_state(id, EventState::Off);
+            if s.events[id].list_seq().is_some() {
+                s.cgroup_event_disabled(id);
+            }
+        });
     }
 
     /// Sets the own counts to 0.
@@ -168,7 +170,7 @@ impl<D: PmuDriver> Scheduler<D> {
         self.at(now);
         self.for_each(id, extent, |s, e| {
             s.update_for_read(e, false);
-            s.events[e].count = Count(0);
+            s.events[e].zero_count();
         });
         Ok(())
     }
@@ -183,13 +185,13 @@ impl<D: PmuDriver> Scheduler<D> {
         self.exists(id)?;
         self.at(now);
         let event = &mut self.events[id];
-        if event.attr.has(AttrFlags::INHERIT) {
+        if event.attr().has(AttrFlags::INHERIT) {
             return Err(EventError::Inherited);
         }
-        if !event.attr.is_sampling() {
+        if !event.attr().is_sampling() {
             return Err(EventError::NotSampling);
         }
-        event.sampling.event_limit = event.sampling.event_limit.wrapping_add(n);
+        event.sampling.add_budget(n);
         self.enable_one(id);
         self.check_invariants();
         Ok(())
@@ -205,13 +207,13 @@ impl<D: PmuDriver> Scheduler<D> {
         self.exists(id)?;
         self.at(now);
         let event = &self.events[id];
-        if !event.attr.is_sampling() {
+        if !event.attr().is_sampling() {
             return Err(EventError::NotSampling);
         }
-        let valid = if event.attr.has(AttrFlags::FREQ) {
+        let valid = if event.attr().has(AttrFlags::FREQ) {
             value != 0 && value <= self.config.max_sample_rate
         } else {
-            let driver = &self.pmus[event.pmu.index()].driver;
+            let driver = &self.pmus[event.pmu().index()].driver;
             value != 0 && driver.accepts_period(id, value) && value >> 63 == 0
         };
         if !valid {
@@ -227,19 +229,18 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `__perf_event_period`.
     fn set_period_in_ctx(&mut self, id: EventId, value: u64) {
         let event = &mut self.events[id];
-        event.attr.sample = value;
-        let freq = event.attr.has(AttrFlags::FREQ);
-        let active = event.state == EventState::Active;
+        event.set_sample(value);
+        let freq = event.attr().has(AttrFlags::FREQ);
+        let active = event.state() == EventState::Active;
         if active {
-            event.sampling.throttled = false;
-            event.sampling.interrupts = 0;
+            event.sampling.unthrottle();
             self.stop_in_place(id);
         }
         let event = &mut self.events[id];
-        event.sampling.period_left = 0;
+        event.sampling.restart_period();
         if !freq {
-            event.sampling.period = value;
-            let pmu = event.pmu;
+            event.sampling.set_period(value);
+            let pmu = event.pmu();
             self.pmus[pmu.index()].driver.set_period(id, value);
         }
         if active {
@@ -259,9 +260,9 @@ impl<D: PmuDriver> Scheduler<D> {
         self.at(now);
         self.disable_one(id);
         let event = &mut self.events[id];
-        let count = event.count;
+        let count = event.count();
         if reset {
-            event.count = Count(0);
+            event.zero_count();
         }
         self.check_invariants();
         Ok(count)
@@ -278,26 +279,27 @@ impl<D: PmuDriver> Scheduler<D> {
     pub fn lose(&mut self, now: Nanos, id: EventId) -> Result<(), EventError> {
         self.exists(id)?;
         self.at(now);
-        let leader = self.events[id].leader;
+        let leader = self.events[id].leader();
         let event = &self.events[leader];
-        if !event.state.is_enabled() {
+        if !event.state().is_enabled() {
             return Ok(());
         }
-        let (ctx, slice, oncpu) = (event.ctx, event.slice, event.oncpu);
-        let pinned = event.attr.has(AttrFlags::PINNED);
+        let (ctx, slice, oncpu) = (event.ctx(), event.slice(), event.oncpu());
+        let pinned = event.attr().has(AttrFlags::PINNED);
         self.refresh_for(ctx, leader);
         self.unsettle(leader);
-        self.take_group_off(leader);
-        if pinned {
-            if self.events[leader].list_seq.is_some() {
-                self.cgroup_event_disabled(leader);
+        self.batch(|s, batch| {
+            s.take_group_off(batch, leader);
+            if pinned {
+                if s.events[leader].list_seq().is_some() {
+                    s.cgroup_event_disabled(leader);
+                }
+                s.set_state(leader, EventState::Error);
+            } else if let Some(vcpu) = oncpu {
+                s.contexts[ctx].slice_mut(slice).rotate_necessary = true;
+                s.arm_timer(vcpu, slice);
             }
-            self.set_state(leader, EventState::Error);
-        } else if let Some(vcpu) = oncpu {
-            self.contexts[ctx].slice_mut(slice).rotate_necessary = true;
-            self.arm_timer(vcpu, slice);
-        }
-        self.commit();
+        });
         self.check_invariants();
         Ok(())
     }
@@ -312,7 +314,7 @@ impl<D: PmuDriver> Scheduler<D> {
         self.exists(id)?;
         self.at(now);
         self.remove_from_ctx(id, Detach::CLOSE);
-        while let Some(child) = self.events[id].children.first().copied() {
+        while let Some(child) = self.events[id].children().first().copied() {
             let state = EventState::Off;
             self.remove_from_ctx(
                 child,

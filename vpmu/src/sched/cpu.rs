@@ -1,4 +1,4 @@
-//! CPU records and CPU-PMU slots. Linux: `struct perf_cpu_context`,
+//! CPU records and the part of each PMU on a CPU. Linux: `struct perf_cpu_context`,
 //! `struct perf_cpu_pmu_context`.
 
 use alloc::vec::Vec;
@@ -30,7 +30,7 @@ impl MuxTimer {
 
 /// One PMU on one CPU.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct CpuPmu {
     /// Active events that are not software.
     pub(crate) active_oncpu: usize,
     /// An exclusive group is on.
@@ -60,7 +60,7 @@ pub(crate) struct CpuRecord {
     /// The current cgroup, while the CPU has cgroup events.
     pub(crate) cgroup: Option<CgroupId>,
     /// By PMU.
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) pmus: Vec<CpuPmu>,
     /// Throttled events since the last tick.
     pub(crate) throttled: u32,
     /// Ticks so far. Linux: `perf_throttled_seq`.
@@ -70,12 +70,12 @@ pub(crate) struct CpuRecord {
 }
 
 impl CpuRecord {
-    pub(crate) fn slot(&self, pmu: PmuId) -> &Slot {
-        &self.slots[pmu.index()]
+    pub(crate) fn pmu(&self, pmu: PmuId) -> &CpuPmu {
+        &self.pmus[pmu.index()]
     }
 
-    pub(crate) fn slot_mut(&mut self, pmu: PmuId) -> &mut Slot {
-        &mut self.slots[pmu.index()]
+    pub(crate) fn pmu_mut(&mut self, pmu: PmuId) -> &mut CpuPmu {
+        &mut self.pmus[pmu.index()]
     }
 }
 

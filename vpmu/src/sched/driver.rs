@@ -52,7 +52,7 @@ pub enum InitError {
 /// There is no counter for the event now. EAGAIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no counter is free for the event")]
-pub struct NoCounter;
+pub struct AddError;
 
 /// What a transaction brackets. Linux: `PERF_PMU_TXN_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +91,8 @@ pub trait PmuDriver {
     /// Reserves a counter; in an ADD transaction this may wait for commit.
     ///
     /// # Errors
-    /// [`NoCounter`] if there is none; nothing has changed then.
-    fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), NoCounter>;
+    /// [`AddError`] if there is none; nothing has changed then.
+    fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), AddError>;
 
     /// Gives the reservation back; in an ADD transaction undoes `add`.
     fn del(&mut self, vcpu: VcpuId, event: EventId);
@@ -112,8 +112,8 @@ pub trait PmuDriver {
     /// Ends a transaction; a failed ADD stays open until `cancel_txn`.
     ///
     /// # Errors
-    /// [`NoCounter`] if the pending adds do not all fit.
-    fn commit_txn(&mut self, _vcpu: VcpuId, _kind: TxnKind) -> Result<(), NoCounter> {
+    /// [`AddError`] if the pending adds do not all fit.
+    fn commit_txn(&mut self, _vcpu: VcpuId, _kind: TxnKind) -> Result<(), AddError> {
         Ok(())
     }
 

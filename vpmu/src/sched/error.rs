@@ -256,7 +256,7 @@ impl EventError {
 
 /// Why a PMU could not be registered or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PmuError {
+pub enum RegisterError {
     /// A PMU needs a name.
     #[error("the PMU has no name")]
     NoName,
@@ -274,7 +274,7 @@ pub enum PmuError {
     MuxInterval,
 }
 
-impl PmuError {
+impl RegisterError {
     /// The error number of the kernel.
     #[must_use]
     pub const fn errno(self) -> Errno {

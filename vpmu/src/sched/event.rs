@@ -1,43 +1,29 @@
 //! One event. Linux: `struct perf_event`.
-
-use alloc::vec::Vec;
+//!
+//! An event is made of parts. Each part has private fields and stands in the
+//! file that keeps it consistent; the others read through methods.
+//!
+//! | part | file | holds |
+//! |---|---|---|
+//! | [`PerfEvent`] itself | `event` | what to count, for whom, on which PMU, in which context |
+//! | [`StateTimes`] | `clock` | state, time enabled, time running |
+//! | [`GroupLinks`] | `lists` | leader, siblings, places in the lists of the context |
+//! | [`ActiveLinks`] | `context` | neighbours in the active list of the slice |
+//! | [`Counting`] | `commit` | reservation, where it counts, the count |
+//! | [`Sampling`] | `overflow` | period, throttling, budget |
+//! | [`Family`] | `inherit` | parent, children, what exited children counted |
 
 use super::attr::{AttrFlags, EventAttr, ReadFormat};
+use super::clock::StateTimes;
+use super::commit::Counting;
+use super::context::ActiveLinks;
 use super::ids::{CgroupId, ContextId, EventId, PmuId};
+use super::inherit::Family;
+use super::lists::GroupLinks;
+use super::overflow::Sampling;
+use super::registry::Draft;
 use super::state::{EventCaps, EventState, GroupSet};
 use crate::ids::VcpuId;
-use crate::units::{Count, Nanos};
-
-/// Sums that exited children fed back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ChildTotals {
-    pub(crate) count: Count,
-    pub(crate) enabled: Nanos,
-    pub(crate) running: Nanos,
-}
-
-/// The part of an event that belongs to sampling. Linux: `struct hw_perf_event`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sampling {
-    /// Period in events that the PMU is to use.
-    pub(crate) period: u64,
-    /// Period of the last interrupt.
-    pub(crate) last_period: u64,
-    /// Events left of the current period.
-    pub(crate) period_left: i64,
-    /// Interrupts in the current tick.
-    pub(crate) interrupts: u32,
-    /// Stopped by the throttle.
-    pub(crate) throttled: bool,
-    /// The tick that `interrupts` belongs to.
-    pub(crate) tick: u64,
-    /// Clock at the last overflow, for frequency mode.
-    pub(crate) freq_stamp: Nanos,
-    /// Count at the last tick, for frequency mode.
-    pub(crate) freq_count: Count,
-    /// Overflows left before the event is disabled; 0: no budget.
-    pub(crate) event_limit: i32,
-}
 
 /// Which tree of ready groups a leader is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,62 +38,145 @@ pub(crate) enum Ready {
 #[derive(Debug)]
 pub(crate) struct PerfEvent {
     /// Number shown to readers; never reused.
-    pub(crate) id: u64,
-    pub(crate) attr: EventAttr,
-    pub(crate) vcpu: Option<VcpuId>,
-    pub(crate) cgroup: Option<CgroupId>,
-    pub(crate) of_task: bool,
+    id: u64,
+    attr: EventAttr,
+    vcpu: Option<VcpuId>,
+    cgroup: Option<CgroupId>,
+    of_task: bool,
     /// Counted in its PMU's exclusive use.
-    pub(crate) holds_exclusive: bool,
-    pub(crate) ctx: ContextId,
+    holds_exclusive: bool,
+    ctx: ContextId,
     /// The PMU that counts it.
-    pub(crate) pmu: PmuId,
+    pmu: PmuId,
     /// The PMU whose slice of the context it is scheduled with.
-    pub(crate) slice: PmuId,
-
-    pub(crate) state: EventState,
-    pub(crate) oncpu: Option<VcpuId>,
-    pub(crate) pending_disable: bool,
-    /// Enabled when it was taken out for a migration.
-    pub(crate) was_enabled: bool,
-
-    pub(crate) leader: EventId,
-    pub(crate) siblings: Vec<EventId>,
-    pub(crate) caps: EventCaps,
-    /// The AND of the members' capabilities.
-    pub(crate) group_caps: EventCaps,
-    pub(crate) group_generation: u64,
-    /// Linux: `PERF_ATTACH_GROUP`.
-    pub(crate) in_group: bool,
-    /// Position in the context's list of events, if it is in it. Linux: `PERF_ATTACH_CONTEXT`.
-    pub(crate) list_seq: Option<u64>,
-    /// Position in its set of groups, if it is in one.
-    pub(crate) group_index: Option<u64>,
-    pub(crate) ready: Option<Ready>,
-    /// Neighbours in the active list of its slice.
-    pub(crate) in_active_list: bool,
-    pub(crate) active_prev: Option<EventId>,
-    pub(crate) active_next: Option<EventId>,
-
-    pub(crate) stamp: Nanos,
-    pub(crate) enabled: Nanos,
-    pub(crate) running: Nanos,
-    pub(crate) count: Count,
-    pub(crate) totals: ChildTotals,
-
-    pub(crate) parent: Option<EventId>,
-    /// Linux: `PERF_ATTACH_CHILD`.
-    pub(crate) child_attached: bool,
-    pub(crate) children: Vec<EventId>,
-
-    pub(crate) sampling: Sampling,
-    /// Where its PMU was told to start and not yet to stop.
-    pub(crate) counting_on: Option<VcpuId>,
-    /// Taken in or out since the last time its PMU was enabled.
-    pub(crate) touched: bool,
+    slice: PmuId,
+    caps: EventCaps,
+    pub(super) times: StateTimes,
+    pub(super) links: GroupLinks,
+    pub(super) active: ActiveLinks,
+    pub(super) counting: Counting,
+    pub(super) sampling: Sampling,
+    pub(super) family: Family,
 }
 
 impl PerfEvent {
+    /// An event with nothing decided but its attributes and its leader.
+    pub(crate) fn new(id: u64, attr: EventAttr, leader: Option<EventId>) -> Self {
+        Self {
+            id,
+            attr,
+            vcpu: None,
+            cgroup: None,
+            of_task: false,
+            holds_exclusive: false,
+            ctx: ContextId {
+                index: u32::MAX,
+                generation: u32::MAX,
+            },
+            pmu: PmuId(0),
+            slice: PmuId(0),
+            caps: EventCaps::empty(),
+            times: StateTimes::new(Self::initial_state(&attr)),
+            links: GroupLinks::new(leader),
+            active: ActiveLinks::default(),
+            counting: Counting::default(),
+            sampling: Sampling::new(&attr),
+            family: Family::default(),
+        }
+    }
+
+    /// The number that readers see.
+    pub(crate) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What to count.
+    pub(crate) const fn attr(&self) -> &EventAttr {
+        &self.attr
+    }
+
+    /// The only CPU that it may be on, if not any.
+    pub(crate) const fn vcpu(&self) -> Option<VcpuId> {
+        self.vcpu
+    }
+
+    /// The cgroup that it follows.
+    pub(crate) const fn cgroup(&self) -> Option<CgroupId> {
+        self.cgroup
+    }
+
+    /// Whether it follows a task.
+    pub(crate) const fn of_task(&self) -> bool {
+        self.of_task
+    }
+
+    /// Whether it is counted in its PMU's exclusive use.
+    pub(crate) const fn holds_exclusive(&self) -> bool {
+        self.holds_exclusive
+    }
+
+    /// Its context, installed there or not.
+    pub(crate) const fn ctx(&self) -> ContextId {
+        self.ctx
+    }
+
+    /// The PMU that counts it.
+    pub(crate) const fn pmu(&self) -> PmuId {
+        self.pmu
+    }
+
+    /// The PMU whose slice of the context it is scheduled with.
+    pub(crate) const fn slice(&self) -> PmuId {
+        self.slice
+    }
+
+    /// Its own capabilities.
+    pub(crate) const fn caps(&self) -> EventCaps {
+        self.caps
+    }
+
+    /// A PMU has taken the event, as the draft became on the way.
+    pub(crate) fn taken_by(&mut self, pmu: PmuId, draft: &Draft<'_>) {
+        (self.attr, self.vcpu, self.caps) = (draft.attr, draft.vcpu, draft.caps);
+        (self.pmu, self.slice, self.of_task) = (pmu, pmu, draft.of_task);
+    }
+
+    /// Names its context; the caller counts the reference.
+    pub(crate) const fn join_context(&mut self, ctx: ContextId) {
+        self.ctx = ctx;
+    }
+
+    /// Names the slice that it will be installed with. Not while it is in a list.
+    pub(crate) fn schedule_with(&mut self, slice: PmuId) {
+        debug_assert!(
+            self.list_seq().is_none(),
+            "an installed event keeps its slice"
+        );
+        self.slice = slice;
+    }
+
+    /// Binds it to another CPU's context and to a slice there. Not while it is in a list.
+    pub(crate) fn move_to(&mut self, vcpu: VcpuId, ctx: ContextId, slice: PmuId) {
+        (self.vcpu, self.ctx) = (Some(vcpu), ctx);
+        self.schedule_with(slice);
+    }
+
+    /// Follows a cgroup.
+    pub(crate) const fn follow_cgroup(&mut self, cgroup: CgroupId) {
+        self.cgroup = Some(cgroup);
+    }
+
+    /// The PMU has counted it in its exclusive use.
+    pub(crate) const fn mark_exclusive(&mut self) {
+        self.holds_exclusive = true;
+    }
+
+    /// Changes the sample period or frequency.
+    pub(crate) const fn set_sample(&mut self, value: u64) {
+        self.attr.sample = value;
+    }
+
+    /// The set of groups that it belongs to as a leader.
     pub(crate) const fn set(&self) -> GroupSet {
         if self.attr.has(AttrFlags::PINNED) {
             GroupSet::Pinned
@@ -116,6 +185,7 @@ impl PerfEvent {
         }
     }
 
+    /// Whether it is an event of a software PMU.
     pub(crate) const fn is_software(&self) -> bool {
         self.caps.contains(EventCaps::SOFTWARE)
     }

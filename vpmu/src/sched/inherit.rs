@@ -6,6 +6,7 @@ use super::context::{EventContext, Owner};
 use super::cpu::Task;
 use super::driver::PmuDriver;
 use super::error::{OpenError, TaskError};
+use super::event::PerfEvent;
 use super::ids::{ContextId, EventId, TaskId};
 use super::install::Detach;
 use super::open::{OpenRequest, Target};
@@ -14,6 +15,44 @@ use super::resched::Which;
 use super::state::{Activity, EventState, GroupSet};
 use super::{AttrFlags, Scheduler};
 use crate::units::{Count, Nanos};
+
+/// Sums that exited children fed back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ChildTotals {
+    /// Events counted.
+    pub(crate) count: Count,
+    /// Time enabled, in ns.
+    pub(crate) enabled: Nanos,
+    /// Time running, in ns.
+    pub(crate) running: Nanos,
+}
+
+/// The copies of an event in child tasks, or the event that it is a copy of.
+#[derive(Debug, Default)]
+pub(crate) struct Family {
+    parent: Option<EventId>,
+    /// It is in its parent's list of children. Linux: `PERF_ATTACH_CHILD`.
+    attached: bool,
+    children: Vec<EventId>,
+    totals: ChildTotals,
+}
+
+impl PerfEvent {
+    /// The event that a caller opened, if this is an inherited copy.
+    pub(crate) const fn parent(&self) -> Option<EventId> {
+        self.family.parent
+    }
+
+    /// Its inherited copies.
+    pub(crate) fn children(&self) -> &[EventId] {
+        &self.family.children
+    }
+
+    /// What copies that are gone have counted.
+    pub(crate) const fn totals(&self) -> ChildTotals {
+        self.family.totals
+    }
+}
 
 impl<D: PmuDriver> Scheduler<D> {
     /// A task makes a thread; events with `inherit` follow.
@@ -57,7 +96,7 @@ impl<D: PmuDriver> Scheduler<D> {
         for set in [GroupSet::Pinned, GroupSet::Flexible] {
             let leaders: Vec<EventId> = self.contexts[parent_ctx].groups(set).iter().collect();
             for leader in leaders {
-                let attr = &self.events[leader].attr;
+                let attr = self.events[leader].attr();
                 if !attr.has(AttrFlags::INHERIT) || attr.has(AttrFlags::SIGTRAP) {
                     all = false;
                     continue;
@@ -83,11 +122,12 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `inherit_group`.
     fn inherit_group(&mut self, parent: EventId, ctx: ContextId) -> Result<(), OpenError> {
         let leader = self.inherit_event(parent, None, ctx)?;
-        for i in 0..self.events[parent].siblings.len() {
-            let sibling = self.events[parent].siblings[i];
+        for i in 0..self.events[parent].siblings().len() {
+            let sibling = self.events[parent].siblings()[i];
             self.inherit_event(sibling, Some(leader), ctx)?;
         }
-        self.events[leader].group_generation = self.events[parent].group_generation;
+        let generation = self.events[parent].group_generation();
+        self.events[leader].links.set_generation(generation);
         Ok(())
     }
 
@@ -99,10 +139,11 @@ impl<D: PmuDriver> Scheduler<D> {
         ctx: ContextId,
     ) -> Result<EventId, OpenError> {
         let source = &self.events[from];
-        let (attr, vcpu, pmu, slice) = (source.attr, source.vcpu, source.pmu, source.slice);
-        let (caps, wants) = (source.caps, source.state >= EventState::Inactive);
+        let (attr, vcpu, pmu, slice) =
+            (*source.attr(), source.vcpu(), source.pmu(), source.slice());
+        let (caps, wants) = (source.caps(), source.state() >= EventState::Inactive);
         // Copies of copies belong to the event that a caller opened.
-        let parent = source.parent.unwrap_or(from);
+        let parent = source.parent().unwrap_or(from);
         let id = self.blank_event(attr, leader);
         let request = OpenRequest::new(attr, Target::Cpu, vcpu);
         let mut draft = Draft {
@@ -119,45 +160,46 @@ impl<D: PmuDriver> Scheduler<D> {
             return Err(e);
         }
         self.pmus[pmu.index()].events += 1;
-        let event = &mut self.events[id];
-        event.attr = draft.attr;
-        event.caps = caps;
-        (event.vcpu, event.of_task, event.ctx, event.pmu) = (vcpu, true, ctx, pmu);
         // As the parent's, not as its own PMU would have it.
-        event.slice = slice;
-        event.state = if wants {
+        (draft.vcpu, draft.caps) = (vcpu, caps);
+        let event = &mut self.events[id];
+        event.taken_by(pmu, &draft);
+        event.join_context(ctx);
+        event.schedule_with(slice);
+        event.start_in(if wants {
             EventState::Inactive
         } else {
             EventState::Off
-        };
-        event.parent = Some(parent);
+        });
+        event.family.parent = Some(parent);
         self.contexts[ctx].refs += 1;
         if let Err(e) = self.hold_exclusive(id) {
             self.free_event(id);
             return Err(e);
         }
         self.add_to_ctx(id);
-        self.events[id].child_attached = true;
-        self.events[parent].children.push(id);
+        self.events[id].family.attached = true;
+        self.events[parent].family.children.push(id);
         Ok(id)
     }
 
     /// Feeds an exiting copy's totals back. Linux: `perf_child_detach`.
     pub(super) fn child_detach(&mut self, id: EventId) {
         let event = &mut self.events[id];
-        if !core::mem::take(&mut event.child_attached) {
+        if !core::mem::take(&mut event.family.attached) {
             return;
         }
-        let Some(parent) = event.parent else { return };
-        let count = Count(event.count.0.wrapping_add(event.totals.count.0));
-        let (enabled, running) = (event.enabled, event.running);
+        let Some(parent) = event.parent() else { return };
+        let count = Count(event.count().0.wrapping_add(event.totals().count.0));
+        let (enabled, running) = (event.enabled(), event.running());
         let Some(p) = self.events.get_mut(parent) else {
             return;
         };
-        p.totals.count = Count(p.totals.count.0.wrapping_add(count.0));
-        p.totals.enabled += enabled;
-        p.totals.running += running;
-        p.children.retain(|c| *c != id);
+        let totals = &mut p.family.totals;
+        totals.count = Count(totals.count.0.wrapping_add(count.0));
+        totals.enabled += enabled;
+        totals.running += running;
+        p.family.children.retain(|c| *c != id);
     }
 
     /// A context is no clone any more, nor are its clones its own: even an
@@ -194,9 +236,10 @@ impl<D: PmuDriver> Scheduler<D> {
             if let Some(vcpu) = vcpu
                 && self.cpu(vcpu).task_ctx == Some(ctx)
             {
-                self.ctx_sched_out(vcpu, ctx, Which::All, Activity::ALL);
+                self.batch(|s, batch| {
+                    s.ctx_sched_out(batch, vcpu, ctx, Which::All, Activity::ALL);
+                });
             }
-            self.commit();
             self.contexts[ctx].owner = Owner::Gone;
             self.unclone(ctx);
             let events: Vec<EventId> = self.contexts[ctx].events.values().rev().copied().collect();
@@ -207,15 +250,14 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         if let Some(vcpu) = vcpu {
             self.cpu_mut(vcpu).current = None;
-            self.cgroup_switch(vcpu);
-            self.commit();
+            self.batch(|s, batch| s.cgroup_switch(batch, vcpu));
         }
         self.tasks.remove(task);
     }
 
     /// Linux: `perf_event_exit_event`.
     fn exit_event(&mut self, id: EventId) {
-        let inherited = self.events[id].parent.is_some();
+        let inherited = self.events[id].parent().is_some();
         let how = Detach {
             state: EventState::Exit,
             group: inherited,

@@ -42,7 +42,7 @@ impl Detach {
 impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `add_event_to_ctx`.
     pub(super) fn add_to_ctx(&mut self, id: EventId) {
-        let ctx = self.events[id].ctx;
+        let ctx = self.events[id].ctx();
         self.list_add(id, ctx);
         self.group_attach(id);
     }
@@ -50,9 +50,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Installs an event in its context. Linux: `perf_install_in_context`.
     pub(super) fn install(&mut self, id: EventId) {
         let event = &self.events[id];
-        let ctx = event.ctx;
+        let ctx = event.ctx();
         let off = self.effective_state(event) == EventState::Off;
-        if off && self.contexts[ctx].nr_events() > 0 && event.cgroup.is_none() {
+        if off && self.contexts[ctx].nr_events() > 0 && event.cgroup().is_none() {
             self.add_to_ctx(id);
             return;
         }
@@ -73,7 +73,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `__perf_install_in_context`.
     fn install_on(&mut self, vcpu: VcpuId, id: EventId) {
         let event = &self.events[id];
-        let (ctx, pmu, state, cgroup) = (event.ctx, event.slice, event.state, event.cgroup);
+        let (ctx, pmu, state, cgroup) = (event.ctx(), event.slice(), event.state(), event.cgroup());
         if cgroup.is_some() && state > EventState::Off {
             // R-133; the first cgroup event makes the CPU follow cgroups.
             if self.contexts[ctx].nr_cgroups == 0 {
@@ -81,9 +81,8 @@ impl<D: PmuDriver> Scheduler<D> {
                 self.add_to_ctx(id);
                 if self.cgroup_matches(vcpu, cgroup) {
                     let (task_ctx, class) = (self.cpu(vcpu).task_ctx, self.class_of(id));
-                    self.resched(vcpu, task_ctx, pmu, class);
+                    self.batch(|s, batch| s.resched(batch, vcpu, task_ctx, pmu, class));
                 }
-                self.commit();
                 return;
             }
             if !self.cgroup_matches(vcpu, cgroup) {
@@ -93,14 +92,14 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         self.refresh(ctx);
         self.add_to_ctx(id);
-        if self.append(vcpu, id, true) {
-            self.commit();
-            return;
-        }
-        let task_ctx = self.task_ctx_for(vcpu, ctx);
-        let class = self.class_of(id);
-        self.resched(vcpu, task_ctx, pmu, class);
-        self.commit();
+        self.batch(|s, batch| {
+            if s.append(batch, vcpu, id, true) {
+                return;
+            }
+            let task_ctx = s.task_ctx_for(vcpu, ctx);
+            let class = s.class_of(id);
+            s.resched(batch, vcpu, task_ctx, pmu, class);
+        });
     }
 
     /// The task context to schedule on a CPU when `ctx` changes there.
@@ -117,28 +116,34 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Where its CPU cannot be reached nothing happens, as nothing of it is
     /// left there.
     pub(super) fn remove_from_ctx(&mut self, id: EventId, how: Detach) {
-        let ctx = self.events[id].ctx;
+        let ctx = self.events[id].ctx();
         self.refresh(ctx);
         self.unsettle(id);
-        if how.state == EventState::Dead {
-            self.events[id].pending_disable = self.events[id].state == EventState::Active;
-        }
-        self.take_off(id);
-        if self.events[id].state > EventState::Off {
-            self.cgroup_event_disabled(id);
-        }
-        let state = self.events[id].state.min(how.state);
-        self.set_state(id, state);
-        self.commit();
-        if how.group {
-            self.group_detach(id);
-        }
-        if how.child {
-            self.child_detach(id);
-        }
-        self.list_del(id);
-        self.after_removal(ctx, self.events[id].slice);
-        self.commit();
+        self.batch(|s, batch| {
+            // One that its owner closes is OFF as soon as it is off the PMU.
+            let off = if how.state == EventState::Dead {
+                EventState::Off
+            } else {
+                EventState::Inactive
+            };
+            s.take_off(batch, id, off);
+            if s.events[id].state() > EventState::Off {
+                s.cgroup_event_disabled(id);
+            }
+            let state = s.events[id].state().min(how.state);
+            s.set_state(id, state);
+        });
+        // The count is complete now: a child may feed it back.
+        self.batch(|s, batch| {
+            if how.group {
+                s.group_detach(batch, id);
+            }
+            if how.child {
+                s.child_detach(id);
+            }
+            s.list_del(id);
+            s.after_removal(ctx, s.events[id].slice());
+        });
     }
 
     ///
@@ -151,7 +156,7 @@ impl<D: PmuDriver> Scheduler<D> {
         if slice.nr_events == 0 {
             slice.rotate_necessary = false;
             if let (true, true, Some(v)) = (task, running, vcpu) {
-                self.cpu_mut(v).slot_mut(pmu).task_ctx = None;
+                self.cpu_mut(v).pmu_mut(pmu).task_ctx = None;
             }
         }
         if empty && running {

@@ -17,41 +17,40 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_pmu_migrate_context`.
     pub(super) fn migrate(&mut self, pmu: PmuId, from: VcpuId, to: VcpuId) {
         let source = self.cpu(from).ctx;
-        let moved: Vec<EventId> = {
+        let mut moved: Vec<(EventId, bool)> = {
             let events = self.contexts[source].events.values().rev();
             events
                 .copied()
-                .filter(|e| self.events[*e].slice == pmu)
+                .filter(|e| self.events[*e].slice() == pmu)
+                .map(|e| (e, false))
                 .collect()
         };
-        for id in &moved {
-            self.events[*id].was_enabled = self.events[*id].state.is_enabled();
+        for (id, was_enabled) in &mut moved {
+            *was_enabled = self.events[*id].state().is_enabled();
             self.remove_from_ctx(*id, Detach::MOVE);
         }
         for leaders in [false, true] {
-            for id in moved.iter().rev() {
-                if (self.events[*id].leader == *id) == leaders {
-                    self.install_moved(*id, pmu, to);
+            for (id, was_enabled) in moved.iter().rev() {
+                if (self.events[*id].leader() == *id) == leaders {
+                    self.install_moved(*id, pmu, to, *was_enabled);
                 }
             }
         }
     }
 
     /// Linux: `__perf_pmu_install_event`.
-    fn install_moved(&mut self, id: EventId, pmu: PmuId, to: VcpuId) {
+    fn install_moved(&mut self, id: EventId, pmu: PmuId, to: VcpuId, was_enabled: bool) {
         let target = self.cpu(to).ctx;
-        let old = self.events[id].ctx;
+        let old = self.events[id].ctx();
         self.contexts[target].refs += 1;
         self.contexts[old].refs -= 1;
         let enable = self.config.scope_policy == ScopePolicy::Linux612;
         let event = &mut self.events[id];
-        event.vcpu = Some(to);
-        event.ctx = target;
-        event.slice = pmu;
+        event.move_to(to, target, pmu);
         // whoever had turned the event off.
-        let on = enable || event.was_enabled;
-        if event.state >= EventState::Off && on {
-            event.state = EventState::Inactive;
+        let on = enable || was_enabled;
+        if event.state() >= EventState::Off && on {
+            event.start_in(EventState::Inactive);
         }
         self.install(id);
     }

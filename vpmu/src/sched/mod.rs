@@ -26,6 +26,7 @@ pub mod attr;
 mod cgroup;
 mod clock;
 mod commit;
+pub mod constraints;
 mod context;
 mod control;
 mod cpu;
@@ -57,7 +58,6 @@ pub mod scope;
 pub mod solver;
 mod state;
 mod switch;
-pub mod x86;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -65,7 +65,7 @@ use alloc::vec::Vec;
 pub use attr::{AttrFlags, ClockId, EventAttr, ReadFormat};
 pub use control::Extent;
 pub use driver::PmuDriver;
-pub use error::{Errno, EventError, OpenError, PmuError, TaskError};
+pub use error::{Errno, EventError, OpenError, RegisterError, TaskError};
 pub use groups::{GroupKey, RunKey};
 pub use ids::{CgroupId, ContextId, EventId, PmuId, PmuType, TaskId};
 pub use open::{OpenFlags, OpenRequest, Target};
@@ -74,7 +74,7 @@ pub use query::{EventTimes, EventView};
 pub use read::{ReadOutcome, ReadValue, ReadValues};
 pub use registry::{PmuCaps, PmuClass, PmuDesc};
 pub use rotate::TimerExpiry;
-pub use scope::{Scope, ScopePolicy, Topology};
+pub use scope::{Scope, ScopePolicy, ScopeTopology};
 pub use state::{EventClass, EventState, GroupSet};
 
 use crate::ids::VcpuId;
@@ -88,7 +88,7 @@ use event::PerfEvent;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The CPUs and how they share caches and packages.
-    pub topology: Topology,
+    pub topology: ScopeTopology,
     /// What happens to scoped events.
     pub scope_policy: ScopePolicy,
     /// Ticks a second.
@@ -103,7 +103,7 @@ pub struct Config {
 impl Config {
     /// The settings of a stock kernel for `topology`, with the product's scope policy.
     #[must_use]
-    pub const fn new(topology: Topology) -> Self {
+    pub const fn new(topology: ScopeTopology) -> Self {
         Self {
             topology,
             scope_policy: ScopePolicy::Designated,
@@ -125,7 +125,7 @@ pub struct Scheduler<D> {
     contexts: Arena<ContextId, EventContext>,
     tasks: Arena<TaskId, Task>,
     cpus: Vec<CpuRecord>,
-    pmus: Vec<registry::Pmu<D>>,
+    pmus: Vec<registry::RegisteredPmu<D>>,
     /// Type to PMU.
     types: BTreeMap<PmuType, PmuId>,
     masks: scope::ScopeMasks,
@@ -135,9 +135,9 @@ pub struct Scheduler<D> {
     /// Events that were taken in or out since the last commit.
     touched: Vec<EventId>,
     /// Slots whose PMU was touched since the last commit.
-    touched_slots: Vec<(VcpuId, PmuId)>,
+    touched_pmus: Vec<(VcpuId, PmuId)>,
     /// Scratch of a pass, kept so that a pass does not allocate.
-    heads: Vec<sched_in::Head>,
+    heads: Vec<sched_in::RunHead>,
 }
 
 impl<D: PmuDriver> Scheduler<D> {
@@ -155,7 +155,7 @@ impl<D: PmuDriver> Scheduler<D> {
                 up: true,
                 online: true,
                 cgroup: None,
-                slots: Vec::new(),
+                pmus: Vec::new(),
                 throttled: 0,
                 ticks: 0,
                 last_tick: Nanos(0),
@@ -178,7 +178,7 @@ impl<D: PmuDriver> Scheduler<D> {
             cgroups: cgroup::Cgroups::default(),
             next_event_id: 0,
             touched: Vec::new(),
-            touched_slots: Vec::new(),
+            touched_pmus: Vec::new(),
             heads: Vec::new(),
         }
     }

@@ -150,7 +150,7 @@ impl<D: PmuDriver> Scheduler<D> {
             return Err(OpenError::NoTask);
         }
         if let (Some(_), Some(l)) = (task, leader)
-            && self.events[l].attr.has(AttrFlags::INHERIT) != attr.has(AttrFlags::INHERIT)
+            && self.events[l].attr().has(AttrFlags::INHERIT) != attr.has(AttrFlags::INHERIT)
         {
             return Err(OpenError::InheritMismatch);
         }
@@ -188,7 +188,7 @@ impl<D: PmuDriver> Scheduler<D> {
             return Ok(None);
         };
         self.exists(leader).map_err(|_| OpenError::NoLeader)?;
-        if self.events[leader].state <= EventState::Exit {
+        if self.events[leader].state() <= EventState::Exit {
             return Err(OpenError::LeaderGone);
         }
         Ok((!request.flags.contains(OpenFlags::NO_GROUP)).then_some(leader))
@@ -221,8 +221,7 @@ impl<D: PmuDriver> Scheduler<D> {
             }
         };
         let event = &mut self.events[id];
-        (event.attr, event.vcpu, event.caps) = (draft.attr, draft.vcpu, draft.caps);
-        (event.pmu, event.slice, event.of_task) = (pmu, pmu, of_task);
+        event.taken_by(pmu, &draft);
         self.pmus[pmu.index()].events += 1;
         if let Err(e) = self.check_pmu_use(id, &draft) {
             self.release_pmu(id);
@@ -235,7 +234,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Checks 15, 17 and 18.
     fn check_pmu_use(&mut self, id: EventId, draft: &Draft<'_>) -> Result<(), OpenError> {
         let event = &self.events[id];
-        let class = self.pmus[event.pmu.index()].class;
+        let class = self.pmus[event.pmu().index()].class;
         let cgroup = draft.request.flags.contains(OpenFlags::CGROUP);
         if class == PmuClass::Uncore && (draft.of_task || cgroup) {
             return Err(OpenError::TaskOnUncore);
@@ -249,11 +248,11 @@ impl<D: PmuDriver> Scheduler<D> {
             }
             if draft
                 .leader
-                .is_some_and(|l| self.events[l].cgroup != Some(g))
+                .is_some_and(|l| self.events[l].cgroup() != Some(g))
             {
                 return Err(OpenError::CgroupMismatch);
             }
-            self.events[id].cgroup = Some(g);
+            self.events[id].follow_cgroup(g);
         }
         self.hold_exclusive(id)
     }
@@ -261,8 +260,8 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Check 18. Linux: `exclusive_event_init`.
     pub(super) fn hold_exclusive(&mut self, id: EventId) -> Result<(), OpenError> {
         let event = &self.events[id];
-        let of_task = event.of_task;
-        let pmu = &mut self.pmus[event.pmu.index()];
+        let of_task = event.of_task();
+        let pmu = &mut self.pmus[event.pmu().index()];
         if !pmu.caps.contains(PmuCaps::EXCLUSIVE) {
             return Ok(());
         }
@@ -270,7 +269,7 @@ impl<D: PmuDriver> Scheduler<D> {
             return Err(OpenError::ExclusiveInUse);
         }
         pmu.exclusive_count += if of_task { 1 } else { -1 };
-        self.events[id].holds_exclusive = true;
+        self.events[id].mark_exclusive();
         Ok(())
     }
 
@@ -282,26 +281,27 @@ impl<D: PmuDriver> Scheduler<D> {
         leader: Option<EventId>,
     ) -> Result<(), OpenError> {
         let event = &self.events[id];
-        let caps = self.pmus[event.pmu.index()].caps;
-        if !request.in_kernel && event.attr.is_sampling() && caps.contains(PmuCaps::NO_INTERRUPT) {
+        let caps = self.pmus[event.pmu().index()].caps;
+        if !request.in_kernel && event.attr().is_sampling() && caps.contains(PmuCaps::NO_INTERRUPT)
+        {
             return Err(OpenError::NoInterrupt);
         }
         if !request.in_kernel {
-            check_clock(event.attr.clock, caps)?;
+            check_clock(event.attr().clock, caps)?;
         }
-        let ctx = self.find_context(request.task(), event.vcpu)?;
-        self.events[id].ctx = ctx;
+        let ctx = self.find_context(request.task(), event.vcpu())?;
+        self.events[id].join_context(ctx);
         self.contexts[ctx].refs += 1;
-        if let (None, Some(vcpu)) = (request.task(), self.events[id].vcpu)
+        if let (None, Some(vcpu)) = (request.task(), self.events[id].vcpu())
             && !self.cpu(vcpu).online
         {
             return Err(OpenError::CpuOffline);
         }
         let (slice, moves) = match leader {
             Some(l) => self.check_group(id, l)?,
-            None => (self.events[id].pmu, false),
+            None => (self.events[id].pmu(), false),
         };
-        self.events[id].slice = slice;
+        self.events[id].schedule_with(slice);
         if request.flags.contains(OpenFlags::OUTPUT) && request.group.is_some() {
             // There are no buffers, and the kernel refuses one that is not mapped.
             return Err(OpenError::Output);
@@ -345,80 +345,80 @@ impl<D: PmuDriver> Scheduler<D> {
     fn check_group(&self, id: EventId, leader: EventId) -> Result<(PmuId, bool), OpenError> {
         let (event, l) = (&self.events[id], &self.events[leader]);
         let refuse = |why| Err(OpenError::Group(why));
-        if l.leader != leader {
+        if l.leader() != leader {
             return refuse(GroupMismatch::LeaderIsSibling);
         }
-        if l.attr.clock != event.attr.clock {
+        if l.attr().clock != event.attr().clock {
             return refuse(GroupMismatch::Clock);
         }
-        if l.vcpu != event.vcpu {
+        if l.vcpu() != event.vcpu() {
             return refuse(GroupMismatch::Cpu);
         }
-        if l.ctx != event.ctx {
+        if l.ctx() != event.ctx() {
             return refuse(GroupMismatch::Context);
         }
-        if l.state <= EventState::Exit {
+        if l.state() <= EventState::Exit {
             return Err(OpenError::LeaderGone);
         }
         if event
-            .attr
+            .attr()
             .flags
             .intersects(AttrFlags::PINNED | AttrFlags::EXCLUSIVE)
         {
             return refuse(GroupMismatch::LeaderAttribute);
         }
-        let in_software = self.pmus[l.slice.index()].class == PmuClass::Software;
+        let in_software = self.pmus[l.slice().index()].class == PmuClass::Software;
         if event.is_software() {
-            return Ok((if in_software { event.pmu } else { l.slice }, false));
+            return Ok((if in_software { event.pmu() } else { l.slice() }, false));
         }
-        if !in_software && l.slice != event.pmu {
+        if !in_software && l.slice() != event.pmu() {
             return refuse(GroupMismatch::Pmu);
         }
-        let pure = l.is_software() && l.group_caps.contains(EventCaps::SOFTWARE);
-        Ok((event.pmu, pure))
+        let pure = l.is_software() && l.group_caps().contains(EventCaps::SOFTWARE);
+        Ok((event.pmu(), pure))
     }
 
     /// Check 25. Linux: `perf_event_validate_size`.
     fn fits_read(&self, id: EventId, leader: Option<EventId>) -> bool {
-        let members = leader.map_or(2, |l| self.events[l].siblings.len() + 2);
-        let fits = |e: &PerfEvent| read_size(e.attr.read_format, members) <= MAX_READ;
+        let members = leader.map_or(2, |l| self.events[l].siblings().len() + 2);
+        let fits = |e: &PerfEvent| read_size(e.attr().read_format, members) <= MAX_READ;
         if !fits(&self.events[id]) {
             return false;
         }
         let Some(l) = leader else { return true };
         let l = &self.events[l];
-        fits(l) && l.siblings.iter().all(|s| fits(&self.events[*s]))
+        fits(l) && l.siblings().iter().all(|s| fits(&self.events[*s]))
     }
 
     /// Check 27. Linux: `exclusive_event_installable`.
     fn exclusive_free(&self, id: EventId) -> bool {
         let event = &self.events[id];
-        if !self.pmus[event.pmu.index()]
+        if !self.pmus[event.pmu().index()]
             .caps
             .contains(PmuCaps::EXCLUSIVE)
         {
             return true;
         }
-        self.contexts[event.ctx]
+        self.contexts[event.ctx()]
             .events
             .values()
             .map(|e| &self.events[*e])
             .all(|e| {
-                e.pmu != event.pmu
-                    || (e.vcpu != event.vcpu && e.vcpu.is_some() && event.vcpu.is_some())
+                e.pmu() != event.pmu()
+                    || (e.vcpu() != event.vcpu() && e.vcpu().is_some() && event.vcpu().is_some())
             })
     }
 
     /// Moves a pure software group into a hardware slice.
     fn move_group(&mut self, leader: EventId, slice: PmuId) {
-        let members = self.events[leader].siblings.len();
+        let members = self.events[leader].siblings().len();
         self.remove_from_ctx(leader, Detach::MOVE);
         for i in 0..members {
-            let sibling = self.events[leader].siblings[i];
+            let sibling = self.events[leader].siblings()[i];
             self.remove_from_ctx(sibling, Detach::MOVE);
         }
         for i in 0..members {
-            let sibling = self.events[leader].siblings[i];
+            let sibling = self.events[leader].siblings()[i];
             self.reinstall(sibling, slice);
         }
         self.reinstall(leader, slice);
@@ -426,8 +426,8 @@ impl<D: PmuDriver> Scheduler<D> {
 
     fn reinstall(&mut self, id: EventId, slice: PmuId) {
         let event = &mut self.events[id];
-        event.slice = slice;
-        event.state = PerfEvent::initial_state(&event.attr);
+        event.schedule_with(slice);
+        event.start_in(PerfEvent::initial_state(event.attr()));
         self.install(id);
     }
 }

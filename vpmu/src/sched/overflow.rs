@@ -1,7 +1,7 @@
 //! Overflow, frequency mode and throttling (2.O).
 
 use super::Scheduler;
-use super::attr::AttrFlags;
+use super::attr::{AttrFlags, EventAttr};
 use super::driver::PmuDriver;
 use super::error::EventError;
 use super::ids::{ContextId, EventId, PmuId};
@@ -22,6 +22,73 @@ pub enum Overflow {
     Disabled,
 }
 
+/// The part of an event that belongs to sampling. Linux: `struct hw_perf_event`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sampling {
+    /// Period in events that the PMU is to use.
+    period: u64,
+    /// Period of the last interrupt.
+    last_period: u64,
+    /// Events left of the current period.
+    period_left: i64,
+    /// Interrupts in the current tick.
+    interrupts: u32,
+    /// Stopped by the throttle.
+    throttled: bool,
+    /// The tick that `interrupts` belongs to.
+    tick: u64,
+    /// Clock at the last overflow, for frequency mode.
+    freq_stamp: Nanos,
+    /// Count at the last tick, for frequency mode.
+    freq_count: Count,
+    /// Overflows left before the event is disabled; 0: no budget.
+    event_limit: i32,
+}
+
+impl Sampling {
+    /// The first period: 1 in frequency mode, else the one asked for.
+    pub(crate) fn new(attr: &EventAttr) -> Self {
+        let period = if attr.is_freq() { 1 } else { attr.sample };
+        Self {
+            period,
+            last_period: period,
+            period_left: i64::try_from(period).unwrap_or(i64::MAX),
+            interrupts: 0,
+            throttled: false,
+            tick: 0,
+            freq_stamp: Nanos(0),
+            freq_count: Count(0),
+            event_limit: 0,
+        }
+    }
+
+    /// Stopped by the throttle.
+    pub(crate) const fn is_throttled(&self) -> bool {
+        self.throttled
+    }
+
+    /// Lets the interrupts of a throttled event through again.
+    pub(crate) const fn unthrottle(&mut self) {
+        self.throttled = false;
+        self.interrupts = 0;
+    }
+
+    /// Lets the event overflow `n` more times.
+    pub(crate) const fn add_budget(&mut self, n: i32) {
+        self.event_limit = self.event_limit.wrapping_add(n);
+    }
+
+    /// The current period is over.
+    pub(crate) const fn restart_period(&mut self) {
+        self.period_left = 0;
+    }
+
+    /// Sets the period, in events, that the PMU is to use.
+    pub(crate) const fn set_period(&mut self, period: u64) {
+        self.period = period;
+    }
+}
+
 impl<D: PmuDriver> Scheduler<D> {
     /// The PMU's interrupt for an event (R-205… ).
     ///
@@ -35,10 +102,10 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         self.at(now);
         let event = &mut self.events[id];
-        let (EventState::Active, Some(vcpu)) = (event.state, event.oncpu) else {
+        let (EventState::Active, Some(vcpu)) = (event.state(), event.oncpu()) else {
             return Err(EventError::NotActive);
         };
-        if !event.attr.is_sampling() {
+        if !event.attr().is_sampling() {
             return Ok(Overflow::Continue);
         }
         let budget = event.sampling.event_limit;
@@ -84,7 +151,7 @@ impl<D: PmuDriver> Scheduler<D> {
             self.now,
         );
         let event = &mut self.events[id];
-        let freq = event.attr.is_freq();
+        let freq = event.attr().is_freq();
         let s = &mut event.sampling;
         let mut throttle = false;
         if s.tick == tick {
@@ -145,7 +212,7 @@ impl<D: PmuDriver> Scheduler<D> {
             let mut at = self.first_active(ctx, pmu, set);
             while let Some(id) = at {
                 self.tick_event(id, length);
-                at = self.events[id].active_next;
+                at = self.events[id].active_next();
             }
         }
     }
@@ -153,7 +220,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_adjust_freq_unthr_events`.
     fn tick_event(&mut self, id: EventId, length: Nanos) {
         let event = &mut self.events[id];
-        let freq = event.attr.is_freq();
+        let freq = event.attr().is_freq();
         if core::mem::take(&mut event.sampling.throttled) {
             event.sampling.interrupts = 0;
             if !freq {
@@ -165,8 +232,8 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         self.stop_in_place(id);
         let event = &mut self.events[id];
-        let delta = event.count.since(event.sampling.freq_count);
-        event.sampling.freq_count = event.count;
+        let delta = event.count().since(event.sampling.freq_count);
+        event.sampling.freq_count = event.count();
         if delta.0 > 0 {
             self.adjust_period(id, length, delta.0, false);
         }
@@ -176,12 +243,12 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_adjust_period`.
     fn adjust_period(&mut self, id: EventId, elapsed: Nanos, count: u64, running: bool) {
         let event = &mut self.events[id];
-        let period = next_period(event.sampling.period, event.attr.sample, elapsed, count);
+        let period = next_period(event.sampling.period, event.attr().sample, elapsed, count);
         event.sampling.period = period;
         event.sampling.last_period = period;
         let limit = i64::try_from(period.saturating_mul(8)).unwrap_or(i64::MAX);
         let restart = event.sampling.period_left > limit;
-        let pmu = event.pmu;
+        let pmu = event.pmu();
         if restart {
             event.sampling.period_left = 0;
             if running {
@@ -199,7 +266,7 @@ impl<D: PmuDriver> Scheduler<D> {
     pub fn sample_period(&self, id: EventId) -> Option<u64> {
         self.events
             .get(id)
-            .filter(|e| e.attr.is_sampling())
+            .filter(|e| e.attr().is_sampling())
             .map(|e| e.sampling.period)
     }
 
@@ -214,13 +281,13 @@ impl<D: PmuDriver> Scheduler<D> {
     pub fn is_freq(&self, id: EventId) -> bool {
         self.events
             .get(id)
-            .is_some_and(|e| e.attr.has(AttrFlags::FREQ))
+            .is_some_and(|e| e.attr().has(AttrFlags::FREQ))
     }
 
     /// The count without a read, for tests of drivers.
     #[must_use]
     pub fn stored_count(&self, id: EventId) -> Option<Count> {
-        self.events.get(id).map(|e| e.count)
+        self.events.get(id).map(|e| e.count())
     }
 }
 

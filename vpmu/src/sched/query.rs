@@ -67,26 +67,26 @@ impl<D: PmuDriver> Scheduler<D> {
     /// There is no such event.
     pub fn view(&self, id: EventId) -> Result<EventView, EventError> {
         let e = self.events.get(id).ok_or(EventError::NoEvent)?;
-        let task = match self.contexts.get(e.ctx).map(|c| c.owner) {
+        let task = match self.contexts.get(e.ctx()).map(|c| c.owner) {
             Some(Owner::Task(t)) => Some(t),
             _ => None,
         };
         Ok(EventView {
-            id: e.id,
-            state: e.state,
+            id: e.id(),
+            state: e.state(),
             effective: self.effective_state(e),
-            vcpu: e.vcpu,
-            oncpu: e.oncpu,
-            leader: e.leader,
-            siblings: e.siblings.len(),
-            pmu: e.pmu,
-            slice: e.slice,
-            count: e.count,
-            enabled: e.enabled,
-            running: e.running,
-            attr: e.attr,
+            vcpu: e.vcpu(),
+            oncpu: e.oncpu(),
+            leader: e.leader(),
+            siblings: e.siblings().len(),
+            pmu: e.pmu(),
+            slice: e.slice(),
+            count: e.count(),
+            enabled: e.enabled(),
+            running: e.running(),
+            attr: *e.attr(),
             task,
-            inherited: e.parent.is_some(),
+            inherited: e.parent().is_some(),
         })
     }
 
@@ -107,23 +107,13 @@ impl<D: PmuDriver> Scheduler<D> {
     #[must_use]
     pub fn event_times(&self, now: Nanos, id: EventId) -> Option<EventTimes> {
         let e = self.events.get(id)?;
-        let clock = match e.cgroup {
+        let clock = match e.cgroup() {
             Some(_) => self.event_time(e),
-            None => self.contexts[e.ctx].time_at(now.max(self.now)),
+            None => self.contexts[e.ctx()].time_at(now.max(self.now)),
         };
-        let (state, delta) = (self.effective_state(e), clock.since(e.stamp));
-        let enabled = if state >= EventState::Inactive {
-            e.enabled + delta
-        } else {
-            e.enabled
-        };
-        let running = if state >= EventState::Active {
-            e.running + delta
-        } else {
-            e.running
-        };
+        let (enabled, running) = e.times_at(clock, self.effective_state(e));
         Some(EventTimes {
-            state: e.state,
+            state: e.state(),
             clock,
             enabled,
             running,
@@ -133,14 +123,14 @@ impl<D: PmuDriver> Scheduler<D> {
     /// The state of an event.
     #[must_use]
     pub fn state(&self, id: EventId) -> Option<EventState> {
-        self.events.get(id).map(|e| e.state)
+        self.events.get(id).map(|e| e.state())
     }
 
     /// The place of a group among those that it takes turns with: lower ones
     /// come first. `None` for siblings, and for events that are gone.
     #[must_use]
     pub fn turn_of(&self, id: EventId) -> Option<u64> {
-        self.events.get(id).and_then(|e| e.group_index)
+        self.events.get(id).and_then(|e| e.group_index())
     }
 
     /// All events, inherited copies too, in no particular order.
@@ -159,7 +149,7 @@ impl<D: PmuDriver> Scheduler<D> {
     pub fn is_hung_up(&self, id: EventId) -> bool {
         self.events
             .get(id)
-            .is_none_or(|e| e.state <= EventState::Exit && e.children.is_empty())
+            .is_none_or(|e| e.state() <= EventState::Exit && e.children().is_empty())
     }
 
     /// Whether a user-mapped page may show a counter now.
@@ -167,7 +157,7 @@ impl<D: PmuDriver> Scheduler<D> {
     pub fn has_user_index(&self, id: EventId) -> bool {
         self.events
             .get(id)
-            .is_some_and(|e| e.state == EventState::Active && e.counting_on.is_some())
+            .is_some_and(|e| e.state() == EventState::Active && e.counting_on().is_some())
     }
 
     /// The clock that operations are at.

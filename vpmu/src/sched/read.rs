@@ -62,18 +62,18 @@ impl<D: PmuDriver> Scheduler<D> {
         self.exists(id)?;
         self.at(now);
         let event = &self.events[id];
-        if event.state == EventState::Error {
+        if event.state() == EventState::Error {
             return Ok(ReadOutcome::EndOfFile);
         }
         let siblings = self
             .events
-            .get(event.leader)
-            .map_or(0, |l| l.siblings.len());
-        let need = read_size(event.attr.read_format, 1 + siblings);
+            .get(event.leader())
+            .map_or(0, |l| l.siblings().len());
+        let need = read_size(event.attr().read_format, 1 + siblings);
         if size < need {
             return Err(EventError::NoSpace { need, have: size });
         }
-        let values = if event.attr.read_format.contains(ReadFormat::GROUP) {
+        let values = if event.attr().read_format.contains(ReadFormat::GROUP) {
             self.read_group(id)?
         } else {
             self.read_one(id)
@@ -87,7 +87,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_event_read`.
     pub(super) fn update_for_read(&mut self, id: EventId, group: bool) {
         let event = &self.events[id];
-        let (ctx, state) = (event.ctx, event.state);
+        let (ctx, state) = (event.ctx(), event.state());
         if !state.is_enabled() {
             return;
         }
@@ -104,13 +104,13 @@ impl<D: PmuDriver> Scheduler<D> {
             return;
         }
         let event = &self.events[id];
-        let (Some(vcpu), pmu) = (event.oncpu, event.pmu.index()) else {
+        let (Some(vcpu), pmu) = (event.oncpu(), event.pmu().index()) else {
             return;
         };
         self.pmus[pmu].driver.start_txn(vcpu, TxnKind::Read);
         self.fold(id);
-        for i in 0..self.events[id].siblings.len() {
-            let sibling = self.events[id].siblings[i];
+        for i in 0..self.events[id].siblings().len() {
+            let sibling = self.events[id].siblings()[i];
             self.fold(sibling);
         }
         // A failed group read leaves the counts as they were.
@@ -126,7 +126,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Adds what an active event has counted. Linux: `pmu->read`.
     pub(super) fn fold(&mut self, id: EventId) {
         let event = &self.events[id];
-        let (Some(vcpu), pmu) = (event.counting_on, event.pmu.index()) else {
+        let (Some(vcpu), pmu) = (event.counting_on(), event.pmu().index()) else {
             return;
         };
         let clock = self.count_clock(id);
@@ -136,7 +136,7 @@ impl<D: PmuDriver> Scheduler<D> {
 
     fn total(&self, id: EventId) -> Count {
         let e = &self.events[id];
-        Count(e.count.0.wrapping_add(e.totals.count.0))
+        Count(e.count().0.wrapping_add(e.totals().count.0))
     }
 
     /// Linux: `perf_read_one`, `__perf_event_read_value`.
@@ -144,15 +144,15 @@ impl<D: PmuDriver> Scheduler<D> {
         self.update_for_read(id, false);
         let e = &self.events[id];
         let mut count = self.total(id);
-        let mut enabled = e.enabled + e.totals.enabled;
-        let mut running = e.running + e.totals.running;
-        let (number, format) = (e.id, e.attr.read_format);
-        for i in 0..self.events[id].children.len() {
-            let child = self.events[id].children[i];
+        let mut enabled = e.enabled() + e.totals().enabled;
+        let mut running = e.running() + e.totals().running;
+        let (number, format) = (e.id(), e.attr().read_format);
+        for i in 0..self.events[id].children().len() {
+            let child = self.events[id].children()[i];
             self.update_for_read(child, false);
             count = Count(count.0.wrapping_add(self.total(child).0));
-            enabled += self.events[child].enabled;
-            running += self.events[child].running;
+            enabled += self.events[child].enabled();
+            running += self.events[child].running();
         }
         let values = alloc::vec![ReadValue {
             id: number,
@@ -169,8 +169,8 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Linux: `perf_read_group`.
     fn read_group(&mut self, id: EventId) -> Result<ReadValues, EventError> {
-        let format = self.events[id].attr.read_format;
-        let leader = self.events[id].leader;
+        let format = self.events[id].attr().read_format;
+        let leader = self.events[id].leader();
         let mut sum = ReadValues {
             format,
             enabled: Nanos(0),
@@ -178,8 +178,8 @@ impl<D: PmuDriver> Scheduler<D> {
             values: Vec::new(),
         };
         self.add_group(leader, &mut sum)?;
-        for i in 0..self.events[leader].children.len() {
-            let child = self.events[leader].children[i];
+        for i in 0..self.events[leader].children().len() {
+            let child = self.events[leader].children()[i];
             self.add_group(child, &mut sum)?;
         }
         Ok(sum)
@@ -189,19 +189,19 @@ impl<D: PmuDriver> Scheduler<D> {
     fn add_group(&mut self, leader: EventId, sum: &mut ReadValues) -> Result<(), EventError> {
         self.update_for_read(leader, true);
         let l = &self.events[leader];
-        if let Some(parent) = l.parent.and_then(|p| self.events.get(p))
-            && (parent.group_generation != l.group_generation
-                || parent.siblings.len() != l.siblings.len())
+        if let Some(parent) = l.parent().and_then(|p| self.events.get(p))
+            && (parent.group_generation() != l.group_generation()
+                || parent.siblings().len() != l.siblings().len())
         {
             return Err(EventError::ChildShape);
         }
-        sum.enabled += l.enabled + l.totals.enabled;
-        sum.running += l.running + l.totals.running;
-        for at in 0..=l.siblings.len() {
+        sum.enabled += l.enabled() + l.totals().enabled;
+        sum.running += l.running() + l.totals().running;
+        for at in 0..=l.siblings().len() {
             let member = if at == 0 {
                 leader
             } else {
-                self.events[leader].siblings[at - 1]
+                self.events[leader].siblings()[at - 1]
             };
             let count = self.total(member);
             match sum.values.get_mut(at) {
@@ -220,9 +220,9 @@ impl<D: PmuDriver> Scheduler<D> {
     fn primary_id(&self, id: EventId) -> u64 {
         let event = &self.events[id];
         event
-            .parent
+            .parent()
             .and_then(|p| self.events.get(p))
-            .map_or(event.id, |p| p.id)
+            .map_or(event.id(), |p| p.id())
     }
 
     /// Reads without leaving the CPU, as an interrupt or a VM exit may.
@@ -242,10 +242,10 @@ impl<D: PmuDriver> Scheduler<D> {
         self.exists(id)?;
         self.at(now);
         let event = &self.events[id];
-        if event.attr.has(AttrFlags::INHERIT) {
+        if event.attr().has(AttrFlags::INHERIT) {
             return Err(EventError::InheritedRead);
         }
-        let owner = self.contexts[event.ctx].owner;
+        let owner = self.contexts[event.ctx()].owner;
         let ours = match owner {
             super::context::Owner::Task(t) => current == Some(t),
             super::context::Owner::Cpu(v) => v == vcpu,
@@ -254,14 +254,14 @@ impl<D: PmuDriver> Scheduler<D> {
         if !ours {
             return Err(EventError::Foreign);
         }
-        if event.attr.has(AttrFlags::PINNED) && event.oncpu != Some(vcpu) {
+        if event.attr().has(AttrFlags::PINNED) && event.oncpu() != Some(vcpu) {
             return Err(EventError::PinnedElsewhere);
         }
-        if event.oncpu == Some(vcpu) {
+        if event.oncpu() == Some(vcpu) {
             self.fold(id);
         }
         let (enabled, running) = self.times(now, id)?;
-        Ok((self.events[id].count, enabled, running))
+        Ok((self.events[id].count(), enabled, running))
     }
 
     /// The in-kernel read: no end of file, and an ERROR event returns what it

@@ -6,9 +6,9 @@ use core::ops::{Index, IndexMut};
 
 use super::Scheduler;
 use super::attr::{AttrFlags, EventAttr};
-use super::cpu::{MuxTimer, Slot};
+use super::cpu::{CpuPmu, MuxTimer};
 use super::driver::{GroupMember, InitError, InitRequest, PmuDriver};
-use super::error::{OpenError, PmuError};
+use super::error::{OpenError, RegisterError};
 use super::ids::{EventId, PmuId, PmuType};
 use super::scope::{Scope, ScopePolicy};
 use super::state::EventCaps;
@@ -98,7 +98,7 @@ impl PmuDesc {
 
 /// A registered PMU.
 #[derive(Debug)]
-pub(crate) struct Pmu<D> {
+pub(crate) struct RegisteredPmu<D> {
     pub(crate) name: String,
     pub(crate) pmu_type: PmuType,
     pub(crate) class: PmuClass,
@@ -114,7 +114,7 @@ pub(crate) struct Pmu<D> {
 }
 
 /// How far the lookup has come.
-enum Step {
+enum Lookup {
     Found(PmuId),
     Again(PmuType),
     Fail(OpenError),
@@ -127,11 +127,11 @@ impl<D: PmuDriver> Scheduler<D> {
     /// A name is missing, or there are 65,536 PMUs.
     ///
     /// Linux: `perf_pmu_register`.
-    pub fn register_pmu(&mut self, desc: PmuDesc, driver: D) -> Result<PmuId, PmuError> {
+    pub fn register_pmu(&mut self, desc: PmuDesc, driver: D) -> Result<PmuId, RegisterError> {
         if desc.name.is_empty() {
-            return Err(PmuError::NoName);
+            return Err(RegisterError::NoName);
         }
-        let id = PmuId(u16::try_from(self.pmus.len()).map_err(|_| PmuError::TooMany)?);
+        let id = PmuId(u16::try_from(self.pmus.len()).map_err(|_| RegisterError::TooMany)?);
         let pmu_type = self.free_type(desc.pmu_type.unwrap_or(PmuType::FIRST_DYNAMIC));
         self.types.insert(pmu_type, id);
         let timer = MuxTimer {
@@ -140,7 +140,7 @@ impl<D: PmuDriver> Scheduler<D> {
             interval: desc.mux_interval,
         };
         for cpu in &mut self.cpus {
-            cpu.slots.push(Slot {
+            cpu.pmus.push(CpuPmu {
                 active_oncpu: 0,
                 exclusive: false,
                 task_ctx: None,
@@ -149,7 +149,7 @@ impl<D: PmuDriver> Scheduler<D> {
                 touched: false,
             });
         }
-        self.pmus.push(Pmu {
+        self.pmus.push(RegisteredPmu {
             name: desc.name,
             pmu_type,
             class: desc.class,
@@ -182,21 +182,21 @@ impl<D: PmuDriver> Scheduler<D> {
     /// There is no such PMU, or it has events.
     ///
     /// Linux: `perf_pmu_unregister`.
-    pub fn unregister_pmu(&mut self, id: PmuId) -> Result<(), PmuError> {
+    pub fn unregister_pmu(&mut self, id: PmuId) -> Result<(), RegisterError> {
         let pmu = self
             .pmus
             .get_mut(id.index())
             .filter(|p| p.registered)
-            .ok_or(PmuError::NoPmu)?;
+            .ok_or(RegisterError::NoPmu)?;
         if pmu.events > 0 {
-            return Err(PmuError::Busy);
+            return Err(RegisterError::Busy);
         }
         pmu.registered = false;
         let pmu_type = pmu.pmu_type;
         self.types.remove(&pmu_type);
         self.timers.retain(|t| t.2 != id);
         for cpu in &mut self.cpus {
-            cpu.slots[id.index()].timer.armed = false;
+            cpu.pmus[id.index()].timer.armed = false;
         }
         Ok(())
     }
@@ -247,14 +247,14 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         loop {
             match self.find_by_type(draft, key, extended) {
-                Step::Found(pmu) => return Ok(pmu),
-                Step::Again(next) => key = next,
-                Step::Fail(e) => return Err(e),
+                Lookup::Found(pmu) => return Ok(pmu),
+                Lookup::Again(next) => key = next,
+                Lookup::Fail(e) => return Err(e),
             }
         }
     }
 
-    fn find_by_type(&mut self, draft: &mut Draft<'_>, key: PmuType, extended: bool) -> Step {
+    fn find_by_type(&mut self, draft: &mut Draft<'_>, key: PmuType, extended: bool) -> Lookup {
         let Some(pmu) = self.types.get(&key).copied() else {
             return self.walk_pmus(draft);
         };
@@ -263,19 +263,19 @@ impl<D: PmuDriver> Scheduler<D> {
             && key != PmuType::RAW
             && !caps.contains(PmuCaps::EXTENDED_HW_TYPE)
         {
-            return Step::Fail(OpenError::NoPmu);
+            return Lookup::Fail(OpenError::NoPmu);
         }
         match self.try_pmu(pmu, draft) {
-            Ok(()) => Step::Found(pmu),
+            Ok(()) => Lookup::Found(pmu),
             Err(OpenError::NoPmu) if draft.attr.pmu_type != key && !extended => {
-                Step::Again(draft.attr.pmu_type)
+                Lookup::Again(draft.attr.pmu_type)
             }
-            Err(e) => Step::Fail(e),
+            Err(e) => Lookup::Fail(e),
         }
     }
 
     /// Asks every PMU, newest first; only where no PMU owns the key.
-    fn walk_pmus(&mut self, draft: &mut Draft<'_>) -> Step {
+    fn walk_pmus(&mut self, draft: &mut Draft<'_>) -> Lookup {
         for at in (0..self.pmus.len()).rev() {
             if !self.pmus[at].registered {
                 continue;
@@ -284,12 +284,12 @@ impl<D: PmuDriver> Scheduler<D> {
                 continue;
             };
             match self.try_pmu(PmuId(index), draft) {
-                Ok(()) => return Step::Found(PmuId(index)),
+                Ok(()) => return Lookup::Found(PmuId(index)),
                 Err(OpenError::NoPmu) => {}
-                Err(e) => return Step::Fail(e),
+                Err(e) => return Lookup::Fail(e),
             }
         }
-        Step::Fail(OpenError::NoPmu)
+        Lookup::Fail(OpenError::NoPmu)
     }
 
     /// Linux: `perf_try_init_event`.
@@ -297,12 +297,12 @@ impl<D: PmuDriver> Scheduler<D> {
         let mut group = Vec::new();
         if let Some(leader) = draft.leader {
             let l = &self.events[leader];
-            for member in core::iter::once(&leader).chain(&l.siblings) {
+            for member in core::iter::once(&leader).chain(l.siblings()) {
                 let e = &self.events[*member];
                 group.push(GroupMember {
                     event: *member,
-                    ours: e.pmu == id,
-                    state: e.state,
+                    ours: e.pmu() == id,
+                    state: e.state(),
                 });
             }
         }

@@ -2,6 +2,7 @@
 //! `ctx_sched_out`, `ctx_sched_in`.
 
 use super::Scheduler;
+use super::commit::Batch;
 use super::context::Owner;
 use super::driver::PmuDriver;
 use super::ids::{ContextId, EventId, PmuId};
@@ -27,11 +28,11 @@ impl<D: PmuDriver> Scheduler<D> {
         let event = &self.events[id];
         let set = self
             .events
-            .get(event.leader)
+            .get(event.leader())
             .map_or(event.set(), super::event::PerfEvent::set);
         EventClass {
             set,
-            of_cpu: self.contexts[event.ctx].owner.is_cpu(),
+            of_cpu: self.contexts[event.ctx()].owner.is_cpu(),
         }
     }
 
@@ -48,6 +49,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `ctx_sched_out`.
     pub(super) fn ctx_sched_out(
         &mut self,
+        batch: Batch<'_>,
         vcpu: VcpuId,
         ctx: ContextId,
         which: Which,
@@ -70,7 +72,7 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         let mut from = 0;
         while let Some(pmu) = self.next_slice(ctx, which, from) {
-            self.slice_sched_out(vcpu, ctx, pmu, gone);
+            self.slice_sched_out(batch, vcpu, ctx, pmu, gone);
             from = pmu.0 + 1;
         }
     }
@@ -78,6 +80,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `ctx_sched_in`.
     pub(super) fn ctx_sched_in(
         &mut self,
+        batch: Batch<'_>,
         vcpu: VcpuId,
         ctx: ContextId,
         which: Which,
@@ -106,19 +109,25 @@ impl<D: PmuDriver> Scheduler<D> {
             }
             let mut from = 0;
             while let Some(pmu) = self.next_slice(ctx, which, from) {
-                self.pass(vcpu, ctx, pmu, set);
+                self.pass(batch, vcpu, ctx, pmu, set);
                 from = pmu.0 + 1;
             }
         }
     }
 
     /// Fills a CPU in priority order. Linux: `perf_event_sched_in`.
-    pub(super) fn fill(&mut self, vcpu: VcpuId, task_ctx: Option<ContextId>, which: Which) {
+    pub(super) fn fill(
+        &mut self,
+        batch: Batch<'_>,
+        vcpu: VcpuId,
+        task_ctx: Option<ContextId>,
+        which: Which,
+    ) {
         let cpu_ctx = self.cpu(vcpu).ctx;
         for set in [Activity::PINNED, Activity::FLEXIBLE] {
-            self.ctx_sched_in(vcpu, cpu_ctx, which, set);
+            self.ctx_sched_in(batch, vcpu, cpu_ctx, which, set);
             if let Some(ctx) = task_ctx {
-                self.ctx_sched_in(vcpu, ctx, which, set);
+                self.ctx_sched_in(batch, vcpu, ctx, which, set);
             }
         }
     }
@@ -126,6 +135,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Redoes a PMU on a CPU from a class downwards. Linux: `ctx_resched`.
     pub(super) fn resched(
         &mut self,
+        batch: Batch<'_>,
         vcpu: VcpuId,
         task_ctx: Option<ContextId>,
         pmu: PmuId,
@@ -142,14 +152,14 @@ impl<D: PmuDriver> Scheduler<D> {
         if let Some(ctx) = task_ctx
             && self.cpu(vcpu).task_ctx == Some(ctx)
         {
-            self.ctx_sched_out(vcpu, ctx, which, out);
+            self.ctx_sched_out(batch, vcpu, ctx, which, out);
         }
         if class.of_cpu {
-            self.ctx_sched_out(vcpu, cpu_ctx, which, out);
+            self.ctx_sched_out(batch, vcpu, cpu_ctx, which, out);
         } else if pinned {
-            self.ctx_sched_out(vcpu, cpu_ctx, which, Activity::FLEXIBLE);
+            self.ctx_sched_out(batch, vcpu, cpu_ctx, which, Activity::FLEXIBLE);
         }
-        self.fill(vcpu, task_ctx, which);
+        self.fill(batch, vcpu, task_ctx, which);
     }
 
     /// Redoes all four classes of a PMU on a CPU. Linux: `perf_pmu_resched`.
@@ -165,8 +175,7 @@ impl<D: PmuDriver> Scheduler<D> {
             set: GroupSet::Pinned,
             of_cpu: true,
         };
-        self.resched(vcpu, task_ctx, pmu, class);
-        self.commit();
+        self.batch(|s, batch| s.resched(batch, vcpu, task_ctx, pmu, class));
         self.check_invariants();
         true
     }

@@ -1,9 +1,10 @@
 //! Multiplexing timers and rotation (2.L).
 
 use super::Scheduler;
+use super::commit::Batch;
 use super::context::Owner;
 use super::driver::PmuDriver;
-use super::error::PmuError;
+use super::error::RegisterError;
 use super::ids::{ContextId, EventId, PmuId};
 use super::state::{Activity, GroupSet};
 use crate::ids::VcpuId;
@@ -24,7 +25,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Makes sure that the timer runs. Linux: `perf_mux_hrtimer_restart`.
     pub(super) fn arm_timer(&mut self, vcpu: VcpuId, pmu: PmuId) {
         let now = self.now;
-        let timer = &mut self.cpu_mut(vcpu).slot_mut(pmu).timer;
+        let timer = &mut self.cpu_mut(vcpu).pmu_mut(pmu).timer;
         if timer.armed {
             return;
         }
@@ -45,13 +46,13 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Lets an armed timer expire at `at`: the rest of a turn that began in
     /// another scheduler. Not later than it would by itself.
     pub fn bring_timer_forward(&mut self, at: Nanos, vcpu: VcpuId, pmu: PmuId) {
-        let slots = self.cpus.get_mut(usize::from(vcpu.0)).map(|c| &mut c.slots);
-        let Some(slot) = slots.and_then(|s| s.get_mut(pmu.index())) else {
+        let pmus = self.cpus.get_mut(usize::from(vcpu.0)).map(|c| &mut c.pmus);
+        let Some(part) = pmus.and_then(|s| s.get_mut(pmu.index())) else {
             return;
         };
-        let old = slot.timer.expiry;
-        if slot.timer.armed && at < old {
-            slot.timer.expiry = at;
+        let old = part.timer.expiry;
+        if part.timer.armed && at < old {
+            part.timer.expiry = at;
             self.timers.remove(&(old, vcpu, pmu));
             self.timers.insert((at, vcpu, pmu));
         }
@@ -70,20 +71,20 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Linux: `perf_mux_hrtimer_handler`.
     pub fn fire_timer(&mut self, now: Nanos, vcpu: VcpuId, pmu: PmuId) {
         self.at(now);
-        let Some(slot) = self
+        let Some(part) = self
             .cpus
             .get(usize::from(vcpu.0))
-            .and_then(|c| c.slots.get(pmu.index()))
+            .and_then(|c| c.pmus.get(pmu.index()))
         else {
             return;
         };
-        let old = slot.timer;
+        let old = part.timer;
         if !old.armed {
             return;
         }
-        let rotated = self.is_up(vcpu) && self.rotate(vcpu, pmu);
+        let rotated = self.is_up(vcpu) && self.batch(|s, batch| s.rotate(batch, vcpu, pmu));
         let now = self.now;
-        let timer = &mut self.cpu_mut(vcpu).slot_mut(pmu).timer;
+        let timer = &mut self.cpu_mut(vcpu).pmu_mut(pmu).timer;
         timer.armed = rotated;
         if rotated {
             timer.forward(now);
@@ -101,9 +102,9 @@ impl<D: PmuDriver> Scheduler<D> {
     /// blocks those behind it. The order goes with the task.
     ///
     /// Linux: `perf_rotate_context`.
-    fn rotate(&mut self, vcpu: VcpuId, pmu: PmuId) -> bool {
+    fn rotate(&mut self, batch: Batch<'_>, vcpu: VcpuId, pmu: PmuId) -> bool {
         let cpu_ctx = self.cpu(vcpu).ctx;
-        let task_ctx = self.cpu(vcpu).slot(pmu).task_ctx;
+        let task_ctx = self.cpu(vcpu).pmu(pmu).task_ctx;
         let needs = |s: &Self, ctx: ContextId| {
             s.contexts[ctx]
                 .slices
@@ -126,21 +127,20 @@ impl<D: PmuDriver> Scheduler<D> {
         let redo = task_ctx.filter(|_| task_pick.is_some() || cpu_pick.is_some());
         if let Some(ctx) = redo {
             self.refresh(ctx);
-            self.slice_sched_out(vcpu, ctx, pmu, Activity::FLEXIBLE);
+            self.slice_sched_out(batch, vcpu, ctx, pmu, Activity::FLEXIBLE);
         }
         if let Some(pick) = cpu_pick {
             self.refresh(cpu_ctx);
-            self.slice_sched_out(vcpu, cpu_ctx, pmu, Activity::FLEXIBLE);
+            self.slice_sched_out(batch, vcpu, cpu_ctx, pmu, Activity::FLEXIBLE);
             self.move_last(pick);
-            self.pass(vcpu, cpu_ctx, pmu, GroupSet::Flexible);
+            self.pass(batch, vcpu, cpu_ctx, pmu, GroupSet::Flexible);
         }
         if let Some(pick) = task_pick {
             self.move_last(pick);
         }
         if let Some(ctx) = redo {
-            self.pass(vcpu, ctx, pmu, GroupSet::Flexible);
+            self.pass(batch, vcpu, ctx, pmu, GroupSet::Flexible);
         }
-        self.commit();
         true
     }
 
@@ -166,7 +166,7 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Gives a group a new, last index. Linux: `rotate_ctx`.
     fn move_last(&mut self, leader: EventId) {
-        if self.contexts[self.events[leader].ctx].rotate_disable {
+        if self.contexts[self.events[leader].ctx()].rotate_disable {
             return;
         }
         self.del_from_groups(leader);
@@ -179,7 +179,7 @@ impl<D: PmuDriver> Scheduler<D> {
         Some(
             self.cpus
                 .get(usize::from(vcpu.0))?
-                .slots
+                .pmus
                 .get(pmu.index())?
                 .timer
                 .interval,
@@ -198,19 +198,19 @@ impl<D: PmuDriver> Scheduler<D> {
         now: Nanos,
         pmu: PmuId,
         interval: Nanos,
-    ) -> Result<(), PmuError> {
+    ) -> Result<(), RegisterError> {
         self.at(now);
         if interval.0 < 1_000_000 {
-            return Err(PmuError::MuxInterval);
+            return Err(RegisterError::MuxInterval);
         }
-        let entry = self.pmus.get_mut(pmu.index()).ok_or(PmuError::NoPmu)?;
+        let entry = self.pmus.get_mut(pmu.index()).ok_or(RegisterError::NoPmu)?;
         if entry.mux_interval == interval {
             return Ok(());
         }
         entry.mux_interval = interval;
         for vcpu in self.config.topology.vcpus() {
             if self.is_up(vcpu) {
-                self.cpu_mut(vcpu).slot_mut(pmu).timer.interval = interval;
+                self.cpu_mut(vcpu).pmu_mut(pmu).timer.interval = interval;
                 self.arm_timer(vcpu, pmu);
             }
         }
@@ -219,12 +219,12 @@ impl<D: PmuDriver> Scheduler<D> {
 
     /// Sets the interval of one CPU's timer alone, without starting it.
     pub fn set_mux_interval_of(&mut self, vcpu: VcpuId, pmu: PmuId, interval: Nanos) {
-        if let Some(slot) = self
+        if let Some(part) = self
             .cpus
             .get_mut(usize::from(vcpu.0))
-            .and_then(|c| c.slots.get_mut(pmu.index()))
+            .and_then(|c| c.pmus.get_mut(pmu.index()))
         {
-            slot.timer.interval = interval;
+            part.timer.interval = interval;
         }
     }
 }

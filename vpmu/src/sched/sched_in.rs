@@ -2,8 +2,9 @@
 
 use super::AttrFlags;
 use super::Scheduler;
+use super::commit::Batch;
 use super::context::Owner;
-use super::driver::{NoCounter, PmuDriver, TxnKind};
+use super::driver::{AddError, PmuDriver, TxnKind};
 use super::event::Ready;
 use super::groups::RunKey;
 use super::ids::{ContextId, EventId, PmuId};
@@ -12,7 +13,7 @@ use crate::ids::VcpuId;
 
 /// The next group of one run in one tree.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Head {
+pub(crate) struct RunHead {
     run: RunKey,
     ready: Ready,
     next: Option<(u64, EventId)>,
@@ -33,8 +34,15 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Visits the ready groups in order and puts them on.
     ///
     /// Linux: `pmu_groups_sched_in`, `visit_groups_merge`.
-    pub(super) fn pass(&mut self, vcpu: VcpuId, ctx: ContextId, pmu: PmuId, set: GroupSet) {
-        self.cpu_mut(vcpu).slot_mut(pmu).settled = None;
+    pub(super) fn pass(
+        &mut self,
+        batch: Batch<'_>,
+        vcpu: VcpuId,
+        ctx: ContextId,
+        pmu: PmuId,
+        set: GroupSet,
+    ) {
+        self.cpu_mut(vcpu).pmu_mut(pmu).settled = None;
         if !self.pmus[pmu.index()].driver.supports(vcpu) {
             return;
         }
@@ -53,7 +61,7 @@ impl<D: PmuDriver> Scheduler<D> {
             let Some((index, leader)) = head.next else {
                 break;
             };
-            self.visit(&mut pass, leader);
+            self.visit(batch, &mut pass, leader);
             heads[at].next = self.contexts[ctx]
                 .groups(set)
                 .next_ready(head.run, head.ready, index);
@@ -63,7 +71,7 @@ impl<D: PmuDriver> Scheduler<D> {
             }
         }
         self.heads = heads;
-        self.cpu_mut(vcpu).slot_mut(pmu).settled =
+        self.cpu_mut(vcpu).pmu_mut(pmu).settled =
             (set == GroupSet::Flexible).then_some((ctx, !pass.can_add_hw));
     }
 
@@ -71,15 +79,21 @@ impl<D: PmuDriver> Scheduler<D> {
     /// the same but for that group. `false` if it might not.
     ///
     /// This makes opening n events cost O(n log n) instead of O(n²).
-    pub(super) fn append(&mut self, vcpu: VcpuId, id: EventId, last_of_all: bool) -> bool {
+    pub(super) fn append(
+        &mut self,
+        batch: Batch<'_>,
+        vcpu: VcpuId,
+        id: EventId,
+        last_of_all: bool,
+    ) -> bool {
         let event = &self.events[id];
-        let (ctx, pmu, set) = (event.ctx, event.slice, event.set());
-        let lone = event.leader == id && event.siblings.is_empty() && event.cgroup.is_none();
-        let here = event.vcpu.is_none_or(|v| v == vcpu);
+        let (ctx, pmu, set) = (event.ctx(), event.slice(), event.set());
+        let lone = event.leader() == id && event.siblings().is_empty() && event.cgroup().is_none();
+        let here = event.vcpu().is_none_or(|v| v == vcpu);
         let plain =
-            lone && here && set == GroupSet::Flexible && event.state == EventState::Inactive;
+            lone && here && set == GroupSet::Flexible && event.state() == EventState::Inactive;
         let c = &self.contexts[ctx];
-        let Some((last, refused)) = self.cpu(vcpu).slot(pmu).settled else {
+        let Some((last, refused)) = self.cpu(vcpu).pmu(pmu).settled else {
             return false;
         };
         if !plain || last != ctx || c.nr_cgroups > 0 || !c.active.contains(set.activity()) {
@@ -89,8 +103,8 @@ impl<D: PmuDriver> Scheduler<D> {
         // Where there is always room the order does not matter either, but for
         // exclusive groups.
         let anywhere = driver.always_fits() && !refused;
-        let calm = !event.attr.has(AttrFlags::EXCLUSIVE) && !self.cpu(vcpu).slot(pmu).exclusive;
-        let forgets = driver.forgets() && driver.supports(vcpu) && event.pmu == pmu;
+        let calm = !event.attr().has(AttrFlags::EXCLUSIVE) && !self.cpu(vcpu).pmu(pmu).exclusive;
+        let forgets = driver.forgets() && driver.supports(vcpu) && event.pmu() == pmu;
         if !forgets || !calm || !(last_of_all || anywhere) {
             return false;
         }
@@ -107,10 +121,10 @@ impl<D: PmuDriver> Scheduler<D> {
                 self.refresh(task_ctx);
             }
         } else {
-            self.cpu_mut(vcpu).slot_mut(pmu).task_ctx = Some(ctx);
+            self.cpu_mut(vcpu).pmu_mut(pmu).task_ctx = Some(ctx);
         }
-        self.visit(&mut pass, id);
-        self.cpu_mut(vcpu).slot_mut(pmu).settled = Some((ctx, !pass.can_add_hw));
+        self.visit(batch, &mut pass, id);
+        self.cpu_mut(vcpu).pmu_mut(pmu).settled = Some((ctx, !pass.can_add_hw));
         true
     }
 
@@ -122,7 +136,7 @@ impl<D: PmuDriver> Scheduler<D> {
         ctx: ContextId,
         pmu: PmuId,
         set: GroupSet,
-        heads: &mut alloc::vec::Vec<Head>,
+        heads: &mut alloc::vec::Vec<RunHead>,
     ) {
         let c = &self.contexts[ctx];
         let groups = c.groups(set);
@@ -136,7 +150,7 @@ impl<D: PmuDriver> Scheduler<D> {
             for ready in [Ready::Hardware, Ready::Software] {
                 let next = groups.next_ready(run, ready, 0);
                 if next.is_some() {
-                    heads.push(Head { run, ready, next });
+                    heads.push(RunHead { run, ready, next });
                 }
             }
             visited = visited || heads.len() > before || groups.first_of_run(run).is_some();
@@ -154,7 +168,7 @@ impl<D: PmuDriver> Scheduler<D> {
             }
         }
         if task && visited {
-            self.cpu_mut(vcpu).slot_mut(pmu).task_ctx = Some(ctx);
+            self.cpu_mut(vcpu).pmu_mut(pmu).task_ctx = Some(ctx);
         }
     }
 
@@ -163,11 +177,11 @@ impl<D: PmuDriver> Scheduler<D> {
     /// the last of its active list.
     ///
     /// Linux: `merge_sched_in`.
-    fn visit(&mut self, pass: &mut Pass, leader: EventId) {
-        if self.can_go_on(pass, leader) && self.put_group_on(pass.vcpu, leader).is_ok() {
+    fn visit(&mut self, batch: Batch<'_>, pass: &mut Pass, leader: EventId) {
+        if self.can_go_on(pass, leader) && self.put_group_on(batch, pass.vcpu, leader).is_ok() {
             self.push_active(pass.ctx, pass.pmu, pass.set, leader);
         }
-        if self.events[leader].state != EventState::Inactive {
+        if self.events[leader].state() != EventState::Inactive {
             return;
         }
         pass.can_add_hw = false;
@@ -188,13 +202,13 @@ impl<D: PmuDriver> Scheduler<D> {
     /// its flag. Linux: `group_can_go_on`.
     fn can_go_on(&self, pass: &Pass, leader: EventId) -> bool {
         let event = &self.events[leader];
-        if event.group_caps.contains(EventCaps::SOFTWARE) {
+        if event.group_caps().contains(EventCaps::SOFTWARE) {
             return true;
         }
-        if self.cpu(pass.vcpu).slot(pass.pmu).exclusive {
+        if self.cpu(pass.vcpu).pmu(pass.pmu).exclusive {
             return false;
         }
-        if event.attr.has(AttrFlags::EXCLUSIVE)
+        if event.attr().has(AttrFlags::EXCLUSIVE)
             && self.first_active(pass.ctx, pass.pmu, pass.set).is_some()
         {
             return false;
@@ -205,32 +219,28 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Puts one event on; one that is off counts as success.
     ///
     /// Linux: `event_sched_in`.
-    fn put_on(&mut self, vcpu: VcpuId, id: EventId) -> Result<(), NoCounter> {
-        if self.events[id].state <= EventState::Off {
+    fn put_on(&mut self, batch: Batch<'_>, vcpu: VcpuId, id: EventId) -> Result<(), AddError> {
+        if self.events[id].state() <= EventState::Off {
             return Ok(());
         }
-        self.events[id].oncpu = Some(vcpu);
         self.set_state(id, EventState::Active);
         let event = &mut self.events[id];
-        if event.sampling.throttled {
-            event.sampling.throttled = false;
-            event.sampling.interrupts = 0;
+        if event.sampling.is_throttled() {
+            event.sampling.unthrottle();
         }
-        let (pmu, slice, ctx) = (event.pmu, event.slice, event.ctx);
+        let (slice, ctx) = (event.slice(), event.ctx());
         let (software, exclusive, freq) = (
             event.is_software(),
-            event.attr.has(AttrFlags::EXCLUSIVE),
-            event.attr.is_freq(),
+            event.attr().has(AttrFlags::EXCLUSIVE),
+            event.attr().is_freq(),
         );
-        self.touch(vcpu, id);
-        if let Err(none) = self.pmus[pmu.index()].driver.add(vcpu, id) {
+        if let Err(none) = self.reserve(batch, vcpu, id) {
             self.set_state(id, EventState::Inactive);
-            self.events[id].oncpu = None;
             return Err(none);
         }
-        let slot = self.cpu_mut(vcpu).slot_mut(slice);
-        slot.active_oncpu += usize::from(!software);
-        slot.exclusive |= exclusive;
+        let part = self.cpu_mut(vcpu).pmu_mut(slice);
+        part.active_oncpu += usize::from(!software);
+        part.exclusive |= exclusive;
         self.contexts[ctx].slice_mut(slice).nr_freq += usize::from(freq);
         Ok(())
     }
@@ -238,18 +248,23 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Puts a group on, all or nothing, in a transaction.
     ///
     /// Linux: `group_sched_in`.
-    fn put_group_on(&mut self, vcpu: VcpuId, leader: EventId) -> Result<(), NoCounter> {
-        let txn = self.events[leader].slice.index();
+    fn put_group_on(
+        &mut self,
+        batch: Batch<'_>,
+        vcpu: VcpuId,
+        leader: EventId,
+    ) -> Result<(), AddError> {
+        let txn = self.events[leader].slice().index();
         self.pmus[txn].driver.start_txn(vcpu, TxnKind::Add);
-        if let Err(none) = self.put_on(vcpu, leader) {
+        if let Err(none) = self.put_on(batch, vcpu, leader) {
             self.pmus[txn].driver.cancel_txn(vcpu);
             return Err(none);
         }
-        let members = self.events[leader].siblings.len();
+        let members = self.events[leader].siblings().len();
         let mut on = 0;
         while on < members {
-            let sibling = self.events[leader].siblings[on];
-            if self.put_on(vcpu, sibling).is_err() {
+            let sibling = self.events[leader].siblings()[on];
+            if self.put_on(batch, vcpu, sibling).is_err() {
                 break;
             }
             on += 1;
@@ -258,17 +273,17 @@ impl<D: PmuDriver> Scheduler<D> {
             return Ok(());
         }
         for i in 0..on {
-            let sibling = self.events[leader].siblings[i];
-            self.take_off(sibling);
+            let sibling = self.events[leader].siblings()[i];
+            self.take_off(batch, sibling, EventState::Inactive);
         }
-        self.take_off(leader);
+        self.take_off(batch, leader, EventState::Inactive);
         self.pmus[txn].driver.cancel_txn(vcpu);
-        Err(NoCounter)
+        Err(AddError)
     }
 }
 
 /// The head with the smallest index.
-fn first_head(heads: &[Head]) -> Option<usize> {
+fn first_head(heads: &[RunHead]) -> Option<usize> {
     let mut best: Option<(u64, usize)> = None;
     for (at, head) in heads.iter().enumerate() {
         if let Some((index, _)) = head.next

@@ -1,4 +1,4 @@
-//! Topology, scopes and designated CPUs (R-240…R-243).
+//! ScopeTopology, scopes and designated CPUs (R-240…R-243).
 
 use alloc::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ pub enum ScopePolicy {
 /// How CPUs make up cores, clusters, dies and packages. CPUs are numbered
 /// threads first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Topology {
+pub struct ScopeTopology {
     /// Packages.
     pub packages: u16,
     /// Dies in a package.
@@ -62,7 +62,7 @@ pub struct Topology {
     pub cluster: u16,
 }
 
-impl Topology {
+impl ScopeTopology {
     /// One package of `n` cores with one thread each.
     #[must_use]
     pub const fn flat(n: u16) -> Self {
@@ -128,7 +128,7 @@ impl ScopeMasks {
     /// Linux: `perf_event_setup_cpumask`.
     pub(crate) fn online(
         &mut self,
-        topology: &Topology,
+        topology: &ScopeTopology,
         vcpu: VcpuId,
         up: impl Fn(VcpuId) -> bool,
     ) {
@@ -146,7 +146,7 @@ impl ScopeMasks {
     /// designated and has a peer. Linux: `perf_event_clear_cpumask`.
     pub(crate) fn offline(
         &mut self,
-        topology: &Topology,
+        topology: &ScopeTopology,
         vcpu: VcpuId,
         up: impl Fn(VcpuId) -> bool,
     ) -> [Option<VcpuId>; 5] {

@@ -55,7 +55,7 @@ const FIXED: u64 = !0 << 32;
 const MAX_SAVED: usize = 2;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct State {
+struct SolverState {
     /// Place in the order of events.
     at: usize,
     /// First general purpose counter to look at.
@@ -87,8 +87,8 @@ pub fn assign(constraints: &[Constraint], gp_max: u32, assigned: &mut [u32]) -> 
             }
         }
     }
-    let mut state = State::default();
-    let mut saved = [State::default(); MAX_SAVED];
+    let mut state = SolverState::default();
+    let mut saved = [SolverState::default(); MAX_SAVED];
     let mut points = 0;
     while state.at < n {
         let event = order[state.at];
@@ -101,7 +101,7 @@ pub fn assign(constraints: &[Constraint], gp_max: u32, assigned: &mut [u32]) -> 
             continue;
         };
         if constraints[event].overlap && points < MAX_SAVED && index < 32 {
-            let retry = State {
+            let retry = SolverState {
                 from: index + 1,
                 used: state.used & !(1 << index),
                 ..state
@@ -117,7 +117,7 @@ pub fn assign(constraints: &[Constraint], gp_max: u32, assigned: &mut [u32]) -> 
 }
 
 /// Linux: `__perf_sched_find_counter`.
-fn find(state: &mut State, constraint: Constraint, gp_max: u32) -> Option<u32> {
+fn find(state: &mut SolverState, constraint: Constraint, gp_max: u32) -> Option<u32> {
     let free = constraint.permitted & !state.used;
     let fixed = free & FIXED;
     // A retry has already had its fixed counter refused.

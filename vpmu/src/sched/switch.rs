@@ -2,6 +2,7 @@
 
 use super::AttrFlags;
 use super::Scheduler;
+use super::commit::Batch;
 use super::context::Owner;
 use super::cpu::Task;
 use super::driver::PmuDriver;
@@ -61,17 +62,18 @@ impl<D: PmuDriver> Scheduler<D> {
         if old.is_none() && next.is_none() {
             return Ok(());
         }
-        if let Some(task) = old {
-            self.switch_out(vcpu, task, next);
-            self.tasks[task].oncpu = None;
-        }
-        self.cpu_mut(vcpu).current = next;
-        self.cgroup_switch(vcpu);
-        if let Some(task) = next {
-            self.tasks[task].oncpu = Some(vcpu);
-            self.switch_in(vcpu, task);
-        }
-        self.commit();
+        self.batch(|s, batch| {
+            if let Some(task) = old {
+                s.switch_out(batch, vcpu, task, next);
+                s.tasks[task].oncpu = None;
+            }
+            s.cpu_mut(vcpu).current = next;
+            s.cgroup_switch(batch, vcpu);
+            if let Some(task) = next {
+                s.tasks[task].oncpu = Some(vcpu);
+                s.switch_in(batch, vcpu, task);
+            }
+        });
         self.check_invariants();
         Ok(())
     }
@@ -79,7 +81,7 @@ impl<D: PmuDriver> Scheduler<D> {
     /// Everything of the task goes out, but for clones.
     ///
     /// Linux: `perf_event_context_sched_out`.
-    fn switch_out(&mut self, vcpu: VcpuId, task: TaskId, next: Option<TaskId>) {
+    fn switch_out(&mut self, batch: Batch<'_>, vcpu: VcpuId, task: TaskId, next: Option<TaskId>) {
         let Some(ctx) = self.tasks[task].ctx else {
             return;
         };
@@ -91,7 +93,7 @@ impl<D: PmuDriver> Scheduler<D> {
             return;
         }
         if self.cpu(vcpu).task_ctx == Some(ctx) {
-            self.ctx_sched_out(vcpu, ctx, Which::All, Activity::ALL);
+            self.ctx_sched_out(batch, vcpu, ctx, Which::All, Activity::ALL);
         }
     }
 
@@ -135,27 +137,24 @@ impl<D: PmuDriver> Scheduler<D> {
             .copied()
             .collect();
         for (x, y) in a.into_iter().zip(b) {
-            if !self.events[x].attr.has(AttrFlags::INHERIT_STAT) {
+            if !self.events[x].attr().has(AttrFlags::INHERIT_STAT) {
                 continue;
             }
-            if self.events[x].state == EventState::Active {
+            if self.events[x].state() == EventState::Active {
                 self.fold(x);
             }
             self.update_time(x);
             self.update_time(y);
-            let e = &self.events[x];
-            let (count, enabled, run) = (e.count, e.enabled, e.running);
-            let f = &mut self.events[y];
-            let theirs = (f.count, f.enabled, f.running);
-            (f.count, f.enabled, f.running) = (count, enabled, run);
-            let e = &mut self.events[x];
-            (e.count, e.enabled, e.running) = theirs;
+            if let Some((x, y)) = self.events.get_two_mut(x, y) {
+                x.swap_counts(y);
+                x.swap_times(y);
+            }
         }
     }
 
     /// Pinned groups of the task make room first; what the last task left
     /// is not offered to anyone. Linux: `perf_event_context_sched_in`.
-    fn switch_in(&mut self, vcpu: VcpuId, task: TaskId) {
+    fn switch_in(&mut self, batch: Batch<'_>, vcpu: VcpuId, task: TaskId) {
         let Some(ctx) = self.tasks[task].ctx else {
             return;
         };
@@ -164,8 +163,8 @@ impl<D: PmuDriver> Scheduler<D> {
         }
         if !self.contexts[ctx].groups(GroupSet::Pinned).is_empty() {
             let cpu_ctx = self.cpu(vcpu).ctx;
-            self.ctx_sched_out(vcpu, cpu_ctx, Which::All, Activity::FLEXIBLE);
+            self.ctx_sched_out(batch, vcpu, cpu_ctx, Which::All, Activity::FLEXIBLE);
         }
-        self.fill(vcpu, Some(ctx), Which::All);
+        self.fill(batch, vcpu, Some(ctx), Which::All);
     }
 }

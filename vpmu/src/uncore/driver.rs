@@ -11,8 +11,8 @@ use alloc::collections::BTreeMap;
 use super::model::{UncoreModel, UncorePmu};
 use crate::host::{HostOpenError, ReadError, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::ids::VcpuId;
-use crate::sched::driver::{InitError, InitRequest, NoCounter};
-use crate::sched::{Errno, EventId, PmuDriver, Topology};
+use crate::sched::driver::{AddError, InitError, InitRequest};
+use crate::sched::{Errno, EventId, PmuDriver, ScopeTopology};
 use crate::units::{Count, Nanos};
 
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ struct Open {
 pub(super) struct UncoreDriver<H> {
     pmu: UncorePmu,
     model: UncoreModel,
-    topology: Topology,
+    topology: ScopeTopology,
     host: H,
     events: BTreeMap<EventId, Open>,
     /// What the event is that the schedule opens next: its attributes have no room
@@ -42,7 +42,7 @@ impl<H: UncoreHost> UncoreDriver<H> {
     pub(super) const fn new(
         pmu: UncorePmu,
         model: UncoreModel,
-        topology: Topology,
+        topology: ScopeTopology,
         host: H,
     ) -> Self {
         Self {
@@ -110,7 +110,7 @@ impl<H: UncoreHost> PmuDriver for UncoreDriver<H> {
         }
     }
 
-    fn add(&mut self, _: VcpuId, _: EventId) -> Result<(), NoCounter> {
+    fn add(&mut self, _: VcpuId, _: EventId) -> Result<(), AddError> {
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::host::{HostOpenError, ReadError, UncoreEvent, UncoreEventId, UncoreHo
 use crate::ids::VcpuId;
 use crate::sched::{
     AttrFlags, Config, EventAttr, EventId, OpenError as SchedError, OpenRequest, PmuCaps, PmuClass,
-    PmuDesc, PmuError, PmuId, PmuType, Scheduler, Target, Topology,
+    PmuDesc, PmuId, PmuType, RegisterError, Scheduler, ScopeTopology, Target,
 };
 use crate::times::Times;
 use crate::units::{Count, Nanos};
@@ -60,9 +60,9 @@ impl<H: UncoreHost> Events<H> {
     /// A scheduler with the PMUs of `model`, in its order.
     pub(super) fn new(
         model: &UncoreModel,
-        topology: Topology,
+        topology: ScopeTopology,
         mut host: impl FnMut(UncorePmu) -> H,
-    ) -> Result<Self, PmuError> {
+    ) -> Result<Self, RegisterError> {
         let mut sched = Scheduler::new(Config::new(topology));
         let mut pmus = Vec::new();
         for pmu in model.pmus() {
@@ -71,7 +71,7 @@ impl<H: UncoreHost> Events<H> {
             desc.scope = model.scope(pmu);
             let driver = UncoreDriver::new(pmu, *model, topology, host(pmu));
             let id = sched.register_pmu(desc, driver)?;
-            let (_, pmu_type) = sched.pmu(id).ok_or(PmuError::NoPmu)?;
+            let (_, pmu_type) = sched.pmu(id).ok_or(RegisterError::NoPmu)?;
             pmus.push((id, pmu_type));
         }
         Ok(Self { sched, pmus })

@@ -2,7 +2,7 @@
 
 use crate::host::{EnergyDomain, ScopeInstance};
 use crate::ids::VcpuId;
-use crate::sched::{Scope, Topology};
+use crate::sched::{Scope, ScopeTopology};
 
 /// An uncore PMU of the guest.
 ///
@@ -219,18 +219,23 @@ impl UncoreModel {
 
     /// How many instances of `pmu` there are.
     #[must_use]
-    pub fn instances(&self, pmu: UncorePmu, topology: &Topology) -> u16 {
+    pub fn instances(&self, pmu: UncorePmu, topology: &ScopeTopology) -> u16 {
         topology.count().div_ceil(self.share(pmu, topology))
     }
 
     /// The instance that serves `vcpu`.
     #[must_use]
-    pub fn instance(&self, pmu: UncorePmu, topology: &Topology, vcpu: VcpuId) -> ScopeInstance {
+    pub fn instance(
+        &self,
+        pmu: UncorePmu,
+        topology: &ScopeTopology,
+        vcpu: VcpuId,
+    ) -> ScopeInstance {
         ScopeInstance(vcpu.0 / self.share(pmu, topology))
     }
 
     /// How many vCPUs share an instance.
-    fn share(&self, pmu: UncorePmu, topology: &Topology) -> u16 {
+    fn share(&self, pmu: UncorePmu, topology: &ScopeTopology) -> u16 {
         let peers = topology.peers(self.scope(pmu), VcpuId(0)).count();
         u16::try_from(peers).unwrap_or(u16::MAX).max(1)
     }

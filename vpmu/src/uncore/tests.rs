@@ -9,12 +9,12 @@ use crate::guest::{MsrError, refusal, register_name};
 use crate::host::sim_uncore::SimUncore;
 use crate::host::{EnergyDomain, HostOpenError, RawSelect, ReadError, ScopeInstance, UncoreEvent};
 use crate::ids::{MsrIndex, VcpuId};
-use crate::sched::{Scope, Topology};
+use crate::sched::{Scope, ScopeTopology};
 use crate::units::{Energy, Nanos};
 use crate::x86::cpuid::Vendor;
 
 /// Two packages of two dies of two threads: vCPUs 0 to 7.
-const TWO_PACKAGES: Topology = Topology {
+const TWO_PACKAGES: ScopeTopology = ScopeTopology {
     packages: 2,
     dies: 2,
     cores: 1,
@@ -312,12 +312,12 @@ fn limits() {
             Err(TooManyUnits(units))
         );
     }
-    let dies = Topology {
+    let dies = ScopeTopology {
         dies: u16::MAX,
         threads: 1,
         ..TWO_PACKAGES
     };
-    let dies = Topology {
+    let dies = ScopeTopology {
         packages: 1,
         ..dies
     };

@@ -8,7 +8,7 @@ use super::model::{UncoreModel, UncorePmu};
 use super::registers::{UncoreCounter, UncoreRegister};
 use crate::host::{EnergyDomain, ScopeInstance, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::ids::{MsrIndex, VcpuId};
-use crate::sched::{PmuError, Topology};
+use crate::sched::{RegisterError, ScopeTopology};
 use crate::units::{Count, Nanos};
 use crate::x86::msr::{Access, MsrError};
 
@@ -86,7 +86,7 @@ struct Place {
 #[derive(Debug)]
 pub struct Uncore<H> {
     model: UncoreModel,
-    topology: Topology,
+    topology: ScopeTopology,
     pub(super) events: Events<H>,
     pub(super) banks: Vec<Bank>,
     log: Log,
@@ -97,16 +97,16 @@ impl<H: UncoreHost> Uncore<H> {
     /// plugged in. `host` gives what backs each PMU.
     ///
     /// # Errors
-    /// [`PmuError`] if there are more counters than can be named.
+    /// [`RegisterError`] if there are more counters than can be named.
     pub fn new(
         model: UncoreModel,
-        topology: Topology,
+        topology: ScopeTopology,
         boot: u16,
         host: impl FnMut(UncorePmu) -> H,
-    ) -> Result<Self, PmuError> {
+    ) -> Result<Self, RegisterError> {
         let fits = |pmu| Bank::places(pmu, model.instances(pmu, &topology)).is_some();
         if !model.pmus().all(fits) {
-            return Err(PmuError::TooMany);
+            return Err(RegisterError::TooMany);
         }
         let mut events = Events::new(&model, topology, host)?;
         let absent = topology.vcpus().skip(boot.into());

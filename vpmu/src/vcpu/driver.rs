@@ -13,7 +13,7 @@
 
 use crate::host::{HostEvent, HostEventId, HostOpenError, HostPmu};
 use crate::ids::VcpuId;
-use crate::sched::driver::{InitError, InitRequest, NoCounter};
+use crate::sched::driver::{AddError, InitError, InitRequest};
 use crate::sched::{EventId, PmuDriver};
 use crate::units::{Count, Nanos};
 
@@ -276,10 +276,10 @@ impl<H: HostPmu> PmuDriver for CounterDriver<H> {
         }
     }
 
-    fn add(&mut self, _vcpu: VcpuId, event: EventId) -> Result<(), NoCounter> {
-        let id = self.id_of(event).ok_or(NoCounter)?;
+    fn add(&mut self, _vcpu: VcpuId, event: EventId) -> Result<(), AddError> {
+        let id = self.id_of(event).ok_or(AddError)?;
         if !self.counters.have_room(self.reserved.len()) {
-            return Err(NoCounter);
+            return Err(AddError);
         }
         self.reserved.insert(id);
         Ok(())

@@ -17,7 +17,7 @@
 //!                                                   kept: the next try comes with the next rotation
 //! ```
 //!
-//! In `Short` the scheduler gets [`NoCounter`](crate::sched::driver::NoCounter) for
+//! In `Short` the scheduler gets [`AddError`](crate::sched::driver::AddError) for
 //! every event beyond the limit, so that events take turns.
 
 use crate::host::{HostEventId, HostPmu};

@@ -18,7 +18,7 @@ use crate::host::{HostEvent, HostEventId, HostOpenError, HostPmu};
 use crate::ids::{Pmc, PmcSet, VcpuId};
 use crate::sched::{
     AttrFlags, Config, EventAttr, EventId, EventState, Extent, OpenRequest, PmuClass, PmuDesc,
-    PmuId, PmuType, Scheduler, Target, TaskId, Topology,
+    PmuId, PmuType, Scheduler, ScopeTopology, Target, TaskId,
 };
 use crate::units::{Count, Nanos};
 
@@ -54,7 +54,7 @@ pub(super) struct EventSchedule<H> {
 
 impl<H: HostPmu> EventSchedule<H> {
     pub(super) fn new(host: H, policy: Policy) -> Self {
-        let mut sched = Scheduler::new(Config::new(Topology::flat(1)));
+        let mut sched = Scheduler::new(Config::new(ScopeTopology::flat(1)));
         let mut desc = PmuDesc::new("host", PmuClass::Hardware);
         desc.pmu_type = Some(PmuType::RAW);
         // Neither can fail in a new scheduler of one CPU, and PMU 0 is its first.

@@ -2,10 +2,10 @@
 //! by side. An operation is six bytes; whatever they are, something happens.
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPmu};
 use vpmu::sched::{
     AttrFlags, Config, EventAttr, EventId, EventState, Extent, OpenRequest, PmuClass, PmuDesc,
-    PmuId, ReadFormat, ReadOutcome, Scheduler, Target, TaskId, Topology,
+    PmuId, ReadFormat, ReadOutcome, Scheduler, ScopeTopology, Target, TaskId,
 };
 use vpmu::units::Nanos;
 
@@ -46,7 +46,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(shape: Shape, self_check: bool) -> Self {
-        let mut config = Config::new(Topology::flat(CPUS as u16));
+        let mut config = Config::new(ScopeTopology::flat(CPUS as u16));
         config.self_check = self_check;
         let mut real = Scheduler::new(config);
         let mut types = Vec::new();
@@ -59,7 +59,7 @@ impl Pair {
             );
         }
         for _ in 0..2 {
-            let soft = MockConfig::unlimited(Kind::Counters {
+            let soft = MockConfig::unlimited(MockKind::Counters {
                 uncore: false,
                 generic: false,
             });

@@ -2,11 +2,11 @@
 //! panic, and the scheduler's own checks hold after each one.
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu, Placement};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPlacement, MockPmu};
 use vpmu::sched::{
     AttrFlags, CgroupId, Config, EventAttr, EventId, Extent, OpenFlags, OpenRequest, PmuCaps,
-    PmuClass, PmuDesc, PmuId, PmuType, ReadFormat, Scheduler, Scope, ScopePolicy, Target, TaskId,
-    Topology,
+    PmuClass, PmuDesc, PmuId, PmuType, ReadFormat, Scheduler, Scope, ScopePolicy, ScopeTopology,
+    Target, TaskId,
 };
 use vpmu::units::Nanos;
 
@@ -25,11 +25,11 @@ pub(crate) struct Wild {
 
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn pmus() -> Vec<(PmuDesc, MockConfig)> {
-    let counters = Kind::Counters {
+    let counters = MockKind::Counters {
         uncore: false,
         generic: true,
     };
-    let uncore = Kind::Counters {
+    let uncore = MockKind::Counters {
         uncore: true,
         generic: false,
     };
@@ -46,7 +46,7 @@ fn pmus() -> Vec<(PmuDesc, MockConfig)> {
         (
             desc("any", PmuClass::Hardware),
             MockConfig {
-                placement: Placement::Match,
+                placement: MockPlacement::Match,
                 txn: false,
                 ..MockConfig::core(2)
             },
@@ -96,7 +96,7 @@ fn pmus() -> Vec<(PmuDesc, MockConfig)> {
 
 impl Wild {
     pub(crate) fn new(seed: u8) -> Self {
-        let topology = Topology {
+        let topology = ScopeTopology {
             packages: 2,
             dies: 1,
             cores: 2,

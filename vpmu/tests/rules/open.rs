@@ -1,11 +1,11 @@
 //! Open checks, registry and lookup (2.F, 2.G).
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPmu};
 use vpmu::sched::{
     AttrFlags, CgroupId, ClockId, Errno, EventAttr, EventId, GroupKey, OpenError, OpenFlags,
-    PmuCaps, PmuClass, PmuDesc, PmuError, PmuId, PmuType, ReadFormat, RunKey, Scope, ScopePolicy,
-    Target, Topology,
+    PmuCaps, PmuClass, PmuDesc, PmuId, PmuType, ReadFormat, RegisterError, RunKey, Scope,
+    ScopePolicy, ScopeTopology, Target,
 };
 use vpmu::units::Nanos;
 
@@ -200,11 +200,11 @@ fn every_error_has_a_text_and_an_errno() {
         );
     }
     for e in [
-        PmuError::NoName,
-        PmuError::TooMany,
-        PmuError::NoPmu,
-        PmuError::Busy,
-        PmuError::MuxInterval,
+        RegisterError::NoName,
+        RegisterError::TooMany,
+        RegisterError::NoPmu,
+        RegisterError::Busy,
+        RegisterError::MuxInterval,
     ] {
         assert!(!e.to_string().is_empty() && e.errno().number() > 0);
     }
@@ -225,22 +225,22 @@ fn r090_r091_r092_types_are_handed_out_from_the_lowest() {
     assert_eq!(types, [6, 7, 4, 5, 8]);
     assert_eq!(w.s.pmu_of_type(PmuType(4)), Some(w.pmus[raw]));
     w.s.unregister_pmu(w.pmus[again]).unwrap();
-    assert_eq!(w.s.unregister_pmu(w.pmus[again]), Err(PmuError::NoPmu));
+    assert_eq!(w.s.unregister_pmu(w.pmus[again]), Err(RegisterError::NoPmu));
     let reused = w.add(fixed(4), mock());
     assert_eq!(w.s.pmu(w.pmus[reused]).unwrap().1, PmuType(5));
     assert_eq!(
         w.s.register_pmu(PmuDesc::new("", PmuClass::Hardware), mock()),
-        Err(PmuError::NoName)
+        Err(RegisterError::NoName)
     );
     w.open(task(&w));
-    assert_eq!(w.s.unregister_pmu(w.pmus[0]), Err(PmuError::Busy));
+    assert_eq!(w.s.unregister_pmu(w.pmus[0]), Err(RegisterError::Busy));
     assert_eq!(w.s.pmu_name(w.pmus[seven]).unwrap(), "fixed");
     assert!(w.s.driver_mut(PmuId(99)).is_none());
 }
 
 /// P cores are CPUs 0 and 1 and own RAW, E cores are 2 and 3.
 fn hybrid(extended: bool) -> World<MockPmu> {
-    let mut w = World::empty(Topology::flat(4), ScopePolicy::Linux612);
+    let mut w = World::empty(ScopeTopology::flat(4), ScopePolicy::Linux612);
     for (name, pmu_type, cpus) in [
         ("cpu_core", Some(PmuType::RAW), [0, 1]),
         ("cpu_atom", None, [2, 3]),
@@ -251,7 +251,7 @@ fn hybrid(extended: bool) -> World<MockPmu> {
         };
         desc.caps.set(PmuCaps::EXTENDED_HW_TYPE, extended);
         let config = MockConfig {
-            kind: Kind::Counters {
+            kind: MockKind::Counters {
                 uncore: false,
                 generic: true,
             },
@@ -288,16 +288,16 @@ fn r094_r095_r097_r098_r099_generic_events_on_a_hybrid_machine() {
 
 #[test]
 fn r096_software_clocks_are_forwarded() {
-    let mut w = World::empty(Topology::flat(2), ScopePolicy::Linux612);
+    let mut w = World::empty(ScopeTopology::flat(2), ScopePolicy::Linux612);
     let (cpu_clock, task_clock) = (PmuType(6), PmuType(7));
     let kinds = [
-        Kind::Software {
+        MockKind::Software {
             cpu_clock,
             task_clock,
         },
-        Kind::Clock { config: 0 },
-        Kind::Clock { config: 1 },
-        Kind::Refuse,
+        MockKind::Clock { config: 0 },
+        MockKind::Clock { config: 1 },
+        MockKind::Refuse,
     ];
     for (i, kind) in kinds.into_iter().enumerate() {
         let pmu_type = Some(

@@ -2,8 +2,8 @@
 
 use vpmu::ids::VcpuId;
 use vpmu::sched::{
-    AttrFlags, CgroupId, Errno, EventError, OpenFlags, PmuError, ReadFormat, ReadOutcome, Target,
-    TaskError,
+    AttrFlags, CgroupId, Errno, EventError, OpenFlags, ReadFormat, ReadOutcome, RegisterError,
+    Target, TaskError,
 };
 use vpmu::units::Nanos;
 
@@ -86,7 +86,7 @@ fn r160_r161_the_interval() {
     let mut w = World::new(1);
     let pmu = w.pmus[0];
     let mut set = |ms: u64| w.s.set_mux_interval(Nanos(0), pmu, Nanos(ms * MS));
-    assert_eq!(set(0), Err(PmuError::MuxInterval));
+    assert_eq!(set(0), Err(RegisterError::MuxInterval));
     assert_eq!(set(4), Ok(()));
     assert_eq!(set(10), Ok(()));
     assert_eq!(w.s.armed_timers().count(), 4);
@@ -100,7 +100,7 @@ fn r160_r161_the_interval() {
     assert_eq!(w.s.mux_interval(VcpuId(0), pmu), Some(Nanos(5 * MS)));
     assert_eq!(
         w.s.set_mux_interval(Nanos(0), vpmu::sched::PmuId(99), Nanos(MS)),
-        Err(PmuError::NoPmu)
+        Err(RegisterError::NoPmu)
     );
     w.s.fire_timer(w.now, VcpuId(0), vpmu::sched::PmuId(99));
     w.s.fire_timer(w.now, VcpuId(1), pmu);

@@ -1,12 +1,12 @@
 //! Scopes, migration and hotplug (2.Q), under both policies.
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
-use vpmu::sched::{PmuClass, PmuDesc, Scope, ScopePolicy, Topology};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPmu};
+use vpmu::sched::{PmuClass, PmuDesc, Scope, ScopePolicy, ScopeTopology};
 
 use crate::world::{World, cpu, task};
 
-const TWO: Topology = Topology {
+const TWO: ScopeTopology = ScopeTopology {
     packages: 2,
     dies: 2,
     cores: 2,
@@ -14,11 +14,16 @@ const TWO: Topology = Topology {
     cluster: 2,
 };
 
-fn world(policy: ScopePolicy, topology: Topology, scope: Scope, counters: u32) -> World<MockPmu> {
+fn world(
+    policy: ScopePolicy,
+    topology: ScopeTopology,
+    scope: Scope,
+    counters: u32,
+) -> World<MockPmu> {
     let mut w = World::empty(topology, policy);
     w.run(0, None);
     let mut config = MockConfig::core(counters);
-    config.kind = Kind::Counters {
+    config.kind = MockKind::Counters {
         uncore: true,
         generic: false,
     };
@@ -29,7 +34,7 @@ fn world(policy: ScopePolicy, topology: Topology, scope: Scope, counters: u32) -
         },
         MockPmu::new(config),
     );
-    let soft = MockConfig::unlimited(Kind::Counters {
+    let soft = MockConfig::unlimited(MockKind::Counters {
         uncore: false,
         generic: false,
     });
@@ -75,7 +80,12 @@ fn r242_r243_a_replacement_stays() {
 
 #[test]
 fn r244_r249_r252_r253_r254_r255_r256_released_linux_moves_the_designated_cpus_events() {
-    let mut w = world(ScopePolicy::Linux612, Topology::flat(4), Scope::Package, 2);
+    let mut w = world(
+        ScopePolicy::Linux612,
+        ScopeTopology::flat(4),
+        Scope::Package,
+        2,
+    );
     let own = w.open(cpu(&w, 1).pinned());
     let g = w.group(2, &cpu(&w, 0));
     let s = w.open(cpu(&w, 0).pmu(1).group(g[0]));
@@ -101,14 +111,19 @@ fn r257_disabled_events_come_back_enabled_in_linux_only() {
         (ScopePolicy::Linux612, "AA"),
         (ScopePolicy::Designated, "AO"),
     ] {
-        let mut w = world(policy, Topology::flat(4), Scope::Package, 4);
+        let mut w = world(policy, ScopeTopology::flat(4), Scope::Package, 4);
         let e = w.opens(2, &cpu(&w, 0));
         w.disable(e[1]);
         w.s.offline(w.now, VcpuId(0)).unwrap();
         assert_eq!(w.states(&e), state, "{policy:?}");
     }
     // An error stays one, and a software-led group counts as software afterwards.
-    let mut w = world(ScopePolicy::Linux612, Topology::flat(4), Scope::Package, 1);
+    let mut w = world(
+        ScopePolicy::Linux612,
+        ScopeTopology::flat(4),
+        Scope::Package,
+        1,
+    );
     let p = w.opens(2, &cpu(&w, 0).pinned());
     w.s.offline(w.now, VcpuId(0)).unwrap();
     assert_eq!(w.states(&p), "AE");
@@ -184,7 +199,12 @@ fn r260_task_events_do_not_mind() {
 
 #[test]
 fn r261_perf_may_leave_a_cpu_that_stays() {
-    let mut w = world(ScopePolicy::Linux612, Topology::flat(2), Scope::System, 2);
+    let mut w = world(
+        ScopePolicy::Linux612,
+        ScopeTopology::flat(2),
+        Scope::System,
+        2,
+    );
     let e = w.open(cpu(&w, 0));
     w.s.exit_cpu(w.now, VcpuId(0)).unwrap();
     assert_eq!((mask(&w), w.s.is_online(VcpuId(0))), (vec![1], false));

@@ -1,7 +1,7 @@
 //! Objects, states, enable and disable (1.2, 2.A, 2.B).
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPmu};
 use vpmu::sched::{AttrFlags, Errno, EventError, EventState, Extent, Overflow, PmuClass, PmuDesc};
 use vpmu::units::{Count, Nanos};
 
@@ -27,7 +27,7 @@ fn r001_r002_r003_r004_one_context_holds_events_of_all_pmus() {
 fn r005_uncore_pmus_count_cpus_only() {
     let mut w = World::new(2);
     let config = MockConfig {
-        kind: Kind::Counters {
+        kind: MockKind::Counters {
             uncore: false,
             generic: false,
         },

@@ -1,8 +1,8 @@
 //! The worked examples of perf-core.md §3, by row.
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
-use vpmu::sched::{EventState, PmuClass, PmuDesc, Scope, ScopePolicy, Topology};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPmu};
+use vpmu::sched::{EventState, PmuClass, PmuDesc, Scope, ScopePolicy, ScopeTopology};
 
 use crate::world::{World, cpu, task};
 
@@ -401,7 +401,7 @@ fn row_36_r017_errors_stay_with_the_task() {
 #[test]
 fn row_37_to_40_r249_r257_r258_r259_a_package_loses_its_cpus() {
     let mut w = World::<MockPmu>::empty(
-        Topology {
+        ScopeTopology {
             packages: 1,
             dies: 1,
             cores: 4,
@@ -414,7 +414,7 @@ fn row_37_to_40_r249_r257_r258_r259_a_package_loses_its_cpus() {
     let mut desc = PmuDesc::new("package", PmuClass::Uncore);
     desc.scope = Scope::Package;
     let mut config = MockConfig::core(8);
-    config.kind = Kind::Counters {
+    config.kind = MockKind::Counters {
         uncore: true,
         generic: false,
     };

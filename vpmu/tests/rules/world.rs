@@ -1,11 +1,11 @@
 //! A small machine for tests: mock PMUs, one task, and events in one line each.
 
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPmu};
 use vpmu::sched::{
     AttrFlags, Config, Errno, EventAttr, EventId, EventState, Extent, OpenError, OpenRequest,
     PmuClass, PmuDesc, PmuDriver, PmuId, ReadFormat, ReadOutcome, ReadValues, Scheduler,
-    ScopePolicy, Target, TaskId, Topology,
+    ScopePolicy, ScopeTopology, Target, TaskId,
 };
 use vpmu::units::Nanos;
 
@@ -100,10 +100,10 @@ pub(crate) struct World<D> {
 impl World<MockPmu> {
     /// Four CPUs, a core PMU with `counters`, a software PMU, and a task on CPU 0.
     pub(crate) fn new(counters: u32) -> Self {
-        Self::on(Topology::flat(4), ScopePolicy::Linux612, counters)
+        Self::on(ScopeTopology::flat(4), ScopePolicy::Linux612, counters)
     }
 
-    pub(crate) fn on(topology: Topology, policy: ScopePolicy, counters: u32) -> Self {
+    pub(crate) fn on(topology: ScopeTopology, policy: ScopePolicy, counters: u32) -> Self {
         let mut w = World::empty(topology, policy);
         w.add(
             PmuDesc::new("core", PmuClass::Hardware),
@@ -115,7 +115,7 @@ impl World<MockPmu> {
 
     /// Another software PMU; its place.
     pub(crate) fn soft(&mut self, name: &str) -> usize {
-        let soft = MockConfig::unlimited(Kind::Counters {
+        let soft = MockConfig::unlimited(MockKind::Counters {
             uncore: false,
             generic: false,
         });
@@ -132,7 +132,7 @@ impl World<MockPmu> {
 }
 
 impl<D: PmuDriver> World<D> {
-    pub(crate) fn empty(topology: Topology, policy: ScopePolicy) -> Self {
+    pub(crate) fn empty(topology: ScopeTopology, policy: ScopePolicy) -> Self {
         let mut config = Config::new(topology);
         config.scope_policy = policy;
         let mut s = Scheduler::new(config);

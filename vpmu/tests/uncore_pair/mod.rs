@@ -11,7 +11,7 @@ use naive::{Counter, Key, Naive};
 use vpmu::host::sim_uncore::SimUncore;
 use vpmu::host::{EnergyDomain, ScopeInstance, UncoreCount};
 use vpmu::ids::{MsrIndex, VcpuId};
-use vpmu::sched::Topology;
+use vpmu::sched::ScopeTopology;
 use vpmu::uncore::{
     LogEntry, Power, PowerForm, Uncore, UncoreCounterView, UncoreModel, UncorePmu, UncoreState,
 };
@@ -24,7 +24,7 @@ const ENERGY_START: u64 = 0x1_0000;
 /// A topology with the PMUs of one vendor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    topology: Topology,
+    topology: ScopeTopology,
     amd: bool,
     boot: u16,
 }
@@ -34,7 +34,7 @@ impl Shape {
     pub(crate) fn of(seed: u8) -> Self {
         let (threads, cores, dies, packages) =
             [(1, 2, 2, 1), (2, 2, 1, 1), (1, 1, 2, 2), (1, 3, 1, 2)][usize::from(seed) % 4];
-        let topology = Topology {
+        let topology = ScopeTopology {
             packages,
             dies,
             cores,

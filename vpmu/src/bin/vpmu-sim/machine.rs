@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use vpmu::ids::VcpuId;
-use vpmu::sched::mock::{Kind, MockConfig, MockPmu, Placement};
+use vpmu::sched::mock::{MockConfig, MockKind, MockPlacement, MockPmu};
 use vpmu::sched::{
     Config, EventId, PmuCaps, PmuClass, PmuDesc, PmuId, PmuType, Scheduler, Scope, ScopePolicy,
-    TaskId, Topology,
+    ScopeTopology, TaskId,
 };
 use vpmu::units::Nanos;
 
-use crate::output::Step;
+use crate::output::StepResult;
 use crate::scenario::{Scenario, bits, flag, millis, num, text_of};
 use crate::timeline::Recorder;
 
@@ -45,7 +45,7 @@ pub(crate) struct NamedEvent {
 
 /// The machine that a scenario runs on.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub(crate) struct SimMachine {
     pub(crate) sched: Sched,
     pub(crate) now: Nanos,
     pub(crate) pmus: Vec<NamedPmu>,
@@ -69,10 +69,10 @@ const CAPS: [(&str, u64); 5] = [
     ("itrace", 0x20),
 ];
 
-impl Machine {
+impl SimMachine {
     pub(crate) fn new(scenario: &Scenario, designated: bool) -> Result<Self, String> {
         let [packages, dies, cores, threads] = scenario.topology;
-        let topology = Topology {
+        let topology = ScopeTopology {
             packages,
             dies,
             cores,
@@ -202,7 +202,7 @@ impl Machine {
             return "-".into();
         };
         match (driver.placement(), driver.counter(event)) {
-            (Placement::Match, _) => "?".into(),
+            (MockPlacement::Match, _) => "?".into(),
             (_, Some(c)) if c >= 32 => format!("f{}", c - 32),
             (_, Some(c)) => c.to_string(),
             _ => "-".into(),
@@ -214,7 +214,7 @@ impl Machine {
         &mut self,
         scenario: &Scenario,
         recorder: &mut Recorder,
-    ) -> Result<Vec<Step>, String> {
+    ) -> Result<Vec<StepResult>, String> {
         let mut steps = Vec::new();
         for (i, step) in scenario.steps.iter().enumerate() {
             steps.push(
@@ -235,18 +235,18 @@ fn register_builtin(sched: &mut Sched) -> Result<(), String> {
         (
             "software",
             PmuType::SOFTWARE,
-            Kind::Software {
+            MockKind::Software {
                 cpu_clock,
                 task_clock,
             },
         ),
-        ("task_clock", task_clock, Kind::Clock { config: 1 }),
-        ("cpu_clock", cpu_clock, Kind::Clock { config: 0 }),
-        ("tracepoint", PmuType::TRACEPOINT, Kind::Refuse),
-        ("breakpoint", PmuType::BREAKPOINT, Kind::Refuse),
-        ("kprobe", PmuType(8), Kind::Refuse),
-        ("uprobe", PmuType(9), Kind::Refuse),
-        ("msr", PmuType(10), Kind::Refuse),
+        ("task_clock", task_clock, MockKind::Clock { config: 1 }),
+        ("cpu_clock", cpu_clock, MockKind::Clock { config: 0 }),
+        ("tracepoint", PmuType::TRACEPOINT, MockKind::Refuse),
+        ("breakpoint", PmuType::BREAKPOINT, MockKind::Refuse),
+        ("kprobe", PmuType(8), MockKind::Refuse),
+        ("uprobe", PmuType(9), MockKind::Refuse),
+        ("msr", PmuType(10), MockKind::Refuse),
     ];
     for (name, pmu_type, kind) in builtin {
         let mut desc = PmuDesc::new(name, PmuClass::Software);
@@ -265,13 +265,13 @@ fn mock_config(v: &Value, kind: &str) -> MockConfig {
     let small = |key, default| u32::try_from(num(v, key).unwrap_or(default)).unwrap_or(0);
     let unlimited = num(v, "unlimited").map_or(kind == "sw", |n| n != 0);
     let placement = match text_of(v, "assign") {
-        _ if unlimited => Placement::Unlimited,
-        Some("match") => Placement::Match,
-        _ => Placement::Greedy,
+        _ if unlimited => MockPlacement::Unlimited,
+        Some("match") => MockPlacement::Match,
+        _ => MockPlacement::Greedy,
     };
     let listed = v.get("cpus").and_then(Value::as_array);
     MockConfig {
-        kind: Kind::Counters {
+        kind: MockKind::Counters {
             uncore: kind == "uncore",
             generic: flag(v, "generic"),
         },

@@ -10,7 +10,7 @@ mod timeline;
 use std::io::Write;
 use std::process::ExitCode;
 
-use machine::Machine;
+use machine::SimMachine;
 use scenario::Scenario;
 use timeline::Recorder;
 
@@ -25,15 +25,15 @@ Runs scenarios (docs/scenario.md) and prints one result line each.
 ";
 
 #[derive(Debug, Default)]
-struct Options {
+struct SimOptions {
     timeline: bool,
     trace: Option<String>,
     designated: bool,
     files: Vec<String>,
 }
 
-fn parse() -> Result<Options, String> {
-    let mut options = Options::default();
+fn parse() -> Result<SimOptions, String> {
+    let mut options = SimOptions::default();
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -61,7 +61,7 @@ fn run(file: &str, designated: bool) -> (String, Recorder) {
         Err(e) => output::fatal(file, &e.to_string()),
         Ok(text) => match Scenario::parse(&text) {
             Err(e) => output::fatal(file, &e),
-            Ok(scenario) => match Machine::new(&scenario, designated) {
+            Ok(scenario) => match SimMachine::new(&scenario, designated) {
                 Err(e) => output::fatal(&scenario.name, &e),
                 Ok(mut machine) => {
                     let line = match machine.run(&scenario, &mut recorder) {

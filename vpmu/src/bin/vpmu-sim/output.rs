@@ -15,7 +15,7 @@ pub(crate) fn fatal(name: &str, text: &str) -> String {
 }
 
 /// The line of a run.
-pub(crate) fn result(name: &str, steps: &[Step]) -> String {
+pub(crate) fn result(name: &str, steps: &[StepResult]) -> String {
     let mut out = format!(
         "{{\"scenario\":{},\"kernel\":\"vpmu-sim\",\"clock\":\"virtual\",\"steps\":[",
         quote(name)
@@ -33,11 +33,11 @@ pub(crate) fn result(name: &str, steps: &[Step]) -> String {
 
 /// The result of one step, being written.
 #[derive(Debug)]
-pub(crate) struct Step {
+pub(crate) struct StepResult {
     text: String,
 }
 
-impl Step {
+impl StepResult {
     pub(crate) fn new(i: usize, op: &str, event: Option<&str>) -> Self {
         let mut text = format!("{{\"i\":{i},\"op\":{}", quote(op));
         if let Some(e) = event {

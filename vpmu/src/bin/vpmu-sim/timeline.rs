@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use vpmu::sched::EventState;
 
-use crate::machine::Machine;
+use crate::machine::SimMachine;
 use crate::output::quote;
 
 /// A counter of a PMU on a CPU.
@@ -37,7 +37,7 @@ const COLUMNS: usize = 100;
 
 impl Recorder {
     /// Looks at what is on now.
-    pub(crate) fn observe(&mut self, machine: &Machine) {
+    pub(crate) fn observe(&mut self, machine: &SimMachine) {
         let now = machine.now.0;
         self.end = self.end.max(now);
         let mut on = BTreeMap::new();
@@ -91,7 +91,7 @@ impl Recorder {
     }
 
     /// Ends what is still on.
-    pub(crate) fn finish(&mut self, machine: &Machine) {
+    pub(crate) fn finish(&mut self, machine: &SimMachine) {
         self.end = self.end.max(machine.now.0);
         for event in self.open.keys().cloned().collect::<Vec<_>>() {
             self.close(event, self.end);

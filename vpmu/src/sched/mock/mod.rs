@@ -9,14 +9,14 @@ mod shape;
 
 use alloc::vec::Vec;
 
-use super::driver::{InitError, InitRequest, NoCounter, PmuDriver, TxnKind};
+use super::driver::{AddError, InitError, InitRequest, PmuDriver, TxnKind};
 use super::error::Errno;
 use super::ids::{EventId, PmuType};
 use crate::ids::VcpuId;
 use crate::units::{Count, Nanos};
 use matching::{Matching, take};
 
-pub use shape::{Kind, MockConfig, Placement};
+pub use shape::{MockConfig, MockKind, MockPlacement};
 
 /// Fields of `config` of an event that is not generic.
 mod config {
@@ -48,7 +48,7 @@ struct MockEvent {
 #[derive(Debug, Default)]
 struct MockCpu {
     used: u64,
-    /// Events of `Placement::Match`.
+    /// Events of `MockPlacement::Match`.
     matched: Vec<EventId>,
     pending: Vec<EventId>,
     in_txn: bool,
@@ -107,7 +107,7 @@ impl MockPmu {
 
     /// How counters are chosen.
     #[must_use]
-    pub const fn placement(&self) -> Placement {
+    pub const fn placement(&self) -> MockPlacement {
         self.config.placement
     }
 
@@ -142,7 +142,7 @@ impl MockPmu {
             _ => {}
         }
         let fixed = config::fixed(config);
-        let unlimited = self.config.placement == Placement::Unlimited;
+        let unlimited = self.config.placement == MockPlacement::Unlimited;
         if config & config::BAD != 0 || (fixed > u64::from(self.config.fixed) && !unlimited) {
             return None;
         }
@@ -177,7 +177,7 @@ impl MockPmu {
         let Some((rate, allowed)) = self.decode(r.attr.pmu_type, r.attr.config) else {
             return refused;
         };
-        if self.config.placement != Placement::Unlimited && !self.group_fits(r, allowed) {
+        if self.config.placement != MockPlacement::Unlimited && !self.group_fits(r, allowed) {
             return refused;
         }
         Ok((rate, allowed))
@@ -189,23 +189,23 @@ impl MockPmu {
             .map(|m| self.ev(m.event).allowed)
             .chain([allowed])
             .collect();
-        if self.config.placement == Placement::Match {
+        if self.config.placement == MockPlacement::Match {
             return Matching::default().feasible(sets.into_iter());
         }
         let mut used = 0;
         sets.into_iter().all(|s| take(s, &mut used).is_some())
     }
 
-    fn place(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), NoCounter> {
+    fn place(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), AddError> {
         match self.config.placement {
-            Placement::Unlimited => Ok(()),
-            Placement::Greedy => {
+            MockPlacement::Unlimited => Ok(()),
+            MockPlacement::Greedy => {
                 let allowed = self.ev(event).allowed;
-                let counter = take(allowed, &mut self.cpu(vcpu).used).ok_or(NoCounter)?;
+                let counter = take(allowed, &mut self.cpu(vcpu).used).ok_or(AddError)?;
                 self.ev_mut(event).counter = Some(counter);
                 Ok(())
             }
-            Placement::Match => {
+            MockPlacement::Match => {
                 let mut matching = core::mem::take(&mut self.matching);
                 let list = core::mem::take(&mut self.cpu(vcpu).matched);
                 let sets = list.iter().chain([&event]).map(|e| self.ev(*e).allowed);
@@ -214,7 +214,7 @@ impl MockPmu {
                 let cpu = self.cpu(vcpu);
                 cpu.matched = list;
                 if !fits {
-                    return Err(NoCounter);
+                    return Err(AddError);
                 }
                 cpu.matched.push(event);
                 Ok(())
@@ -226,7 +226,7 @@ impl MockPmu {
         if let Some(c) = self.ev_mut(event).counter.take() {
             self.cpu(vcpu).used &= !(1 << c);
         }
-        if self.config.placement == Placement::Match {
+        if self.config.placement == MockPlacement::Match {
             self.cpu(vcpu).matched.retain(|e| *e != event);
         }
     }
@@ -236,12 +236,12 @@ impl PmuDriver for MockPmu {
     fn event_init(&mut self, r: &InitRequest<'_>) -> Result<(), InitError> {
         let own = r.attr.pmu_type == r.own_type;
         let (rate, allowed) = match self.config.kind {
-            Kind::Counters { uncore, generic } => self.init_counters(r, uncore, generic)?,
-            Kind::Software { .. } | Kind::Clock { .. } | Kind::Refuse if !own => {
+            MockKind::Counters { uncore, generic } => self.init_counters(r, uncore, generic)?,
+            MockKind::Software { .. } | MockKind::Clock { .. } | MockKind::Refuse if !own => {
                 return Err(InitError::NotMine);
             }
-            Kind::Refuse => return Err(InitError::Refused(Errno::EINVAL)),
-            Kind::Software {
+            MockKind::Refuse => return Err(InitError::Refused(Errno::EINVAL)),
+            MockKind::Software {
                 cpu_clock,
                 task_clock,
             } => match r.attr.config {
@@ -250,8 +250,8 @@ impl PmuDriver for MockPmu {
                 c if c >= 12 => return Err(InitError::NotMine),
                 _ => (0, 0),
             },
-            Kind::Clock { config } if r.attr.config == config => (1, 0),
-            Kind::Clock { .. } => return Err(InitError::NotMine),
+            MockKind::Clock { config } if r.attr.config == config => (1, 0),
+            MockKind::Clock { .. } => return Err(InitError::NotMine),
         };
         let at = r.event.slot();
         if self.events.len() <= at {
@@ -273,17 +273,17 @@ impl PmuDriver for MockPmu {
         }
     }
 
-    fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), NoCounter> {
+    fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), AddError> {
         self.stats.adds += 1;
         let room = (self.config.counters + self.config.fixed) as usize;
-        let unlimited = self.config.placement == Placement::Unlimited;
+        let unlimited = self.config.placement == MockPlacement::Unlimited;
         let cpu = self.cpu(vcpu);
         if !cpu.in_txn {
             return self.place(vcpu, event);
         }
         let used = cpu.used.count_ones() as usize + cpu.matched.len() + cpu.pending.len();
         if !unlimited && used >= room {
-            return Err(NoCounter);
+            return Err(AddError);
         }
         cpu.pending.push(event);
         Ok(())
@@ -328,7 +328,7 @@ impl PmuDriver for MockPmu {
         }
     }
 
-    fn commit_txn(&mut self, vcpu: VcpuId, kind: TxnKind) -> Result<(), NoCounter> {
+    fn commit_txn(&mut self, vcpu: VcpuId, kind: TxnKind) -> Result<(), AddError> {
         if !self.config.txn || kind == TxnKind::Read {
             return Ok(());
         }
@@ -339,7 +339,7 @@ impl PmuDriver for MockPmu {
                     let placed = self.cpu(vcpu).pending[k];
                     self.unplace(vcpu, placed);
                 }
-                return Err(NoCounter);
+                return Err(AddError);
             }
         }
         let cpu = self.cpu(vcpu);
@@ -363,7 +363,7 @@ impl PmuDriver for MockPmu {
     }
 
     fn always_fits(&self) -> bool {
-        self.config.placement == Placement::Unlimited
+        self.config.placement == MockPlacement::Unlimited
     }
 
     fn supports(&self, vcpu: VcpuId) -> bool {

@@ -7,7 +7,7 @@ use crate::sched::PmuType;
 
 /// How counters are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
+pub enum MockPlacement {
     /// The first free allowed counter; events never move.
     Greedy,
     /// Whatever makes all fit; counters have no numbers.
@@ -18,7 +18,7 @@ pub enum Placement {
 
 /// What a mock PMU counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MockKind {
     /// Events with a rate; `uncore` ones only on CPUs and without sampling.
     Counters {
         /// Refuses tasks and sampling.
@@ -46,13 +46,13 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct MockConfig {
     /// What it counts.
-    pub kind: Kind,
+    pub kind: MockKind,
     /// General purpose counters a CPU, up to 32.
     pub counters: u32,
     /// Fixed counters a CPU, up to 4.
     pub fixed: u32,
     /// How counters are chosen.
-    pub placement: Placement,
+    pub placement: MockPlacement,
     /// Has transactions; else the core's default.
     pub txn: bool,
     /// Its events are only valid as members of a group.
@@ -66,13 +66,13 @@ impl MockConfig {
     #[must_use]
     pub const fn core(counters: u32) -> Self {
         Self {
-            kind: Kind::Counters {
+            kind: MockKind::Counters {
                 uncore: false,
                 generic: false,
             },
             counters,
             fixed: 0,
-            placement: Placement::Greedy,
+            placement: MockPlacement::Greedy,
             txn: true,
             needs_group: false,
             vcpus: None,
@@ -81,12 +81,12 @@ impl MockConfig {
 
     /// A PMU that always has room.
     #[must_use]
-    pub const fn unlimited(kind: Kind) -> Self {
+    pub const fn unlimited(kind: MockKind) -> Self {
         Self {
             kind,
             counters: 0,
             fixed: 0,
-            placement: Placement::Unlimited,
+            placement: MockPlacement::Unlimited,
             txn: false,
             needs_group: false,
             vcpus: None,

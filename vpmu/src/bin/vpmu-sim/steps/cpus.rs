@@ -2,16 +2,16 @@
 
 use serde_json::Value;
 use vpmu::ids::VcpuId;
-use vpmu::sched::{Errno, PmuError, TaskError};
+use vpmu::sched::{Errno, RegisterError, TaskError};
 use vpmu::units::Nanos;
 
 use super::Outcome;
-use crate::machine::Machine;
-use crate::output::{Step, cpu_list};
+use crate::machine::SimMachine;
+use crate::output::{StepResult, cpu_list};
 use crate::scenario::{millis, num, text_of};
 use crate::timeline::Recorder;
 
-impl Machine {
+impl SimMachine {
     pub(super) fn on_timer(&mut self, op: &str, v: &Value, recorder: &mut Recorder) -> Outcome {
         let Some(at) = self.pmu(text_of(v, "pmu")) else {
             return Err(format!("{op}: bad pmu"));
@@ -26,7 +26,7 @@ impl Machine {
                 self.pmus[at].mux = interval;
             }
             let result = self.sched.set_mux_interval(self.now, pmu, interval);
-            return Ok(result.map_err(PmuError::errno));
+            return Ok(result.map_err(RegisterError::errno));
         }
         let Some(cpu) = u16::try_from(num(v, "cpu").unwrap_or(0))
             .ok()
@@ -86,7 +86,7 @@ impl Machine {
         Ok(self.sched.offline(now, cpu).map_err(TaskError::errno))
     }
 
-    pub(super) fn cpumask(&self, v: &Value, out: &mut Step) {
+    pub(super) fn cpumask(&self, v: &Value, out: &mut StepResult) {
         let pmu = self.pmu(text_of(v, "pmu"));
         let mask = pmu.and_then(|p| self.sched.cpumask(self.pmus[p].id));
         match mask {

@@ -4,14 +4,14 @@ use serde_json::Value;
 use vpmu::sched::{Errno, EventError, EventId, Extent, ReadOutcome, ReadValues};
 
 use super::Outcome;
-use crate::machine::{Machine, NamedEvent};
-use crate::output::{Step, quote};
+use crate::machine::{NamedEvent, SimMachine};
+use crate::output::{StepResult, quote};
 use crate::scenario::{flag, num, text_of, word};
 
 /// The size of the buffer that the oracle reads into.
 const READ_SIZE: i64 = (2 + 4 * 128) * 8;
 
-impl Machine {
+impl SimMachine {
     pub(super) fn on_event(&mut self, op: &str, v: &Value, at: usize) -> Outcome {
         let (now, id) = (self.now, self.events[at].id);
         let extent = if flag(v, "group") {
@@ -79,7 +79,7 @@ impl Machine {
         result.map_err(EventError::errno)
     }
 
-    pub(super) fn read(&mut self, v: &Value, out: &mut Step) -> Result<(), String> {
+    pub(super) fn read(&mut self, v: &Value, out: &mut StepResult) -> Result<(), String> {
         let Some(at) = self.event(text_of(v, "ev")) else {
             return Err("read: no event".into());
         };
@@ -96,7 +96,7 @@ impl Machine {
         Ok(())
     }
 
-    fn values(&self, event: &NamedEvent, values: &ReadValues, out: &mut Step) {
+    fn values(&self, event: &NamedEvent, values: &ReadValues, out: &mut StepResult) {
         if event.format & 8 != 0 {
             out.raw("nr", values.values.len());
         }

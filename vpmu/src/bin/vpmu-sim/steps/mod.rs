@@ -9,24 +9,24 @@ use serde_json::Value;
 use vpmu::ids::VcpuId;
 use vpmu::sched::{Errno, EventState};
 
-use crate::machine::Machine;
-use crate::output::{Step, quote};
+use crate::machine::SimMachine;
+use crate::output::{StepResult, quote};
 use crate::scenario::{Scenario, millis, text_of, word};
 use crate::timeline::Recorder;
 
 type Outcome = Result<Result<(), Errno>, String>;
 
-impl Machine {
+impl SimMachine {
     pub(crate) fn step(
         &mut self,
         i: usize,
         v: &Value,
         scenario: &Scenario,
         recorder: &mut Recorder,
-    ) -> Result<Step, String> {
+    ) -> Result<StepResult, String> {
         let op = text_of(v, "op").unwrap_or("?");
         let event = text_of(v, "ev");
-        let mut out = Step::new(i, op, event);
+        let mut out = StepResult::new(i, op, event);
         let group = text_of(v, "group");
         let missing = if op == "open" {
             group.is_some() && self.event(group).is_none()
@@ -51,7 +51,7 @@ impl Machine {
     }
 
     /// Clock, states and timers after a step.
-    fn epilogue(&self, out: &mut Step) {
+    fn epilogue(&self, out: &mut StepResult) {
         out.raw("t", self.now.0);
         out.raw("trace", "{}");
         let mut states = Vec::new();

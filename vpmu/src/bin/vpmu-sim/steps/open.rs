@@ -7,8 +7,8 @@ use vpmu::sched::{
     Target,
 };
 
-use crate::machine::{Machine, NamedEvent};
-use crate::output::Step;
+use crate::machine::{NamedEvent, SimMachine};
+use crate::output::StepResult;
 use crate::scenario::{Scenario, bits, flag, num, text_of, word};
 
 const FORMATS: [(&str, u64); 5] = [
@@ -36,12 +36,12 @@ const ATTRS: [(&str, AttrFlags); 9] = [
     ("enable_on_exec", AttrFlags::ENABLE_ON_EXEC),
 ];
 
-impl Machine {
+impl SimMachine {
     pub(super) fn open(
         &mut self,
         v: &Value,
         scenario: &Scenario,
-        out: &mut Step,
+        out: &mut StepResult,
     ) -> Result<(), String> {
         let name = text_of(v, "ev").unwrap_or("?");
         let attr = self.attr(v, scenario)?;

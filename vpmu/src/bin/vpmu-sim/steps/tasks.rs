@@ -5,10 +5,10 @@ use vpmu::ids::VcpuId;
 use vpmu::sched::{Errno, TaskError};
 
 use super::Outcome;
-use crate::machine::{Machine, NamedTask};
+use crate::machine::{NamedTask, SimMachine};
 use crate::scenario::{num, text_of};
 
-impl Machine {
+impl SimMachine {
     pub(super) fn on_task(&mut self, op: &str, v: &Value) -> Outcome {
         let now = self.now;
         if op == "switch" {

@@ -1,9 +1,9 @@
 //! The constraint solver and the x86 PMU (2.P).
 
 use vpmu::ids::VcpuId;
+use vpmu::sched::constraints::{X86Model, X86Pmu};
 use vpmu::sched::solver::{Constraint, assign, reuse};
-use vpmu::sched::x86::{X86Model, X86Pmu};
-use vpmu::sched::{Errno, EventAttr, EventId, PmuClass, PmuDesc, ScopePolicy, Topology};
+use vpmu::sched::{Errno, EventAttr, EventId, PmuClass, PmuDesc, ScopePolicy, ScopeTopology};
 
 use crate::world::{Spec, World, task};
 
@@ -94,7 +94,7 @@ fn decode(attr: &EventAttr) -> Option<(Constraint, u64)> {
 }
 
 fn world(gp: u32, fixed: u32) -> World<X86Pmu> {
-    let mut w = World::empty(Topology::flat(2), ScopePolicy::Linux612);
+    let mut w = World::empty(ScopeTopology::flat(2), ScopePolicy::Linux612);
     w.add(
         PmuDesc::new("cpu", PmuClass::Hardware),
         X86Pmu::new(X86Model { gp, fixed, decode }),

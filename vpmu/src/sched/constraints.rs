@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 
 use super::attr::EventAttr;
-use super::driver::{InitError, InitRequest, NoCounter, PmuDriver, TxnKind};
+use super::driver::{AddError, InitError, InitRequest, PmuDriver, TxnKind};
 use super::error::Errno;
 use super::ids::{EventId, PmuType};
 use super::solver::{Constraint, MAX_EVENTS, assign, reuse};
@@ -115,7 +115,7 @@ impl X86Pmu {
 
     /// Solves for the whole list; failure changes nothing. Events that
     /// moved count on, as the count is folded before and after (R-224…R-226).
-    fn solve(&mut self, vcpu: VcpuId) -> Result<(), NoCounter> {
+    fn solve(&mut self, vcpu: VcpuId) -> Result<(), AddError> {
         let list = core::mem::take(&mut self.cpu(vcpu).list);
         let n = list.len();
         let mut constraints = [Constraint::default(); MAX_EVENTS];
@@ -137,7 +137,7 @@ impl X86Pmu {
             self.cpu(vcpu).moves += moves;
         }
         self.cpu(vcpu).list = list;
-        if fits { Ok(()) } else { Err(NoCounter) }
+        if fits { Ok(()) } else { Err(AddError) }
     }
 }
 
@@ -172,11 +172,11 @@ impl PmuDriver for X86Pmu {
         }
     }
 
-    fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), NoCounter> {
+    fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), AddError> {
         let room = self.room();
         let cpu = self.cpu(vcpu);
         if cpu.list.len() >= room {
-            return Err(NoCounter);
+            return Err(AddError);
         }
         cpu.list.push(event);
         if cpu.txn.is_some() {
@@ -225,7 +225,7 @@ impl PmuDriver for X86Pmu {
         }
     }
 
-    fn commit_txn(&mut self, vcpu: VcpuId, kind: TxnKind) -> Result<(), NoCounter> {
+    fn commit_txn(&mut self, vcpu: VcpuId, kind: TxnKind) -> Result<(), AddError> {
         if kind == TxnKind::Read {
             return Ok(());
         }
