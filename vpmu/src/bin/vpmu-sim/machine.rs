@@ -13,6 +13,7 @@ use vpmu::units::Nanos;
 
 use crate::output::StepResult;
 use crate::scenario::{Scenario, bits, flag, millis, num, text_of};
+use crate::steps::ops::op_of;
 use crate::timeline::Recorder;
 
 pub(crate) type Sched = Scheduler<MockPmu>;
@@ -209,12 +210,18 @@ impl SimMachine {
         }
     }
 
-    /// Runs all steps.
+    /// Runs all steps, after a look at the operation of each.
+    ///
+    /// # Errors
+    /// A step that cannot be executed: its number and the reason.
     pub(crate) fn run(
         &mut self,
         scenario: &Scenario,
         recorder: &mut Recorder,
     ) -> Result<Vec<StepResult>, String> {
+        for (i, step) in scenario.steps.iter().enumerate() {
+            op_of(step).map_err(|e| format!("step {i}: {e}"))?;
+        }
         let mut steps = Vec::new();
         for (i, step) in scenario.steps.iter().enumerate() {
             steps.push(

@@ -1,5 +1,7 @@
 //! `vpmu-sim`: runs scenario files of the perf oracle on a virtual clock with
-//! simulated PMUs, and prints one result line a file.
+//! simulated PMUs, and prints one result line for each file.
+//!
+//! Results are on stdout, all errors on stderr.
 
 mod machine;
 mod output;
@@ -15,13 +17,28 @@ use scenario::Scenario;
 use timeline::Recorder;
 
 const USAGE: &str = "usage: vpmu-sim [--designated] FILE...
-       vpmu-sim --timeline [--trace OUT.json] FILE
+       vpmu-sim --timeline [--trace OUT.json] [--designated] FILE...
 
-Runs scenarios (docs/scenario.md) and prints one result line each.
-  --timeline     draw who was on which counter when, instead of the result
-  --trace OUT    also write the timeline as a Chrome trace, which Perfetto opens
-  --designated   bind scoped events to the designated CPU, as Perfvisor does,
-                 instead of what Linux 6.12 does
+Runs each scenario FILE through the scheduler of vpmu::sched, with simulated
+PMUs and a virtual clock. Prints one line of JSON for each scenario, in the
+order of the files. vpmu/docs/scenario.md describes scenarios and results.
+
+options:
+  --timeline        print a timeline instead of the line of JSON: which event
+                    was on which counter when; then the time enabled, the time
+                    running, and the percentage of each event
+  --trace OUT.json  also write the timeline to OUT.json as a Chrome trace, which
+                    Perfetto opens; needs --timeline and exactly one FILE
+  --designated      treat events of a PMU that several CPUs share as Perfvisor
+                    does: bind each to the CPU that the PMU has designated in
+                    the scope, and lose none when a CPU goes offline. Without
+                    this option they are treated as by Linux 6.12: each stays
+                    on the CPU that it was opened on
+  -h, --help        print this text
+
+A FILE that cannot be run is reported on stderr; the other files still run.
+Exit status: 0 if all files ran, 1 if any file could not be run or written, 2 if
+the command line is wrong.
 ";
 
 #[derive(Debug, Default)]
@@ -54,27 +71,19 @@ fn parse() -> Result<SimOptions, String> {
     Ok(options)
 }
 
-/// The result line of a file, and what was on when.
-fn run(file: &str, designated: bool) -> (String, Recorder) {
+/// Runs a scenario file: its result line, and which event was on which counter when.
+///
+/// # Errors
+/// The file cannot be read, is no scenario, or has a step that cannot be executed.
+fn run(file: &str, designated: bool) -> Result<(String, Recorder), String> {
+    let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
+    let scenario = Scenario::parse(&text)?;
+    let named = |e: String| format!("scenario {}: {e}", scenario.name);
     let mut recorder = Recorder::default();
-    let line = match std::fs::read_to_string(file) {
-        Err(e) => output::fatal(file, &e.to_string()),
-        Ok(text) => match Scenario::parse(&text) {
-            Err(e) => output::fatal(file, &e),
-            Ok(scenario) => match SimMachine::new(&scenario, designated) {
-                Err(e) => output::fatal(&scenario.name, &e),
-                Ok(mut machine) => {
-                    let line = match machine.run(&scenario, &mut recorder) {
-                        Ok(steps) => output::result(&scenario.name, &steps),
-                        Err(e) => output::fatal(&scenario.name, &e),
-                    };
-                    recorder.finish(&machine);
-                    line
-                }
-            },
-        },
-    };
-    (line, recorder)
+    let mut machine = SimMachine::new(&scenario, designated).map_err(named)?;
+    let steps = machine.run(&scenario, &mut recorder).map_err(named)?;
+    recorder.finish(&machine);
+    Ok((output::result(&scenario.name, &steps), recorder))
 }
 
 fn main() -> ExitCode {
@@ -92,10 +101,16 @@ fn main() -> ExitCode {
     let mut failed = false;
     let mut out = std::io::stdout().lock();
     for file in &options.files {
-        let (line, recorder) = run(file, options.designated);
-        failed |= line.contains("\"fatal\":");
-        let text = if options.timeline && !line.contains("\"fatal\":") {
-            recorder.draw()
+        let (line, recorder) = match run(file, options.designated) {
+            Ok(ran) => ran,
+            Err(e) => {
+                eprintln!("vpmu-sim: {file}: {e}");
+                failed = true;
+                continue;
+            }
+        };
+        let text = if options.timeline {
+            recorder.timeline()
         } else {
             line
         };

@@ -9,11 +9,6 @@ pub(crate) fn quote(s: &str) -> String {
     Value::from(s).to_string()
 }
 
-/// The line of a run that failed as a whole.
-pub(crate) fn fatal(name: &str, text: &str) -> String {
-    format!("{{\"scenario\":{},\"fatal\":{}}}", quote(name), quote(text))
-}
-
 /// The line of a run.
 pub(crate) fn result(name: &str, steps: &[StepResult]) -> String {
     let mut out = format!(

@@ -24,11 +24,24 @@ struct Span {
     to: u64,
 }
 
-/// Collects spans while a scenario runs.
+/// An event that was ever open: the times of the event itself, without the
+/// copies that child tasks inherited, as they were when it was last open.
+#[derive(Clone, Debug)]
+struct Share {
+    event: String,
+    /// ns
+    enabled: u64,
+    /// ns
+    running: u64,
+}
+
+/// Collects spans and times while a scenario runs.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     open: BTreeMap<String, (Lane, u64)>,
     spans: Vec<Span>,
+    /// By the event's number, so in the order of their opening.
+    shares: BTreeMap<u64, Share>,
     end: u64,
 }
 
@@ -36,7 +49,10 @@ pub(crate) struct Recorder {
 const COLUMNS: usize = 100;
 
 impl Recorder {
-    /// Looks at what is on now.
+    /// Notes which events are on which counters now, and the times of all events.
+    ///
+    /// Called whenever something may have changed. An event's last times are right
+    /// after its close too, as a close takes no time.
     pub(crate) fn observe(&mut self, machine: &SimMachine) {
         let now = machine.now.0;
         self.end = self.end.max(now);
@@ -45,6 +61,13 @@ impl Recorder {
             let Ok(view) = machine.sched.view(e.id) else {
                 continue;
             };
+            let (enabled, running) = machine.sched.times(machine.now, e.id).unwrap_or_default();
+            let share = Share {
+                event: e.name.clone(),
+                enabled: enabled.0,
+                running: running.0,
+            };
+            self.shares.insert(view.id, share);
             let (EventState::Active, Some(cpu)) = (view.state, view.oncpu) else {
                 continue;
             };
@@ -104,8 +127,42 @@ impl Recorder {
         self.spans.iter().map(|s| s.lane.clone()).collect()
     }
 
-    /// A drawing with one line a counter.
-    pub(crate) fn draw(&self) -> String {
+    /// The drawing, then the table of events.
+    pub(crate) fn timeline(&self) -> String {
+        let mut out = self.draw();
+        out.push_str(&self.table());
+        out
+    }
+
+    /// A table with one line for each event, those that never ran too: time
+    /// enabled, time running, and running as a share of enabled.
+    fn table(&self) -> String {
+        let rows = self.shares.values().map(|s| {
+            let (enabled, running) = (ms(s.enabled), ms(s.running));
+            let times = [format!("{enabled} ms"), format!("{running} ms")];
+            let [enabled, running] = times;
+            [s.event.clone(), enabled, running, percent(s)]
+        });
+        let rows: Vec<[String; 4]> = rows.collect();
+        if rows.is_empty() {
+            return String::new();
+        }
+        let title = ["event", "enabled", "running", "percent"].map(String::from);
+        let rows: Vec<_> = std::iter::once(title).chain(rows).collect();
+        let width = |i: usize| rows.iter().map(|r| r[i].len()).max().unwrap_or(0);
+        let [a, b, c, d] = [width(0), width(1), width(2), width(3)];
+        let mut out = String::from("\n");
+        for [event, enabled, running, share] in &rows {
+            let _ = write!(
+                out,
+                "\n{event:a$}  {enabled:>b$}  {running:>c$}  {share:>d$}"
+            );
+        }
+        out
+    }
+
+    /// A drawing with one line for each counter that an event was ever on.
+    fn draw(&self) -> String {
         let lanes = self.lanes();
         if lanes.is_empty() {
             return "nothing was ever on a counter".into();
@@ -181,6 +238,20 @@ impl Recorder {
             "{{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n{}\n]}}\n",
             parts.join(",\n")
         )
+    }
+}
+
+/// Running as a share of enabled, rounded down to 0.1 %; `-` if the event was
+/// never enabled.
+fn percent(share: &Share) -> String {
+    let (enabled, running) = (u128::from(share.enabled), u128::from(share.running));
+    let Some(tenths) = (running * 1000).checked_div(enabled) else {
+        return "-".into();
+    };
+    match (tenths / 10, tenths % 10) {
+        (0, 0) if running > 0 => "<0.1 %".into(),
+        (whole, 0) => format!("{whole} %"),
+        (whole, tenth) => format!("{whole}.{tenth} %"),
     }
 }
 

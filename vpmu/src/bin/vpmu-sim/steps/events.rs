@@ -12,7 +12,10 @@ use crate::scenario::{flag, num, text_of, word};
 const READ_SIZE: i64 = (2 + 4 * 128) * 8;
 
 impl SimMachine {
-    pub(super) fn on_event(&mut self, op: &str, v: &Value, at: usize) -> Outcome {
+    pub(super) fn on_event(&mut self, op: &str, v: &Value) -> Outcome {
+        let Some(at) = self.event(text_of(v, "ev")) else {
+            return Err(format!("{op}: no event"));
+        };
         let (now, id) = (self.now, self.events[at].id);
         let extent = if flag(v, "group") {
             Extent::Group
@@ -34,8 +37,7 @@ impl SimMachine {
                 .set_period(now, id, word(v, "value").unwrap_or(0)),
             "overflow" => return Ok(self.overflow(id, n)),
             "ioctl" => return Ok(self.ioctl(v, id)),
-            "state" => Ok(()),
-            _ => return Err(format!("unknown op {op}")),
+            _ => return Err(format!("{op}: no operation on an event")),
         };
         Ok(result.map_err(EventError::errno))
     }

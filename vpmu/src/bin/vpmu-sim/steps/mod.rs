@@ -3,20 +3,27 @@
 mod cpus;
 mod events;
 mod open;
+pub(crate) mod ops;
 mod tasks;
 
 use serde_json::Value;
 use vpmu::ids::VcpuId;
 use vpmu::sched::{Errno, EventState};
 
+use self::ops::{OpKind, op_of};
 use crate::machine::SimMachine;
 use crate::output::{StepResult, quote};
 use crate::scenario::{Scenario, millis, text_of, word};
 use crate::timeline::Recorder;
 
+/// The result of a step that is success or an errno; the outer error ends the run.
 type Outcome = Result<Result<(), Errno>, String>;
 
 impl SimMachine {
+    /// Executes step number `i`.
+    ///
+    /// # Errors
+    /// The step is not one of `docs/scenario.md`. An errno is a result, not an error.
     pub(crate) fn step(
         &mut self,
         i: usize,
@@ -24,11 +31,11 @@ impl SimMachine {
         scenario: &Scenario,
         recorder: &mut Recorder,
     ) -> Result<StepResult, String> {
-        let op = text_of(v, "op").unwrap_or("?");
+        let (op, kind) = op_of(v)?;
         let event = text_of(v, "ev");
         let mut out = StepResult::new(i, op, event);
         let group = text_of(v, "group");
-        let missing = if op == "open" {
+        let missing = if kind == OpKind::Open {
             group.is_some() && self.event(group).is_none()
         } else {
             event.is_some() && self.event(event).is_none()
@@ -36,14 +43,33 @@ impl SimMachine {
         if missing {
             out.text("ret", "skip");
         } else {
-            match op {
-                "open" => self.open(v, scenario, &mut out)?,
-                "read" => self.read(v, &mut out)?,
-                "cpumask" => self.cpumask(v, &mut out),
-                _ => {
-                    let ret = self.plain(op, v, recorder)?;
-                    out.text("ret", ret.map_or_else(Errno::name, |()| "ok"));
+            let ret = match kind {
+                OpKind::Open => {
+                    self.open(v, scenario, &mut out)?;
+                    None
                 }
+                OpKind::Read => {
+                    self.read(v, &mut out)?;
+                    None
+                }
+                OpKind::CpuMask => {
+                    self.cpumask(v, &mut out);
+                    None
+                }
+                OpKind::Event => Some(self.on_event(op, v)?),
+                OpKind::Task => Some(self.on_task(op, v)?),
+                OpKind::Timer => Some(self.on_timer(op, v, recorder)?),
+                OpKind::Cpu => Some(self.on_cpu(op, v)?),
+                OpKind::Sleep => {
+                    let span = millis(v, "ms", 0.0, 0.5).wrapping_add(word(v, "ns").unwrap_or(0));
+                    self.advance(span, recorder);
+                    Some(Ok(()))
+                }
+                OpKind::State => Some(Ok(())),
+            };
+            // The others have written their result themselves.
+            if let Some(ret) = ret {
+                out.text("ret", ret.map_or_else(Errno::name, |()| "ok"));
             }
         }
         self.epilogue(&mut out);
@@ -92,24 +118,5 @@ impl SimMachine {
             }
         }
         out.raw("mux", format!("{{{}}}", timers.join(",")));
-    }
-
-    /// Steps whose only result is success or an errno.
-    fn plain(&mut self, op: &str, v: &Value, recorder: &mut Recorder) -> Outcome {
-        if let Some(at) = self.event(text_of(v, "ev")) {
-            return self.on_event(op, v, at);
-        }
-        match op {
-            "run" | "stop" | "switch" | "move" | "fork" | "exit" => self.on_task(op, v),
-            "sleep" => {
-                let span = millis(v, "ms", 0.0, 0.5).wrapping_add(word(v, "ns").unwrap_or(0));
-                self.advance(span, recorder);
-                Ok(Ok(()))
-            }
-            "rotate" | "rotations" | "set_mux" => self.on_timer(op, v, recorder),
-            "offline" | "online" | "perf_exit_cpu" | "perf_init_cpu" => self.on_cpu(op, v),
-            "state" => Ok(Ok(())),
-            _ => Err(format!("unknown op {op}")),
-        }
     }
 }
