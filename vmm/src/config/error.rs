@@ -70,7 +70,7 @@ pub enum ConfigError {
     },
     /// The PMU model cannot have this many.
     #[error("--pmu: {0}")]
-    Model(vpmu::guest::ConfigError),
+    Model(vpmu::guest::ModelConfigError),
     /// Fewer possible vCPUs than boot with.
     #[error(
         "--cpus: max={max} is less than boot={boot}; expected: max from {boot} to 254, or no max"

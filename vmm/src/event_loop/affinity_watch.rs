@@ -38,8 +38,8 @@ impl MutEventSubscriber for AffinityWatch {
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
         // How many periods went by does not matter.
         let _periods = self.timer.wait();
-        for (vcpu, thread, home) in self.vcpus.at_home() {
-            if let Some(reason) = home.may_be_left(vcpu, thread) {
+        for (vcpu, thread, required) in self.vcpus.required_cpus() {
+            if let Some(reason) = required.check_affinity(vcpu, thread) {
                 self.stop.stop(reason);
             }
         }

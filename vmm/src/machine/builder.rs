@@ -206,7 +206,7 @@ impl Machine {
         };
         let hotplug = Hotplug::new(presence, Arc::clone(&vcpus), source);
         hotplug.boot(config.cpus.boot)?;
-        watch_homes(&mut events, &vcpus, &stop).map_err(host("a timer"))?;
+        watch_required_cpus(&mut events, &vcpus, &stop).map_err(host("a timer"))?;
         // Behind all that refuses: the reason of a refusal is the only line.
         vcpus::warn_of_leaks(&created.leaked);
         Ok(Self {
@@ -245,14 +245,14 @@ impl Machine {
     }
 }
 
-/// Watches vCPU threads that must stay where they are, if there are any. Who
-/// joins them later is of the same kind.
-fn watch_homes(
+/// Watches the vCPU threads that must stay on required CPUs, if there are any. A
+/// thread that starts later has required CPUs only if those of the start have some.
+fn watch_required_cpus(
     events: &mut EventLoop,
     vcpus: &Arc<VcpuSet>,
     stop: &Arc<StopSignal>,
 ) -> io::Result<()> {
-    if !vcpus.at_home().is_empty() {
+    if !vcpus.required_cpus().is_empty() {
         let watch = AffinityWatch::new(Arc::clone(vcpus), Arc::clone(stop))?;
         events.add(Arc::new(Mutex::new(watch)));
     }

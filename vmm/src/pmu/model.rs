@@ -4,7 +4,7 @@ use std::fmt;
 
 use vpmu::CodesId;
 use vpmu::guest::{
-    AmdVersion, ArchPerfmonConfig, ArchVersion, ConfigError, CoreType, ModelConfig, ModelKind,
+    AmdVersion, ArchPerfmonConfig, ArchVersion, CoreType, ModelConfig, ModelConfigError, ModelKind,
     Shape,
 };
 use vpmu::x86::cpuid::Vendor;
@@ -56,7 +56,7 @@ pub(super) fn host_codes(vendor: Vendor, name: &str) -> CodesId {
 pub enum ChoiceError {
     /// The model has no such numbers.
     #[error(transparent)]
-    Model(#[from] ConfigError),
+    Model(#[from] ModelConfigError),
     /// The host has not so many counters.
     #[error(transparent)]
     Budget(#[from] BudgetError),

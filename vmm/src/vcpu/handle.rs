@@ -88,7 +88,7 @@ pub struct VcpuHandle {
     id: VcpuId,
     mailbox: Sender<VcpuMessage>,
     thread: Option<JoinHandle<Option<Vcpu>>>,
-    home: Option<(Tid, RequiredCpus)>,
+    required_cpus: Option<(Tid, RequiredCpus)>,
 }
 
 impl fmt::Debug for VcpuHandle {
@@ -145,7 +145,7 @@ impl VcpuHandle {
         let (give, take) = mpsc::channel::<VcpuParts>();
         let (ready, started) = mpsc::channel();
         let id = parts.id;
-        let home = parts.affinity.home.clone();
+        let required = parts.affinity.required_cpus.clone();
         // The parts follow once there is a thread: they are not lost without.
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
@@ -166,7 +166,7 @@ impl VcpuHandle {
                     id,
                     mailbox,
                     thread: Some(thread),
-                    home: home.map(|home| (tid, home)),
+                    required_cpus: required.map(|required| (tid, required)),
                 });
             }
             Ok(Err(error)) => error,
@@ -194,10 +194,10 @@ impl VcpuHandle {
         None
     }
 
-    /// The thread and where it must stay; `None` if it may roam.
+    /// The thread, and the CPUs on which it must stay; `None` if it may run on any.
     #[must_use]
-    pub const fn home(&self) -> Option<&(Tid, RequiredCpus)> {
-        self.home.as_ref()
+    pub const fn required_cpus(&self) -> Option<&(Tid, RequiredCpus)> {
+        self.required_cpus.as_ref()
     }
 
     /// Which vCPU it is.
@@ -269,7 +269,7 @@ fn main(
         port,
         kicks: Registration::new(parts.vcpu.immediate_exit()),
         vcpu: parts.vcpu,
-        guard: CpuGuard::new(parts.affinity.home),
+        guard: CpuGuard::new(parts.affinity.required_cpus),
         buses: parts.buses,
         mailbox,
         stop: parts.stop,

@@ -1,8 +1,8 @@
-//! Where a vCPU thread runs, and what if it does not stay there.
+//! The host CPUs on which a vCPU thread must stay, and the checks that it does.
 //!
 //! A PMU that is on part of the host's CPUs counts nothing on the others. The
 //! thread is bound to its CPUs; somebody may still move it (`taskset`, cpusets,
-//! a CPU that goes offline), and then the VM stops, by whichever sees it first:
+//! a CPU that goes offline). Then the VM stops. Two checks notice the move:
 //!
 //! * the thread itself, after each exit: the CPU that it is on (a few
 //!   nanoseconds, and only for such a PMU);
@@ -10,8 +10,8 @@
 //!   leaves the PMU's CPUs. A guest that never exits is found by this alone,
 //!   since a migration ends no `KVM_RUN`.
 //!
-//! A foreign CPU cannot be reached without such a mask. So nothing runs
-//! uncounted for longer than the period, and the VM that did ends with a reason.
+//! A thread reaches a foreign CPU only with such a mask. So no guest runs
+//! uncounted for longer than the period.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub struct RequiredCpus {
 
 impl RequiredCpus {
     /// The end of a VM whose vCPU may run on `found`.
-    fn left(&self, vcpu: VcpuId, found: CpuSet) -> StopReason {
+    fn stop_reason(&self, vcpu: VcpuId, found: CpuSet) -> StopReason {
         StopReason::ForeignCpu {
             vcpu,
             found,
@@ -45,12 +45,12 @@ impl RequiredCpus {
         }
     }
 
-    /// Whether a thread may leave: the reason to stop, if so. A thread that is
-    /// gone does not.
+    /// The reason to stop, if a thread's affinity mask has CPUs beyond the required
+    /// ones; none for a thread that has ended.
     #[must_use]
-    pub fn may_be_left(&self, vcpu: VcpuId, thread: Tid) -> Option<StopReason> {
+    pub fn check_affinity(&self, vcpu: VcpuId, thread: Tid) -> Option<StopReason> {
         let mask = thread.affinity().ok()?;
-        (!mask.is_subset(&self.cpus)).then(|| self.left(vcpu, mask))
+        (!mask.is_subset(&self.cpus)).then(|| self.stop_reason(vcpu, mask))
     }
 }
 
@@ -59,35 +59,38 @@ impl RequiredCpus {
 pub struct VcpuAffinity {
     /// The CPUs to bind it to; `None`: wherever the VMM may run.
     pub bind: Option<CpuSet>,
-    /// Where it must stay; `None`: it may roam.
-    pub home: Option<RequiredCpus>,
+    /// The CPUs on which it must stay; `None`: it may run on any.
+    pub required_cpus: Option<RequiredCpus>,
 }
 
 /// The thread's own check, after each exit.
 #[derive(Debug)]
 pub(super) struct CpuGuard {
-    home: Option<RequiredCpus>,
+    required: Option<RequiredCpus>,
     /// The last CPU that was found to be good: most exits stay on it.
     last: Option<HostCpu>,
 }
 
 impl CpuGuard {
-    pub(super) const fn new(home: Option<RequiredCpus>) -> Self {
-        Self { home, last: None }
+    pub(super) const fn new(required: Option<RequiredCpus>) -> Self {
+        Self {
+            required,
+            last: None,
+        }
     }
 
     /// The reason to stop, if the calling thread is on a foreign CPU.
     pub(super) fn check(&mut self, vcpu: VcpuId) -> Option<StopReason> {
-        let home = self.home.as_ref()?;
+        let required = self.required.as_ref()?;
         let cpu = affinity::current_cpu()?;
         if self.last == Some(cpu) {
             return None;
         }
-        if home.cpus.contains(cpu) {
+        if required.cpus.contains(cpu) {
             self.last = Some(cpu);
             return None;
         }
-        Some(home.left(vcpu, [cpu].into_iter().collect()))
+        Some(required.stop_reason(vcpu, [cpu].into_iter().collect()))
     }
 }
 
@@ -95,7 +98,7 @@ impl CpuGuard {
 mod tests {
     use super::*;
 
-    fn home(cpus: CpuSet) -> RequiredCpus {
+    fn required(cpus: CpuSet) -> RequiredCpus {
         RequiredCpus {
             pmu: "cpu_core".to_owned(),
             cpus,
@@ -103,20 +106,20 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_at_home_goes_on_and_one_elsewhere_is_stopped() {
+    fn a_thread_on_required_cpus_goes_on_and_one_elsewhere_is_stopped() {
         let everywhere = Tid::current().affinity().unwrap();
         let nowhere: CpuSet = [CpuSet::MAX].into_iter().collect();
         let vcpu = VcpuId(3);
         assert!(CpuGuard::new(None).check(vcpu).is_none());
-        let mut guard = CpuGuard::new(Some(home(everywhere.clone())));
+        let mut guard = CpuGuard::new(Some(required(everywhere.clone())));
         assert!(guard.check(vcpu).is_none() && guard.check(vcpu).is_none());
-        let reason = CpuGuard::new(Some(home(nowhere.clone()))).check(vcpu);
+        let reason = CpuGuard::new(Some(required(nowhere.clone()))).check(vcpu);
         let text = reason.unwrap().to_string();
         for part in ["vCPU 3", "cpu_core", "65535", "type=auto"] {
             assert!(text.contains(part), "{text}");
         }
         let me = Tid::current();
-        assert!(home(everywhere).may_be_left(vcpu, me).is_none());
-        assert!(home(nowhere).may_be_left(vcpu, me).is_some());
+        assert!(required(everywhere).check_affinity(vcpu, me).is_none());
+        assert!(required(nowhere).check_affinity(vcpu, me).is_some());
     }
 }

@@ -109,14 +109,14 @@ impl VcpuSet {
             .collect()
     }
 
-    /// The threads that must stay on part of the host's CPUs.
+    /// The threads that must stay on part of the host's CPUs, with these CPUs.
     #[must_use]
-    pub fn at_home(&self) -> Vec<(VcpuId, Tid, RequiredCpus)> {
-        let home = |vcpu: &VcpuHandle| {
-            let (thread, home) = vcpu.home()?;
-            Some((vcpu.id(), *thread, home.clone()))
+    pub fn required_cpus(&self) -> Vec<(VcpuId, Tid, RequiredCpus)> {
+        let required = |vcpu: &VcpuHandle| {
+            let (thread, required) = vcpu.required_cpus()?;
+            Some((vcpu.id(), *thread, required.clone()))
         };
-        self.lock().handles.values().filter_map(home).collect()
+        self.lock().handles.values().filter_map(required).collect()
     }
 
     /// Lets the guest run, unless it has been paused before it began.

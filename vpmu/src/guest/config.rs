@@ -46,7 +46,7 @@ impl Shape {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{number}={asked} is not possible with model={model}; accepted: {}", OneOf(.allowed))]
-pub struct ConfigError {
+pub struct ModelConfigError {
     /// Which number: `gp`, `fixed` or `width`.
     pub number: &'static str,
     /// What was asked for.
@@ -93,8 +93,12 @@ impl ModelConfig {
     /// `kind` with these numbers, on a host that backs `events`.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first number that the model cannot have.
-    pub fn new(kind: ModelKind, shape: Shape, events: ArchEventSet) -> Result<Self, ConfigError> {
+    /// [`ModelConfigError`] for the first number that the model cannot have.
+    pub fn new(
+        kind: ModelKind,
+        shape: Shape,
+        events: ArchEventSet,
+    ) -> Result<Self, ModelConfigError> {
         kind.check(shape)?;
         Ok(match kind {
             ModelKind::Intel(version) => {

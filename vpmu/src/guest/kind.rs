@@ -6,7 +6,7 @@ use core::ops::RangeInclusive;
 use crate::ids::Pmc;
 use crate::x86::cpuid::Vendor;
 
-use super::{AmdVersion, ArchVersion, ConfigError, Shape};
+use super::{AmdVersion, ArchVersion, ModelConfigError, Shape};
 
 /// A model that a user can name.
 ///
@@ -137,8 +137,8 @@ impl ModelKind {
     /// Whether it can have these numbers.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first number that it cannot have.
-    pub fn check(self, shape: Shape) -> Result<(), ConfigError> {
+    /// [`ModelConfigError`] for the first number that it cannot have.
+    pub fn check(self, shape: Shape) -> Result<(), ModelConfigError> {
         let limits = self.limits();
         for (number, asked, allowed) in [
             ("gp", shape.gp, limits.gp),
@@ -146,7 +146,7 @@ impl ModelKind {
             ("width", shape.width, limits.width),
         ] {
             if !allowed.contains(&asked) {
-                return Err(ConfigError {
+                return Err(ModelConfigError {
                     number,
                     asked,
                     model: self,

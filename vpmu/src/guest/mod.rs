@@ -20,7 +20,7 @@ mod traits;
 
 pub use amd::{AmdConfig, AmdPmu, AmdVersion};
 pub use arch_perfmon::{ArchPerfmon, ArchPerfmonConfig, ArchVersion, CoreType};
-pub use config::{ConfigError, ModelConfig, Shape};
+pub use config::{ModelConfig, ModelConfigError, Shape};
 pub use kind::{Limits, ModelKind};
 pub use model::Model;
 pub(crate) use registers::saved_registers;

@@ -11,7 +11,7 @@ use crate::ids::VcpuId;
 use crate::units::Nanos;
 
 impl<D: PmuDriver> Scheduler<D> {
-    /// A CPU goes away: scoped events migrate, all others end OFF (R-243,
+    /// A CPU goes away: events of PMUs with a scope migrate, all others end OFF (R-243,
     /// Task events are not touched.
     ///
     /// # Errors

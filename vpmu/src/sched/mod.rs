@@ -89,7 +89,7 @@ use event::PerfEvent;
 pub struct Config {
     /// The CPUs and how they share caches and packages.
     pub topology: ScopeTopology,
-    /// What happens to scoped events.
+    /// What a hot-unplug does to events of PMUs with a scope.
     pub scope_policy: ScopePolicy,
     /// Ticks a second.
     pub hz: u32,

@@ -33,7 +33,7 @@ pub const SCOPES: [Scope; 5] = [
     Scope::System,
 ];
 
-/// What becomes of events of scoped PMUs.
+/// What becomes of events of PMUs with a scope.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScopePolicy {
     /// As released Linux 6.12: an event stays on the CPU that was asked for,
@@ -181,7 +181,7 @@ impl<D: PmuDriver> Scheduler<D> {
         peers.find(|c| self.is_up(*c) && mask.contains(c))
     }
 
-    /// The CPUs that a scoped PMU shows in its `cpumask`, ascending; none
+    /// The CPUs that a PMU with a scope shows in its `cpumask`, ascending; none
     /// without a scope. Linux: `cpumask_show`.
     #[must_use]
     pub fn cpumask(&self, pmu: PmuId) -> Option<impl Iterator<Item = VcpuId> + '_> {

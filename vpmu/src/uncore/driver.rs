@@ -16,7 +16,7 @@ use crate::sched::{Errno, EventId, PmuDriver, ScopeTopology};
 use crate::units::{Count, Nanos};
 
 #[derive(Clone, Copy, Debug)]
-struct Open {
+struct OpenEvent {
     id: UncoreEventId,
     event: UncoreEvent,
     /// The host count that was handed on.
@@ -31,7 +31,7 @@ pub(super) struct UncoreDriver<H> {
     model: UncoreModel,
     topology: ScopeTopology,
     host: H,
-    events: BTreeMap<EventId, Open>,
+    events: BTreeMap<EventId, OpenEvent>,
     /// What the event is that the schedule opens next: its attributes have no room
     /// for it.
     expected: Option<(UncoreEventId, UncoreEvent)>,
@@ -94,7 +94,7 @@ impl<H: UncoreHost> PmuDriver for UncoreDriver<H> {
             self.refusal = Some(error);
             return Err(InitError::Refused(Errno::ENODEV));
         }
-        let open = Open {
+        let open = OpenEvent {
             id,
             event,
             seen: Count(0),

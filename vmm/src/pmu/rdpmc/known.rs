@@ -1,6 +1,7 @@
-//! What is known of a guest's text: where it was looked at, and what was changed.
+//! The scanned text and the patched text of a guest: which text a scan has read,
+//! with which result, and where instructions were patched.
 //!
-//! A guest decides how much there is, so each list has an end.
+//! A guest decides how much of it exists, so each list has a bound.
 
 use std::ops::RangeInclusive;
 
@@ -15,10 +16,10 @@ const MOST_SITES: usize = 256;
 /// A kernel has one.
 const MOST_HOOKS: usize = 16;
 
-/// What is known of the text of one VM.
+/// The scanned and the patched text of one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
-    /// What was looked at: ascending and disjoint.
+    /// The scanned text: ascending and disjoint.
     texts: Vec<(RangeInclusive<u64>, ReaderService)>,
     /// Guest-virtual addresses of rewritten instructions, ascending.
     sites: Vec<u64>,
@@ -46,8 +47,8 @@ impl Known {
         self.texts.len() >= MOST_TEXTS
     }
 
-    /// Remembers the text that a scan from `rip` has looked at. What it was known
-    /// for before is forgotten.
+    /// Remembers the text that a scan from `rip` has read. The results of earlier
+    /// scans of this text are forgotten.
     pub(super) fn add_text(&mut self, rip: u64, found: &Scan, verdict: ReaderService) {
         let (Some(first), Some(last)) = (found.text.first(), found.text.last()) else {
             return;
@@ -99,9 +100,10 @@ impl Known {
         (self.hooks.len() < MOST_HOOKS).then(|| self.hooks.push(hook))
     }
 
-    /// What is left of it, if only the sites and doorbells for which these say so
-    /// are still what was put there. Text in which nothing was changed may be
-    /// another's now as well.
+    /// A copy without the patches that were overwritten: `is_site` and `is_hook` say
+    /// whether a patch is still in place. The copy keeps only text with patches
+    /// that are all in place. Text without patches is dropped: another kernel may
+    /// lie there by now.
     pub(super) fn checked(
         &self,
         is_site: impl Fn(u64) -> bool,

@@ -92,7 +92,7 @@ impl Rewriter {
             say_unserved("reads counters in an unknown way");
             return ReaderService::Unserved;
         }
-        // First known, then changed: the other way round, another vCPU's RDMSR
+        // First recorded, then patched: the other way round, another vCPU's RDMSR
         // would fault.
         let sites = found.readers.iter().map(|reader| reader.address);
         let Some(()) = self.publish(known, |next| next.add_sites(sites)) else {
@@ -119,7 +119,7 @@ impl Rewriter {
         if there.is_some_and(|hook| hook.is_in_place(guest)) {
             return;
         }
-        // First known, then changed, as above.
+        // First recorded, then patched, as above.
         let placed = EntryHook::find(guest, idt).and_then(|hook| {
             self.publish(known, |next| next.add_hook(hook))?;
             hook.install(guest)
@@ -129,9 +129,10 @@ impl Rewriter {
         }
     }
 
-    /// Forgets what is no longer what was put there, and the text around it: after
-    /// a kexec, another kernel may lie at the same addresses (rule G-505).
-    pub(super) fn forget_replaced(&self, paging: Paging) {
+    /// Re-verifies the patched text: forgets the patches that were overwritten, and
+    /// the text around them. After a kexec, another kernel may lie at the same
+    /// addresses (rule G-505).
+    pub(super) fn forget_overwritten(&self, paging: Paging) {
         let mut known = self.lock();
         let guest = self.memory(paging);
         let left = known.checked(

@@ -59,16 +59,16 @@ impl Scan {
 pub(super) fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Option<Scan> {
     paging.page(memory, rip).filter(|page| page.executable)?;
     let text = Text { memory, paging };
-    let home = rip & !(STEP - 1);
+    let start = rip & !(STEP - 1);
     let distances = (1..=FARTHEST / STEP).map(|n| n * STEP);
     // Neither goes on at the other end of the address space.
-    let down = distances.clone().map_while(|far| home.checked_sub(far));
-    let up = distances.map_while(|far| home.checked_add(far));
+    let down = distances.clone().map_while(|far| start.checked_sub(far));
+    let up = distances.map_while(|far| start.checked_add(far));
     let with_code = |step| Some((step, text.code_in(step)?));
 
     let mut steps: Vec<_> = down.map_while(with_code).collect();
     steps.reverse();
-    steps.extend(with_code(home));
+    steps.extend(with_code(start));
     steps.extend(up.map_while(with_code));
 
     let mut result = Scan::default();

@@ -38,11 +38,11 @@ impl Sites {
         self.rewriter.cover(paging, rip, idt)
     }
 
-    /// To be called when a driver comes up: the text may be another kernel's than
-    /// before.
+    /// Re-verifies the patched text. To be called when a driver starts: the text
+    /// may be that of another kernel than before.
     pub(in crate::pmu) fn driver_comes_up(&mut self, vcpu: &Vcpu) {
         if let Some(controls) = vcpu.controls() {
-            self.rewriter.forget_replaced(controls.paging);
+            self.rewriter.forget_overwritten(controls.paging);
         }
     }
 

@@ -138,10 +138,10 @@ impl PmuBacking {
         }
     }
 
-    /// Where a vCPU has to stay to be counted; `None`: it is counted on every
-    /// CPU of the host.
+    /// The CPUs on which a vCPU must stay to be counted; `None`: it is counted on
+    /// every CPU of the host.
     #[must_use]
-    pub fn home(&self, vcpu: VcpuId, online: &CpuSet) -> Option<RequiredCpus> {
+    pub fn required_cpus(&self, vcpu: VcpuId, online: &CpuSet) -> Option<RequiredCpus> {
         let sources = self.sources_of(vcpu);
         let cpus = covered(&sources)?;
         (!online.is_subset(&cpus)).then(|| RequiredCpus {

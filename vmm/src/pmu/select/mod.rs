@@ -4,7 +4,7 @@
 //!  sysfs ─▶ PmuRegistry ─┐
 //!  --pmu type=           ├─▶ select ─▶ PmuBacking ─▶ driver, one for each vCPU
 //!  --cpus                │                │
-//!  HostCpus ─────────────┴────────────────┴─▶ place ─▶ VcpuAffinity: bind, home
+//!  HostCpus ─────────────┴────────────────┴─▶ place ─▶ VcpuAffinity: bind, required_cpus
 //! ```
 
 mod backing;
@@ -166,8 +166,8 @@ impl Selector<'_> {
     fn unless_partial(&self, backing: PmuBacking) -> PmuBacking {
         let counts_for = |vcpu| {
             let reach = self.cpus.affinity.of(vcpu).unwrap_or(&self.host.allowed);
-            let home = backing.home(vcpu, &self.host.online);
-            home.is_none_or(|home| reach.is_subset(&home.cpus))
+            let required = backing.required_cpus(vcpu, &self.host.online);
+            required.is_none_or(|required| reach.is_subset(&required.cpus))
         };
         if backing.events() == ArchEventSet::EMPTY {
             PmuBacking::Software(Reason::CountsNothing)

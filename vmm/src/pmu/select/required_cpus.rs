@@ -46,16 +46,16 @@ pub fn place(
     backing: Option<&PmuBacking>,
     host: &HostCpus,
 ) -> Result<Vec<VcpuAffinity>, SelectError> {
-    let home = |vcpu| backing.and_then(|backing| backing.home(vcpu, &host.online));
+    let required = |vcpu| backing.and_then(|backing| backing.required_cpus(vcpu, &host.online));
     cpus.possible()
-        .map(|vcpu| place_one(vcpu, cpus.affinity.of(vcpu), home(vcpu), host))
+        .map(|vcpu| place_one(vcpu, cpus.affinity.of(vcpu), required(vcpu), host))
         .collect()
 }
 
 fn place_one(
     vcpu: VcpuId,
     asked: Option<&CpuSet>,
-    home: Option<RequiredCpus>,
+    required: Option<RequiredCpus>,
     host: &HostCpus,
 ) -> Result<VcpuAffinity, SelectError> {
     if let Some(asked) = asked
@@ -67,29 +67,32 @@ fn place_one(
             online: host.online.clone(),
         });
     }
-    let bind = match (asked, &home) {
-        (Some(asked), Some(home)) if !asked.is_subset(&home.cpus) => {
+    let bind = match (asked, &required) {
+        (Some(asked), Some(required)) if !asked.is_subset(&required.cpus) => {
             return Err(SelectError::Contradiction {
                 vcpu,
                 asked: asked.clone(),
-                pmu: home.pmu.clone(),
-                counts: home.cpus.clone(),
+                pmu: required.pmu.clone(),
+                counts: required.cpus.clone(),
             });
         }
         (Some(asked), _) => Some(asked.clone()),
-        (None, Some(home)) => Some(inside(home, host)?),
+        (None, Some(required)) => Some(allowed_of(required, host)?),
         (None, None) => None,
     };
-    Ok(VcpuAffinity { bind, home })
+    Ok(VcpuAffinity {
+        bind,
+        required_cpus: required,
+    })
 }
 
 /// The CPUs of a PMU that this process may use.
-fn inside(home: &RequiredCpus, host: &HostCpus) -> Result<CpuSet, SelectError> {
-    let cpus = home.cpus.intersection(&host.allowed);
+fn allowed_of(required: &RequiredCpus, host: &HostCpus) -> Result<CpuSet, SelectError> {
+    let cpus = required.cpus.intersection(&host.allowed);
     if cpus.is_empty() {
         return Err(SelectError::NotAllowedThere {
-            pmu: home.pmu.clone(),
-            counts: home.cpus.clone(),
+            pmu: required.pmu.clone(),
+            counts: required.cpus.clone(),
             allowed: host.allowed.clone(),
         });
     }

@@ -82,9 +82,12 @@ impl Host {
         .select(&kind)?;
         let text = |cpus: Option<CpuSet>| cpus.map_or("any".to_owned(), |cpus| cpus.to_string());
         let places = place(&cpus, Some(&backing), &self.cpus)?;
-        let places = places
-            .into_iter()
-            .map(|place| [text(place.bind), text(place.home.map(|home| home.cpus))]);
+        let places = places.into_iter().map(|place| {
+            [
+                text(place.bind),
+                text(place.required_cpus.map(|required| required.cpus)),
+            ]
+        });
         Ok((backing, places.collect()))
     }
 

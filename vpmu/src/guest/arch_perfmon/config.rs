@@ -5,7 +5,7 @@ use crate::x86::cpuid::{IntelLeaves, Leaf0A, Leaf0AEax, Leaf0AEdx, PmuCpuid, Ven
 use crate::x86::event::ArchEventSet;
 use crate::x86::regs::{EventSel, PerfCapabilities};
 
-use super::super::{ConfigError, Identity, ModelConfig, ModelKind, Shape};
+use super::super::{Identity, ModelConfig, ModelConfigError, ModelKind, Shape};
 
 /// A version of architectural performance monitoring.
 ///
@@ -90,8 +90,13 @@ impl ArchPerfmonConfig {
     /// `width` bits on a host that backs `events`.
     ///
     /// # Errors
-    /// [`ConfigError`] names the number that cannot be had.
-    pub fn new(gp: u8, fixed: u8, width: u8, events: ArchEventSet) -> Result<Self, ConfigError> {
+    /// [`ModelConfigError`] names the number that cannot be had.
+    pub fn new(
+        gp: u8,
+        fixed: u8,
+        width: u8,
+        events: ArchEventSet,
+    ) -> Result<Self, ModelConfigError> {
         let shape = Shape::new(gp, fixed, width);
         // Checks the numbers; the result is of version 2 by its name.
         ModelConfig::new(ModelKind::INTEL_GENERIC, shape, events)?;

@@ -11,9 +11,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use perf_event_open_sys::bindings::perf_event_attr;
 use perf_event_open_sys::ioctls;
 
-/// Threads as the kernel numbers them.
-pub(super) type Tid = libc::pid_t;
-
 /// `F_SETOWN_EX` owner kind: a thread. From `<asm-generic/fcntl.h>`.
 const F_OWNER_TID: c_int = 0;
 
@@ -108,14 +105,18 @@ pub(super) fn read_words<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<Optio
 
 /// The calling thread, by system call: the standard library refers to `gettid`
 /// weakly, which leaves it undefined in a static binary.
-pub(super) fn this_thread() -> Tid {
+pub(super) fn this_thread() -> libc::pid_t {
     // SAFETY: the call takes nothing and cannot fail.
     let tid = unsafe { libc::syscall(libc::SYS_gettid) };
-    Tid::try_from(tid).unwrap_or(0)
+    libc::pid_t::try_from(tid).unwrap_or(0)
 }
 
 /// Has the kernel send `signal` to `thread` whenever the event overflows.
-pub(super) fn signal_on_overflow(fd: BorrowedFd<'_>, thread: Tid, signal: c_int) -> io::Result<()> {
+pub(super) fn signal_on_overflow(
+    fd: BorrowedFd<'_>,
+    thread: libc::pid_t,
+    signal: c_int,
+) -> io::Result<()> {
     /// `F_SETOWN_EX` of `<asm-generic/fcntl.h>`.
     const F_SETOWN_EX: c_int = 15;
     /// `F_SETSIG` of `<asm-generic/fcntl.h>`.

@@ -6,7 +6,7 @@ use super::row::{Row, RowConfig};
 
 /// A row of a list and the number of one of its registers.
 #[derive(Clone, Copy)]
-struct Entry {
+struct WindowEntry {
     row: u8,
     number: u8,
 }
@@ -17,14 +17,14 @@ const NO_ROW: u8 = u8::MAX;
 /// one load, whatever the number of rows is.
 pub(crate) struct Window<const N: usize> {
     base: u32,
-    entries: [Entry; N],
+    entries: [WindowEntry; N],
 }
 
 impl<const N: usize> Window<N> {
     /// The window from `base` on over the rows of a model. Rows outside of it are
     /// left out.
     pub(crate) const fn new<C: RowConfig>(base: u32, rows: &[Row<C>]) -> Self {
-        let empty = Entry {
+        let empty = WindowEntry {
             row: NO_ROW,
             number: 0,
         };
@@ -41,7 +41,7 @@ impl<const N: usize> Window<N> {
                     assert!(row < NO_ROW as usize && number <= u8::MAX as u32);
                     #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
                     {
-                        *entry = Entry {
+                        *entry = WindowEntry {
                             row: row as u8,
                             number: number as u8,
                         };

@@ -80,17 +80,17 @@ fn rings(sites: &mut Sites) -> bool {
 
 /// G-505: a kexec puts another kernel at the same addresses.
 #[test]
-fn text_that_was_replaced_is_scanned_again_and_other_text_is_not() {
+fn overwritten_text_is_scanned_again_and_other_text_is_not() {
     let (guest, rewriter) = kernel();
     let mut sites = Sites::new(Arc::clone(&rewriter));
     assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
-    rewriter.forget_replaced(PAGING);
+    rewriter.forget_overwritten(PAGING);
     assert_eq!(sites.verdict(TEXT), Some(ReaderService::Served), "intact");
     let fresh = [&[NOP; 6][..], &READER].concat();
     for (bytes, at) in [(&fresh[..], 0x20_0200), (&LINUX, 0x20_1000)] {
         guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
     }
-    rewriter.forget_replaced(PAGING);
+    rewriter.forget_overwritten(PAGING);
     assert_eq!(sites.verdict(TEXT), None);
     assert!(!sites.contains(SITE) && !rings(&mut sites));
     assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
@@ -104,7 +104,7 @@ fn a_site_outlives_a_doorbell_and_a_doorbell_a_site() {
     assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
     let again = |bytes: &[u8], at| {
         guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
-        rewriter.forget_replaced(PAGING);
+        rewriter.forget_overwritten(PAGING);
         rewriter.cover(PAGING, TEXT, IDT)
     };
     // The entry is fresh, the site is ours.
@@ -131,7 +131,7 @@ fn rewritten_text_with_doubtful_bytes_is_served_when_scanned_again() {
         .memory
         .write_slice(&LINUX, GuestAddress(0x20_1000))
         .unwrap();
-    rewriter.forget_replaced(PAGING);
+    rewriter.forget_overwritten(PAGING);
     assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Served);
 }
 
@@ -149,7 +149,7 @@ fn a_second_kernel_behind_a_loader_or_an_unserved_one_is_scanned() {
             .write_slice(&READER, GuestAddress(0x20_0200))
             .unwrap();
         assert_eq!(sites.cover(PAGING, TEXT, 0), verdict, "not yet");
-        rewriter.forget_replaced(PAGING);
+        rewriter.forget_overwritten(PAGING);
         assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Served);
         assert_eq!(code(&memory), RDMSR);
     }

@@ -56,12 +56,12 @@ pub struct LinuxUncore {
     places: Vec<UncorePlace>,
     shown: Shown,
     readers: u16,
-    events: BTreeMap<UncoreEventId, Open<HostEvents>>,
+    events: BTreeMap<UncoreEventId, LinuxUncoreEvent<HostEvents>>,
 }
 
 /// An open event.
 #[derive(Debug)]
-struct Open<E: CpuEvents> {
+struct LinuxUncoreEvent<E: CpuEvents> {
     instance: ScopeInstance,
     parts: Vec<Part<E>>,
     /// The guest has a part alone.
@@ -138,7 +138,7 @@ impl UncoreHost for LinuxUncore {
         } else {
             None
         };
-        let open = Open {
+        let open = LinuxUncoreEvent {
             instance,
             parts,
             share,
