@@ -1,6 +1,7 @@
 //! What needs no guest: format, lints, docs, the project's own rules, unit tests.
 
 mod layers;
+mod names;
 mod papers;
 mod rules;
 mod source;
@@ -51,6 +52,7 @@ fn fast(report: &mut Report) {
     report.step("file-sizes", rules::sizes);
     report.step("purity", rules::purity);
     report.step("layers", layers::layers);
+    report.step("names", names::names);
     report.step("rust-vmm-versions", rules::versions);
     report.step("papers", papers::papers);
 }
