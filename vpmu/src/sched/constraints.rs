@@ -46,6 +46,19 @@ struct X86Cpu {
 }
 
 /// An x86 core PMU with simulated counting.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::constraints::{X86Model, X86Pmu};
+/// use vpmu::sched::solver::Constraint;
+///
+/// let pmu = X86Pmu::new(X86Model {
+///     gp: 4,
+///     fixed: 3,
+///     decode: |attr| (attr.config < 8).then_some((Constraint::of(0b1111), 1)),
+/// });
+/// # drop(pmu);
+/// ```
 #[derive(Debug)]
 pub struct X86Pmu {
     model: X86Model,

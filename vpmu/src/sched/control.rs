@@ -10,6 +10,27 @@ use super::{AttrFlags, Scheduler};
 use crate::units::{Count, Nanos};
 
 /// How far an operation on an event reaches. Linux: `PERF_IOC_FLAG_GROUP`.
+///
+/// # Examples
+/// ```
+/// # use vpmu::ids::VcpuId;
+/// # use vpmu::sched::constraints::{X86Model, X86Pmu};
+/// # use vpmu::sched::solver::Constraint;
+/// # use vpmu::sched::{Config, EventAttr, OpenRequest, PmuClass, PmuDesc, Scheduler, ScopeTopology, Target};
+/// # use vpmu::units::Nanos;
+/// # let decode = |_: &_| Some((Constraint::of(0b1), 1));
+/// # let one = X86Pmu::new(X86Model { gp: 1, fixed: 0, decode });
+/// # let mut s = Scheduler::new(Config::new(ScopeTopology::flat(1)));
+/// # let pmu = s.register_pmu(PmuDesc::new("cpu", PmuClass::Hardware), one).unwrap();
+/// # let attr = EventAttr::new(s.pmu(pmu).unwrap().1, 0);
+/// # let request = OpenRequest::new(attr, Target::Cpu, Some(VcpuId(0)));
+/// use vpmu::sched::{EventState, Extent};
+///
+/// // `s` is a scheduler; an event is disabled alone, or with its group.
+/// let event = s.open(Nanos(0), &request).unwrap();
+/// s.disable(Nanos(10), event, Extent::Event).unwrap();
+/// assert_eq!(s.state(event), Some(EventState::Off));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// The event and its inherited children.

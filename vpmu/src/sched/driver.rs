@@ -78,6 +78,44 @@ pub enum TxnKind {
 ///
 /// All calls name the CPU they are for. `at` is the clock of the event's
 /// context in nanoseconds, the one that its running time is measured by.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::VcpuId;
+/// use vpmu::sched::driver::{AddError, InitError, InitRequest, PmuDriver};
+/// use vpmu::sched::EventId;
+/// use vpmu::units::{Count, Nanos};
+///
+/// /// A clock: every event gets a counter, which counts nanoseconds.
+/// #[derive(Debug, Default)]
+/// struct Clock(std::collections::BTreeMap<EventId, Nanos>);
+///
+/// impl PmuDriver for Clock {
+///     fn event_init(&mut self, request: &InitRequest<'_>) -> Result<(), InitError> {
+///         match request.attr.config {
+///             0 => Ok(()),
+///             _ => Err(InitError::NotMine),
+///         }
+///     }
+///     fn event_destroy(&mut self, _: EventId) {}
+///     fn add(&mut self, _: VcpuId, _: EventId) -> Result<(), AddError> {
+///         Ok(())
+///     }
+///     fn del(&mut self, _: VcpuId, _: EventId) {}
+///     fn start(&mut self, _: VcpuId, event: EventId, at: Nanos) {
+///         self.0.insert(event, at);
+///     }
+///     fn stop(&mut self, cpu: VcpuId, event: EventId, at: Nanos) -> Count {
+///         let counted = self.read(cpu, event, at);
+///         self.0.remove(&event);
+///         counted
+///     }
+///     fn read(&mut self, _: VcpuId, event: EventId, at: Nanos) -> Count {
+///         let since = self.0.insert(event, at);
+///         Count(since.map_or(0, |since| at.since(since).0))
+///     }
+/// }
+/// ```
 pub trait PmuDriver {
     /// Takes or refuses a new event, with the group it joins (R-100).
     ///

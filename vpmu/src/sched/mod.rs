@@ -85,6 +85,15 @@ use cpu::{CpuRecord, Task};
 use event::PerfEvent;
 
 /// What a scheduler is built with.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::{Config, ScopePolicy, ScopeTopology};
+///
+/// let mut config = Config::new(ScopeTopology::flat(4));
+/// config.scope_policy = ScopePolicy::Linux612; // as the released kernel
+/// assert_eq!(config.hz, 250);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The CPUs and how they share caches and packages.
@@ -117,6 +126,45 @@ impl Config {
 /// The scheduler of a machine: its CPUs, tasks, PMUs and events.
 ///
 /// Linux: `kernel/events/core.c`.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::VcpuId;
+/// use vpmu::sched::constraints::{X86Model, X86Pmu};
+/// use vpmu::sched::solver::Constraint;
+/// use vpmu::sched::{
+///     Config, EventAttr, EventState, OpenRequest, PmuClass, PmuDesc, Scheduler, ScopeTopology, Target,
+/// };
+/// use vpmu::units::Nanos;
+///
+/// // Two counters, each of which counts any event, once a nanosecond.
+/// let two = X86Model {
+///     gp: 2,
+///     fixed: 0,
+///     decode: |_| Some((Constraint::of(0b11), 1)),
+/// };
+/// let mut s = Scheduler::new(Config::new(ScopeTopology::flat(1)));
+/// let pmu = s.register_pmu(PmuDesc::new("cpu", PmuClass::Hardware), X86Pmu::new(two))?;
+/// let (_, pmu_type) = s.pmu(pmu).unwrap();
+/// let (start, cpu) = (Nanos(0), VcpuId(0));
+/// let task = s.create_task();
+/// s.switch_to(start, cpu, Some(task))?;
+///
+/// // Three events of a task: one waits.
+/// let request = OpenRequest::new(EventAttr::new(pmu_type, 0), Target::Task(task), None);
+/// let mut events = Vec::new();
+/// for _ in 0..3 {
+///     events.push(s.open(start, &request)?);
+/// }
+/// assert_eq!(s.state(events[2]), Some(EventState::Inactive));
+///
+/// // The scheduler has no clock: the caller says when a timer expires.
+/// let timer = s.next_timer().unwrap();
+/// assert_eq!(timer.at, Nanos(4_000_000));
+/// s.fire_timer(timer.at, timer.vcpu, timer.pmu);
+/// assert_eq!(s.state(events[2]), Some(EventState::Active), "its turn has come");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Scheduler<D> {
     config: Config,

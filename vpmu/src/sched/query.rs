@@ -13,6 +13,26 @@ use crate::ids::VcpuId;
 use crate::units::{Count, Nanos};
 
 /// What an event looks like from outside, as stored: nothing is brought up to date.
+///
+/// # Examples
+/// ```
+/// # use vpmu::ids::VcpuId;
+/// # use vpmu::sched::constraints::{X86Model, X86Pmu};
+/// # use vpmu::sched::solver::Constraint;
+/// # use vpmu::sched::{Config, EventAttr, OpenRequest, PmuClass, PmuDesc, Scheduler, ScopeTopology, Target};
+/// # use vpmu::units::Nanos;
+/// # let decode = |_: &_| Some((Constraint::of(0b1), 1));
+/// # let one = X86Pmu::new(X86Model { gp: 1, fixed: 0, decode });
+/// # let mut s = Scheduler::new(Config::new(ScopeTopology::flat(1)));
+/// # let pmu = s.register_pmu(PmuDesc::new("cpu", PmuClass::Hardware), one).unwrap();
+/// # let attr = EventAttr::new(s.pmu(pmu).unwrap().1, 0);
+/// # let request = OpenRequest::new(attr, Target::Cpu, Some(VcpuId(0)));
+/// // `s` is a scheduler whose PMU has one counter.
+/// let event = s.open(Nanos(0), &request).unwrap();
+/// let view = s.view(event).unwrap();
+/// assert_eq!((view.leader, view.siblings), (event, 0));
+/// assert_eq!(view.oncpu, Some(VcpuId(0)), "it has the counter");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventView {
     /// Its number; never reused.

@@ -37,6 +37,30 @@ pub struct ReadValues {
 }
 
 /// The outcome of a successful read.
+///
+/// # Examples
+/// ```
+/// # use vpmu::ids::VcpuId;
+/// # use vpmu::sched::constraints::{X86Model, X86Pmu};
+/// # use vpmu::sched::solver::Constraint;
+/// # use vpmu::sched::{Config, EventAttr, OpenRequest, PmuClass, PmuDesc, Scheduler, ScopeTopology, Target};
+/// # use vpmu::units::Nanos;
+/// # let decode = |_: &_| Some((Constraint::of(0b1), 1));
+/// # let one = X86Pmu::new(X86Model { gp: 1, fixed: 0, decode });
+/// # let mut s = Scheduler::new(Config::new(ScopeTopology::flat(1)));
+/// # let pmu = s.register_pmu(PmuDesc::new("cpu", PmuClass::Hardware), one).unwrap();
+/// # let attr = EventAttr::new(s.pmu(pmu).unwrap().1, 0);
+/// # let request = OpenRequest::new(attr, Target::Cpu, Some(VcpuId(0)));
+/// use vpmu::sched::ReadOutcome;
+/// use vpmu::units::Count;
+///
+/// // `s` is a scheduler whose PMU counts once a nanosecond.
+/// let event = s.open(Nanos(0), &request).unwrap();
+/// let ReadOutcome::Values(read) = s.read(Nanos(500), event, 64).unwrap() else {
+///     panic!("only an event in error reads as end of file");
+/// };
+/// assert_eq!(read.values[0].count, Count(500));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
     /// The event is in ERROR: 0 bytes (R-056).

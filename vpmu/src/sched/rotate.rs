@@ -11,6 +11,27 @@ use crate::ids::VcpuId;
 use crate::units::Nanos;
 
 /// A rotation timer that is armed.
+///
+/// # Examples
+/// ```
+/// # use vpmu::ids::VcpuId;
+/// # use vpmu::sched::constraints::{X86Model, X86Pmu};
+/// # use vpmu::sched::solver::Constraint;
+/// # use vpmu::sched::{Config, EventAttr, OpenRequest, PmuClass, PmuDesc, Scheduler, ScopeTopology, Target};
+/// # use vpmu::units::Nanos;
+/// # let decode = |_: &_| Some((Constraint::of(0b1), 1));
+/// # let one = X86Pmu::new(X86Model { gp: 1, fixed: 0, decode });
+/// # let mut s = Scheduler::new(Config::new(ScopeTopology::flat(1)));
+/// # let pmu = s.register_pmu(PmuDesc::new("cpu", PmuClass::Hardware), one).unwrap();
+/// # let attr = EventAttr::new(s.pmu(pmu).unwrap().1, 0);
+/// # let request = OpenRequest::new(attr, Target::Cpu, Some(VcpuId(0)));
+/// // `s` is a scheduler whose PMU has one counter.
+/// s.open(Nanos(0), &request).unwrap();
+/// assert_eq!(s.next_timer(), None);
+/// s.open(Nanos(0), &request).unwrap();
+/// let timer = s.next_timer().unwrap();
+/// assert_eq!((timer.at, timer.pmu), (Nanos(4_000_000), pmu));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimerExpiry {
     /// When to call [`Scheduler::fire_timer`].

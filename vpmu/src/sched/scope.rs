@@ -8,6 +8,16 @@ use super::ids::PmuId;
 use crate::ids::VcpuId;
 
 /// Which CPUs share one instance of a PMU. Linux: `enum perf_pmu_scope`.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::VcpuId;
+/// use vpmu::sched::{Scope, ScopeTopology};
+///
+/// let machine = ScopeTopology { packages: 2, ..ScopeTopology::flat(2) };
+/// let package: Vec<_> = machine.peers(Scope::Package, VcpuId(3)).collect();
+/// assert_eq!(package, [VcpuId(2), VcpuId(3)]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// None: every CPU has its own, or the driver looks after it.
@@ -34,6 +44,14 @@ pub const SCOPES: [Scope; 5] = [
 ];
 
 /// What becomes of events of PMUs with a scope (R-247).
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::{Config, ScopePolicy, ScopeTopology};
+///
+/// let config = Config::new(ScopeTopology::flat(2));
+/// assert_eq!(config.scope_policy, ScopePolicy::Designated);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScopePolicy {
     /// As released Linux 6.12: an event stays on the CPU that was asked for,
@@ -48,6 +66,17 @@ pub enum ScopePolicy {
 
 /// How CPUs make up cores, clusters, dies and packages. CPUs are numbered
 /// threads first.
+///
+/// # Examples
+/// ```
+/// use vpmu::ids::VcpuId;
+/// use vpmu::sched::{Scope, ScopeTopology};
+///
+/// let machine = ScopeTopology { threads: 2, ..ScopeTopology::flat(4) };
+/// assert_eq!(machine.count(), 8);
+/// let core: Vec<_> = machine.peers(Scope::Core, VcpuId(1)).collect();
+/// assert!(core.contains(&VcpuId(0)) && !core.contains(&VcpuId(2)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScopeTopology {
     /// Packages.

@@ -83,6 +83,31 @@ struct Place {
 /// State belongs to the instance and not to the vCPU that wrote it (G-602):
 /// whichever vCPU of the scope reads or writes reaches the same counter. Times
 /// are those of a clock of the caller.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::sim_uncore::SimUncore;
+/// use vpmu::host::ScopeInstance;
+/// use vpmu::ids::{MsrIndex, VcpuId};
+/// use vpmu::sched::ScopeTopology;
+/// use vpmu::uncore::{Uncore, UncoreModel, UncorePmu};
+/// use vpmu::units::Nanos;
+///
+/// let model = UncoreModel::default().with_l3();
+/// let mut uncore = Uncore::new(model, ScopeTopology::flat(2), 2, |_| SimUncore::default())?;
+/// let (now, first, second) = (Nanos(0), VcpuId(0), VcpuId(1));
+/// uncore.wrmsr(now, first, MsrIndex(0xc001_0230), 1 << 22 | 0x0104)?; // select 0, enabled
+/// let host = uncore.host_mut(UncorePmu::L3).unwrap();
+/// host.occur(ScopeInstance(0), 7);
+/// // Any vCPU of the die reads the same counter.
+/// assert_eq!(uncore.rdmsr(now, second, MsrIndex(0xc001_0231))?, 7);
+///
+/// // The vCPU that counts for the die leaves: the counter goes on, with its count.
+/// uncore.departed(now, first);
+/// uncore.host_mut(UncorePmu::L3).unwrap().occur(ScopeInstance(0), 1);
+/// assert_eq!(uncore.rdmsr(now, second, MsrIndex(0xc001_0231))?, 8);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Uncore<H> {
     model: UncoreModel,
