@@ -31,7 +31,7 @@ pub(super) struct PatternMatches {
     pub(super) doubtful: usize,
     /// Those of them whose result would be read: no kernel seen has any.
     pub(super) look_alikes: usize,
-    /// Byte pairs that were looked at.
+    /// Byte pairs that the scan has examined.
     pub(super) pairs: usize,
 }
 

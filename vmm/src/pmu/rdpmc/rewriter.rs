@@ -164,7 +164,7 @@ impl Rewriter {
             return;
         };
         let mut known = self.lock();
-        // First known, then changed, as above.
+        // First recorded, then patched, as above.
         let is_known = known.is_site(rip)
             || self
                 .publish(&mut known, |next| next.add_sites(std::iter::once(rip)))

@@ -32,7 +32,7 @@ pub(super) struct Scan {
     pub(super) doubtful: usize,
     /// Those of them whose result would be read.
     pub(super) look_alikes: usize,
-    /// Byte pairs that were looked at.
+    /// Byte pairs that the scan has examined.
     pub(super) pairs: usize,
 }
 
