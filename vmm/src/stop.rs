@@ -83,7 +83,7 @@ pub enum StopReason {
         gpa: u64,
     },
     /// An exit that this VMM does not handle.
-    #[error("vCPU {vcpu} left the guest for a reason that is not handled (KVM exit {exit})")]
+    #[error("vCPU {vcpu} left the guest with KVM exit {exit}, which perfvisor does not handle")]
     UnknownExit {
         /// The vCPU.
         vcpu: VcpuId,
@@ -108,7 +108,7 @@ pub enum StopReason {
     },
     /// A vCPU may run, or runs, where its PMU does not count.
     #[error(
-        "vCPU {vcpu} was moved to host CPUs {found}, but host PMU {pmu}, which counts for it, is on host CPUs {counts} only; leave its thread there, or use --pmu type=auto"
+        "vCPU {vcpu} was moved to host CPUs {found}, but host PMU {pmu}, which counts for it, is on host CPUs {counts} only; keep its thread on host CPUs {counts}, or use --pmu type=auto"
     )]
     ForeignCpu {
         /// The vCPU.

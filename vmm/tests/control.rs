@@ -242,9 +242,9 @@ fn malformed_and_oversized_requests_are_refused_while_the_guest_runs() {
         (
             400,
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
-            "no HTTP/1.1",
+            "the request is not HTTP/1.1",
         ),
-        (400, b"GET\r\n\r\n".to_vec(), "no HTTP/1.1"),
+        (400, b"GET\r\n\r\n".to_vec(), "the request is not HTTP/1.1"),
         (
             400,
             b"PUT /pause HTTP/1.1\r\nContent-Length: 1x\r\n\r\n".to_vec(),
@@ -265,7 +265,7 @@ fn malformed_and_oversized_requests_are_refused_while_the_guest_runs() {
         (
             413,
             put("/shutdown", &" ".repeat(1 << 20)).into(),
-            "up to 65536",
+            "expected: at most 65536",
         ),
         (431, vec![b'A'; 1 << 20], "8192 bytes"),
         (

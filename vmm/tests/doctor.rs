@@ -182,7 +182,7 @@ fn an_emulated_kvm_refuses_linux_before_anything_starts() {
     for part in [
         "--kernel",
         &kernel,
-        "accepted",
+        "use an ELF program of at most 1 MiB",
         "vmx or svm",
         "cargo xtask nested",
     ] {

@@ -57,7 +57,7 @@ pub enum ConfigError {
         accepted: String,
     },
     /// A value cannot be read or is out of range.
-    #[error("{flag}: '{value}' is not possible for '{key}'; accepted: {accepted}")]
+    #[error("{flag}: '{value}' is not possible for '{key}'; expected: {accepted}")]
     BadValue {
         /// The flag.
         flag: &'static str,

@@ -88,7 +88,7 @@ mod tests {
             ("", "power=on|off"),
             (
                 "power=yes",
-                "'yes' is not possible for 'power'; accepted: on or off",
+                "'yes' is not possible for 'power'; expected: on or off",
             ),
             ("share=half", "cputime or raw"),
             ("amd_l2=on", "unknown key 'amd_l2'"),

@@ -21,7 +21,7 @@ const MAX_ANSWER: usize = 16 << 20;
 pub enum ClientError {
     /// Nobody serves the socket.
     #[error(
-        "cannot reach a VMM at {path}; accepted: the path that its perfvisor run --api-socket names, while it runs, as its user"
+        "cannot reach a VMM at {path}; use the --api-socket path of a running perfvisor run, as the same user"
     )]
     Unreachable {
         /// The socket.
@@ -30,7 +30,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The exchange broke off.
-    #[error("the VMM at {path} gave no whole answer")]
+    #[error("the answer of the VMM at {path} is incomplete")]
     BrokenOff {
         /// The socket.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// What came is no answer of a VMM.
-    #[error("what answers at {path} is no perfvisor")]
+    #[error("the answer at {path} does not come from perfvisor")]
     NoHttp {
         /// The socket.
         path: PathBuf,

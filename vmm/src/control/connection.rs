@@ -90,7 +90,10 @@ impl Connection {
     /// listens.
     pub(super) fn expire(&mut self) {
         if let ConnectionPhase::Reading(_) = self.phase {
-            let why = format!("no whole request within {} s", REQUEST_TIME.as_secs());
+            let why = format!(
+                "the request was not complete within {} s",
+                REQUEST_TIME.as_secs()
+            );
             self.answer(&HttpRefusal::new(408, why).into(), false);
             drop(self.write());
         }

@@ -94,7 +94,7 @@ fn parse_head(received: &[u8]) -> Result<Option<RequestHead>, HttpRefusal> {
         Err(error) => {
             return Err(HttpRefusal::new(
                 400,
-                format!("this is no HTTP/1.1 request: {error}"),
+                format!("the request is not HTTP/1.1: {error}"),
             ));
         }
     };
@@ -124,7 +124,10 @@ fn body_len(headers: &[httparse::Header<'_>]) -> Result<usize, HttpRefusal> {
             )
         })?;
         if len.is_some_and(|known| known != number) {
-            return Err(HttpRefusal::new(400, "two Content-Lengths that differ"));
+            return Err(HttpRefusal::new(
+                400,
+                "the request has two different Content-Length headers",
+            ));
         }
         len = Some(number);
     }
@@ -136,7 +139,7 @@ fn body_len(headers: &[httparse::Header<'_>]) -> Result<usize, HttpRefusal> {
             .ok_or_else(|| {
                 HttpRefusal::new(
                     413,
-                    format!("a body of {len} bytes; accepted: up to {MAX_BODY}"),
+                    format!("the body has {len} bytes; expected: at most {MAX_BODY}"),
                 )
             }),
     }

@@ -41,12 +41,12 @@ impl VmControl {
         if let Some(vcpu) = spec.vcpu
             && self.machine.hotplug.report(vcpu).is_err()
         {
-            let why = format!("there is no vCPU {vcpu}; accepted: a number below max= of --cpus");
+            let why = format!("there is no vCPU {vcpu}; expected: a number below max= of --cpus");
             return Response::error(404, &why);
         }
         let Some(id) = list.add(spec) else {
             let why = format!(
-                "there are {} monitors, which is the most; remove one first",
+                "there are {} monitors, the maximum; remove a monitor first",
                 MonitorId::MAX
             );
             return Response::error(409, &why);
@@ -71,7 +71,7 @@ impl VmControl {
         let id = call.id.parse().ok().and_then(MonitorId::new);
         let Some((id, spec)) = id.and_then(|id| Some((id, list.remove(id)?))) else {
             let why = format!(
-                "there is no monitor '{}'; ctl monitor list has them",
+                "there is no monitor '{}'; use a number that perfvisor ctl monitor list shows",
                 call.id
             );
             return Response::error(404, &why);
@@ -86,7 +86,7 @@ impl VmControl {
     fn list(&self) -> Result<Arc<VmMonitors>, Response> {
         let list = self.facts.monitors.clone();
         list.ok_or_else(|| {
-            let why = "the guest has no PMU, so nothing can be attached; accepted: a VM that was \
+            let why = "the guest has no PMU, so a monitor cannot be attached; use a VM that was \
                        started without --pmu off";
             Response::error(409, why)
         })
@@ -122,7 +122,7 @@ fn counts(status: &Status, id: MonitorId) -> impl Iterator<Item = (u16, MonitorS
 
 fn refused(spec: &MonitorSpec, vcpu: VcpuId, error: &AttachError) -> Response {
     let why = format!(
-        "vCPU {vcpu} cannot count {}: {error}; ctl info says what backs the counters",
+        "vCPU {vcpu} cannot count {}: {error}; perfvisor ctl info shows the backing of the counters",
         spec.event()
     );
     Response::error(409, &why)
@@ -131,7 +131,7 @@ fn refused(spec: &MonitorSpec, vcpu: VcpuId, error: &AttachError) -> Response {
 fn spec(body: &[u8]) -> Result<MonitorSpec, String> {
     let request: MonitorRequest = serde_json::from_slice(body).map_err(|error| {
         format!(
-            "the body: {error}; accepted: {{\"event\": \"cycles\"}}, with \"policy\" and \"vcpu\""
+            "the body: {error}; expected: {{\"event\": \"cycles\"}}, optionally with \"policy\" and \"vcpu\""
         )
     })?;
     let attr = event::with_levels(&request.event).ok_or_else(|| {

@@ -81,12 +81,15 @@ fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, &'a str), Re
     if methods.is_empty() {
         let mut paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
         paths.dedup();
-        let why = format!("there is no such path; there is {}", paths.join(", "));
+        let why = format!("there is no such path; accepted: {}", paths.join(", "));
         return Err(Response::error(404, &why));
     }
     let allow: Vec<_> = methods.iter().map(|(route, _)| route.method).collect();
     let allow = allow.join(", ");
-    let mut response = Response::error(405, &format!("{path} takes {allow}"));
+    let mut response = Response::error(
+        405,
+        &format!("{path} does not take {method}; accepted: {allow}"),
+    );
     response.allow = Some(allow);
     Err(response)
 }
@@ -262,7 +265,10 @@ mod tests {
         assert!(text.contains("/info, /pmu, /pause"), "{text}");
         let (status, allow, text) = error("POST", "/pause");
         assert_eq!((status, allow.as_deref()), (405, Some("PUT")));
-        assert!(text.contains("/pause takes PUT"), "{text}");
+        assert!(
+            text.contains("/pause does not take POST; accepted: PUT"),
+            "{text}"
+        );
         assert_eq!(error("get", "/info").0, 405);
         assert!(find("GET", "/info").is_ok());
         assert_eq!(error("PUT", "/vcpus").0, 405);

@@ -65,11 +65,11 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         if let Err(error) = self.end.write(1) {
-            log::error!("api: cannot end its thread: {error}");
+            log::error!("api: cannot end the thread of the API: {error}");
             return;
         }
         if self.thread.take().is_some_and(|t| t.join().is_err()) {
-            log::error!("api: its thread panicked");
+            log::error!("api: the thread of the API panicked");
         }
     }
 }
@@ -92,7 +92,7 @@ struct Server {
 impl Server {
     fn run(mut self) {
         if let Err(error) = self.serve() {
-            log::error!("api: no longer served: {error}");
+            log::error!("api: the thread of the API ended: {error}");
         }
     }
 

@@ -25,7 +25,7 @@ const NOT_FOR_OTHERS: u32 = 0o177;
 pub enum SocketError {
     /// Somebody answers there.
     #[error(
-        "--api-socket: path={path} is in use by a running process; accepted: another path, or this one when that process has ended"
+        "--api-socket: path={path} is in use by a running process; use another path, or end that process first"
     )]
     InUse {
         /// The file.
@@ -33,7 +33,7 @@ pub enum SocketError {
     },
     /// The file is something else.
     #[error(
-        "--api-socket: path={path} exists and is no socket; accepted: a path that is free, or a socket that nobody serves any more"
+        "--api-socket: path={path} exists and is no socket; use a path that does not exist, or the socket of a process that has ended"
     )]
     NotASocket {
         /// The file.
@@ -41,7 +41,7 @@ pub enum SocketError {
     },
     /// The host refused something.
     #[error(
-        "--api-socket: path={path}: cannot {what}; accepted: a path of up to 107 bytes in a directory that one may write to"
+        "--api-socket: path={path}: cannot {what}; expected: a path of up to 107 bytes in a directory that this user can write to"
     )]
     Host {
         /// The file.
@@ -86,7 +86,10 @@ impl ApiSocket {
         let directory = open_directory(path)?;
         lock(&directory).map_err(host(path, "lock its directory"))?;
         if is_stale(path)? {
-            log::info!("api: {} was left behind; replaced", path.display());
+            log::info!(
+                "api: replacing the socket {}, which an ended process left behind",
+                path.display()
+            );
             fs::remove_file(path).map_err(host(path, "remove the dead socket"))?;
         }
         let listener = umask::with(NOT_FOR_OTHERS, || UnixListener::bind(path))
@@ -157,7 +160,7 @@ fn is_stale(path: &Path) -> Result<bool, SocketError> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(host(path, "look at what is there")(error)),
+        Err(error) => return Err(host(path, "look at the file")(error)),
     };
     let path = path.to_owned();
     if !file.file_type().is_socket() {

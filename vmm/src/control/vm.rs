@@ -129,7 +129,7 @@ impl VmControl {
             Ok(()) => state(200, NewState::Paused),
             Err(error) => Response::error(
                 503,
-                &format!("{error}; the VM runs on, pause it again when it answers"),
+                &format!("{error}; the VM keeps running; pause it again later"),
             ),
         }
     }
@@ -150,7 +150,7 @@ impl VmControl {
         match request {
             Err(error) => Response::error(
                 400,
-                &format!("the body: {error}; accepted: nothing, or {{\"force\": true}}"),
+                &format!("the body: {error}; expected: no body, or {{\"force\": true}}"),
             ),
             Ok(ShutdownRequest { force: true }) => {
                 self.machine.stop.stop(StopReason::ApiShutdown);
@@ -188,7 +188,7 @@ impl VmControl {
         let hotplug = &self.machine.hotplug;
         let Ok(number) = call.id.parse() else {
             let why = format!(
-                "'{}' is no number of a vCPU; accepted: a number below max= of --cpus",
+                "'{}' is no number of a vCPU; expected: a number below max= of --cpus",
                 call.id
             );
             return Response::error(400, &why);
@@ -283,5 +283,5 @@ fn state(status: u16, state: NewState) -> Response {
 }
 
 pub(super) fn no_answer(error: &NoAnswer) -> Response {
-    Response::error(503, &format!("{error}; ask again when it answers"))
+    Response::error(503, &format!("{error}; ask again later"))
 }

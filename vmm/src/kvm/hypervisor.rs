@@ -176,9 +176,9 @@ impl Hypervisor {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => {
-            "no KVM on this host; load kvm-intel or kvm-amd, or switch on nested virtualisation"
+            "no KVM on this host; load kvm-intel or kvm-amd, or enable nested virtualisation"
         }
         io::ErrorKind::PermissionDenied => "run as root or join the group that owns it (kvm)",
-        _ => "a readable and writable KVM device is needed",
+        _ => "use a KVM device that this process can read and write",
     }
 }

@@ -42,7 +42,7 @@ pub enum KvmError {
         source: io::Error,
     },
     /// The file is not a KVM device, or one of another API.
-    #[error("{path} is not a KVM device of API version 12 (it says {version})")]
+    #[error("{path} is not a KVM device of API version 12: it reports version {version}")]
     NotKvm {
         /// The file.
         path: PathBuf,
@@ -61,7 +61,7 @@ pub enum KvmError {
         source: io::Error,
     },
     /// A table does not fit what KVM takes.
-    #[error("{what} has {len} entries, more than KVM takes")]
+    #[error("{what} has {len} entries, more than KVM accepts")]
     TooMany {
         /// Which table.
         what: &'static str,

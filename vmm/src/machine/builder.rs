@@ -54,7 +54,7 @@ pub enum BuildError {
         source: vm_memory::mmap::FromRangesError,
     },
     /// KVM takes fewer vCPUs.
-    #[error("--cpus: max={asked} is more than this KVM takes; accepted: 1 to {max}")]
+    #[error("--cpus: max={asked} is more than this KVM supports; expected: 1 to {max}")]
     TooManyVcpus {
         /// What was asked for.
         asked: u16,
@@ -69,7 +69,7 @@ pub enum BuildError {
     Emulated(#[from] LinuxNeedsHardware),
     /// The guest's CPU has no way to tell of it.
     #[error(
-        "--cpus: topology={topology} is not possible with an AMD CPU in the guest; accepted: {accepted}, or an Intel model (--pmu model=)"
+        "--cpus: topology={topology} is not possible with an AMD CPU in the guest; expected: {accepted}, or an Intel model (--pmu model=)"
     )]
     Topology {
         /// What was asked for.
@@ -84,7 +84,9 @@ pub enum BuildError {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// The ACPI tables do not fit their area.
-    #[error("the ACPI tables of {vcpus} vCPUs do not fit")]
+    #[error(
+        "--cpus: the ACPI tables of max={vcpus} vCPUs do not fit their memory area; use a smaller max"
+    )]
     Acpi {
         /// How many vCPUs.
         vcpus: u16,
@@ -261,7 +263,7 @@ fn watch_required_cpus(
 
 fn raw_terminal() -> Option<RawTerminal> {
     RawTerminal::enter().unwrap_or_else(|error| {
-        log::warn!("the terminal stays as it is: {error}");
+        log::warn!("cannot set the terminal to raw mode: {error}");
         None
     })
 }

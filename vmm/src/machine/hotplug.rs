@@ -28,7 +28,7 @@ pub enum HotplugError {
     #[error(transparent)]
     Refused(#[from] PresenceRefusal),
     /// A paused guest cannot do its part.
-    #[error("a paused guest takes and gives no vCPU; resume it first")]
+    #[error("a paused guest cannot add or remove a vCPU; resume it first")]
     Paused,
     /// Its thread does not start.
     #[error(transparent)]

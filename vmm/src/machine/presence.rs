@@ -103,7 +103,7 @@ impl PresenceKeeper {
             }
             PresenceStep::PulseLine => {
                 if let Err(error) = self.line.pulse() {
-                    log::error!("cannot tell the guest of its vCPUs: {error}");
+                    log::error!("cannot signal a vCPU change to the guest: {error}");
                 }
             }
         }

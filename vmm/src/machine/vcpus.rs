@@ -28,7 +28,7 @@ const MTRR_WRITE_BACK: u64 = 0x806;
 #[derive(Debug, Error)]
 pub enum StartError {
     /// KVM does not take or give its state.
-    #[error("KVM does not set up vCPU {vcpu}")]
+    #[error("KVM cannot set up vCPU {vcpu}")]
     Kvm {
         /// The vCPU.
         vcpu: VcpuId,

@@ -154,8 +154,8 @@ impl PmuPlan {
         };
         if asked.rdpmc == RdpmcPolicy::Off {
             log::warn!(
-                "--pmu rdpmc=off: KVM does not serve RDPMC here, and a kernel that saw a PMU would \
-                 fail at its first read; the guest has no PMU"
+                "--pmu rdpmc=off: this KVM does not serve RDPMC, and a guest kernel with a PMU would \
+                 fail at its first read; the guest gets no PMU"
             );
             return Ok(None);
         }
@@ -166,8 +166,8 @@ impl PmuPlan {
             codes_mean_the_same.then(|| model::host_codes(model.kind.vendor(), &backing.name()));
         if filter != EventFilter::Architectural && codes.is_none() {
             log::warn!(
-                "--pmu filter=: nothing here counts by the codes of a guest of model {}: of those that are \
-                 admitted, only the architectural events are counted",
+                "--pmu filter=: this host cannot count by the event codes of guest model {}: of the \
+                 admitted events, only the architectural events are counted",
                 model.kind
             );
         }
@@ -328,7 +328,7 @@ fn user_access(hypervisor: &Hypervisor) -> UserAccess {
         },
         Err(error) => {
             log::warn!(
-                "pmu: what RDPMC does here cannot be found out ({error}): in user mode it may read 0"
+                "pmu: cannot find out how this host answers RDPMC ({error}): in user mode it may read 0"
             );
             UserAccess::Faults
         }
@@ -341,15 +341,15 @@ fn measure_entry_cost(hypervisor: &Hypervisor) -> Nanos {
     match probe::exit_cost(hypervisor) {
         Ok(cost) => {
             log::info!(
-                "pmu: {} ns of each entry and exit are not the guest's",
+                "pmu: {} ns of each guest entry and exit are not counted as guest time",
                 cost.0
             );
             cost
         }
         Err(error) => {
             log::warn!(
-                "pmu: the cost of entering the guest cannot be measured ({error}): clock-derived \
-                 counts contain it"
+                "pmu: cannot measure the cost of a guest entry and exit ({error}): clock-derived \
+                 counts include it"
             );
             Nanos(0)
         }

@@ -84,7 +84,7 @@ impl PmuPort {
         let timer =
             KickTimer::new(kick::overflow_signal(), parts.entry_cost).map_err(|source| {
                 PortError::Host {
-                    what: "creating the overflow timer",
+                    what: "cannot create the overflow timer",
                     source,
                 }
             })?;
@@ -136,7 +136,7 @@ impl PmuPort {
         SAID.call_once(|| {
             log::warn!(
                 "pmu: vCPU {}: the guest uses counters outside 64-bit mode, where RDPMC is not \
-                 rewritten: it faults or reads 0, as this host has it; RDMSR reads them",
+                 rewritten: RDPMC faults or reads 0, depending on the host; only RDMSR reads counters",
                 self.vcpu
             );
         });
@@ -161,8 +161,8 @@ impl PmuPort {
         }
         if self.lost_reads.written() && LIMIT.allow().is_some() {
             log::error!(
-                "pmu: vCPU {}: the guest writes its counters again and again and reads none: its \
-                 reads do not reach us. No counter is started until one does, or a driver comes up",
+                "pmu: vCPU {}: the guest keeps writing its counters and reads none: its \
+                 reads do not reach us. No counter is started until a read arrives or a driver starts",
                 self.vcpu
             );
         }
@@ -309,7 +309,7 @@ impl PmuPort {
         let now = self.clock.guest_time();
         let armed = self.timer.before_entry(now, left);
         armed.map_err(|source| PortError::Host {
-            what: "arming the overflow timer",
+            what: "cannot arm the overflow timer",
             source,
         })
     }

@@ -102,7 +102,7 @@ impl ProbeGuest {
             Exit::Shutdown => Err(ProbeError::Ended("a triple fault")),
             Exit::FailEntry { .. } => Err(ProbeError::Ended("the CPU refused to enter it")),
             Exit::InternalError => Err(ProbeError::Ended("KVM could not emulate it")),
-            _ => Err(ProbeError::Ended("an exit that its code does not make")),
+            _ => Err(ProbeError::Ended("an unexpected exit")),
         }
     }
 

@@ -116,7 +116,7 @@ impl HostFacts {
 /// A Linux kernel was given to a KVM that cannot run one.
 #[derive(Debug, Error)]
 #[error(
-    "--kernel: {path} looks like a Linux kernel, and this KVM has no hardware virtualisation: it emulates every guest instruction (about half a microsecond each), too slow for Linux to boot; accepted here: an ELF program of at most 1 MiB; or use a host with vmx or svm, or the nested host of `cargo xtask nested`"
+    "--kernel: {path} looks like a Linux kernel, but this KVM has no hardware virtualisation: it emulates every guest instruction (about half a microsecond each), too slow for Linux to boot; use an ELF program of at most 1 MiB, a host with vmx or svm, or the emulated host of `cargo xtask nested`"
 )]
 pub struct LinuxNeedsHardware {
     path: PathBuf,

@@ -18,7 +18,7 @@ use crate::sys::affinity::Tid;
 /// console that nobody reads for one, cannot.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "vCPU {} did not leave the guest within {} ms (a full console pipe holds a vCPU, for one)",
+    "vCPU {} did not leave the guest within {} ms (a full console pipe can block a vCPU)",
     list(.vcpus), .within.as_millis()
 )]
 pub struct NoAnswer {

@@ -178,7 +178,7 @@ impl Rewriter {
             .store(SECOND_BYTE_OF_RDMSR, second_byte, Ordering::SeqCst);
         match stored {
             Ok(()) if LIMIT.allow().is_none() => {}
-            Ok(()) => log::info!("pmu: RDPMC at {rip:#x} rewritten to RDMSR when it faulted"),
+            Ok(()) => log::info!("pmu: rewrote the RDPMC at {rip:#x} to RDMSR after it faulted"),
             Err(error) => say_unwritten(rip, &error),
         }
     }
@@ -189,7 +189,7 @@ impl Rewriter {
         };
         if LIMIT.allow().is_some() {
             log::info!(
-                "pmu: {} RDPMC of the guest kernel rewritten to RDMSR ({:#x}-{:#x}), {} doubtful",
+                "pmu: rewrote {} RDPMC instructions of the guest kernel to RDMSR ({:#x}-{:#x}), left {} doubtful",
                 found.readers.len(),
                 first.start(),
                 last.end(),
@@ -200,8 +200,8 @@ impl Rewriter {
         let silent = self.access == UserAccess::Answered && found.look_alikes > 0;
         if silent && LIMIT.allow().is_some() {
             log::warn!(
-                "pmu: {} places of the guest kernel may be RDPMC as well and were left alone: if \
-                 they are, they read 0 on this host",
+                "pmu: {} more places of the guest kernel may be RDPMC and were not rewritten: an RDPMC \
+                 among them reads 0 on this host",
                 found.look_alikes
             );
         }
@@ -213,26 +213,26 @@ static LIMIT: RateLimit = RateLimit::new();
 
 fn say_unserved(why: &str) {
     if LIMIT.allow().is_some() {
-        log::warn!("pmu: the guest kernel's text {why}: the guest is told that it has no PMU");
+        log::warn!("pmu: the guest kernel's text {why}: the guest gets no PMU");
     }
 }
 
 fn say_unwritten(address: u64, error: &dyn std::error::Error) {
     if LIMIT.allow().is_some() {
-        log::error!("pmu: RDPMC at {address:#x} cannot be rewritten: {error}");
+        log::error!("pmu: cannot rewrite the RDPMC at {address:#x}: {error}");
     }
 }
 
-/// What a guest whose #GP entry is not as we know it has to do without.
+/// The warning for a guest whose #GP entry is unknown: which of its reads fail.
 const fn no_doorbell(access: UserAccess) -> &'static str {
     match access {
         UserAccess::Faults => {
-            "pmu: the guest's #GP entry is not as Linux's: RDPMC in user mode faults, and so does \
-             one of the kernel's that was not found"
+            "pmu: the guest's #GP entry is not Linux's: RDPMC in user mode faults, and so does \
+             each RDPMC of the kernel that the scan missed"
         }
         UserAccess::Answered => {
-            "pmu: the guest's #GP entry is not as Linux's: RDPMC in user mode would read 0 on this \
-             host and is made to fault; one of the kernel's that was not found reads 0"
+            "pmu: the guest's #GP entry is not Linux's: RDPMC in user mode would read 0 on this \
+             host and is made to fault; each RDPMC of the kernel that the scan missed reads 0"
         }
     }
 }

@@ -17,13 +17,13 @@ pub enum CountersError {
     #[error(transparent)]
     Open(#[from] PerfOpenError),
     /// No thread could be put on a CPU of the PMU.
-    #[error("cannot run on a CPU of the PMU")]
+    #[error("cannot bind a thread to a CPU of the PMU")]
     Bind(#[from] io::Error),
     /// The PMU has no CPU that this process may use.
-    #[error("this process may use no CPU of the PMU")]
+    #[error("this process may not run on any CPU of the PMU")]
     NoCpu,
     /// The thread that tried is gone.
-    #[error("the thread that tried died")]
+    #[error("the thread that opened counters died")]
     Died,
 }
 

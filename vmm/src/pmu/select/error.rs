@@ -8,16 +8,16 @@ use vpmu::ids::VcpuId;
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
     /// No such PMU.
-    #[error("--pmu type={asked}: no such host PMU; this host has {}; or type=auto, type=software", list(.present))]
+    #[error("--pmu type={asked}: no such host PMU; this host has {}; use a PMU of this list, type=auto or type=software", list(.present))]
     Unknown {
         /// What was asked for.
         asked: String,
         /// The host's PMUs.
         present: Vec<String>,
     },
-    /// The host has not the two kinds of CPUs that the flag stands for.
+    /// The flag needs two kinds of CPUs, and the host does not have both.
     #[error(
-        "--pmu type={asked}: the host is not hybrid: it needs {needed} and its core PMUs are {}; use type=auto or type=software", list(.cores)
+        "--pmu type={asked}: this host is not hybrid: type={asked} needs {needed}, and the host's core PMUs are {}; use type=auto or type=software", list(.cores)
     )]
     NotHybrid {
         /// What was asked for.
@@ -27,32 +27,32 @@ pub enum SelectError {
         /// The host's core PMUs.
         cores: Vec<String>,
     },
-    /// It counts none of the architectural events in a guest.
+    /// The PMU counts no architectural event in a guest.
     #[error(
-        "--pmu type={name}: this PMU counts no architectural event of a guest; use type=auto or type=software"
+        "--pmu type={name}: this host PMU counts no architectural event in a guest; use type=auto or type=software"
     )]
     CountsNothing {
         /// The PMU.
         name: String,
-        /// What the host said to cycles.
+        /// The host's error for the event `cycles`.
         source: PerfOpenError,
     },
     /// The user may not count.
     #[error(
-        "--pmu type={asked}: perf_event_open is not permitted; run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less, or use type=software"
+        "--pmu type={asked}: this process may not call perf_event_open; run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less, or use type=software"
     )]
     NotPermitted {
         /// What was asked for.
         asked: String,
-        /// What the host said.
+        /// The host's error.
         source: PerfOpenError,
     },
-    /// The list of PMUs could not be had.
+    /// The host's PMUs could not be listed.
     #[error("cannot list the host's PMUs")]
     Sysfs(#[from] SysfsError),
     /// A vCPU may run where its PMU does not count.
     #[error(
-        "--cpus affinity={vcpu}@[{asked}]: host PMU {pmu}, which counts for this vCPU, is on host CPUs {counts} only; accepted: some of {counts}, or no affinity for it{}", roam(.pmu)
+        "--cpus affinity={vcpu}@[{asked}]: host PMU {pmu}, which counts for this vCPU, is on host CPUs {counts} only; use host CPUs of {counts}, or no affinity for this vCPU{}", roam(.pmu)
     )]
     Contradiction {
         /// The vCPU.
@@ -66,7 +66,7 @@ pub enum SelectError {
     },
     /// A vCPU is to run on CPUs that the host has not.
     #[error(
-        "--cpus affinity={vcpu}@[{asked}]: host CPUs {online} are online; accepted: some of them"
+        "--cpus affinity={vcpu}@[{asked}]: only host CPUs {online} are online; use CPUs of this list"
     )]
     Offline {
         /// The vCPU.
@@ -78,7 +78,7 @@ pub enum SelectError {
     },
     /// The VMM itself may not run where the PMU counts.
     #[error(
-        "--pmu: host PMU {pmu} counts on host CPUs {counts} only, and this process may run on {allowed}; start it on some of {counts} (taskset), or name them with --cpus affinity="
+        "--pmu: host PMU {pmu} counts on host CPUs {counts} only, and this process may run on {allowed}; start perfvisor on CPUs of {counts} (taskset), or use --cpus affinity= with CPUs of {counts}"
     )]
     NotAllowedThere {
         /// The PMU.
@@ -106,7 +106,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// What else would do for one of several core PMUs.
+/// The alternative for a vCPU of one of several core PMUs.
 fn roam(pmu: &str) -> &'static str {
     match pmu {
         "cpu_core" | "cpu_atom" => ", or --pmu type=auto, which counts on both kinds of CPUs",

@@ -9,7 +9,7 @@ use vpmu::uncore::UncorePmu;
 pub enum UncoreError {
     /// The guest's CPU is not AMD's, or too old.
     #[error(
-        "--uncore: {key}=on is not possible with the guest PMU {guest}; accepted: --pmu model=amd-core or amd-v2 with it, or power=on alone"
+        "--uncore: {key}=on is not possible with the guest PMU {guest}; use --pmu model=amd-core or amd-v2, or power=on only"
     )]
     NeedsAmd {
         /// What was asked for.
@@ -19,14 +19,14 @@ pub enum UncoreError {
     },
     /// The guest's CPU has no PerfMonV2.
     #[error(
-        "--uncore: amd_umc=on is not possible with the guest PMU {guest}, which is before PerfMonV2; accepted: --pmu model=amd-v2 with it"
+        "--uncore: amd_umc=on is not possible with the guest PMU {guest}, which has no PerfMonV2; use --pmu model=amd-v2"
     )]
     NeedsV2 {
         /// The guest's PMU.
         guest: ModelKind,
     },
     /// The host has none to offer.
-    #[error("--uncore: {}=on is not possible on this host; accepted: {}", key(*.pmu), accepted(.source))]
+    #[error("--uncore: {}=on is not possible on this host; expected: {}", key(*.pmu), expected(.source))]
     Host {
         /// What was asked for.
         pmu: UncorePmu,
@@ -79,12 +79,12 @@ const fn key(pmu: UncorePmu) -> &'static str {
     }
 }
 
-/// What would do.
-const fn accepted(error: &UncoreSourceError) -> &'static str {
+/// The right or the value with which the flag works.
+const fn expected(error: &UncoreSourceError) -> &'static str {
     match error {
         UncoreSourceError::NotPermitted(_) => {
-            "run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 0 or less"
+            "root, CAP_PERFMON, or 0 or less in /proc/sys/kernel/perf_event_paranoid"
         }
-        _ => "those that perfvisor doctor lists",
+        _ => "an uncore PMU that perfvisor doctor lists as possible",
     }
 }

@@ -209,7 +209,7 @@ fn a_vcpu_whose_thread_panicked_is_lost() {
     assert_eq!(table.eject(ONE, now).0, LEAVES);
     assert_eq!(table.joined(ONE, None).0, [PresenceStep::Depart(ONE)]);
     assert_eq!(presence(&table), Presence::Lost);
-    let lost = "vCPU 1 was lost when its last thread died";
+    let lost = "vCPU 1 is lost: its thread panicked";
     assert_eq!(table.offer_now(ONE, now).unwrap_err().to_string(), lost);
     let error = table.ask_to_leave(ONE, now).unwrap_err();
     assert_eq!(error.to_string(), "vCPU 1 is not plugged in");

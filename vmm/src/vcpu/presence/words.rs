@@ -34,7 +34,7 @@ pub enum PresenceRefusal {
         presence: Presence,
     },
     /// The vCPU was lost when its thread panicked.
-    #[error("vCPU {vcpu} was lost when its last thread died")]
+    #[error("vCPU {vcpu} is lost: its thread panicked")]
     Lost {
         /// The vCPU.
         vcpu: VcpuId,
@@ -50,7 +50,7 @@ fn numbers(max: u16) -> String {
 
 fn others(max: u16) -> String {
     match max {
-        0 | 1 => "none, as it is the only one".to_owned(),
+        0 | 1 => "none, because vCPU 0 is the only vCPU".to_owned(),
         2 => "1".to_owned(),
         _ => format!("1 to {}", max - 1),
     }
@@ -60,16 +60,16 @@ impl fmt::Display for Presence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Absent | Self::Lost => "is not plugged in",
-            Self::Offered => "is being added: the guest has not taken it yet",
+            Self::Offered => "is being added: the guest has not accepted it yet",
             Self::Present => "is plugged in already",
-            Self::AskedToLeave => "is being removed: the guest has not let it go yet",
+            Self::AskedToLeave => "is being removed: the guest has not ejected it yet",
             Self::Leaving => "is being removed: its thread has not ended yet",
         })
     }
 }
 
 pub(super) fn declined(vcpu: VcpuId, status: u32) -> String {
-    format!("the guest does not take vCPU {vcpu} (_OST status {status:#x})")
+    format!("the guest declines vCPU {vcpu} (_OST status {status:#x})")
 }
 
 pub(super) fn kept(vcpu: VcpuId, status: u32) -> String {
@@ -79,27 +79,27 @@ pub(super) fn kept(vcpu: VcpuId, status: u32) -> String {
         ""
     };
     format!(
-        "the guest does not let vCPU {vcpu} go (_OST status {status:#x}{busy}); its kernel log says more"
+        "the guest refuses to eject vCPU {vcpu} (_OST status {status:#x}{busy}); the guest's kernel log may tell why"
     )
 }
 
 pub(super) fn never_looked_at(vcpu: VcpuId) -> String {
     format!(
-        "the guest did not look at vCPU {vcpu} within {} s (it has no ACPI hot-plug, or is still booting); it is taken back",
+        "the guest did not look at vCPU {vcpu} within {} s (the guest has no ACPI hot-plug, or is still booting); the offer is withdrawn",
         OFFER_TIMEOUT.as_secs()
     )
 }
 
 pub(super) fn not_ejected(vcpu: VcpuId) -> String {
     format!(
-        "the guest did not let vCPU {vcpu} go within {} s; it keeps it",
+        "the guest did not let vCPU {vcpu} go within {} s; the vCPU stays plugged in",
         EJECT_TIMEOUT.as_secs()
     )
 }
 
 pub(super) fn thread_held_up(vcpu: VcpuId) -> String {
     format!(
-        "the thread of vCPU {vcpu} has not ended within {} s (a full console pipe holds it, for one)",
+        "the thread of vCPU {vcpu} has not ended within {} s (a full console pipe can block it)",
         THREAD_TIMEOUT.as_secs()
     )
 }
