@@ -1,4 +1,4 @@
-//! The long texts of `--help`: all that a user needs without a manual.
+//! The long texts of `--help`, which replace a manual.
 
 pub(super) const RUN_ABOUT: &str = "\
 Start a virtual machine and stay until it ends.

@@ -1,4 +1,4 @@
-//! `--cpus affinity=` and `core-types=`: which vCPU goes where.
+//! `--cpus affinity=` and `core-types=`: the host CPUs and the core type of each vCPU.
 
 use std::collections::BTreeMap;
 

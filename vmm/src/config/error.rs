@@ -1,4 +1,4 @@
-//! What can be wrong with a flag.
+//! The errors of flags.
 
 use thiserror::Error;
 

@@ -1,8 +1,8 @@
-//! Events as an operator writes them: in the file of `--pmu filter=@FILE` and for
+//! Events in the operator's notation: in the file of `--pmu filter=@FILE` and for
 //! `perfvisor ctl monitor add`.
 //!
-//! An architectural event stands by its name, any other by its code as `perf`
-//! writes it: `r`, then unit mask and event select in hexadecimal. `:u` and `:k`
+//! An architectural event has a name. Any other event is written as `perf` writes
+//! its code: `r`, then unit mask and event select in hexadecimal. `:u` and `:k`
 //! after it choose privilege levels.
 
 use vpmu::host::{EventCode, HostEvent, Privilege};

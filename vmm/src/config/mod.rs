@@ -1,8 +1,8 @@
-//! What the user asked for, checked.
+//! The user's configuration, checked.
 //!
-//! `cli` hands over text; here each flag becomes a part of a [`VmConfig`] in which
-//! every value is possible. What depends on files or on the host is checked by
-//! `machine`, still before anything starts.
+//! `cli` hands over text. This module turns each flag into a part of a
+//! [`VmConfig`], which holds valid values only. `machine` checks the values that
+//! depend on files or on the host, before anything starts.
 
 mod affinity;
 pub(crate) mod api_socket;

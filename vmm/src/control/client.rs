@@ -1,4 +1,4 @@
-//! One request to a VMM, by a process that may wait.
+//! The client: one request to a VMM, with blocking I/O.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

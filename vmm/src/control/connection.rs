@@ -1,12 +1,12 @@
-//! One client: its request, its answer, and how long it may take over either.
+//! One client: its request, its answer, and the time limit of each.
 //!
 //! ```text
 //!  Reading ──whole request, or refused──▶ Writing ──all sent──▶ closed
 //!     │                                      │                    ▲
 //!     └──REQUEST_TIME: 408                   └─refused: Draining ─┘
 //! ```
-//! A client whose request was refused half-way may still be sending. Its rest is
-//! read and thrown away for a moment, so that it gets to read the answer.
+//! A client whose request is refused early may still be sending. The server reads
+//! and discards the rest for a moment, so that the client can read the answer.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;

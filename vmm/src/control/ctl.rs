@@ -1,5 +1,5 @@
-//! `perfvisor ctl`: one request, its answer as text or as it came. What takes
-//! the guest's help is asked after until it is done.
+//! `perfvisor ctl`: sends one request and prints its answer as text or as JSON.
+//! Adding or removing a vCPU needs the guest: `ctl` then polls until it is done.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -66,7 +66,7 @@ fn answer(args: &CtlArgs) -> Result<String, ClientError> {
     }
 }
 
-/// What the first request brings.
+/// The body of the first request.
 fn body(command: &CtlCommand) -> String {
     let json = match command {
         CtlCommand::Shutdown(shutdown) => {
@@ -110,9 +110,9 @@ fn route(command: &CtlCommand) -> (&'static str, String) {
     (method, route.to_owned())
 }
 
-/// Asks on until a vCPU is where it was wanted, or the VMM says why it is not.
-/// The VMM sets the guest a time, so this ends; its own time is for a VMM that
-/// does not.
+/// Polls until a vCPU has been added or removed, or until the VMM reports why
+/// not. The VMM gives the guest a time limit, so this ends; the limit here is for
+/// a VMM that does not answer in time.
 fn settled(path: &Path, command: VcpuCommand, first: String) -> Result<String, ClientError> {
     const PERIOD: Duration = Duration::from_millis(20);
     const TIME: Duration = Duration::from_secs(60);

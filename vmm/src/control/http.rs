@@ -1,5 +1,5 @@
 //! HTTP/1.1 as far as this API needs it: one request, one answer, then the
-//! connection ends. Bytes in, values out; nothing here reads or writes.
+//! connection ends. This module turns bytes into values; it does no I/O.
 
 use httparse::{EMPTY_HEADER, Status};
 use serde::Serialize;

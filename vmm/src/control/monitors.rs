@@ -1,4 +1,4 @@
-//! What the API does with monitors.
+//! The API's requests for monitors: add, remove, list.
 
 use std::sync::Arc;
 

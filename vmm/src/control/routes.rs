@@ -1,4 +1,4 @@
-//! Which path does what.
+//! The routes: which method and path call which handler.
 
 use super::http::{Request, Response};
 use super::vm::VmControl;

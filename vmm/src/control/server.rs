@@ -1,7 +1,7 @@
 //! The thread that serves the API.
 //!
-//! It has its own thread rather than a place in the event loop: an answer may
-//! have to wait for a vCPU, and the console must not.
+//! The API has its own thread, outside the event loop: an answer may have to wait
+//! for a vCPU, and the console must not wait.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};

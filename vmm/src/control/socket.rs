@@ -1,4 +1,5 @@
-//! The socket file: never open to others, never anybody else's.
+//! The socket file: only its owner may open it, and the VMM replaces or removes no
+//! file of another process.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};

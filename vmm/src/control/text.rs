@@ -1,4 +1,4 @@
-//! Answers for a reader.
+//! The answers of the API as text, for `perfvisor ctl`.
 
 use vpmu::Totals;
 
@@ -9,7 +9,7 @@ use super::uncore_text::uncore;
 use crate::config::MonitorPolicy;
 use crate::vcpu::{CounterStatus, MonitorReading, MonitorStatus};
 
-/// Where the values of `info` start.
+/// The column at which the values of `info` start.
 const COLUMN: usize = 10;
 
 /// `perfvisor ctl info`.
@@ -46,7 +46,7 @@ pub(super) fn info(info: &Info) -> String {
             line("PMU", &pmu.backing);
             match &pmu.totals {
                 Some(figures) => line("so far", &totals(figures)),
-                None => line("so far", "not known: a vCPU does not answer"),
+                None => line("so far", "not known: a vCPU did not answer"),
             }
         }
     }
@@ -149,7 +149,7 @@ fn monitor_row(monitor: &MonitorStatus) -> [String; 8] {
     ]
 }
 
-/// How good a monitor's count is, if not counted.
+/// Notes on a monitor's count that was not counted by hardware.
 fn quality(reading: &MonitorReading) -> Vec<&'static str> {
     let notes = [
         (reading.clock_derived, "clock-derived"),
@@ -206,7 +206,7 @@ fn totals(totals: &Totals) -> String {
         .map(|(name, figure)| format!("{figure} {name}"))
         .collect();
     if figures.is_empty() {
-        "no overflow, and nothing lost".to_owned()
+        "no overflows, nothing lost".to_owned()
     } else {
         figures.join(", ")
     }
@@ -231,7 +231,7 @@ const fn named(totals: &Totals) -> [(&'static str, u64); 11] {
     [
         ("overflows", overflows),
         ("events of skid", skid),
-        ("of them at most for one overflow", longest_skid),
+        ("events of skid at most for one overflow", longest_skid),
         ("PMIs injected", pmis_injected),
         ("PMIs suppressed", pmis_suppressed),
         ("not counted", not_counted),

@@ -1,4 +1,4 @@
-//! Uncore PMUs for a reader.
+//! The uncore PMUs in the text of `perfvisor ctl pmu`.
 
 use super::text::table;
 use crate::pmu::{
@@ -9,7 +9,7 @@ use crate::pmu::{
 pub(super) fn uncore(status: &UncoreStatus) -> String {
     let mut text = String::new();
     for pmu in &status.pmus {
-        text.push_str(&format!("\n{}, one a {}\n", pmu.pmu, pmu.scope));
+        text.push_str(&format!("\n{}, one per {}\n", pmu.pmu, pmu.scope));
         for instance in &pmu.instances {
             text.push_str(&one_instance(instance));
         }
@@ -24,7 +24,7 @@ pub(super) fn uncore(status: &UncoreStatus) -> String {
 fn one_instance(instance: &UncoreInstanceStatus) -> String {
     let designated = match instance.designated {
         Some(vcpu) => format!("designated vCPU {vcpu}"),
-        None => "no vCPU of it is plugged in".to_owned(),
+        None => "none of its vCPUs is plugged in".to_owned(),
     };
     let mut text = format!("  {}: {designated}\n", instance.instance);
     if instance.counters.is_empty() {
@@ -128,9 +128,9 @@ mod tests {
         });
         assert_eq!(
             text,
-            "\npower, one a die\n\
+            "\npower, one per die\n\
              \x20 0: designated vCPU 0\n\
-             \x20 1: no vCPU of it is plugged in\n\
+             \x20 1: none of its vCPUs is plugged in\n\
              \x20 counter     state    event              host event  vCPU  enabled  running  count\n\
              \x20 energy-pkg  no vcpu  power/energy-pkg/  -           -     0 ns     0 ns     7 uJ   because\n\
              \nDesignated vCPUs and migrations, by the host's monotonic clock\n\

@@ -1,4 +1,4 @@
-//! What the API can do to a VM.
+//! The API's requests for the VM: information, pause, resume, shutdown, vCPUs.
 
 use std::path::PathBuf;
 use std::sync::Arc;

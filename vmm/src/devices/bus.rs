@@ -1,6 +1,6 @@
-//! Address ranges and who answers there.
+//! Address ranges and the devices that answer there.
 //!
-//! What nobody claims reads as all ones and swallows writes, as on a PC. The
+//! An address without a device reads as all ones and ignores writes, as on a PC. The
 //! map is built before the first vCPU runs and does not change afterwards; each
 //! device has a lock of its own, taken for one access.
 

@@ -1,6 +1,6 @@
-//! The keyboard controller, as far as it resets the CPU, and port 0x61.
+//! The keyboard controller (only its CPU reset) and port 0x61.
 //!
-//! Both lie in 0x60–0x64. Port 0x61 reads 0: its bits 7 and 6 would tell the
+//! Both are in ports 0x60–0x64. Port 0x61 reads 0: its bits 7 and 6 would tell the
 //! guest's NMI handler of a memory or bus error.
 
 use std::io;

@@ -6,7 +6,7 @@
 //! pressing it an edge on an interrupt line that the DSDT's generic event device
 //! listens to.
 //!
-//! Bare-metal guests may rely on it: a byte written to port 0x600 powers off if
+//! Bare-metal guests may rely on this: a byte written to port 0x600 powers off if
 //! it is 0x34 (sleep type 5 with the enable bit) and resets if it is 0x01.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! What to change on this host to get more.
+//! The advice of `perfvisor doctor`: how to enable more on this host.
 
 use super::report::{Finding, KvmKindName, Report};
 
@@ -25,14 +25,14 @@ fn kvm(report: &Report, list: &mut Vec<String>) {
             list.push(format!("load KVM: modprobe {module}"));
         }
         Finding::Value(KvmKindName::None) if !kvm.present => list.push(format!(
-            "switch virtualisation on in the firmware, or nested virtualisation in the hypervisor around this machine, then load {module}; until then, `cargo xtask nested` runs guests in an emulated host"
+            "enable virtualisation in the firmware, or nested virtualisation in the hypervisor that runs this machine, then load {module}; until then, `cargo xtask nested` runs guests in an emulated host"
         )),
         Finding::Value(KvmKindName::None) if kvm.denied => list.push(format!(
             "get access to {}: run as root or join the group that owns it (kvm)",
             kvm.device
         )),
         Finding::Value(KvmKindName::Emulated) => list.push(format!(
-            "for Linux guests, use bare metal or a virtual machine with nested virtualisation (a vmx or svm flag, {module}); on this machine, `cargo xtask nested` runs them in an emulated host"
+            "for Linux guests, use bare metal or a virtual machine with nested virtualisation (CPU flag vmx or svm, module {module}); on this machine, `cargo xtask nested` runs them in an emulated host"
         )),
         // The device's own line says what is wrong with it.
         Finding::Value(KvmKindName::None) => {}
@@ -42,10 +42,10 @@ fn kvm(report: &Report, list: &mut Vec<String>) {
         return;
     };
     if !features.msr_filter || !features.user_space_msr {
-        list.push("for a guest PMU, use a host kernel of 5.10 or later: this KVM has no MSR filter or no user-space MSRs".to_owned());
+        list.push("for a guest PMU, use host kernel 5.10 or later: this KVM lacks the MSR filter or user-space MSRs".to_owned());
     }
     if !features.pmu_capability && kvm.enable_pmu.value().is_some_and(|on| on.starts_with('Y')) {
-        list.push(format!("this KVM cannot switch its own vPMU off for one VM: load {module} with enable_pmu=0, or use a host kernel of 5.18 or later"));
+        list.push(format!("this KVM cannot switch its own vPMU off for one VM: load {module} with enable_pmu=0, or use host kernel 5.18 or later"));
     }
 }
 
@@ -57,7 +57,7 @@ fn permission(report: &Report, list: &mut Vec<String>) {
             None => "it cannot be read here".to_owned(),
         };
         list.push(format!(
-            "to use host counters, run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less ({level}); a container may also forbid perf_event_open; --pmu type=software needs no permission"
+            "to count with host counters, run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less ({level}); a container may also forbid perf_event_open; --pmu type=software needs no permission"
         ));
     }
 }
@@ -79,14 +79,14 @@ fn backing(report: &Report, list: &mut Vec<String>) {
     };
     let cores: Vec<_> = pmus.iter().filter(|pmu| pmu.core).collect();
     if cores.len() > 1 {
-        list.push("this host is hybrid: one PMU for each kind of its CPUs; type=auto counts on both kinds at the price of twice the host events; type=core or type=atom bind the vCPUs to one kind; type=hybrid with --cpus core-types= shows the guest both".to_owned());
+        list.push("this host is hybrid: one PMU for each kind of its CPUs; type=auto counts on both kinds and opens twice the host events; type=core or type=atom binds the vCPUs to one kind; type=hybrid with --cpus core-types= shows the guest both kinds".to_owned());
     } else if cores.is_empty() && report.linux_guest_with_pmu.possible {
         list.push("for hardware counts (instructions, branches, caches), use a host with a core PMU: bare metal, or a virtual machine whose hypervisor gives it a vPMU (QEMU: -cpu host,pmu=on)".to_owned());
     }
     for counters in &report.counters {
         if counters.free == Finding::Value(0) {
             list.push(format!(
-                "no counter of {} is free: somebody holds them pinned; sysctl kernel.nmi_watchdog=0 frees one on each CPU",
+                "no counter of {} is free: other users hold all of them with pinned events; sysctl kernel.nmi_watchdog=0 frees one on each CPU",
                 counters.pmu
             ));
         }
@@ -101,7 +101,7 @@ fn rdpmc(report: &Report, list: &mut Vec<String>) {
         return;
     }
     if rdpmc.class != "gp-fault" {
-        list.push("this host's KVM answers RDPMC by itself, so that a guest program that maps a counting event reads wrong values for up to 10 ms; use a later kernel (6.12 was seen to do), or write 0 to /sys/bus/event_source/devices/cpu/rdpmc in the guest: programs that use RDPMC (PAPI, libpfm) fall back to read(2)".to_owned());
+        list.push("this host's KVM answers RDPMC by itself: a guest program that maps a counting event reads wrong values for up to 10 ms; use a later kernel (6.12 is known to work), or write 0 to /sys/bus/event_source/devices/cpu/rdpmc in the guest: programs that use RDPMC (PAPI, libpfm) fall back to read(2)".to_owned());
     }
 }
 

@@ -1,4 +1,4 @@
-//! KVM.
+//! The KVM of the host: its kind, its features, and whether it runs Linux.
 
 use std::fs;
 use std::io;

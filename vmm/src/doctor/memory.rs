@@ -1,4 +1,4 @@
-//! What a VM takes besides its RAM.
+//! The memory that a VM needs besides its RAM.
 
 use std::fs;
 use std::ops::Range;

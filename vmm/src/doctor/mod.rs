@@ -1,10 +1,10 @@
-//! `perfvisor doctor`: what this host can do, and what would make it more.
+//! `perfvisor doctor`: what this host can do, and how to enable more.
 //!
 //! ```text
 //!  kvm, host, pmu, uncore, memory: gather ─▶ Report ─▶ advice ─▶ text or JSON
 //! ```
-//! Nothing here fails: what cannot be found out is said with its reason, as a
-//! [`Finding`].
+//! Nothing here fails: a value that cannot be found out is reported as unknown,
+//! with the reason ([`Finding`]).
 
 mod advice;
 mod host;

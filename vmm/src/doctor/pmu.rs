@@ -1,4 +1,4 @@
-//! What would count the guest's events.
+//! How the guest's events would be counted: backing, free counters, RDPMC.
 
 use vpmu::host::linux::EventSource;
 use vpmu::host::linux::probe::extended_type;

@@ -1,4 +1,4 @@
-//! The report for a reader.
+//! The report of `perfvisor doctor` as text.
 
 use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::HostCpu;
@@ -8,7 +8,7 @@ use super::report::{
     PermissionReport, Report, UncoreReport,
 };
 
-/// Where values start.
+/// The column at which values start.
 const COLUMN: usize = 22;
 
 /// The whole report: sections of aligned lines.
@@ -110,7 +110,7 @@ fn kvm(page: &mut TextPage, kvm: &KvmReport) {
 fn kind_words(kind: KvmKindName, kvm: &KvmReport) -> String {
     let extension = kvm.extension.as_deref().unwrap_or("no flag");
     match kind {
-        KvmKindName::None => "none that opens".to_owned(),
+        KvmKindName::None => "none: the KVM device cannot be opened".to_owned(),
         KvmKindName::Hardware => format!("hardware virtualisation ({extension})"),
         KvmKindName::Nested => {
             format!("nested hardware virtualisation ({extension}, in a virtual machine)")
@@ -119,13 +119,15 @@ fn kind_words(kind: KvmKindName, kvm: &KvmReport) -> String {
             "emulated by software (kvm_pvm)".to_owned()
         }
         KvmKindName::Emulated => "emulated by software".to_owned(),
-        KvmKindName::Unnamed => "not named by a CPU flag, at full speed".to_owned(),
+        KvmKindName::Unnamed => {
+            "unknown: no CPU flag names it; guests run at full speed".to_owned()
+        }
     }
 }
 
 fn features(features: &FeaturesReport) -> String {
     format!(
-        "MSR filter {}, user-space MSRs {}, vPMU can be switched off {}, sync regs {}",
+        "MSR filter {}, user-space MSRs {}, vPMU switch for each VM {}, sync regs {}",
         yes(features.msr_filter),
         yes(features.user_space_msr),
         yes(features.pmu_capability),
@@ -196,7 +198,7 @@ fn uncore_words(option: &UncoreReport) -> String {
                 domains => format!(", {}", domains.join(" ")),
             };
             format!(
-                "possible: {count} of the host's{domains}; for guests of {}",
+                "possible: {count} on the host{domains}; for guests with {}",
                 option.guests
             )
         }
@@ -264,7 +266,7 @@ fn guest(page: &mut TextPage, report: &Report) {
     page.section("Memory");
     let memory = say(&report.memory, |memory| {
         format!(
-            "{} KiB PSS, {} KiB of it private: this process with an idle VM of 1 vCPU and no devices, without the guest's {} MiB RAM and without kernel memory; a booted guest takes more",
+            "{} KiB PSS, of which {} KiB are private: this process with an idle VM of 1 vCPU and no devices, without the guest's {} MiB of RAM and without kernel memory; a booted guest needs more",
             memory.pss_kib,
             memory.private_kib,
             memory.guest_ram_kib >> 10
@@ -417,7 +419,7 @@ pub(super) mod tests {
             "  KVM's own vPMU        enable_pmu=Y (kvm): on, except for VMs that switch it off",
             "  PMUs                  cpu (type 4, all CPUs)",
             "  counters of cpu       5 for instructions, 4 for cycles (pinned guest events at the same time); addressed by type: yes",
-            "  --uncore power        possible: 2 of the host's, energy-pkg energy-ram; for guests of any model",
+            "  --uncore power        possible: 2 on the host, energy-pkg energy-ram; for guests with any model",
             "  --uncore amd_l3       not possible: the host has no PMU amd_l3",
             "  perf_event_paranoid   4",
             "  CAP_SYS_ADMIN         not known: no /proc",

@@ -1,5 +1,4 @@
-//! Which PMUs that vCPUs share a guest could be shown: what `--uncore` would
-//! find.
+//! Which uncore PMUs `--uncore` can show to a guest on this host.
 
 use vpmu::host::EnergyDomain;
 use vpmu::host::linux::sysfs::Sysfs;

@@ -1,4 +1,4 @@
-//! Whether vCPU threads stay where their PMU counts (see
+//! Checks that vCPU threads stay on the host CPUs on which their PMU counts (see
 //! [`crate::vcpu::VcpuAffinity`]).
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Typed bytes on their way to the serial port.
+//! Carries typed bytes from the terminal to the serial port.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

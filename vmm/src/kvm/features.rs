@@ -1,4 +1,4 @@
-//! What a KVM has beyond what every VM here needs.
+//! Optional features of a KVM. `hypervisor` checks the required ones.
 
 use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE};
 use kvm_ioctls::Cap;

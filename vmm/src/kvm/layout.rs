@@ -1,4 +1,4 @@
-//! Where everything lies in guest-physical memory.
+//! The layout of guest-physical memory.
 //!
 //! ```text
 //!  0x0000_0500  GDT, IDT              0x0002_0000  command line

@@ -1,7 +1,7 @@
-//! The guest's page tables, walked from outside.
+//! A walk of the guest's page tables from the host.
 //!
-//! `KVM_TRANSLATE` tells neither where execution is forbidden nor how large a
-//! page is, and fails where SMAP forbids the kernel's data accesses.
+//! `KVM_TRANSLATE` is not enough: it reports neither the no-execute bit nor the
+//! page size, and it fails where SMAP forbids the kernel's data accesses.
 //!
 //! SDM vol. 3A, "4-Level Paging and 5-Level Paging".
 

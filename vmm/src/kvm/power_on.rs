@@ -1,9 +1,9 @@
-//! A vCPU's state when it was set up, to go back to: KVM cannot destroy a vCPU
-//! while its VM lives, so one that is unplugged is kept and set up again
-//! (guest-contract, rule G-704).
+//! A vCPU's power-on state, saved and restored: KVM cannot destroy a vCPU while
+//! its VM lives, so an unplugged vCPU is kept, and reset before it is plugged in
+//! again (guest-contract, rule G-704).
 //!
-//! It is read back from KVM rather than written from a table, so nothing that
-//! this KVM keeps is forgotten. CPUID does not change after the first run.
+//! The state is read from KVM rather than taken from a table, so it contains
+//! everything that this KVM stores. CPUID does not change after the first run.
 #![expect(unsafe_code, reason = "KVM_SET_XSAVE")]
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Registers of a vCPU that stands at an exit.
+//! The registers of a vCPU at an exit.
 
 use kvm_bindings::kvm_regs;
 

@@ -1,12 +1,13 @@
-//! What CPUID answers in the guest.
+//! The guest's CPUID.
 //!
-//! Start: what KVM supports on this host. Then the topology, which is per vCPU,
-//! and one of three profiles: the host's own CPU for a guest without a PMU,
+//! The table starts from the CPUID that KVM supports on this host. Then the topology
+//! of each vCPU is added, and one of three profiles: the host's own CPU for a guest without a PMU,
 //! `intel-generic` for one with an architectural PMU (a GenuineIntel CPU of
 //! family 6, model 0x66, which no PMU driver of Linux lists, so that the PMU is
 //! used as CPUID describes it), or an AuthenticAMD CPU of family 17h or later
 //! for one with an AMD PMU. The vendor follows the PMU, on any host. A
-//! hybrid guest is the second with another model number and a type for each vCPU.
+//! hybrid guest has the second profile with another model number and a core type
+//! for each vCPU.
 
 mod amd;
 mod hybrid;

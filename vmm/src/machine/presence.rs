@@ -1,4 +1,4 @@
-//! Does what the presence table asks.
+//! Carries out the steps of the presence table.
 //!
 //! ```text
 //!  guest: register write ─▶ HotplugOwner   ─┐                            ┌▶ VcpuSet: run, stop
@@ -6,9 +6,9 @@
 //!  API: Hotplug          ─▶ event          ─┘                            └▶ HotplugLine: pulse
 //! ```
 //! The table's lock is held until every step that an event calls for is done, so
-//! the next event finds them done. Under it, the locks of the set and of the
-//! uncore PMUs are taken for a moment; neither calls back. Nobody joins a thread
-//! under it: a thread reports its end.
+//! the next event finds them done. While it is held, the locks of the set and of the
+//! uncore PMUs are taken briefly; neither calls back. No thread is joined while it
+//! is held, because a thread that ends takes it to report its end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;

@@ -1,8 +1,7 @@
 //! KVM's vCPUs and the threads that run them.
 //!
-//! Every possible vCPU is created with the VM: then nothing but a thread can be
-//! missing when one is added. One without a thread is kept by the presence
-//! table, as after power-on.
+//! Every possible vCPU is created with the VM, so adding a vCPU later needs only a
+//! thread. The presence table keeps a vCPU without a thread in its power-on state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

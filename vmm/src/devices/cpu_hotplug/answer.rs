@@ -1,4 +1,4 @@
-//! What the guest says of a request: `_OST` (ACPI 6.5, "_OST (OSPM Status
+//! The guest's answer to a request: `_OST` (ACPI 6.5, "_OST (OSPM Status
 //! Indication)").
 
 /// Source events.

@@ -8,11 +8,11 @@
 //! | 6 | 2 | 0 | `_OST` source event |
 //! | 8 | 4 | 0 | `_OST` status, which completes the answer |
 //!
-//! Every other access reads 0 and does nothing. So does every access while the
-//! selected number is no possible vCPU's.
+//! Every other access reads 0 and does nothing. The same is true of every access
+//! while the selected number is not a possible vCPU.
 //!
-//! The registers hold a selection and half an answer. Which vCPUs there are is
-//! their [`HotplugOwner`]'s to know.
+//! The registers hold the selection and the first half of an answer. The
+//! [`HotplugOwner`] knows which vCPUs are plugged in.
 
 mod answer;
 

@@ -6,7 +6,8 @@
 //!                                            is to go? Notify(3), acknowledge
 //!  C0nn._STA, _MAT, _EJ0, _OST ─▶ the registers of devices::cpu_hotplug
 //! ```
-//! The registers are one set for all vCPUs: whoever selects one holds `CPLK`.
+//! All vCPUs share one set of registers: a method holds `CPLK` while it selects a
+//! vCPU and uses them.
 
 use acpi_tables::aml::{self, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule};
 use acpi_tables::sdt::Sdt;

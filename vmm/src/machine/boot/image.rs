@@ -1,4 +1,4 @@
-//! Telling a kernel from something else, and a whole one from a part.
+//! Recognises kernel images, and refuses other files and truncated images.
 
 mod multiboot;
 

@@ -6,8 +6,8 @@
 //!                         ├─ ELF without ──────────┴─▶ boot_params ▶ 64-bit entry
 //!                         └─ multiboot ──────────────▶ information ▶ 32-bit entry
 //! ```
-//! Files are inspected before the host is asked for anything, so that a bad one
-//! is refused while nothing has started.
+//! Files are inspected before KVM is used, so a bad file is refused before
+//! anything has started.
 
 mod image;
 mod initramfs;

@@ -1,5 +1,5 @@
-//! AMD's CPUs: the topology leaves that only they have, for a guest that sees
-//! the host's own CPU, and the PMU for one that has an AMD model (AMD APM vol.
+//! AMD CPUs: the topology leaves that only AMD has, for a guest that sees the
+//! host's own CPU, and the PMU leaves for a guest with an AMD model (AMD APM vol.
 //! 3, "Extended Feature Identifiers"; guest-contract §3.1).
 
 use vpmu::ids::VcpuId;

@@ -1,4 +1,4 @@
-//! What makes an Intel guest a hybrid one (rules of guest-contract.md, section
+//! The CPUID leaves that make an Intel guest hybrid (rules of guest-contract.md, section
 //! 2.1; Intel SDM vol. 2A, "CPUID", leaves 07H and 1AH).
 
 use vpmu::guest::CoreType;

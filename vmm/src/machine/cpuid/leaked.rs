@@ -1,7 +1,7 @@
 //! Features that KVM shows the guest although its CPUID table does not offer them.
 //!
 //! A KVM that runs CPUID on the host's CPU (kvm_pvm does so for leaf 07H) changes the
-//! table that it is given. Only a look at the table afterwards tells.
+//! table that it is given. So the table is read back and compared.
 
 use super::intel::{ARCH_LBR, BUS_LOCK_DETECT, HLE, HYBRID, PT, RTM};
 use crate::kvm::CpuidEntry;

@@ -1,7 +1,8 @@
-//! Who shares what, in each vCPU's own words (Intel SDM vol. 2A, "CPUID").
+//! The topology leaves of each vCPU: which vCPUs share a core, a cache, a package
+//! (Intel SDM vol. 2A, "CPUID").
 //!
-//! KVM's supported table carries the ids of the host CPU that it was asked on:
-//! every id here is overwritten.
+//! KVM's supported table contains the ids of the host CPU on which it was read, so
+//! every id is overwritten here.
 
 use vpmu::ids::VcpuId;
 
