@@ -1,7 +1,7 @@
 //! A budget for log lines that a guest can cause.
 //!
-//! A guest must not be able to fill a disk of the host with our log; each call
-//! site that a guest reaches owns one [`RateLimit`].
+//! A guest must not be able to fill the host's disk with log lines: each call site
+//! that a guest can reach has its own [`RateLimit`].
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Why a VM stopped, said once.
+//! Why a VM stopped. The first reason is kept.
 
 use std::io;
 use std::sync::{Arc, OnceLock};

@@ -1,5 +1,5 @@
-//! How many counters the guest is told of: no more than the host was found to
-//! have, where nobody asks for a number; and with `policy=pinned` never more.
+//! The number of counters that the guest sees. Without an explicit number, and
+//! always with `policy=pinned`, it is at most the number that the host has.
 
 use vpmu::Policy;
 use vpmu::guest::{ModelKind, Shape};

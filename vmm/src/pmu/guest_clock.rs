@@ -1,4 +1,4 @@
-//! How long the guest ran: the one owner of guest time in this crate.
+//! Guest time: how long a vCPU ran in the guest. No other module computes it.
 
 use vpmu::units::Nanos;
 

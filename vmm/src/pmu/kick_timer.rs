@@ -1,9 +1,9 @@
-//! The interrupt of PMUs that have none: leaves the guest when its counters
-//! are about to overflow.
+//! A timer that replaces the overflow interrupt for clock-derived counters: it
+//! forces an exit when a counter is about to overflow.
 //!
 //! A clock-derived counter overflows at a known *guest* time; the timer runs
-//! in real time, which is never slower. So it may fire early, finds nothing
-//! due, and is armed again for the rest.
+//! in real time, which is never slower. So the timer may fire before the overflow is
+//! due; it is then armed again for the rest.
 
 use std::io;
 

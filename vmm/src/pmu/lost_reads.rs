@@ -1,8 +1,9 @@
 //! Counter reads that do not reach us (rule G-504).
 //!
-//! Where RDPMC faults, one that the scan missed is noticed. A host that answers it
-//! by itself gives 0, and nobody notices; but Linux reads a counter whenever it
-//! has stopped it, so a guest there that only writes reads from somebody else.
+//! Where RDPMC faults, an RDPMC that the scan missed is noticed. A host that answers
+//! RDPMC by itself returns 0, and no exit tells the VMM. But Linux reads a counter
+//! each time it has stopped it. So a guest that writes its counters and never reads
+//! them reads them by an RDPMC that was not rewritten.
 
 use super::rdpmc::UserAccess;
 

@@ -3,9 +3,9 @@
 //! ```text
 //!  select: --pmu type=…  ─▶ PmuBacking         filter: registers' rows ─▶ KVM's MSR filter
 //!  model:  --pmu model=… ─▶ Model           (or the host's vendor, and what it backs)
-//!  budget: its numbers, from what the host was found to have
+//!  budget: its number of counters, limited by the host's
 //!  event_filter: filter=… ─▶ vpmu::Rules    what may be counted, and policy=
-//!  monitors: what an operator attaches while the VM runs
+//!  monitors: events that an operator attaches while the VM runs
 //!                            │
 //!  RDMSR, WRMSR exits ─▶ port ─▶ vpmu::VcpuPmu ─▶ HostPmu (perf events or the guest's clock)
 //!                         │  ▲
@@ -15,9 +15,9 @@
 //!
 //!  what the core's PMU lacks ─▶ uncore ─▶ vpmu::uncore::Uncore ─▶ UncoreHost
 //! ```
-//! Everything of one vCPU belongs to its thread; what vCPUs share are the
-//! rewritten instructions, read without a lock, the list of monitors, read when a
-//! vCPU starts, the uncore PMUs, behind a lock, and the totals at the end.
+//! A vCPU's PMU belongs to the vCPU's thread. The vCPUs share four things: the
+//! rewritten instructions (read without a lock), the list of monitors (read when a
+//! vCPU starts), the uncore PMUs (behind a lock), and the totals at the end.
 
 mod budget;
 pub mod event_filter;

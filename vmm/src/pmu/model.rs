@@ -1,4 +1,4 @@
-//! Which model the guest's PMU is.
+//! Chooses the model of the guest's PMU.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! What an operator attaches to a VM's vCPUs: events that count beside the
-//! guest's.
+//! Monitors: events that an operator attaches to a VM's vCPUs. They count beside
+//! the guest's events.
 //!
 //! ```text
 //!  perfvisor ctl monitor ─▶ control ─▶ VmMonitors: what there is, by number
@@ -7,8 +7,8 @@
 //!                              ▼ mailbox    ▼
 //!                        MonitorOrder ─▶ port ─▶ VcpuPmu::attach, detach
 //! ```
-//! The control thread alone changes the list, and starts vCPUs: one of them has
-//! each monitor either from the list or by an order.
+//! Only the control thread changes the list and starts vCPUs. So a vCPU gets each
+//! monitor exactly once: from the list when it starts, or later by an order.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! How a PMI reaches the guest.
+//! Delivers PMIs to the guest.
 
 use vpmu::guest::GuestPmu;
 use vpmu::host::HostPmu;

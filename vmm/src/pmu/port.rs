@@ -1,4 +1,4 @@
-//! The PMU as the vCPU's run loop sees it.
+//! The PMU's side of [`MsrPort`]: what the vCPU's run loop calls.
 
 use std::sync::{Arc, Once};
 

@@ -1,4 +1,4 @@
-//! What all vCPUs' PMUs did, for the line at the end.
+//! The totals of all vCPUs' PMUs, for the line at the end.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};

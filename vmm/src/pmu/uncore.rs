@@ -1,10 +1,10 @@
 //! The uncore PMUs of a VM, which its vCPUs share.
 //!
-//! Behind one lock, which only exits of their own registers take: a vCPU asks
-//! here for what its core's PMU does not have. vCPUs come and go by
+//! They are behind one lock, which only accesses to uncore registers take: a vCPU
+//! asks here for registers that its core PMU does not have. vCPUs come and go by
 //! [`SharedUncore::arrive`] and [`SharedUncore::depart`], which the presence
-//! table orders ([`crate::vcpu::presence`]). A port is a vCPU's access, and says
-//! only which thread is the vCPU's.
+//! table orders ([`crate::vcpu::presence`]). A port is one vCPU's access; it
+//! only reports the vCPU's thread.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! What `perfvisor ctl pmu` shows of uncore PMUs: plain data.
+//! The status of uncore PMUs that `perfvisor ctl pmu` shows: plain data.
 
 use serde::{Deserialize, Serialize};
 use vpmu::host::{EnergyDomain, UncoreCount, UncoreHost};

@@ -1,7 +1,7 @@
 //! The machine code of the probes: 16-bit real mode, all segments based at 0.
 //!
-//! The guest asks by IN and answers by OUT. No program halts: with KVM's
-//! interrupt controller, a HLT would never come back.
+//! The guest reads input by IN and answers by OUT. No program halts: with KVM's
+//! in-kernel interrupt controller, HLT would never cause an exit.
 
 /// Where a program starts.
 pub(super) const ENTRY: u16 = 0x1000;

@@ -1,4 +1,4 @@
-//! What an instruction and an exit cost.
+//! Measures the cost of a guest instruction and of an exit.
 
 use std::time::{Duration, Instant};
 

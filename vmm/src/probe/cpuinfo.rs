@@ -1,4 +1,4 @@
-//! What Linux says of the host's CPUs.
+//! `/proc/cpuinfo` of the host.
 
 use std::fs::File;
 use std::io::{self, Read};

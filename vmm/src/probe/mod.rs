@@ -1,5 +1,5 @@
-//! Questions that only a guest can answer, put to a throw-away one: one vCPU
-//! in real mode that runs a few bytes of machine code.
+//! Finds out properties of the host that only a guest can show. The guest is a
+//! throw-away VM: one vCPU in real mode that runs a few bytes of machine code.
 //!
 //! ```text
 //!  kind  ─▶ is this KVM real?      (flags and modules first, a spin if they do not tell)
@@ -8,7 +8,7 @@
 //!     └───▶ guest (Vm, Vcpu) ─▶ code (the bytes)
 //! ```
 //! A probe VM has KVM's own vPMU off, as the VMs of `perfvisor run` have.
-//! Nothing of it outlives the call.
+//! It ends before the call returns.
 
 mod code;
 mod cost;

@@ -1,4 +1,4 @@
-//! What RDPMC does in a guest without a vPMU (guest-contract §5.8).
+//! Finds how RDPMC behaves in a guest without a vPMU (guest-contract §5.8).
 
 use super::guest::{Event, ProbeGuest, SMALL};
 use super::{ProbeError, code};

@@ -1,4 +1,4 @@
-//! Which host CPUs a thread may run on, and which one it is on.
+//! The host CPUs on which a thread may run, and the CPU on which it runs now.
 #![expect(
     unsafe_code,
     reason = "sched_setaffinity and its relatives have no safe binding"

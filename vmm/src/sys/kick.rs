@@ -1,8 +1,8 @@
-//! Getting a vCPU thread out of the guest.
+//! Kicks: force a vCPU thread out of the guest.
 //!
-//! A kick is a signal whose handler sets `kvm_run.immediate_exit` of the thread
-//! that it hits, so that a `KVM_RUN` that has not started yet returns at once.
-//! What the kick is for, the thread looks up itself: its mailbox and its counters.
+//! A kick is a signal. Its handler sets `kvm_run.immediate_exit` of the thread that
+//! received it, so that a `KVM_RUN` that has not started yet returns at once. The
+//! thread then checks its mailbox and its counters to find the reason of the kick.
 #![expect(unsafe_code, reason = "signal handlers and the kvm_run page")]
 
 use std::cell::Cell;

@@ -1,5 +1,4 @@
-//! System calls that std has no safe form of: signals, kicks
-//! of a thread, clocks and timers, affinity, the file mode mask, the terminal.
+//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, the file mode mask, the terminal.
 
 pub mod affinity;
 pub mod clock;

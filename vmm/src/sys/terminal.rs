@@ -1,4 +1,4 @@
-//! The user's terminal: raw while the guest has it, always given back.
+//! The user's terminal: in raw mode while the guest uses it, always restored.
 #![expect(unsafe_code, reason = "termios")]
 
 use std::fs::File;

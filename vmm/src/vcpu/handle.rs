@@ -1,4 +1,4 @@
-//! A vCPU thread as others see it.
+//! The handle by which other threads control a vCPU thread.
 
 use std::fmt;
 use std::io;

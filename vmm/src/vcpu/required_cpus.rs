@@ -1,17 +1,17 @@
-//! The host CPUs on which a vCPU thread must stay, and the checks that it does.
+//! The host CPUs on which a vCPU thread must run, and the check that it stays there.
 //!
 //! A PMU that is on part of the host's CPUs counts nothing on the others. The
-//! thread is bound to its CPUs; somebody may still move it (`taskset`, cpusets,
-//! a CPU that goes offline). Then the VM stops. Two checks notice the move:
+//! thread is bound to the PMU's CPUs. Something may still move it (`taskset`,
+//! cpusets, a CPU that goes offline). Then the VM stops. Two checks find the move:
 //!
-//! * the thread itself, after each exit: the CPU that it is on (a few
-//!   nanoseconds, and only for such a PMU);
-//! * the event loop, every [`CHECK_PERIOD`]: whether the thread's affinity mask
-//!   leaves the PMU's CPUs. A guest that never exits is found by this alone,
-//!   since a migration ends no `KVM_RUN`.
+//! * The thread checks its current CPU after each exit (a few nanoseconds, and
+//!   only for such a PMU).
+//! * The event loop checks every [`CHECK_PERIOD`] whether the thread's affinity mask
+//!   contains CPUs outside the PMU's. Only this check finds a guest that never
+//!   exits, because a migration does not end `KVM_RUN`.
 //!
-//! A thread reaches a foreign CPU only with such a mask. So no guest runs
-//! uncounted for longer than the period.
+//! A thread reaches a foreign CPU only with such a mask. So a guest runs uncounted
+//! for at most one period, and then its VM ends with a reason.
 
 use std::time::Duration;
 

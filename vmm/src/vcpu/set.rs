@@ -1,4 +1,5 @@
-//! The vCPUs of a VM together: start, pause, resume, ask, end; one more, one less.
+//! The set of a VM's vCPU threads: start, pause, resume, query and stop all; add or
+//! remove one.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};

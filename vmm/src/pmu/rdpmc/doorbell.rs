@@ -1,4 +1,4 @@
-//! A vCPU that has rung at its #GP entry.
+//! Serves a vCPU that rang the doorbell at its #GP entry.
 
 use std::sync::Arc;
 

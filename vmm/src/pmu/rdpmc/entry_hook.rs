@@ -4,7 +4,7 @@
 //! RDPMC in user mode cannot become RDMSR, which faults there. On a host whose
 //! RDPMC faults, the guest enters its #GP handler instead, whose first
 //! instruction becomes `out DOORBELL_PORT, al`: an exit on every KVM, at which the
-//! exception frame tells what faulted.
+//! exception frame shows the instruction that faulted.
 
 use super::virt::Virtual;
 use crate::vcpu::DOORBELL_PORT;

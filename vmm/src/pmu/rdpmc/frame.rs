@@ -1,4 +1,5 @@
-//! What the CPU pushes for a #GP, and how RDPMC is done in its place.
+//! The stack frame that the CPU pushes for a #GP, and the emulation of an RDPMC that
+//! faulted.
 //!
 //! SDM vol. 3A, "64-Bit Mode Stack Frame".
 

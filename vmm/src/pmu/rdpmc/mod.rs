@@ -1,12 +1,12 @@
 //! RDPMC for guest kernels: rewritten to RDMSR (rule G-006, guest-contract
 //! §5.5).
 //!
-//! KVM never hands RDPMC to us, and a stock kernel reads every counter by it.
-//! So the first write to a counter has the kernel's text scanned, and the
-//! second byte of each RDPMC in it changed: the instruction becomes an RDMSR
-//! of the same operands, whose index the MSR filter denies. It is the write of
-//! the driver's counter test, so a guest that cannot be served is told so
-//! there, and its driver steps back before it has counted anything.
+//! KVM never hands RDPMC to user space, and a stock kernel reads every counter by
+//! RDPMC. So on the first write to a counter the kernel's text is scanned, and the
+//! second byte of each RDPMC is changed: the instruction becomes an RDMSR with the
+//! same operands, whose index the MSR filter denies. This first write is the counter
+//! test of the guest's driver. If the guest cannot be served, the test fails, and
+//! the driver gives up before it has counted anything.
 //!
 //! User mode, and kernel sites that the scan missed, are served by a doorbell in
 //! the guest's #GP entry:

@@ -1,11 +1,11 @@
 //! Which `0F 33` byte pairs of a kernel's text are RDPMC instructions whose
 //! result the kernel reads.
 //!
-//! A kernel holds some dozen such pairs that are something else: the middle of
-//! another instruction, or data between functions. Two independent tests must
-//! agree before a byte of guest text is changed: what follows must join EDX
-//! and EAX into one number, as every reader does (guest-contract §5.2), and
-//! the bytes before it must decode up to that very place.
+//! A kernel contains a dozen such pairs that are not RDPMC: they are inside another
+//! instruction, or data between functions. Two independent tests must agree before a
+//! byte of guest text is changed. First, the instructions after the pair must join
+//! EDX and EAX into one number, as every reader does (guest-contract §5.2). Second,
+//! the bytes before the pair must decode to instructions that end at the pair.
 
 use iced_x86::{
     Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register,

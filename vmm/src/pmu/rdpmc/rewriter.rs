@@ -1,4 +1,4 @@
-//! The rewritten places of one VM, which its vCPUs share.
+//! Rewrites the RDPMC instructions of one VM's guest, for all its vCPUs.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! One vCPU's view of the rewritten places.
+//! One vCPU's view of the rewritten instructions.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,18 +1,18 @@
-//! Whether user code may read counters: CR4.PCE, and what becomes of it where
-//! RDPMC does not fault (guest-contract §5.7).
+//! CR4.PCE, which lets user code read counters, on hosts where RDPMC does not fault
+//! (guest-contract §5.7).
 //!
-//! On a host that answers RDPMC with 0 and says nothing, a program that may
-//! read would read 0. Without CR4.PCE its RDPMC faults on every host, and the
-//! #GP doorbell serves it. So PCE is taken away and CR4.VME set in its place:
+//! On a host that silently answers RDPMC with 0, a program under CR4.PCE would read
+//! 0. Without CR4.PCE its RDPMC faults on every host, and the #GP doorbell serves it.
+//! So the VMM clears PCE and sets CR4.VME as a mark that PCE was set:
 //!
 //! ```text
 //!  PCE  VME   the guest wrote        user RDPMC
 //!   0    0    PCE off                faults, as on hardware
-//!   1    0    PCE on, a moment ago   0 (until the next look)
+//!   1    0    PCE on, a moment ago   0 (until the next check)
 //!   0    1    PCE on                 faults, served
 //! ```
-//! A Linux guest writes CR4 from a copy of its own and does not read it, so each
-//! of its writes clears the mark or gives PCE back. VME does nothing in 64-bit
+//! A Linux guest writes CR4 from its own copy and does not read CR4. So each of its
+//! writes clears the mark, and sets or clears PCE again. VME does nothing in 64-bit
 //! mode (SDM vol. 3A, "Control Registers": virtual-8086 mode only), and a 64-bit
 //! Linux never sets it.
 

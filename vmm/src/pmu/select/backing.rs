@@ -1,4 +1,4 @@
-//! What backs the guest's counters.
+//! The backing of the guest's counters: host PMUs or the clock.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How many counters a host PMU gives now.
+//! Finds how many counters of a host PMU are free now.
 
 use std::io;
 use std::thread;

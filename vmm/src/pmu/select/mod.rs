@@ -1,4 +1,4 @@
-//! `--pmu type=…` → what backs the guest's counters, and where vCPUs run.
+//! `--pmu type=…` → the backing of the guest's counters, and the host CPUs of vCPUs.
 //!
 //! ```text
 //!  sysfs ─▶ PmuRegistry ─┐

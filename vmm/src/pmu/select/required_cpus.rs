@@ -1,4 +1,5 @@
-//! Where vCPU threads run: what the user asked for, and where their PMU counts.
+//! The host CPUs of vCPU threads: those of `--cpus affinity=`, and those on which
+//! their PMU counts.
 
 use vpmu::host::linux::sysfs::{CpuSet, Sysfs};
 use vpmu::ids::VcpuId;

@@ -1,5 +1,5 @@
-//! On recorded trees (`vpmu/tests/data/sysfs`), with a host that counts
-//! everything on every core PMU, or says no.
+//! Tests on recorded sysfs trees (`vpmu/tests/data/sysfs`), with a host that counts
+//! every event on every core PMU, or refuses.
 
 use super::*;
 use clap::Parser;

@@ -1,4 +1,4 @@
-//! Who ran for how long: the vCPU threads of this VM, and the host's CPUs.
+//! The CPU time of this VM's vCPU threads and of the host's CPUs.
 
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! On a recorded tree; what is opened there is the machine's own, so only what
-//! comes before.
+//! Tests on a recorded sysfs tree. Opening an event would open one of the real
+//! machine, so the tests cover only the steps before.
 
 use super::*;
 use crate::config::Topology;

@@ -1,4 +1,4 @@
-//! Why a request for a vCPU was refused, or failed, in words.
+//! The texts that tell why a request for a vCPU was refused or failed.
 
 use std::fmt;
 
