@@ -10,7 +10,7 @@ pub enum SelectError {
     /// No such PMU.
     #[error("--pmu type={asked}: no such host PMU; this host has {}; use a PMU of this list, type=auto or type=software", list(.present))]
     Unknown {
-        /// What was asked for.
+        /// The requested value.
         asked: String,
         /// The host's PMUs.
         present: Vec<String>,
@@ -20,9 +20,9 @@ pub enum SelectError {
         "--pmu type={asked}: this host is not hybrid: type={asked} needs {needed}, and the host's core PMUs are {}; use type=auto or type=software", list(.cores)
     )]
     NotHybrid {
-        /// What was asked for.
+        /// The requested value.
         asked: &'static str,
-        /// The PMUs that it takes.
+        /// The PMUs that it needs.
         needed: &'static str,
         /// The host's core PMUs.
         cores: Vec<String>,
@@ -42,7 +42,7 @@ pub enum SelectError {
         "--pmu type={asked}: this process may not call perf_event_open; run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less, or use type=software"
     )]
     NotPermitted {
-        /// What was asked for.
+        /// The requested value.
         asked: String,
         /// The host's error.
         source: PerfOpenError,
@@ -57,11 +57,11 @@ pub enum SelectError {
     Contradiction {
         /// The vCPU.
         vcpu: VcpuId,
-        /// Where it was to run.
+        /// The requested host CPUs.
         asked: CpuSet,
         /// Its PMU.
         pmu: String,
-        /// Where that counts.
+        /// The host CPUs on which the PMU counts.
         counts: CpuSet,
     },
     /// A vCPU is to run on CPUs that the host has not.
@@ -71,9 +71,9 @@ pub enum SelectError {
     Offline {
         /// The vCPU.
         vcpu: VcpuId,
-        /// Where it was to run.
+        /// The requested host CPUs.
         asked: CpuSet,
-        /// What there is.
+        /// The online CPUs.
         online: CpuSet,
     },
     /// The VMM itself may not run where the PMU counts.
@@ -83,9 +83,9 @@ pub enum SelectError {
     NotAllowedThere {
         /// The PMU.
         pmu: String,
-        /// Where it counts.
+        /// The host CPUs on which it counts.
         counts: CpuSet,
-        /// Where this process may run.
+        /// The host CPUs on which this process may run.
         allowed: CpuSet,
     },
 }

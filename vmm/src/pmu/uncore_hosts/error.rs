@@ -12,7 +12,7 @@ pub enum UncoreError {
         "--uncore: {key}=on is not possible with the guest PMU {guest}; use --pmu model=amd-core or amd-v2, or power=on only"
     )]
     NeedsAmd {
-        /// What was asked for.
+        /// The requested value.
         key: &'static str,
         /// The guest's PMU.
         guest: ModelKind,
@@ -28,7 +28,7 @@ pub enum UncoreError {
     /// The host has none to offer.
     #[error("--uncore: {}=on is not possible on this host; expected: {}", key(*.pmu), expected(.source))]
     Host {
-        /// What was asked for.
+        /// The requested value.
         pmu: UncorePmu,
         /// Why not.
         source: UncoreSourceError,
