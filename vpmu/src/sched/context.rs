@@ -37,6 +37,7 @@ pub(crate) struct ActiveLinks {
 
 impl PerfEvent {
     /// Whether it is in an active list.
+    #[cfg(debug_assertions)]
     pub(crate) const fn in_active_list(&self) -> bool {
         self.active.listed
     }
