@@ -1,9 +1,10 @@
 //! One name, one thing: no two types have one name.
 //!
 //! The check reads the types of `vmm` and `vpmu` together, because `vmm` names those
-//! of `vpmu`: structs, enums, traits, unions and aliases, public or not, also inside
-//! of functions. Exempt are tests, associated types (an alias that is indented: its
-//! name comes from a trait) and `vpmu/src/bin`, a program of its own.
+//! of `vpmu`: structs, enums, traits and unions, public or not, also inside functions,
+//! and aliases at the top of a file. Exempt are tests, aliases that are indented (as a
+//! rule associated types, whose name comes from a trait) and `vpmu/src/bin`, a program
+//! of its own.
 
 use std::collections::BTreeMap;
 
