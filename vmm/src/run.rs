@@ -4,11 +4,10 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use thiserror::Error;
 use vpmu::host::linux::sysfs::Sysfs;
 
-use crate::cli::{Cli, Command, LOG_VARIABLE, RunArgs, log_filter};
+use crate::cli::{Cli, Command, LOG_VARIABLE, RunArgs, log_filter, refusal};
 use crate::config::{ConfigError, VmConfig};
 use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
@@ -164,46 +163,7 @@ fn report_usage(error: &clap::Error) -> ExitCode {
         drop(error.print());
         return ExitCode::SUCCESS;
     }
-    if let Some(line) = missing_command(error) {
-        eprintln!("perfvisor: {line}");
-        return ExitCode::from(USAGE);
-    }
-    let text = error.render().to_string();
-    let lines: Vec<_> = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:"))
-        .filter(|line| !line.is_empty())
-        .collect();
-    let line = lines.join(" ");
-    let line = line.strip_prefix("error: ").unwrap_or(&line);
-    let word = std::env::args_os().nth(1).unwrap_or_default();
-    let command = ["doctor", "ctl"]
-        .into_iter()
-        .find(|command| word == *command)
-        .unwrap_or("run");
-    eprintln!("perfvisor: {line} (see perfvisor {command} --help)");
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    eprintln!("perfvisor: {}", refusal(error, &words));
     ExitCode::from(USAGE)
-}
-
-/// The line for a command that has none behind it, where it needs one.
-fn missing_command(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::MissingSubcommand {
-        return None;
-    }
-    let (Some(ContextValue::String(command)), Some(ContextValue::Strings(choices))) = (
-        error.get(ContextKind::InvalidSubcommand),
-        error.get(ContextKind::ValidSubcommand),
-    ) else {
-        return None;
-    };
-    let choices: Vec<_> = choices.iter().map(String::as_str).collect();
-    let (last, others) = choices
-        .strip_suffix(&["help"])
-        .unwrap_or(&choices)
-        .split_last()?;
-    Some(format!(
-        "no command given; use {} or {last} (see {command} --help)",
-        others.join(", ")
-    ))
 }

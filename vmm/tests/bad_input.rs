@@ -7,6 +7,8 @@
 )]
 
 mod common;
+#[path = "bad_input/words.rs"]
+mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -328,31 +330,6 @@ fn a_refused_vm_empties_no_serial_file() {
     ];
     refuses(&args, 2, &["--cpus", "up to 8 dies"]);
     assert_eq!(fs::read(&log).unwrap(), b"of yesterday");
-}
-
-#[test]
-fn a_missing_command_is_named_with_the_choices() {
-    let ctl = |word: &'static str| ["ctl", "--api-socket", "/x", word];
-    let (vcpu, monitor) = (ctl("vcpu"), ctl("monitor"));
-    for (args, command, accepted) in [
-        (&[][..], "perfvisor", "run, doctor or ctl"),
-        (&vcpu[..3], "perfvisor ctl", "monitor, vcpu or shutdown"),
-        (&vcpu, "perfvisor ctl vcpu", "add, remove or list"),
-        (&monitor, "perfvisor ctl monitor", "add, remove or list"),
-    ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_perfvisor"))
-            .args(args)
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
-        assert!(
-            text.starts_with("perfvisor: no command given; use "),
-            "{text}"
-        );
-        let end = format!("{accepted} (see {command} --help)\n");
-        assert!(text.ends_with(&end), "{text}");
-    }
 }
 
 #[test]

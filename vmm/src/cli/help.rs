@@ -66,9 +66,9 @@ Examples: size=512M   size=2G   size=536870912
 
 pub(super) const PMU: &str = "\
 The guest's PMU: off, or
-type=T[,model=M][,gp=N][,fixed=N][,width=N][,policy=P][,filter=F][,rdpmc=R]
+[type=T][,model=M][,gp=N][,fixed=N][,width=N][,policy=P][,filter=F][,rdpmc=R]
 
-  type=T    the host PMU behind the guest's counters:
+  type=T    the host PMU behind the guest's counters [default: auto]:
               auto         the host's PMU; on a hybrid host the sum of both kinds of
                            CPUs; without a PMU as 'software'
               core, atom   one kind of CPU of a hybrid host. vCPU threads are bound to
@@ -125,8 +125,8 @@ The serial console, ttyS0 in the guest:
 ";
 
 pub(super) const API_SOCKET: &str = "\
-The control API: path=PATH, a Unix socket of mode 0600, which is created at the start
-and removed at the end. perfvisor ctl talks to it. Example: path=/run/vm1.sock";
+The control API: path=PATH, or PATH alone, a Unix socket of mode 0600, which is created
+at the start and removed at the end. perfvisor ctl talks to it. Example: path=/run/vm1.sock";
 
 pub(super) const DOCTOR_ABOUT: &str = "\
 Report the abilities of this host for guests and their PMU, and how to enable more.

@@ -1,16 +1,21 @@
 //! The command line as text. [`crate::config`] checks the values.
 
+mod foreign;
 mod help;
 mod log_filter;
+mod usage;
 mod vm_config;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::MonitorArg;
+use crate::config::{MonitorArg, api_socket};
 
 pub use log_filter::{VARIABLE as LOG_VARIABLE, log_filter};
+pub use usage::refusal;
 
 /// A KVM virtual machine monitor whose guests have a working PMU on any host.
 #[derive(Debug, Parser)]
@@ -99,9 +104,9 @@ pub struct RunArgs {
     )]
     pub serial: String,
 
-    /// Control API: path=PATH of a Unix socket, for perfvisor ctl
+    /// Control API: path=PATH, or PATH, of a Unix socket, for perfvisor ctl
     #[arg(long, value_name = "OPTIONS", long_help = help::API_SOCKET)]
-    pub api_socket: Option<String>,
+    pub api_socket: Option<OsString>,
 
     /// End the VM with status (v << 1) | 1 when the guest writes v to port 0xf4, as QEMU's
     /// isa-debug-exit does
@@ -129,8 +134,12 @@ pub struct DoctorArgs {
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = false)]
 pub struct CtlArgs {
-    /// The socket that perfvisor run --api-socket path=PATH names
-    #[arg(long, value_name = "PATH")]
+    /// The socket of perfvisor run --api-socket: path=PATH, or PATH
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_parser = OsStringValueParser::new().try_map(api_socket::parse_owned)
+    )]
     pub api_socket: PathBuf,
 
     /// Print the answer in JSON, unchanged

@@ -13,7 +13,7 @@ const FLAG: Flag = Flag {
     keys: &[
         "type", "model", "gp", "fixed", "width", "policy", "filter", "rdpmc",
     ],
-    accepted: "off, or type=auto|core|atom|hybrid|software|<sysfs name>|<type number>[,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,filter=architectural|all|@FILE][,rdpmc=rewrite|off]",
+    accepted: "off, or [type=auto|core|atom|hybrid|software|<sysfs name>|<type number>][,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,filter=architectural|all|@FILE][,rdpmc=rewrite|off]",
 };
 const TYPE: &str = "auto, core, atom, hybrid, software, the name of a PMU in /sys/bus/event_source/devices, or its type number";
 
@@ -95,7 +95,7 @@ impl PmuArg {
             return Ok(Self::Off);
         }
         let options = Options::parse(FLAG, text)?;
-        let kind = options.require("type")?;
+        let kind = options.get("type").unwrap_or("auto");
         let kind = parse_kind(kind).ok_or_else(|| options.bad("type", kind, TYPE))?;
         let rdpmc = match options.get("rdpmc") {
             None | Some("rewrite") => RdpmcPolicy::Rewrite,
@@ -239,6 +239,16 @@ mod tests {
     }
 
     #[test]
+    fn the_type_is_auto_by_default() {
+        for text in ["model=intel-v5", "gp=4", "policy=pinned"] {
+            let PmuArg::On(pmu) = PmuArg::parse(text).unwrap() else {
+                panic!("it is on");
+            };
+            assert_eq!(pmu.kind, PmuKind::Auto, "{text}");
+        }
+    }
+
+    #[test]
     fn a_model_brings_its_own_numbers() {
         let PmuArg::On(pmu) = PmuArg::parse("type=auto,model=intel-v5,gp=6").unwrap() else {
             panic!("it is on");
@@ -253,7 +263,6 @@ mod tests {
     fn bad_values() {
         for (text, part) in [
             ("on", "not key=value"),
-            ("gp=4", "'type' is missing"),
             ("type=", "type number"),
             ("type=../x", "type number"),
             ("type=99999999999", "type number"),
