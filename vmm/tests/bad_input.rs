@@ -261,7 +261,12 @@ fn hosts_without_kvm() {
     let kernel = scratch.file("kernel", &elf());
     let none = scratch.0.join("kvm").display().to_string();
     let args = |device| ["--kernel", kernel.as_str(), "--kvm-device", device];
-    refuses(&args(&none), 1, &[&none, "no KVM on this host"]);
+    let advice = if Path::new("/dev/kvm").exists() {
+        "; use --kvm-device /dev/kvm"
+    } else {
+        "there is no KVM on this host; use modprobe"
+    };
+    refuses(&args(&none), 1, &[&none, "No such file", advice]);
     refuses(&args("/dev/null"), 1, &["/dev/null", "not a KVM device"]);
 }
 

@@ -6,7 +6,9 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -129,10 +131,19 @@ fn no_kvm_is_reported_and_not_a_failure_to_report() {
 
 #[test]
 fn the_text_has_every_section() {
-    let output = perfvisor(&["doctor"]);
+    let output = perfvisor(&["doctor", "--verbose"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("A Linux guest with a PMU can"), "{text}");
-    for section in ["KVM", "Host", "Permission", "Guest PMU", "Memory", "Advice"] {
+    let sections = [
+        "KVM",
+        "Host",
+        "Permission",
+        "Guest PMU",
+        "Memory",
+        "Advice",
+        "Summary",
+    ];
+    for section in sections {
         assert!(
             text.lines().any(|line| line.starts_with(section)),
             "{section}"
@@ -142,6 +153,78 @@ fn the_text_has_every_section() {
         .map(|args| perfvisor(args).status.code())
         .into();
     assert_eq!(codes, [Some(2), Some(0)]);
+}
+
+#[test]
+fn three_lines_say_what_works_what_does_not_and_what_to_change() {
+    let text = |args: &[&str]| String::from_utf8(perfvisor(args).stdout).unwrap();
+    let short = text(&["doctor"]);
+    assert_eq!(short.lines().count(), 3, "{short}");
+    let long = text(&["doctor", "--verbose"]);
+    let last: Vec<_> = long.lines().rev().take(3).collect();
+    for text in [short.lines().collect(), last.into_iter().rev().collect()] {
+        let text: Vec<&str> = text;
+        for (line, label) in text
+            .iter()
+            .zip(["Works: ", "Does not work: ", "To change: "])
+        {
+            assert!(line.starts_with(label), "{text:?}");
+            assert!(line.len() > label.len(), "{text:?}");
+        }
+    }
+    let broken = text(&["doctor", "--kvm-device", "/nonexistent/kvm"]);
+    assert!(
+        broken.starts_with("Works: nothing\nDoes not work: Linux guests"),
+        "{broken}"
+    );
+}
+
+/// A device that this user may not open: the advice has its real owner and mode.
+#[test]
+fn advice_about_a_closed_device_names_its_owner_and_mode() {
+    const NOBODY: u32 = 65534;
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("closed-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let device = dir.join("kvm");
+    fs::write(&device, b"").unwrap();
+    fs::write(dir.join("bzImage"), bzimage()).unwrap();
+    let kernel = format!("--kernel={}/bzImage", dir.display());
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let mode = if is_root {
+        chown(&device, Some(0), Some(7)).unwrap();
+        0o640
+    } else {
+        0
+    };
+    fs::set_permissions(&device, Permissions::from_mode(mode)).unwrap();
+    for (command, flag) in [("doctor", "--verbose"), ("run", kernel.as_str())] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_perfvisor"));
+        program.args([command, flag, "--kvm-device"]).arg(&device);
+        if is_root {
+            program.uid(NOBODY).gid(NOBODY);
+        }
+        let output = match program.stdin(Stdio::null()).output() {
+            Ok(output) => output,
+            Err(error) => {
+                eprintln!("skipped: another user may not run the binary ({error})");
+                break;
+            }
+        };
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let mode = format!("mode {mode:04o}");
+        for part in [device.to_str().unwrap(), "belongs to", &mode, "run as root"] {
+            assert!(text.contains(part), "{command}: no '{part}' in: {text}");
+        }
+        if is_root {
+            let group = fs::read_to_string("/etc/group").unwrap();
+            let group = group
+                .lines()
+                .find(|line| line.split(':').nth(2) == Some("7"));
+            let group = group.map_or("7", |line| line.split(':').next().unwrap());
+            assert!(text.contains(&format!("root:{group}")), "{text}");
+        }
+    }
+    fs::remove_dir_all(&dir).unwrap();
 }
 
 /// A bzImage header that announces 64 KiB.

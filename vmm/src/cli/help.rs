@@ -129,14 +129,15 @@ The control API: path=PATH, or PATH alone, a Unix socket of mode 0600, which is 
 at the start and removed at the end. perfvisor ctl talks to it. Example: path=/run/vm1.sock";
 
 pub(super) const DOCTOR_ABOUT: &str = "\
-Report the abilities of this host for guests and their PMU, and how to enable more.
+Report in three lines what works on this host, what does not work, and what to change.
 
-Starts a few throw-away guests of a few instructions each; changes nothing on the host.";
+Starts a few throw-away guests of a few instructions each; changes nothing on the host.
+--verbose prints all findings before the three lines.";
 
 pub(super) const DOCTOR: &str = "\
 Exit status:
   0  a Linux guest with a PMU can run here with the default flags of perfvisor run
-  1  it cannot; the first line gives the reason, the advice says what to change
+  1  it cannot; the second line gives the reason, the third says what to change
   2  a flag is not usable";
 
 pub(super) const CTL: &str = "\

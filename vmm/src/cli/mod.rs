@@ -35,7 +35,7 @@ pub enum Command {
     #[command(long_about = help::RUN_ABOUT, after_help = help::RUN)]
     Run(Box<RunArgs>),
 
-    /// Report the abilities of this host for guests and their PMU, and how to enable more
+    /// Report what works on this host, what does not work, and what to change
     #[command(long_about = help::DOCTOR_ABOUT, after_help = help::DOCTOR)]
     Doctor(DoctorArgs),
 
@@ -121,7 +121,11 @@ pub struct RunArgs {
 /// The flags of `perfvisor doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Print the report as JSON; an unknown value is {"unknown": "the reason"}
+    /// Print the details before the three lines of the summary
+    #[arg(long)]
+    pub verbose: bool,
+
+    /// Print the report as JSON, with all details; an unknown value is {"unknown": "the reason"}
     #[arg(long)]
     pub json: bool,
 

@@ -27,10 +27,10 @@ fn kvm(report: &Report, list: &mut Vec<String>) {
         Finding::Value(KvmKindName::None) if !kvm.present => list.push(format!(
             "enable virtualisation in the firmware, or nested virtualisation in the hypervisor that runs this machine, then load {module}; until then, `cargo xtask nested` runs guests in an emulated host"
         )),
-        Finding::Value(KvmKindName::None) if kvm.denied => list.push(format!(
-            "get access to {}: run as root or join the group that owns it (kvm)",
-            kvm.device
-        )),
+        Finding::Value(KvmKindName::None) if kvm.denied => list.push(match &kvm.access {
+            Some(advice) => format!("for access to {}: {advice}", kvm.device),
+            None => format!("for access to {}, run as root", kvm.device),
+        }),
         Finding::Value(KvmKindName::Emulated) => list.push(format!(
             "for Linux guests, use bare metal or a virtual machine with nested virtualisation (CPU flag vmx or svm, module {module}); on this machine, `cargo xtask nested` runs them in an emulated host"
         )),
@@ -108,7 +108,7 @@ fn rdpmc(report: &Report, list: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::super::report::HostPmuReport;
-    use super::super::text::tests::report;
+    use super::super::sample::report;
     use super::*;
 
     fn has(list: &[String], part: &str) -> bool {
@@ -131,6 +131,7 @@ mod tests {
         bad.kvm.kind = Finding::Value(KvmKindName::None);
         assert!(!has(&advice(&bad), "join the group"), "not a KVM device");
         bad.kvm.denied = true;
+        bad.kvm.access = Some("join the group kvm".to_owned());
         assert!(has(&advice(&bad), "join the group"));
         bad.kvm.present = false;
         assert!(has(&advice(&bad), "modprobe kvm_intel"));

@@ -19,6 +19,10 @@ pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) 
         device: device.display().to_string(),
         present: device.exists(),
         denied: hypervisor.as_ref().is_err_and(is_denial),
+        access: match hypervisor {
+            Err(error @ KvmError::Open { advice, .. }) if is_denial(error) => Some(advice.clone()),
+            _ => None,
+        },
         api_version: Finding::unknown(""),
         kind: Finding::Value(KvmKindName::None),
         extension: facts.extension.map(|extension| extension.to_string()),
@@ -67,7 +71,7 @@ fn examine_open(common: KvmReport, facts: HostFacts, hypervisor: &Hypervisor) ->
 }
 
 fn is_denial(error: &KvmError) -> bool {
-    matches!(error, KvmError::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    matches!(error, KvmError::Open { error, .. } if error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn kind(facts: HostFacts, cost: Result<Picos, ProbeError>) -> Finding<KvmKindName> {
@@ -94,7 +98,7 @@ fn linux_guest(kind: &Finding<KvmKindName>) -> YesOrNo {
         Finding::Value(KvmKindName::Unnamed) => (true, "guest instructions run at full speed"),
         Finding::Value(KvmKindName::Emulated) => (
             false,
-            "this KVM emulates every guest instruction, and Linux does not boot in useful time; bare-metal ELF programs up to 1 MiB run",
+            "this KVM emulates every guest instruction, too slowly to boot Linux",
         ),
         Finding::Unknown { unknown } => {
             return YesOrNo {

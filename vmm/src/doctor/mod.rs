@@ -12,6 +12,8 @@ mod kvm;
 mod memory;
 mod pmu;
 mod report;
+#[cfg(test)]
+mod sample;
 mod text;
 mod uncore;
 
@@ -64,8 +66,10 @@ pub fn run(args: &DoctorArgs) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+    } else if args.verbose {
+        text::verbose(&report)
     } else {
-        text::render(&report)
+        text::short(&report)
     };
     print(&text);
     if report.linux_guest_with_pmu.possible {

@@ -101,6 +101,10 @@ pub struct KvmReport {
     pub present: bool,
     /// Whether it is there, and this user may not open it.
     pub denied: bool,
+    /// What gives this user access, if the file is closed to it. In JSON, it
+    /// is part of the advice.
+    #[serde(skip)]
+    pub access: Option<String>,
     /// The version of the API; unknown says why it does not open.
     pub api_version: Finding<i32>,
     /// Which kind it is.

@@ -12,7 +12,7 @@ use kvm_ioctls::{Cap, Kvm};
 use vm_memory::GuestMemoryMmap;
 use vpmu::ids::MsrIndex;
 
-use super::{KvmError, Vm, ioctl, power_on};
+use super::{KvmError, Vm, access, ioctl, power_on};
 
 /// The only version of the API that exists (KVM API documentation,
 /// "KVM_GET_API_VERSION").
@@ -91,10 +91,10 @@ impl Hypervisor {
     /// # Errors
     /// If it is missing, closed to us, no KVM device, or lacks what we need.
     pub fn open(path: &Path) -> Result<Self, KvmError> {
-        let open_error = |source: io::Error| KvmError::Open {
+        let open_error = |error: io::Error| KvmError::Open {
             path: path.to_owned(),
-            advice: advice(&source),
-            source,
+            advice: access::advice(path, &error),
+            error,
         };
         let c_path = CString::new(path.as_os_str().as_bytes())
             .map_err(|nul| open_error(io::Error::new(io::ErrorKind::InvalidInput, nul)))?;
@@ -169,16 +169,5 @@ impl Hypervisor {
     pub fn create_vm(&self, memory: GuestMemoryMmap) -> Result<Vm, KvmError> {
         let fd = self.kvm.create_vm().map_err(ioctl("KVM_CREATE_VM"))?;
         Vm::set_up(fd, memory)
-    }
-}
-
-/// What the user can do about a device that does not open.
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            "no KVM on this host; load kvm-intel or kvm-amd, or enable nested virtualisation"
-        }
-        io::ErrorKind::PermissionDenied => "run as root or join the group that owns it (kvm)",
-        _ => "use a KVM device that this process can read and write",
     }
 }

@@ -1,6 +1,7 @@
 //! KVM, behind types of our own. The only module that names `kvm_ioctls` and
 //! `kvm_bindings`.
 
+mod access;
 mod boot_state;
 mod exit;
 mod features;
@@ -32,14 +33,14 @@ pub use vm::{Interrupter, Vm};
 #[derive(Debug, Error)]
 pub enum KvmError {
     /// The device cannot be opened.
-    #[error("cannot open {path}: {advice}")]
+    #[error("cannot open the KVM device {path}: {error}; {advice}")]
     Open {
         /// The device.
         path: PathBuf,
-        /// What would help.
-        advice: &'static str,
-        /// Why.
-        source: io::Error,
+        /// Why. Its text stands before the advice, so it is no source.
+        error: io::Error,
+        /// What the user can do.
+        advice: String,
     },
     /// The file is not a KVM device, or one of another API.
     #[error("{path} is not a KVM device of API version 12: it reports version {version}")]
