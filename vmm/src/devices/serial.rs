@@ -1,12 +1,13 @@
 //! The first serial port (ttyS0): a 16550A at 0x3f8, IRQ 4.
 
+mod uart;
+
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vm_superio::Trigger;
-use vm_superio::serial::{Serial, SerialEvents};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use self::uart::Uart;
 use super::BusDevice;
 use crate::rate_limit::RateLimit;
 
@@ -19,44 +20,19 @@ pub const COM1_IRQ: u32 = 4;
 /// The most bytes that a guest may put into a file: it must not fill a disk.
 pub const FILE_LIMIT: u64 = 1 << 30;
 
-/// An interrupt line.
-#[derive(Debug)]
-pub struct IrqLine(EventFd);
-
-impl Trigger for IrqLine {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
-    }
-}
-
-/// Tells whoever feeds the port that there is room again.
-#[derive(Debug)]
-pub struct Drained(EventFd);
-
-impl SerialEvents for Drained {
-    fn buffer_read(&self) {}
-    fn out_byte(&self) {}
-    fn tx_lost_byte(&self) {}
-    fn in_buffer_empty(&self) {
-        // Full means that a wake-up is pending already.
-        drop(self.0.write(1));
-    }
-}
-
-type Port = Serial<IrqLine, Drained, Box<dyn Write + Send>>;
-
 /// The port, as the bus and the event loop share it.
 pub struct SerialPort {
-    port: Port,
+    uart: Uart,
+    irq: EventFd,
+    drained: EventFd,
+    out: Box<dyn Write + Send>,
     faults: RateLimit,
 }
 
 impl std::fmt::Debug for SerialPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SerialPort")
-            .field("state", &self.port.state())
+            .field("uart", &self.uart)
             .finish_non_exhaustive()
     }
 }
@@ -68,7 +44,7 @@ pub struct SerialParts {
     pub port: Arc<Mutex<SerialPort>>,
     /// To be connected to [`COM1_IRQ`].
     pub irq: EventFd,
-    /// Readable when the input buffer ran empty.
+    /// Readable when the guest has read all its input.
     pub drained: EventFd,
 }
 
@@ -80,16 +56,15 @@ impl SerialPort {
     pub fn create(out: Box<dyn Write + Send>) -> io::Result<SerialParts> {
         let irq = EventFd::new(EFD_NONBLOCK)?;
         let drained = EventFd::new(EFD_NONBLOCK)?;
-        let port = Serial::with_events(
-            IrqLine(irq.try_clone()?),
-            Drained(drained.try_clone()?),
+        let port = Self {
+            uart: Uart::default(),
+            irq: irq.try_clone()?,
+            drained: drained.try_clone()?,
             out,
-        );
+            faults: RateLimit::new(),
+        };
         Ok(SerialParts {
-            port: Arc::new(Mutex::new(Self {
-                port,
-                faults: RateLimit::new(),
-            })),
+            port: Arc::new(Mutex::new(port)),
             irq,
             drained,
         })
@@ -98,15 +73,39 @@ impl SerialPort {
     /// How many bytes [`SerialPort::input`] would take now.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.port.fifo_capacity()
+        self.uart.room()
     }
 
     /// Hands typed bytes to the guest; what does not fit is lost.
     pub fn input(&mut self, bytes: &[u8]) {
-        if let Err(error) = self.port.enqueue_raw_bytes(bytes)
+        let lost = self.uart.receive(bytes);
+        if lost > 0 && self.faults.allow().is_some() {
+            log::warn!("{lost} bytes of serial input lost: no room for them");
+        }
+        self.settle(false);
+    }
+
+    /// Pulls the interrupt line if there is a new cause; tells whoever feeds the
+    /// port if the guest has read everything since (it had not: `unread`).
+    fn settle(&mut self, unread: bool) {
+        if self.uart.interrupts()
+            && let Err(error) = self.irq.write(1)
             && self.faults.allow().is_some()
         {
-            log::warn!("serial input lost: {error}");
+            log::warn!("a serial interrupt is lost: {error}");
+        }
+        if unread && self.uart.is_drained() {
+            // Full means that a wake-up is pending already.
+            drop(self.drained.write(1));
+        }
+    }
+
+    fn send(&mut self, byte: u8) {
+        let sent = self.out.write_all(&[byte]).and_then(|()| self.out.flush());
+        if let Err(error) = sent
+            && self.faults.allow().is_some()
+        {
+            log::warn!("serial output lost: {error}");
         }
     }
 }
@@ -118,22 +117,21 @@ pub fn lock(port: &Mutex<SerialPort>) -> std::sync::MutexGuard<'_, SerialPort> {
 
 impl BusDevice for SerialPort {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        if let (Some(byte), Ok(offset)) = (data.first_mut(), u8::try_from(offset)) {
-            *byte = self.port.read(offset);
+        let unread = !self.uart.is_drained();
+        if let Some(byte) = data.first_mut() {
+            *byte = self.uart.read(offset);
         }
+        self.settle(unread);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let Ok(offset) = u8::try_from(offset) else {
-            return;
-        };
+        let unread = !self.uart.is_drained();
         for &byte in data {
-            if let Err(error) = self.port.write(offset, byte)
-                && self.faults.allow().is_some()
-            {
-                log::warn!("serial output lost: {error}");
+            if let Some(byte) = self.uart.write(offset, byte) {
+                self.send(byte);
             }
         }
+        self.settle(unread);
     }
 }
 

@@ -57,6 +57,10 @@ impl Code {
         self
     }
 
+    pub fn append(self, other: &Self) -> Self {
+        self.raw(&other.0)
+    }
+
     pub fn power_off(self) -> Self {
         self.out(0x600, 0x34).raw(&[0xeb, 0xfe])
     }
