@@ -1,3 +1,5 @@
+mod registers;
+
 use super::*;
 use vpmu::uncore::{Power, PowerForm};
 use vpmu::x86::cpuid::{Leaf0A, Leaf0AEax, Leaf0AEdx, Leaf22Ebx};

@@ -2,9 +2,13 @@
 
 use core::ops::RangeInclusive;
 
-use crate::ids::PmcSet;
+use crate::ids::{MsrIndex, PmcSet};
 use crate::x86::cpuid::{AmdLeaves, Leaf22Ebx, PmuCpuid};
 use crate::x86::event::ArchEventSet;
+use crate::x86::msr::AMD_GLOBAL_CTL;
+
+/// The first register of those that the feature PERFCTR_CORE announces.
+const PERFCTR_CORE: MsrIndex = MsrIndex(0xc001_0200);
 
 /// A generation of AMD's core counters.
 ///
@@ -111,16 +115,15 @@ impl AmdConfig {
         matches!(self.version, AmdVersion::V2)
     }
 
-    /// Guest-contract §3.1. No LBR, data-fabric or memory-controller counters.
+    /// Guest-contract §3.1, from the rows: each bit and number announces registers.
+    /// No LBR, data-fabric or memory-controller counters.
     #[must_use]
     pub fn cpuid(&self) -> PmuCpuid {
-        let leaf_22 = match self.version {
-            AmdVersion::K7 | AmdVersion::Core => None,
-            AmdVersion::V2 => Some(Leaf22Ebx::new().with_core_counters(self.counters)),
-        };
+        let counters = self.counters_with_registers().len();
+        let leaf_22 = Leaf22Ebx::new().with_core_counters(counters);
         PmuCpuid::Amd(AmdLeaves {
-            perfctr_core: self.version != AmdVersion::K7,
-            leaf_22,
+            perfctr_core: self.has_register(PERFCTR_CORE),
+            leaf_22: self.has_register(AMD_GLOBAL_CTL).then_some(leaf_22),
         })
     }
 }

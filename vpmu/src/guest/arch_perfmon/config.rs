@@ -3,6 +3,7 @@
 use crate::ids::{Pmc, PmcSet};
 use crate::x86::cpuid::{IntelLeaves, Leaf0A, Leaf0AEax, Leaf0AEdx, PmuCpuid, Vendor};
 use crate::x86::event::ArchEventSet;
+use crate::x86::msr::{FIXED_CTR_CTRL, PERF_CAPABILITIES};
 use crate::x86::regs::{EventSel, PerfCapabilities};
 
 use super::super::{Identity, ModelConfig, ModelConfigError, ModelKind, Shape};
@@ -234,15 +235,13 @@ impl ArchPerfmonConfig {
     }
 
     /// CPUID leaf 0AH (rules G-002 and G-003; both widths are equal because
-    /// Linux takes the general-purpose one for all counters).
+    /// Linux takes the general-purpose one for all counters). The counters are those
+    /// of the rows; a hybrid core shows fewer ([`ArchPerfmonConfig::hybrid`]).
     #[must_use]
     pub fn leaf_0a(&self) -> Leaf0A {
-        let [gp, fixed] = [
-            PmcSet::first(Pmc::MAX_GP, 0),
-            PmcSet::first(0, Pmc::MAX_FIXED),
-        ]
-        .map(|kind| self.shown.and(kind));
-        let bitmap = fixed.iter().filter_map(Pmc::fixed_number);
+        let counters = self.counters_with_registers().and(self.shown);
+        let gp = counters.and(PmcSet::first(Pmc::MAX_GP, 0));
+        let bitmap = counters.iter().filter_map(Pmc::fixed_number);
         let bitmap = bitmap.fold(0u8, |bits, i| bits | 1 << i);
         let mut leaf = Leaf0A {
             eax: Leaf0AEax::new()
@@ -253,7 +252,7 @@ impl ArchPerfmonConfig {
             ebx: self.events.unavailable_mask(),
             ..Leaf0A::default()
         };
-        if self.has_globals() {
+        if self.has_register(FIXED_CTR_CTRL) {
             let contiguous = u8::try_from(bitmap.trailing_ones()).unwrap_or(0);
             leaf.edx = Leaf0AEdx::new()
                 .with_fixed_counters(contiguous)
@@ -280,12 +279,12 @@ impl ArchPerfmonConfig {
         }
     }
 
-    /// What CPUID says of it.
+    /// What CPUID says of it, from the rows: what it announces is there.
     #[must_use]
     pub fn cpuid(&self) -> PmuCpuid {
         PmuCpuid::Intel(IntelLeaves {
             leaf_0a: self.leaf_0a(),
-            pdcm: self.has_globals(),
+            pdcm: self.has_register(PERF_CAPABILITIES),
         })
     }
 }

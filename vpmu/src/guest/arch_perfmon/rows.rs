@@ -301,6 +301,17 @@ impl ArchPerfmonConfig {
         WINDOW.row(&ROWS, msr)
     }
 
+    /// The counters that have registers of their own in the rows.
+    pub(super) fn counters_with_registers(&self) -> PmcSet {
+        let owners = ROWS.iter().map(|row| row.owners(self));
+        owners.fold(PmcSet::EMPTY, |all, set| PmcSet(all.0 | set.0))
+    }
+
+    /// Whether the rows have a register at `msr` for this PMU.
+    pub(super) fn has_register(&self, msr: MsrIndex) -> bool {
+        self.decode(msr).is_ok()
+    }
+
     /// The register at `msr`, ready to be read and written.
     ///
     /// # Errors

@@ -135,6 +135,19 @@ impl SavedAs {
 }
 
 impl<C: RowConfig> Row<C> {
+    /// The counters that a register of this row belongs to, on the PMU of `config`.
+    pub(crate) fn owners(&self, config: &C) -> PmcSet {
+        let owner = |number| self.access(config, number).ok()?.pmc.map(PmcSet::from);
+        let all = self.numbers().filter_map(owner);
+        all.fold(PmcSet::EMPTY, |set, pmc| PmcSet(set.0 | pmc.0))
+    }
+
+    /// The numbers of the registers in the run.
+    fn numbers(&self) -> impl Iterator<Item = u8> + use<C> {
+        let count = self.run.count;
+        (0..=u8::MAX).take_while(move |number| u32::from(*number) < count)
+    }
+
     /// The registers of this row that a saved state lists and that can hold `value`,
     /// on the PMU of `config`.
     pub(crate) fn saved_registers<'a>(
@@ -142,8 +155,8 @@ impl<C: RowConfig> Row<C> {
         config: &'a C,
         value: u64,
     ) -> impl Iterator<Item = C::Register> + use<'a, C> {
-        let numbers = (0..=u8::MAX).take_while(|number| u32::from(*number) < self.run.count);
-        numbers.filter_map(move |number| self.restored(config, number, value).ok())
+        let restored = move |number| self.restored(config, number, value).ok();
+        self.numbers().filter_map(restored)
     }
 
     /// Register `number` of this row, if a saved state lists it and it can hold
