@@ -16,6 +16,11 @@ pub enum PortError {
     /// KVM refused something, an interrupt for one.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// The user's signals are used up: the host reserves one for each timer.
+    #[error(
+        "cannot create the overflow timer: all signals that the host queues for this user are taken (RLIMIT_SIGPENDING); raise the limit (ulimit -i), or use --pmu off"
+    )]
+    SignalQueue(#[source] io::Error),
     /// The host refused something, a counter for one.
     #[error("{what}")]
     Host {
@@ -24,6 +29,21 @@ pub enum PortError {
         /// Why not.
         source: io::Error,
     },
+}
+
+impl PortError {
+    /// The host gives no overflow timer. timer_create(2): `EAGAIN` is about the
+    /// user's signals.
+    #[must_use]
+    pub fn timer(source: io::Error) -> Self {
+        if source.raw_os_error() == Some(libc::EAGAIN) {
+            return Self::SignalQueue(source);
+        }
+        Self::Host {
+            what: "cannot create the overflow timer",
+            source,
+        }
+    }
 }
 
 /// Why a VM stopped. The text is the one line that the user sees.

@@ -7,6 +7,7 @@ pub(super) fn advice(report: &Report) -> Vec<String> {
     let mut list = Vec::new();
     kvm(report, &mut list);
     permission(report, &mut list);
+    pending_signals(report, &mut list);
     uncore(report, &mut list);
     backing(report, &mut list);
     rdpmc(report, &mut list);
@@ -58,6 +59,22 @@ fn permission(report: &Report, list: &mut Vec<String>) {
         };
         list.push(format!(
             "to count with host counters, run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less ({level}); a container may also forbid perf_event_open; --pmu type=software needs no permission"
+        ));
+    }
+}
+
+/// Fewer than a small VM's vCPUs need.
+const FEW_SIGNALS: u64 = 64;
+
+fn pending_signals(report: &Report, list: &mut Vec<String>) {
+    let Some(signals) = report.permission.pending_signals.value() else {
+        return;
+    };
+    let left = signals.limit.saturating_sub(signals.used);
+    if left < FEW_SIGNALS {
+        list.push(format!(
+            "raise RLIMIT_SIGPENDING (ulimit -i): each vCPU of a VM with a PMU takes one pending signal, and {left} of {} are left to this user",
+            signals.limit
         ));
     }
 }
@@ -147,6 +164,12 @@ mod tests {
         let mut bad = report();
         bad.permission.software_event.possible = false;
         assert!(has(&advice(&bad), "it is 4 now"));
+
+        let mut bad = report();
+        if let Finding::Value(signals) = &mut bad.permission.pending_signals {
+            signals.used = 990;
+        }
+        assert!(has(&advice(&bad), "10 of 1000 are left"));
 
         let mut bad = report();
         bad.pmus = Finding::Value(Vec::new());

@@ -6,7 +6,9 @@ use std::io;
 use vpmu::host::linux::probe::software_event;
 use vpmu::host::linux::sysfs::{Coverage, CpuSet, PmuScope, Sysfs};
 
-use super::report::{CpuReport, Finding, HostPmuReport, PermissionReport, YesOrNo};
+use super::report::{
+    CpuReport, Finding, HostPmuReport, PendingSignalsReport, PermissionReport, YesOrNo,
+};
 use crate::error_text::one_line;
 use crate::probe::first_processor;
 
@@ -103,6 +105,7 @@ pub(super) fn permission() -> PermissionReport {
                 reason: one_line(&error),
             },
         },
+        pending_signals: of_status(status, pending_signals),
     }
 }
 
@@ -130,6 +133,15 @@ fn euid(status: &str) -> Option<u32> {
     ids.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// `SigQ:` used/limit.
+fn pending_signals(status: &str) -> Option<PendingSignalsReport> {
+    let (used, limit) = status_line(status, "SigQ:")?.trim().split_once('/')?;
+    Some(PendingSignalsReport {
+        used: used.parse().ok()?,
+        limit: limit.parse().ok()?,
+    })
+}
+
 fn capability(status: &str, bit: u32) -> Option<bool> {
     let mask = status_line(status, "CapEff:")?.trim();
     Some(u64::from_str_radix(mask, 16).ok()? & (1 << bit) != 0)
@@ -148,6 +160,9 @@ mod tests {
         assert_eq!(capability(status, CAP_SYS_ADMIN), Some(false));
         assert_eq!(capability("CapEff:\tzz\n", CAP_PERFMON), None);
         assert_eq!(euid(""), None);
+        let pending = pending_signals("SigQ:\t2/96365\n").unwrap();
+        assert_eq!((pending.used, pending.limit), (2, 96_365));
+        assert_eq!(pending_signals("SigQ:\t-\n"), None);
     }
 
     #[test]

@@ -222,6 +222,18 @@ pub struct PermissionReport {
     pub cap_sys_admin: Finding<bool>,
     /// Whether a software event opens.
     pub software_event: YesOrNo,
+    /// The signals that the host queues for this user.
+    pub pending_signals: Finding<PendingSignalsReport>,
+}
+
+/// Signals in the host's queue for one user, all processes together
+/// (`RLIMIT_SIGPENDING`). Each vCPU with a PMU reserves one for its overflow timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PendingSignalsReport {
+    /// Taken now.
+    pub used: u64,
+    /// The most.
+    pub limit: u64,
 }
 
 /// RDPMC in guests.

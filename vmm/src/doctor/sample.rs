@@ -2,8 +2,8 @@
 
 use super::report::{
     BackingReport, CountersReport, CpuReport, EventCounters, EventReport, FeaturesReport, Finding,
-    HostPmuReport, KvmKindName, KvmReport, MemoryReport, PermissionReport, RdpmcReport, Report,
-    UncoreReport, YesOrNo,
+    HostPmuReport, KvmKindName, KvmReport, MemoryReport, PendingSignalsReport, PermissionReport,
+    RdpmcReport, Report, UncoreReport, YesOrNo,
 };
 
 fn verdict(possible: bool) -> YesOrNo {
@@ -89,6 +89,10 @@ pub(super) fn report() -> Report {
             cap_perfmon: Finding::Value(false),
             cap_sys_admin: Finding::unknown("no /proc"),
             software_event: verdict(true),
+            pending_signals: Finding::Value(PendingSignalsReport {
+                used: 3,
+                limit: 1000,
+            }),
         },
         rdpmc: Finding::Value(RdpmcReport {
             class: "gp-fault",

@@ -64,6 +64,7 @@ mod tests {
             "  --uncore amd_l3       not possible: the host has no PMU amd_l3",
             "  perf_event_paranoid   4",
             "  CAP_SYS_ADMIN         not known: no /proc",
+            "  pending signals       3 of 1000 taken (a vCPU with a PMU takes one)",
             "    cycles              hardware (PMU cpu)",
             "  RDPMC                 gp-fault (0x0: #GP)",
         ] {

@@ -195,7 +195,7 @@ impl Machine {
             let console = parts::console(serial, &stop);
             events.add(console.map_err(host("standard input"))?);
         }
-        kick::install_handlers().map_err(host("signal handlers"))?;
+        kick::install_handler().map_err(host("the signal handler of kicks"))?;
         let source = VcpuSource {
             hooks,
             hypervisor,

@@ -247,11 +247,7 @@ impl PmuPlan {
                 vcpu: context.vcpu,
                 apic_id: context.apic_id,
                 model: Model::new(model.config_of(backing.core_type(context.vcpu))),
-                host: backing.driver(
-                    context.vcpu,
-                    context.tsc,
-                    OverflowSignal(kick::overflow_signal()),
-                ),
+                host: backing.driver(context.vcpu, context.tsc, OverflowSignal(kick::SIGNAL)),
                 sites: Sites::new(Arc::clone(rewriter)),
                 access,
                 interrupter: context.interrupter.clone(),

@@ -81,13 +81,7 @@ impl PmuPort {
     /// # Errors
     /// If the host gives no timer.
     pub(super) fn new(parts: PmuPortParts) -> Result<Self, PortError> {
-        let timer =
-            KickTimer::new(kick::overflow_signal(), parts.entry_cost).map_err(|source| {
-                PortError::Host {
-                    what: "cannot create the overflow timer",
-                    source,
-                }
-            })?;
+        let timer = KickTimer::new(kick::SIGNAL, parts.entry_cost).map_err(PortError::timer)?;
         let mut pmu = DynVcpuPmu::new(parts.model, parts.host, parts.rules);
         for (id, spec) in parts.monitors.all() {
             if spec.is_for(parts.vcpu)

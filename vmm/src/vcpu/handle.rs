@@ -211,7 +211,7 @@ impl VcpuHandle {
         // A thread that has ended needs no message.
         let _ended = self.mailbox.send(message);
         if let Some(thread) = &self.thread
-            && let Err(error) = kick::send(thread, kick::mailbox_signal())
+            && let Err(error) = kick::send(thread)
         {
             log::error!("cannot kick vCPU {}: {error}", self.id);
         }

@@ -141,7 +141,15 @@ impl Guest {
     }
 
     pub fn start_with_pmu(&self, pmu: &str, args: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_perfvisor"))
+        self.start_under(&[], pmu, args)
+    }
+
+    /// Started by another command, such as `prlimit` with a limit.
+    pub fn start_under(&self, command: &[&str], pmu: &str, args: &[&str]) -> Child {
+        let words = [command, &[env!("CARGO_BIN_EXE_perfvisor")]].concat();
+        let (first, others) = words.split_first().unwrap();
+        Command::new(first)
+            .args(others)
             .args(["run", "--pmu", pmu, "--memory", "size=16M", "--kernel"])
             .arg(&self.0)
             .args(args)

@@ -34,10 +34,21 @@ pub fn socket_path(name: &str) -> PathBuf {
 impl Vm {
     /// Started, its socket open. `None`, loudly, where there is no KVM.
     pub fn start(name: &str, code: &Code, pmu: &str, args: &[&str]) -> Option<Self> {
+        Self::start_under(&[], name, code, pmu, args)
+    }
+
+    /// The same, started by another command, such as `prlimit` with a limit.
+    pub fn start_under(
+        command: &[&str],
+        name: &str,
+        code: &Code,
+        pmu: &str,
+        args: &[&str],
+    ) -> Option<Self> {
         let guest = Guest::new(name, code)?;
         let socket = socket_path(name);
         let flag = format!("path={}", socket.display());
-        let mut child = guest.start_with_pmu(pmu, &[&["--api-socket", &flag], args].concat());
+        let mut child = guest.start_under(command, pmu, &[&["--api-socket", &flag], args].concat());
         let start = Instant::now();
         while UnixStream::connect(&socket).is_err() {
             if let Some(status) = child.try_wait().unwrap() {

@@ -111,6 +111,13 @@ pub(super) fn permission(page: &mut TextPage, permission: &PermissionReport) {
         "software event",
         &format!("{} ({})", yes(event.possible), event.reason),
     );
+    let pending = say(&permission.pending_signals, |signals| {
+        format!(
+            "{} of {} taken (a vCPU with a PMU takes one)",
+            signals.used, signals.limit
+        )
+    });
+    page.line("pending signals", &pending);
 }
 
 #[cfg(test)]
