@@ -6,7 +6,7 @@
 //! line below:
 //!
 //! ```text
-//! error_text, rate_limit   errors as text; a budget for log lines that a guest causes
+//! error_text, rate_limit, fuzz_input   errors as text; a budget for log lines; a fuzzer's bytes
 //! sys                      system calls: signals, kicks, timers, clocks, affinity, terminal
 //! kvm                      KVM behind types of our own; guest layout, page tables
 //! config, stop             the checked configuration; why a VM stops
@@ -28,6 +28,8 @@ pub mod devices;
 pub mod doctor;
 mod error_text;
 pub mod event_loop;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz_input;
 pub mod kvm;
 pub mod machine;
 pub mod pmu;

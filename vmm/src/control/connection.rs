@@ -74,6 +74,15 @@ impl Connection {
         self.deadline
     }
 
+    /// How many bytes of a request it keeps room for.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) const fn held(&self) -> usize {
+        match &self.phase {
+            ConnectionPhase::Reading(parser) => parser.held(),
+            ConnectionPhase::Writing { .. } | ConnectionPhase::Draining => 0,
+        }
+    }
+
     /// Goes on as far as it can without waiting. `serve` answers a whole
     /// request.
     pub(super) fn ready(&mut self, serve: &mut dyn FnMut(&Request) -> Response) -> Wants {

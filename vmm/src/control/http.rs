@@ -12,7 +12,7 @@ pub(super) const MAX_BODY: usize = 64 << 10;
 const MAX_HEADERS: usize = 64;
 
 /// A whole request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
@@ -71,6 +71,12 @@ impl Parser {
             path: head.path.clone(),
             body: body.to_vec(),
         }))
+    }
+
+    /// How many bytes it keeps room for.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) const fn held(&self) -> usize {
+        self.received.capacity()
     }
 }
 

@@ -16,6 +16,8 @@
 mod client;
 mod connection;
 mod ctl;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod http;
 mod monitors;
 mod report;

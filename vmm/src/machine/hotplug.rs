@@ -9,6 +9,7 @@
 //! Nothing here waits for the guest: the result of a request is in the vCPU's
 //! report. Threads that have ended are joined at the next request or question.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,10 +17,10 @@ use thiserror::Error;
 use vpmu::ids::VcpuId;
 
 use super::presence::PresenceKeeper;
-use super::vcpus::{StartError, VcpuSource};
+use super::vcpus::{StartError, StartFailure};
 use crate::kvm::Vcpu;
-use crate::vcpu::VcpuSet;
 use crate::vcpu::presence::{PresenceRefusal, PresenceReport, StartThread};
+use crate::vcpu::{VcpuHandle, VcpuSet};
 
 /// Why a vCPU is not added or removed.
 #[derive(Debug, Error)]
@@ -35,21 +36,30 @@ pub enum HotplugError {
     Start(#[from] StartError),
 }
 
+/// Starts the thread of a vCPU.
+pub(super) trait StartVcpu: fmt::Debug + Send {
+    /// Starts a thread for a vCPU, as after power-on; it waits for the word.
+    ///
+    /// # Errors
+    /// [`StartFailure`]
+    fn spawn(&self, id: VcpuId, vcpu: Vcpu) -> Result<VcpuHandle, StartFailure>;
+}
+
 /// The vCPUs of one VM, for whoever changes their number.
 #[derive(Debug)]
 pub struct Hotplug {
     presence: Arc<PresenceKeeper>,
     vcpus: Arc<VcpuSet>,
-    source: Mutex<VcpuSource>,
+    source: Mutex<Box<dyn StartVcpu>>,
 }
 
 impl Hotplug {
     pub(super) fn new(
         presence: Arc<PresenceKeeper>,
         vcpus: Arc<VcpuSet>,
-        source: VcpuSource,
+        source: impl StartVcpu + 'static,
     ) -> Self {
-        let source = Mutex::new(source);
+        let source: Mutex<Box<dyn StartVcpu>> = Mutex::new(Box::new(source));
         Self {
             presence,
             vcpus,

@@ -4,6 +4,8 @@ pub mod acpi;
 pub mod boot;
 pub mod builder;
 pub mod cpuid;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod hotplug;
 pub mod memory;
 mod parts;

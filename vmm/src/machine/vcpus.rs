@@ -11,6 +11,7 @@ use vm_memory::GuestMemoryMmap;
 use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::cpuid::{self, CpuidPlan, Profile};
+use super::hotplug::StartVcpu;
 use crate::config::Topology;
 use crate::kvm::{BootState, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
 use crate::pmu::{PmuHooks, PortContext};
@@ -60,12 +61,8 @@ pub(super) struct StartFailure {
     pub(super) vcpu: Option<Box<Vcpu>>,
 }
 
-impl VcpuSource {
-    /// Starts a thread for a vCPU, as after power-on; it waits for the word.
-    ///
-    /// # Errors
-    /// [`StartFailure`]
-    pub(super) fn spawn(&self, id: VcpuId, vcpu: Vcpu) -> Result<VcpuHandle, StartFailure> {
+impl StartVcpu for VcpuSource {
+    fn spawn(&self, id: VcpuId, vcpu: Vcpu) -> Result<VcpuHandle, StartFailure> {
         let port = match self.port(id, &vcpu) {
             Ok(port) => port,
             Err(source) => {
@@ -89,7 +86,9 @@ impl VcpuSource {
             vcpu: failure.vcpu,
         })
     }
+}
 
+impl VcpuSource {
     /// The builder of the vCPU's port. The vCPU is reset first: an interrupt to
     /// all CPUs reaches a vCPU without a thread too.
     fn port(&self, id: VcpuId, vcpu: &Vcpu) -> Result<crate::vcpu::PortBuilder, KvmError> {

@@ -59,6 +59,8 @@ use budget::Budget;
 use model::{Choice, ChoiceError};
 use monitors::VmMonitors;
 use port::{PmuPort, PmuPortParts};
+#[cfg(any(test, feature = "fuzz"))]
+pub use rdpmc::fuzz_rdpmc;
 use rdpmc::{Rewriter, Sites, UserAccess};
 
 pub use hooks::{PmuHooks, PortContext};

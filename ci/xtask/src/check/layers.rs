@@ -27,7 +27,7 @@ struct Layers {
 const VMM: Layers = Layers {
     folder: "vmm/src/",
     rows: &[
-        &["error_text", "rate_limit"],
+        &["error_text", "rate_limit", "fuzz_input"],
         &["sys"],
         &["kvm"],
         &["config", "stop"],

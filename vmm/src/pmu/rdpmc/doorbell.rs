@@ -62,7 +62,7 @@ fn forwarded(hook: &EntryHook, registers: Registers) -> Registers {
 }
 
 /// A fault whose frame could be read.
-struct Caught<'a> {
+pub(super) struct Caught<'a> {
     guest: Virtual<'a>,
     controls: Controls,
     hook: &'a EntryHook,
@@ -71,7 +71,7 @@ struct Caught<'a> {
 }
 
 impl<'a> Caught<'a> {
-    fn of(
+    pub(super) fn of(
         guest: Virtual<'a>,
         controls: Controls,
         hook: &'a EntryHook,
@@ -86,9 +86,15 @@ impl<'a> Caught<'a> {
         })
     }
 
+    /// The frame.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) const fn frame(&self) -> Frame {
+        self.frame
+    }
+
     /// The registers behind the RDPMC; `None` if it is none, or is to fault. One of
     /// the kernel's is rewritten.
-    fn serve(
+    pub(super) fn serve(
         &self,
         rewriter: &Rewriter,
         counter: impl FnOnce(u32) -> Option<u64>,

@@ -21,6 +21,8 @@
 mod doorbell;
 mod entry_hook;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 mod known;
 mod pattern;
 mod rewriter;
@@ -30,6 +32,8 @@ mod user_access;
 mod virt;
 
 pub(in crate::pmu) use doorbell::Ring;
+#[cfg(any(test, feature = "fuzz"))]
+pub use fuzz::rdpmc as fuzz_rdpmc;
 pub(in crate::pmu) use rewriter::Rewriter;
 pub(in crate::pmu) use sites::Sites;
 pub(in crate::pmu) use user_access::UserAccess;
