@@ -7,6 +7,8 @@
 )]
 
 mod common;
+#[path = "bad_input/files.rs"]
+mod files;
 #[path = "bad_input/words.rs"]
 mod words;
 

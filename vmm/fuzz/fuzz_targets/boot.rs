@@ -32,7 +32,10 @@ fuzz_target!(|data: &[u8]| {
         let form = image
             .as_ref()
             .map_or(RamdiskForm::Archives, KernelImage::ramdisk_form);
-        let mut archives = Initramfs::open(&[archive_path], form);
+        let mut archives = Initramfs::open(&[archive_path], form).and_then(|mut archives| {
+            archives.inspect()?;
+            Ok(archives)
+        });
         match &archives {
             Ok(archives) => assert!(archives.size() >= archive.len() as u64),
             Err(error) => assert!(error.to_string().starts_with("--initramfs: ")),

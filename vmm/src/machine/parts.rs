@@ -37,7 +37,14 @@ impl Files {
     /// Opens them and looks at what they are.
     pub(super) fn open(config: &VmConfig) -> Result<Self, BuildError> {
         let kernel = KernelImage::open(&config.kernel)?;
-        let initramfs = Initramfs::open(&config.initramfs, kernel.ramdisk_form())?;
+        let mut initramfs = Initramfs::open(&config.initramfs, kernel.ramdisk_form())?;
+        let has_room = |initramfs: &Initramfs| {
+            boot::check_room(&kernel, initramfs, &config.cmdline, config.memory.size)
+        };
+        // By the sizes of the files, before any is read; then by what is inside.
+        has_room(&initramfs)?;
+        initramfs.inspect()?;
+        has_room(&initramfs)?;
         Ok(Self { kernel, initramfs })
     }
 }

@@ -10,7 +10,6 @@
 //! its event has on the CPU that the guest sees are the same entry: `cycles` and
 //! `r3c` on Intel's, `r76` on AMD's.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +18,7 @@ use vpmu::host::EventCode;
 use vpmu::{EventFilter, FilterLists};
 
 use crate::config::{FilterArg, event};
+use crate::sys::files::{FileFault, InputFile};
 
 /// The most that a file may hold, in bytes.
 const LONGEST: u64 = 1 << 16;
@@ -33,6 +33,14 @@ pub enum FilterError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// It is a directory, a FIFO or so.
+    #[error("--pmu filter=@{path}: it is {kind}; expected: a readable JSON file")]
+    NotAFile {
+        /// Which.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
     },
     /// It is too long.
     #[error("--pmu filter=@{path}: it is too long; expected: at most {LONGEST} bytes")]
@@ -88,8 +96,14 @@ fn read_file(path: &Path) -> Result<FilterLists, FilterError> {
         source,
     };
     let mut text = String::new();
-    let file = File::open(path).map_err(unreadable)?;
-    let mut file = file.take(LONGEST + 1);
+    let input = InputFile::open(path).map_err(|fault| match fault {
+        FileFault::Io(source) => unreadable(source),
+        FileFault::Kind(kind) => FilterError::NotAFile {
+            path: path.to_owned(),
+            kind,
+        },
+    })?;
+    let mut file = input.file.take(LONGEST + 1);
     file.read_to_string(&mut text).map_err(unreadable)?;
     if text.len() as u64 > LONGEST {
         return Err(FilterError::Long {

@@ -1,7 +1,8 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, the file mode mask, the terminal.
+//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, files, the file mode mask, the terminal.
 
 pub mod affinity;
 pub mod clock;
+pub mod files;
 pub mod kick;
 pub mod signals;
 pub mod terminal;

@@ -13,6 +13,7 @@ use vm_memory::ByteValued;
 use super::initramfs::RamdiskForm;
 use super::linux::HEADER_MAGIC;
 use crate::kvm::layout;
+use crate::sys::files::{FileFault, FileId, InputFile};
 
 pub use multiboot::MultibootImage;
 pub(super) use multiboot::Segment;
@@ -31,10 +32,12 @@ pub enum ImageError {
         source: io::Error,
     },
     /// It is a directory, a device or so.
-    #[error("--kernel: {path} is not a regular file; {ACCEPTED}")]
+    #[error("--kernel: {path} is not a regular file but {kind}; {ACCEPTED}")]
     NotAFile {
         /// The file.
         path: PathBuf,
+        /// What it is.
+        kind: &'static str,
     },
     /// It is no kernel.
     #[error("--kernel: {path} is not a kernel ({why}); {ACCEPTED}")]
@@ -75,6 +78,7 @@ pub enum ImageKind {
 pub struct KernelImage {
     path: PathBuf,
     file: File,
+    id: FileId,
     kind: ImageKind,
     span: (u64, u64),
 }
@@ -89,15 +93,14 @@ impl KernelImage {
             path: path.to_owned(),
             source,
         };
-        // A FIFO would block here, and a device may do anything: look first.
-        let metadata = std::fs::metadata(path).map_err(read)?;
-        if !metadata.is_file() {
-            return Err(ImageError::NotAFile {
+        let opened = InputFile::open(path).map_err(|fault| match fault {
+            FileFault::Io(source) => read(source),
+            FileFault::Kind(kind) => ImageError::NotAFile {
                 path: path.to_owned(),
-            });
-        }
-        let mut file = File::open(path).map_err(read)?;
-        let size = metadata.len();
+                kind,
+            },
+        })?;
+        let InputFile { mut file, size, id } = opened;
         let (kind, span) = inspect(&mut file, size).map_err(|fault| match fault {
             ImageFault::Io(source) => read(source),
             ImageFault::NotAKernel(why) => ImageError::NotAKernel {
@@ -113,9 +116,16 @@ impl KernelImage {
         Ok(Self {
             path: path.to_owned(),
             file,
+            id,
             kind,
             span,
         })
+    }
+
+    /// Which file of the host it is.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.id
     }
 
     /// The guest-physical bytes that the kernel needs, from the first to the
@@ -131,6 +141,17 @@ impl KernelImage {
         match self.kind {
             ImageKind::BzImage { ramdisk_limit } => ramdisk_limit,
             ImageKind::Elf | ImageKind::Multiboot(_) => layout::DEVICE_GAP,
+        }
+    }
+
+    /// Whether it can be Linux, which unpacks archives: a bzImage, or an ELF file that
+    /// reaches beyond the 16 MiB from which Linux is linked.
+    pub(super) fn may_be_linux(&self) -> bool {
+        const LINKED: u64 = 16 << 20;
+        match self.kind {
+            ImageKind::BzImage { .. } => true,
+            ImageKind::Elf => self.span.1 > LINKED,
+            ImageKind::Multiboot(_) => false,
         }
     }
 

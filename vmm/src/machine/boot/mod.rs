@@ -14,6 +14,7 @@ mod initramfs;
 mod linux;
 mod multiboot;
 mod pvh;
+mod room;
 mod tables;
 
 use std::io;
@@ -24,6 +25,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 pub use image::{ImageError, ImageKind, KernelImage, MultibootImage};
 pub use initramfs::{Initramfs, InitramfsError, RamdiskForm};
+pub use room::check_room;
 
 use super::memory::MapRange;
 use crate::kvm::BootState;
@@ -170,10 +172,8 @@ fn place_ramdisk(inputs: &BootInputs<'_>, kernel_end: u64) -> Result<Ramdisk, Bo
     let limit = inputs.low_ram.min(inputs.kernel.ramdisk_limit());
     let start = limit.saturating_sub(size) / PAGE * PAGE;
     if kernel_end > inputs.low_ram || (size > 0 && start < kernel_end) {
-        return Err(BootError::TooSmall {
-            have: inputs.low_ram >> 20,
-            need: kernel_end.saturating_add(size).div_ceil(1 << 20) + 1,
-        });
+        let need = kernel_end.saturating_add(size);
+        return Err(room::too_small(inputs.low_ram, need));
     }
     Ok(if size == 0 {
         Ramdisk::default()

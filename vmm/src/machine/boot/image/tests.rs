@@ -111,11 +111,12 @@ fn a_kernel_that_would_end_beyond_all_addresses_needs_more_memory_than_there_is(
         super::super::initramfs::RamdiskForm::Archives,
     )
     .unwrap();
-    let file = File::open(&path).unwrap();
+    let InputFile { file, id, .. } = InputFile::open(&path).unwrap();
     std::fs::remove_file(path).unwrap();
     let inputs = super::super::BootInputs {
         kernel: &mut KernelImage {
             file,
+            id,
             kind,
             span,
             path: std::path::PathBuf::new(),
