@@ -288,15 +288,8 @@ mod tests {
         rows: &[&["low"], &["left", "right"], &["high"]],
     };
 
-    fn source(path: &str, text: &str) -> Source {
-        Source {
-            path: path.into(),
-            text: text.into(),
-        }
-    }
-
     fn complaints(path: &str, text: &str) -> Vec<String> {
-        let mut found = SMALL.complaints(&[source(path, text)]);
+        let mut found = SMALL.complaints(&[Source::new(path, text)]);
         found.pop();
         found
     }
@@ -392,7 +385,10 @@ mod tests {
             "//! X.\n{BEFORE_ORDER}\n//!\n//! ```text\n//! low   a\n//! left, right  b\n//! high  c\n\
              //! ```\nmod low;\npub mod left;\n"
         );
-        assert_eq!(SMALL.complaints(&[source("x/src/lib.rs", &text)]), [""; 0]);
+        assert_eq!(
+            SMALL.complaints(&[Source::new("x/src/lib.rs", &text)]),
+            [""; 0]
+        );
         let found = complaints("x/src/lib.rs", &text.replace("left, right", "left"));
         assert!(
             found[0].contains("the order in its documentation"),

@@ -77,13 +77,6 @@ fn defined(code: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn source(path: &str, text: &str) -> Source {
-        Source {
-            path: path.into(),
-            text: text.into(),
-        }
-    }
-
     #[test]
     fn the_tree_has_no_name_twice_and_a_planted_one_is_found() {
         let mut sources = source::all().unwrap();
@@ -94,7 +87,7 @@ mod tests {
             "pub(in crate::a) enum VcpuPmu {",
             "fn f() {\n    pub(super) trait VcpuPmu<T>: X {}\n}",
         ] {
-            sources.push(source("vmm/src/planted.rs", planted));
+            sources.push(Source::new("vmm/src/planted.rs", planted));
             let found = complaints(&sources);
             assert_eq!(found.len(), 1, "{planted}: {found:?}");
             for part in ["`VcpuPmu`", "vpmu/src/vcpu/", "vmm/src/planted.rs:"] {
@@ -116,7 +109,10 @@ mod tests {
             ("vpmu/src/bin/sim/b.rs", "struct A;"),
             ("guest-tests/src/b.rs", "struct A;"),
         ] {
-            let sources = [source("vmm/src/a.rs", "struct A;"), source(path, text)];
+            let sources = [
+                Source::new("vmm/src/a.rs", "struct A;"),
+                Source::new(path, text),
+            ];
             assert_eq!(complaints(&sources), [""; 0], "{path}: {text}");
         }
     }

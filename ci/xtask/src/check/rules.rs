@@ -189,10 +189,7 @@ mod tests {
     #[test]
     fn words_count_only_as_whole_words_of_code() {
         let check = |path: &str, text: &str| {
-            let source = Source {
-                path: path.into(),
-                text: text.into(),
-            };
+            let source = Source::new(path, text);
             let mut found = Vec::new();
             PURITY
                 .iter()

@@ -51,6 +51,15 @@ fn collect(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 impl Source {
+    /// A file that is not in the tree.
+    #[cfg(test)]
+    pub(crate) fn new(path: &str, text: &str) -> Self {
+        Self {
+            path: path.into(),
+            text: text.into(),
+        }
+    }
+
     /// Whether the whole file is test code.
     pub(crate) fn is_test(&self) -> bool {
         let mut parts = self.path.split('/');
@@ -142,28 +151,21 @@ fn string_len(text: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn source(path: &str, text: &str) -> Source {
-        Source {
-            path: path.into(),
-            text: text.into(),
-        }
-    }
-
     #[test]
     fn tests_are_not_counted() {
         let text = "a\nb\n#[cfg(test)]\nmod tests {\n c\n}\n";
-        assert_eq!(source("x/src/a.rs", text).code_lines(), 2);
-        assert_eq!(source("x/src/tests.rs", text).code_lines(), 0);
+        assert_eq!(Source::new("x/src/a.rs", text).code_lines(), 2);
+        assert_eq!(Source::new("x/src/tests.rs", text).code_lines(), 0);
         let text = text.replace("mod", "pub(super) mod");
-        assert_eq!(source("x/src/a.rs", &text).code_lines(), 2);
+        assert_eq!(Source::new("x/src/a.rs", &text).code_lines(), 2);
         let text = "#[cfg(test)]\nuse x;\n#[cfg(test)]\nmod tests;\ncode\n";
-        assert_eq!(source("x/src/a.rs", text).code_lines(), 5);
+        assert_eq!(Source::new("x/src/a.rs", text).code_lines(), 5);
     }
 
     #[test]
     fn comments_and_strings_are_blank() {
         let text = "let a = \"kvm \\\" kvm\"; // kvm\n/* kvm\n */ b '\"' c\n";
-        let code = source("a.rs", text).code();
+        let code = Source::new("a.rs", text).code();
         assert_eq!(code[0].1.trim(), "let a = ;");
         assert_eq!(code[2], (3, " b  c".into()));
     }
