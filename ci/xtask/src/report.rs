@@ -69,7 +69,7 @@ impl Report {
 
     /// Counts a check that has run, and for how long it did.
     pub(crate) fn settle(&mut self, name: &str, took: Duration, outcome: Result<()>) {
-        let note = format!(" ({:.1} s)", took.as_secs_f32());
+        let note = note(took);
         match outcome {
             Ok(()) => self.pass(name, &note),
             Err(error) => self.fail(name, &format!("{error:#}")),
@@ -92,9 +92,24 @@ impl Report {
     }
 }
 
+/// The time that a check took, if anybody had to wait for it.
+fn note(took: Duration) -> String {
+    const NOTICED: Duration = Duration::from_millis(100);
+    if took < NOTICED {
+        return String::new();
+    }
+    format!(" ({:.1} s)", took.as_secs_f32())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_check_that_took_no_time_says_none() {
+        assert_eq!(note(Duration::from_millis(30)), "");
+        assert_eq!(note(Duration::from_millis(1_240)), " (1.2 s)");
+    }
 
     #[test]
     fn only_failures_change_the_exit_status() {
