@@ -1,6 +1,8 @@
 //! A shell line in a Linux guest of perfvisor: the command line of `perfvisor run`,
 //! and the exit status that the guest prints.
 
+use std::cell::RefCell;
+
 use anyhow::{Result, bail};
 
 use crate::cmd::quoted;
@@ -37,8 +39,8 @@ pub(crate) struct GuestArgs {
     pub(crate) append: String,
 }
 
-/// The `perfvisor run` line for a guest that runs `line`; adds to `job` the files
-/// that it needs. `name` tells apart the guests of one job.
+/// The `perfvisor run` line for a guest that runs `line`, or a login shell if that is
+/// empty; adds to `job` the files that it needs. `name` tells apart the guests of one job.
 pub(crate) fn run_line(
     place: &Place,
     guest: &GuestArgs,
@@ -57,7 +59,9 @@ pub(crate) fn run_line(
     flag("--kernel", place.image(&image_name(&guest.guest_kernel))?);
     flag("--initramfs", place.image("guest.cpio")?);
     flag("--initramfs", place.image("share.cpio")?);
-    if fits_inline(line) {
+    if line.is_empty() {
+        // The image's init starts a shell on the console.
+    } else if fits_inline(line) {
         cmdline.push_str(&format!(" perfvisor.run=\"{line}\""));
     } else {
         let file = format!("line-{name}.cpio");
@@ -130,32 +134,44 @@ pub(crate) fn verdict(ended: Ended, console: &str) -> Result<u8> {
                 ""
             }
         ),
-        (Ended::TimedOut, _) => bail!("the guest took too long"),
+        (Ended::GivenUp(why), _) => bail!("the guest was ended: {why}"),
         (Ended::HostDied, _) => bail!("the host died"),
+        (Ended::Quit, _) => bail!("the user ended it"),
     }
 }
 
-/// `cargo xtask guest`: runs a line in a guest.
+/// `cargo xtask guest`: runs a line in a guest, or a shell for the user.
 pub(crate) fn command(host: &HostArgs, guest: &GuestArgs, line: &[String]) -> Result<u8> {
     let place = place::prepare(host)?;
-    let mut job = Job::default();
-    job.line = run_line(&place, guest, ("guest", &line.join(" ")), &mut job)?;
+    let line = line.join(" ");
+    let mut job = Job {
+        interactive: line.is_empty(),
+        ..Job::default()
+    };
+    job.line = run_line(&place, guest, ("guest", &line), &mut job)?;
     say!(
         "guest of kernel {} on {}",
         guest.guest_kernel,
         place.describe()
     );
-    let mut console = Vec::new();
-    let ended = place.run(&job, &mut |stream, bytes| {
-        nested::pass_on(stream, bytes);
-        if stream == Stream::Output {
-            keep_end(&mut console, bytes);
-        }
-    })?;
-    if matches!(ended, Ended::TimedOut) {
+    if job.interactive {
+        say!("a shell in the guest comes up: leave it with `exit`, or end the guest with Ctrl-A x");
+    }
+    let console = RefCell::new(Vec::new());
+    let ended = place.run_on_a_host_that_lives(
+        &job,
+        &mut |stream, bytes| {
+            nested::pass_on(stream, bytes);
+            if stream == Stream::Output {
+                keep_end(&mut console.borrow_mut(), bytes);
+            }
+        },
+        &mut || console.borrow_mut().clear(),
+    )?;
+    if job.interactive || matches!(ended, Ended::GivenUp(_)) {
         return Ok(ended.status());
     }
-    verdict(ended, &String::from_utf8_lossy(&console))
+    verdict(ended, &String::from_utf8_lossy(&console.borrow()))
 }
 
 /// Keeps the last part of what goes by.

@@ -8,6 +8,8 @@
 //! | `paths`, `cmd`, `cpio`, `artifacts` | places, other programs, archives, the table of packages |
 //! | `setup`, `kernels`, `bzimage`, `programs`, `images` | what the runners need, made once under `target/xtask` |
 //! | `headers`, `mock_pmu` | the kernel module that gives the nested host a PMU |
+//! | `patience` | when something that stands still is given up |
+//! | `keyboard` | a user at a terminal |
 //! | `nested` | the nested KVM host: a job, its output, its exit status |
 //! | `place`, `guest` | native or nested; a line in a Linux guest |
 //! | `check`, `payloads`, `guest_tests`, `report` | what `test` and `check` run, and count |
@@ -26,9 +28,11 @@ mod guest_tests;
 mod headers;
 mod images;
 mod kernels;
+mod keyboard;
 mod mock_pmu;
 mod nested;
 mod paths;
+mod patience;
 mod payloads;
 mod perf;
 mod place;
@@ -61,14 +65,16 @@ enum Task {
         #[arg(last = true, required = true, value_name = "SHELL LINE")]
         line: Vec<String>,
     },
-    /// Boot a Linux guest of perfvisor and run a shell line there, as root
+    /// Boot a Linux guest of perfvisor and run a shell line there, as root; without a line:
+    /// an interactive shell
     Guest {
         #[command(flatten)]
         host: nested::HostArgs,
         #[command(flatten)]
         guest: guest::GuestArgs,
-        /// The shell line, after --, such as: -- perf stat -e cycles true
-        #[arg(last = true, required = true, value_name = "SHELL LINE")]
+        /// The shell line, after --, such as: -- perf stat -e cycles true. Without it, type
+        /// into a shell of the guest; leave it with `exit`, or with Ctrl-A x
+        #[arg(last = true, value_name = "SHELL LINE")]
         line: Vec<String>,
     },
     /// Run everything that CI runs; the last line counts passed, failed and skipped

@@ -160,6 +160,31 @@ pub(crate) fn unsupported(console: &str) -> Result<()> {
     Ok(())
 }
 
+/// perf's hardware events in the line of `perf stat`.
+pub(crate) const HARDWARE_EVENTS: usize = 8;
+
+/// How many events `perf stat` calls `<not supported>`.
+pub(crate) fn not_supported(console: &str) -> usize {
+    let stat = section(console, "perf stat").unwrap_or_default();
+    let missing = |line: &&str| line.contains("<not supported>");
+    stat.lines().filter(missing).count()
+}
+
+/// `perf stat` has counted every event.
+pub(crate) fn all_supported(console: &str) -> Result<()> {
+    let stat = section(console, "perf stat")?;
+    for line in stat.lines().map(str::trim) {
+        ensure!(!line.starts_with("<not "), "shown: {line}");
+    }
+    // Of the list, the last of the hardware events.
+    event(stat, "bus-cycles").map(|_| ())
+}
+
+/// Whether perfvisor says that a clock backs the guest's counters.
+pub(crate) fn is_clock_backed(vmm: &str) -> bool {
+    vmm.contains("backing=clock")
+}
+
 /// One of the first `among` symbols of `perf report` is the one that clears memory.
 pub(crate) fn hot_symbol(console: &str, among: usize) -> Result<()> {
     let report = section(console, "perf report")?;

@@ -5,16 +5,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::kernels::Kernel;
-use crate::nested::stream::{self, Event, Stream};
+use crate::nested::stream::{self, Event, Stream, Watched};
 use crate::nested::{self, Ended, Host, HostArgs, Job};
-use crate::{images, kernels, paths, programs, say, setup};
+use crate::{cmd, images, kernels, paths, programs, say, setup};
 
 /// A place to start perfvisor in.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub(crate) struct Native {
     kernels: Vec<Kernel>,
     guest: PathBuf,
     share: PathBuf,
-    timeout: Duration,
+    timeout: Option<u64>,
 }
 
 /// Why this machine's KVM cannot run a Linux guest; nothing if it can.
@@ -90,6 +89,28 @@ impl Place {
         }
     }
 
+    /// As [`Self::run`], and again, at most twice, if the host dies: the emulation kills
+    /// one now and then.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) fn run_on_a_host_that_lives(
+        &self,
+        job: &Job,
+        sink: &mut dyn FnMut(Stream, &[u8]),
+        again: &mut dyn FnMut(),
+    ) -> Result<Ended> {
+        const MORE: u32 = 2;
+        for attempt in 1..=MORE {
+            match self.run(job, sink)? {
+                Ended::HostDied => say!("once more, on a fresh host ({attempt} of {MORE})"),
+                ended => return Ok(ended),
+            }
+            again();
+        }
+        self.run(job, sink)
+    }
+
     /// Runs a shell line in which `perfvisor` is in PATH.
     ///
     /// # Errors
@@ -124,7 +145,7 @@ impl Native {
                 None => programs::perfvisor(&args.profile)?,
             },
             share: PathBuf::new(),
-            timeout: Duration::from_secs(args.timeout),
+            timeout: args.timeout,
         };
         let dir = native.run_dir();
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -166,11 +187,17 @@ impl Native {
             .to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
+        if job.interactive {
+            // perfvisor looks after the terminal, which is its own: nothing comes between.
+            let mut shell = Command::new("sh");
+            let shell = shell.args(["-c", &job.line]).env("PATH", path);
+            return reap(shell.spawn().context("cannot start the shell")?);
+        }
         let (output, output_in) = io::pipe()?;
         let (error, error_in) = io::pipe()?;
+        // Without a limit of its own: it passes our signal on to all that it started.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "timeout"])
-            .arg(self.timeout.as_secs().to_string())
+            .args(["--pdeathsig", "KILL", "timeout", "-k", "10", "0"])
             .args(["sh", "-c", &job.line])
             .env("PATH", path)
             .stdin(Stdio::null())
@@ -182,14 +209,21 @@ impl Native {
         let to_error = to.clone();
         thread::spawn(move || stream::read_data(Stream::Output, output, &[], &to));
         thread::spawn(move || stream::read_data(Stream::Error, error, &[], &to_error));
-        let deadline = Instant::now() + self.timeout + Duration::from_secs(5);
+        let limit = job.limit(self.timeout);
+        let mut watched = Watched::new(&events, child.id(), job.patience, limit);
         let mut open = 2;
         while open > 0 {
-            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Data(stream, bytes)) => sink(stream, &bytes),
-                Ok(Event::Closed(_)) => open -= 1,
-                Ok(Event::Control(_)) => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            match watched.next() {
+                Ok(Some(Event::Data(stream, bytes))) => sink(stream, &bytes),
+                Ok(Some(Event::Closed(_))) => open -= 1,
+                Ok(Some(Event::Control(_) | Event::Quit)) => {}
+                Ok(None) => break,
+                Err(why) => {
+                    say!("the job was ended: {why}");
+                    cmd::run(Command::new("kill").arg(child.id().to_string()))?;
+                    reap(child)?;
+                    return Ok(Ended::GivenUp(why));
+                }
             }
         }
         reap(child)
@@ -207,7 +241,6 @@ impl Drop for Native {
 fn reap(mut child: Child) -> Result<Ended> {
     let status = child.wait().context("cannot wait for the shell")?;
     Ok(match status.code().and_then(|c| u8::try_from(c).ok()) {
-        Some(124) => Ended::TimedOut,
         Some(code) => Ended::Exit(code),
         None => Ended::HostDied,
     })

@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: perf at work in a guest, shown and checked.
 
-use std::time::Instant;
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -9,8 +10,9 @@ use crate::complaints;
 use crate::guest::{self, GuestArgs};
 use crate::nested::stream::Stream;
 use crate::nested::{self, Ended, HostArgs, Job};
+use crate::patience::Patience;
 use crate::perf;
-use crate::place;
+use crate::place::{self, Place};
 use crate::report::Report;
 use crate::say;
 
@@ -26,36 +28,54 @@ pub(crate) struct DemoArgs {
     /// The PMU of the guest, as in perfvisor run --pmu; such as type=software,model=intel-v2
     #[arg(long, value_name = "PMU", allow_hyphen_values = true)]
     pmu: Option<String>,
+    /// Use the nested host, and give it a (mock) PMU with eight counters: the guest then counts
+    /// every hardware event
+    #[arg(long)]
+    mock_pmu: bool,
 }
 
-/// Seconds that the guest may take.
-const LIMIT: u64 = 180;
+/// The host's PMU with --mock-pmu.
+const MOCK_PMU: &str = "core:gp=8";
+/// And the guest's: of a model whose driver has all of perf's hardware events.
+const MOCK_GUEST: &str = "type=auto,model=intel-v2,gp=8";
+
+/// How long the guest may stand still: in all it uses a minute of CPU time, and prints all
+/// along.
+const PATIENCE: Patience = Patience {
+    work: Duration::from_secs(180),
+    idle: Patience::IDLE,
+};
+/// Seconds that it may take on any machine.
+const LIMIT: u64 = 3600;
 
 /// Runs the demo. The exit status is 0 if perf showed what it must.
 pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
-    let nested = args.host_kernel.is_some() || place::no_native_guests().is_some();
+    let nested = args.mock_pmu || args.host_kernel.is_some() || place::no_native_guests().is_some();
+    let mock_pmu = args.mock_pmu.then(|| MOCK_PMU.parse()).transpose()?;
     let host = HostArgs {
         icount: false,
         host_kernel: args.host_kernel.clone(),
-        // With two, one patches the host's text while the other runs it.
-        cpus: nested.then_some(1),
+        cpus: None,
         share: None,
-        timeout: LIMIT,
+        timeout: Some(LIMIT),
         profile: "release".into(),
         perfvisor: None,
-        mock_pmu: None,
+        mock_pmu,
     };
     let place = place::prepare(&host)?;
+    let pmu = args.pmu.as_deref();
+    let pmu = pmu.or(args.mock_pmu.then_some(MOCK_GUEST));
     let guest = GuestArgs {
         guest_kernel: args.guest_kernel.clone(),
-        vmm: args
-            .pmu
-            .as_ref()
+        vmm: pmu
             .map(|pmu| format!("--pmu {}", quoted(pmu)))
             .unwrap_or_default(),
         append: String::new(),
     };
-    let mut job = Job::default();
+    let mut job = Job {
+        patience: Some(PATIENCE),
+        ..Job::default()
+    };
     job.line = guest::run_line(
         &place,
         &guest,
@@ -67,32 +87,58 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         guest.guest_kernel,
         place.describe()
     );
+    let (ended, console, vmm) = show(&place, &job)?;
+    println!("\nHost: {}", place.describe());
+    if let Some(why) = why_not_supported(&console, &vmm) {
+        println!("{why}");
+    }
+    Ok(judge(ended, &console, &vmm, args.mock_pmu))
+}
+
+/// Runs the job and passes on what it prints. Returns how it ended, the guest's console, and
+/// what perfvisor said.
+fn show(place: &Place, job: &Job) -> Result<(Ended, String, String)> {
     let began = Instant::now();
-    let (mut console, mut vmm) = (Vec::new(), Vec::new());
-    let ended = place.run(&job, &mut |stream, bytes| {
-        nested::pass_on(stream, bytes);
-        match stream {
-            Stream::Error => vmm.extend_from_slice(bytes),
-            _ => console.extend_from_slice(bytes),
-        }
-    })?;
+    // The console, and what perfvisor says.
+    let shown = RefCell::new((Vec::new(), Vec::new()));
+    let ended = place.run_on_a_host_that_lives(
+        job,
+        &mut |stream, bytes| {
+            nested::pass_on(stream, bytes);
+            let mut shown = shown.borrow_mut();
+            match stream {
+                Stream::Error => shown.1.extend_from_slice(bytes),
+                _ => shown.0.extend_from_slice(bytes),
+            }
+        },
+        &mut || *shown.borrow_mut() = Default::default(),
+    )?;
     say!(
         "the guest and its host took {:.0} s",
         began.elapsed().as_secs_f32()
     );
+    let (console, vmm) = shown.into_inner();
     let console = String::from_utf8_lossy(&console).replace('\r', "");
-    let vmm = String::from_utf8_lossy(&vmm);
-    let software = nested
-        || args
-            .pmu
-            .as_ref()
-            .is_some_and(|pmu| pmu.contains("software"));
-    println!("\nHost: {}", place.describe());
-    Ok(judge(ended, &console, &vmm, software))
+    let vmm = String::from_utf8_lossy(&vmm).into_owned();
+    Ok((ended, console, vmm))
+}
+
+/// Why perf calls some events `<not supported>`, for a reader who takes that for a failure.
+fn why_not_supported(console: &str, vmm: &str) -> Option<String> {
+    let missing = perf::not_supported(console);
+    if missing == 0 || !perf::is_clock_backed(vmm) {
+        return None;
+    }
+    Some(format!(
+        "{missing} of {} hardware events read <not supported>, as they should: this host has no \
+         PMU, so the guest's run time backs its cycle counters and nothing backs the others; \
+         `cargo xtask demo --mock-pmu` shows a guest that counts them all.",
+        perf::HARDWARE_EVENTS
+    ))
 }
 
 /// Looks at what was shown.
-fn judge(ended: Ended, console: &str, vmm: &str, software: bool) -> u8 {
+fn judge(ended: Ended, console: &str, vmm: &str, all_events: bool) -> u8 {
     let mut report = Report::new(None);
     report.step("the guest ran to its end", || {
         match guest::verdict(ended, console)? {
@@ -101,7 +147,11 @@ fn judge(ended: Ended, console: &str, vmm: &str, software: bool) -> u8 {
         }
     });
     report.step("perf stat counts cycles", || perf::cycles(console));
-    if software {
+    if all_events {
+        report.step("every hardware event is counted", || {
+            perf::all_supported(console)
+        });
+    } else if perf::is_clock_backed(vmm) {
         report.step("instructions are <not supported>", || {
             perf::unsupported(console)
         });
@@ -121,4 +171,27 @@ fn judge(ended: Ended, console: &str, vmm: &str, software: bool) -> u8 {
         complaints::none(console)
     });
     report.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLOCK: &str = "perfvisor: PMU model=amd-core backing=clock counters=6";
+
+    #[test]
+    fn a_reader_is_told_why_events_are_missing() {
+        let stat = "=== perf stat\n 9 cycles\n <not supported> instructions\n\
+                    <not supported> branches\n=== perf record\n <not supported> x\n";
+        let why = why_not_supported(stat, CLOCK).unwrap();
+        assert!(why.starts_with("2 of 8 hardware events"), "{why}");
+        assert!(
+            why.contains("no PMU") && why.contains("--mock-pmu"),
+            "{why}"
+        );
+        assert!(!why.contains('\n'), "{why}");
+        // A host with a PMU has another reason, and a guest that counts all has none.
+        assert_eq!(why_not_supported(stat, "backing=cpu "), None);
+        assert_eq!(why_not_supported("=== perf stat\n 9 cycles\n", CLOCK), None);
+    }
 }

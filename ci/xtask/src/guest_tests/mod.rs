@@ -39,6 +39,7 @@ use crate::images;
 use crate::mock_pmu::Spec;
 use crate::nested::stream::Stream;
 use crate::nested::{Ended, HostArgs, Job};
+use crate::patience::Patience;
 use crate::place::{self, Place};
 use crate::report::Report;
 use crate::say;
@@ -67,7 +68,8 @@ pub(crate) struct GuestTest {
     pub(crate) vmm: &'static str,
     /// The line that it runs.
     pub(crate) line: String,
-    /// Seconds that it may take on a fast machine; [`SLOWEST`] times that elsewhere.
+    /// Seconds of CPU time that it may use without a byte of output, nor of the guest's
+    /// console: more than twice what it uses in all.
     pub(crate) limit: u64,
     /// A word of its name without which it is not run; empty: it always is.
     pub(crate) on_request: &'static str,
@@ -98,14 +100,22 @@ pub(crate) enum Runs {
     OnHost,
 }
 
-/// How many times slower than a fast machine a machine may be. A limit ends a test that
-/// stands still, and says nothing about speed.
-const SLOWEST: u64 = 4;
+/// How many times its limit a test may take by the host's clock while it prints: a machine
+/// may be that slow. What stands still has ended long before ([`crate::patience`]).
+const SLOWEST: u64 = 12;
 
 impl GuestTest {
     /// Seconds after which it is ended, on any machine.
     const fn ended_after(&self) -> u64 {
         self.limit * SLOWEST
+    }
+
+    /// Where its guest's console goes, if that is a file.
+    const fn console(&self) -> &'static str {
+        match self.runs {
+            Runs::InGuest => "",
+            Runs::OnHost => on_host::CONSOLE,
+        }
     }
 
     /// A guest with one vCPU, both kernels 6.12.
@@ -215,12 +225,12 @@ fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &Shared<'_
     let mut tried: Vec<&str> = Vec::new();
     while !waiting.is_empty() {
         let stuck = run_once(nested, &waiting, report)?;
-        let Some((first, reason)) = stuck.first().copied() else {
+        waiting = stuck.iter().map(|(test, _)| *test).collect();
+        let Some((first, reason)) = stuck.into_iter().next() else {
             return Ok(());
         };
-        waiting = stuck.into_iter().map(|(test, _)| test).collect();
         if tried.iter().filter(|name| **name == first.name).count() == more {
-            locked(report).fail(&first.name, reason);
+            locked(report).fail(&first.name, &reason);
             waiting.remove(0);
         } else {
             say!("{}: {reason}; once more, in a fresh host", first.name);
@@ -230,12 +240,26 @@ fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &Shared<'_
     Ok(())
 }
 
-/// For how long nothing comes of a host that counts instructions if a test there has
-/// locked itself up (resources/README.md): thrice what the longest takes.
-const STANDSTILL: Duration = Duration::from_secs(120);
+/// CPU time without a byte of output after which a test on a host that counts
+/// instructions has locked itself up (resources/README.md): thrice what the longest uses.
+const STANDSTILL: u64 = 120;
+
+/// How long a host may stand still that runs these tests.
+fn patience(tests: &[&GuestTest], icount: bool) -> Patience {
+    let longest = tests.iter().map(|t| t.limit).max().unwrap_or_default();
+    let work = if icount {
+        longest.min(STANDSTILL)
+    } else {
+        longest
+    };
+    Patience {
+        work: Duration::from_secs(work),
+        idle: Patience::IDLE,
+    }
+}
 
 /// A test that did not come to an end, and why.
-type Stuck<'a> = (&'a GuestTest, &'static str);
+type Stuck<'a> = (&'a GuestTest, String);
 
 /// Boots one host and runs the tests in it. Returns those that did not come to an end.
 fn run_once<'a>(
@@ -248,22 +272,16 @@ fn run_once<'a>(
     let host = HostArgs {
         icount: nested.is_some_and(|host| host.icount),
         host_kernel: nested.map(|host| host.kernel.to_owned()),
-        // With two, one patches the host's text while the other runs it.
-        cpus: nested.map(|_| mock_pmu.as_ref().map_or(1, Spec::least_cpus)),
+        cpus: None,
         share: None,
-        timeout: 60 + tests.iter().map(|t| t.ended_after()).sum::<u64>(),
+        timeout: Some(60 + tests.iter().map(|t| t.ended_after()).sum::<u64>()),
         profile: "testrelease".into(),
         perfvisor: None,
         mock_pmu,
     };
     let place = place::prepare(&host)?;
     let mut job = job(&place, tests)?;
-    // A host that lives ends a test at its limit, and says so, by its own clock: that of
-    // one that counts instructions may all but stand still.
-    let longest = tests.iter().map(|t| t.ended_after()).max();
-    let longest = longest.unwrap_or_default();
-    let of_job = Duration::from_secs(longest + 30);
-    job.silence = Some(if host.icount { STANDSTILL } else { of_job });
+    job.patience = Some(patience(tests, host.icount));
     say!("{} guest test(s) on {}", tests.len(), place.describe());
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let (mut began, mut times) = (Instant::now(), Vec::new());
@@ -284,29 +302,41 @@ fn run_once<'a>(
     marks::log(&name_of(nested), &output, &errors)?;
     let mut stuck = Vec::new();
     for (n, test) in tests.iter().copied().enumerate() {
-        match marks::seen(n, &output, &errors) {
-            Some(seen) if seen.timed_out() || seen.never_began() => {
-                say!("{}: {}", test.name, seen.last_words());
-                stuck.push((test, "the guest took too long, or never said a word"));
+        let Some(seen) = marks::seen(n, &output, &errors) else {
+            if stuck.is_empty() {
+                let words = marks::last_words(n, &output, &errors);
+                say!("{}: {words}", test.name);
             }
-            // Counting instructions, an interrupt may be delivered twice: see
-            // resources/README.md.
-            Some(seen) if nested.is_some_and(|host| host.icount) && seen.panicked() => {
-                say!("{}: {}", test.name, seen.last_words());
-                stuck.push((test, "the guest's kernel panicked"));
-            }
-            Some(seen) => {
-                let checked = seen
-                    .no_complaints()
-                    .and_then(|()| (test.check)(&seen, test));
-                let checked = checked.map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()));
-                let took = times.get(n).copied().unwrap_or_default();
-                locked(report).settle(&test.name, took, checked);
-            }
-            None => stuck.push((test, why_not_run(ended))),
+            stuck.push((test, why_not_run(ended)));
+            continue;
+        };
+        let seen = Seen {
+            limit: Duration::from_secs(test.ended_after()),
+            ..seen
+        };
+        if let Some(reason) = why_stuck(&seen, host.icount) {
+            say!("{}: {}", test.name, seen.last_words());
+            stuck.push((test, reason.to_owned()));
+            continue;
         }
+        let checked = seen
+            .no_complaints()
+            .and_then(|()| (test.check)(&seen, test));
+        let checked = checked.map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()));
+        let took = times.get(n).copied().unwrap_or_default();
+        locked(report).settle(&test.name, took, checked);
     }
     Ok(stuck)
+}
+
+/// Why a guest that ended did not come to its end.
+fn why_stuck(seen: &Seen, icount: bool) -> Option<&'static str> {
+    if seen.timed_out() || seen.never_began() {
+        return Some("the guest took too long, or never said a word");
+    }
+    // Counting instructions, an interrupt may be delivered twice: see
+    // resources/README.md.
+    (icount && seen.panicked()).then_some("the guest's kernel panicked")
 }
 
 /// A line for the host with the places of the images in it, which it names in braces.
@@ -332,11 +362,11 @@ fn name_of(nested: Option<NestedHost>) -> String {
     }
 }
 
-fn why_not_run(ended: Ended) -> &'static str {
+fn why_not_run(ended: Ended) -> String {
     match ended {
-        Ended::TimedOut => "the host kept still for too long",
-        Ended::HostDied => "the host died while or before it ran",
-        Ended::Exit(_) => "it did not run to its end",
+        Ended::GivenUp(why) => format!("its host was ended: {why}"),
+        Ended::HostDied => "the host died while or before it ran".into(),
+        Ended::Exit(_) | Ended::Quit => "it did not run to its end".into(),
     }
 }
 
@@ -363,8 +393,7 @@ fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
             let line = with_images(&payloads::place(&test.line, place, &mut job)?, place)?;
             let line = crate::cmd::quoted(&format!("{TIDY}{line}"));
             let run = format!("sh -c {line}");
-            job.line
-                .push_str(&marks::wrapped(n, test.ended_after(), &run, after));
+            job.line.push_str(&marked(n, test, &run, after));
             continue;
         }
         let cpus = if test.vmm.contains("--cpus ") {
@@ -390,10 +419,21 @@ fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
         };
         let line = complaints::asked_after(&test.line);
         let run = guest::run_line(place, &guest, (&n.to_string(), &line), &mut job)?;
-        job.line
-            .push_str(&marks::wrapped(n, test.ended_after(), &run, after));
+        job.line.push_str(&marked(n, test, &run, after));
     }
     Ok(job)
+}
+
+/// The lines of one test, with the marks around them.
+fn marked(n: usize, test: &GuestTest, run: &str, after: &str) -> String {
+    let marked = marks::Marked {
+        n,
+        limit: test.ended_after(),
+        run,
+        after,
+        console: test.console(),
+    };
+    marked.lines()
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ pub(super) fn host_mhz(seen: &Seen) -> Result<f64> {
     Ok(mhz.context("the host's clock is due")?.trim().parse()?)
 }
 
+/// The file of the guest's console.
+pub(super) const CONSOLE: &str = "/tmp/console";
+
 /// The end of the line: waits for perfvisor, says how it ended, and shows the console.
 pub(super) const ENDED: &str = "wait $vmm; echo status=$?; cat /tmp/console";
 

@@ -1,10 +1,14 @@
 //! What came out of a guest test, and the questions that the checks ask of it.
 
+use std::time::Duration;
+
 use anyhow::{Result, anyhow};
 
 use crate::complaints;
 use crate::guest;
 use crate::nested::Ended;
+use crate::patience::Why;
+use crate::perf;
 
 /// What came out of a guest.
 #[derive(Debug, Default)]
@@ -17,6 +21,8 @@ pub(crate) struct Seen {
     pub(crate) status: u8,
     /// The line's exit status, if the guest told it.
     pub(crate) exit: Option<u8>,
+    /// What it was given by the host's clock.
+    pub(crate) limit: Duration,
 }
 
 impl Seen {
@@ -49,7 +55,7 @@ impl Seen {
     /// Says which did not.
     pub(crate) fn succeeded(&self) -> Result<()> {
         let ended = if self.timed_out() {
-            Ended::TimedOut
+            Ended::GivenUp(Why::TooLong(self.limit))
         } else {
             Ended::Exit(self.status)
         };
@@ -77,7 +83,7 @@ impl Seen {
 
     /// Whether perfvisor said that a clock backs the guest's counters.
     pub(crate) fn vmm_is_clock_derived(&self) -> bool {
-        self.vmm.contains("backing=clock")
+        perf::is_clock_backed(&self.vmm)
     }
 
     /// That a line of the console is this, and nothing more.

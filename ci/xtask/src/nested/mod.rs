@@ -3,35 +3,49 @@
 //!
 //! ```text
 //! prepare ─▶ Host ─▶ boot ─▶ job started ─▶ exit status ─▶ QEMU killed
-//!                     │ died: again, at most twice   └─ died or too long: never again
+//!                     │ died: again, at most twice   └─ died or given up: told
 //! ```
 //!
 //! Multi-threaded TCG of QEMU 7.2 now and then crashes a kernel at boot; that is why
-//! a host that dies before the job starts is started again, and only such a host.
+//! a host that dies before the job starts is started again, and only such a host. Who
+//! gives it a job may start the job again.
 
 mod qemu;
 pub(crate) mod stream;
 mod tsc;
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::cpio::Cpio;
 use crate::kernels::{self, Kernel};
+use crate::keyboard::RawTerminal;
 use crate::mock_pmu::Spec;
+use crate::patience::{Patience, Why};
 use crate::{images, say, setup};
 use qemu::Machine;
-use stream::{Event, Stream};
+use stream::{Event, Stream, Watched};
 
 /// How often a host that died before the job started is started again.
 const RESTARTS: u32 = 2;
-/// CPUs of a host when nothing asks for more or fewer.
-const DEFAULT_CPUS: u32 = 2;
-/// How long a host may take to boot.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// CPUs of a host when nothing asks for more. With two, one patches the host's text while
+/// the other runs it (resources/README.md).
+const DEFAULT_CPUS: u32 = 1;
+/// The most CPUs that have a QEMU thread each.
+const MOST_THREADS: u32 = 2;
+/// How long a host may stand still while it boots: it takes some ten seconds of CPU time,
+/// and prints nothing.
+const BOOT_PATIENCE: Patience = Patience {
+    work: Duration::from_secs(120),
+    idle: Duration::from_secs(45),
+};
+/// And how long it may take on any machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(1800);
+/// Seconds that a line of the user may take when nobody says.
+const DEFAULT_TIMEOUT: u64 = 600;
 
 /// Options of the nested host, for every command that uses it.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,16 +57,16 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "6.1|6.12")]
     pub(crate) host_kernel: Option<String>,
     /// CPUs of the nested host. Two CPUs have a QEMU thread each; more than two, and CPUs with
-    /// --icount, share one thread [default: 2; 1 with --icount; the number that a hybrid mock PMU
-    /// needs]
+    /// --icount, share one thread. With two, the emulation now and then kills the host
+    /// [default: 1; the number that a hybrid mock PMU needs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: Option<u32>,
     /// A folder that the nested host or the guest sees at /share
     #[arg(long, value_name = "DIR")]
     pub(crate) share: Option<PathBuf>,
-    /// Time limit of the job in seconds
-    #[arg(long, value_name = "S", default_value_t = 600)]
-    pub(crate) timeout: u64,
+    /// Time limit of the line in seconds [default: 600; none for an interactive shell]
+    #[arg(long, value_name = "S")]
+    pub(crate) timeout: Option<u64>,
     /// Cargo profile with which perfvisor is built
     #[arg(long, value_name = "NAME", default_value = "testrelease")]
     pub(crate) profile: String,
@@ -77,8 +91,19 @@ pub(crate) struct Job {
     pub(crate) line: String,
     /// Further files of the host: name without the leading slash, content.
     pub(crate) files: Vec<(String, Vec<u8>)>,
-    /// The longest that it may keep still in the nested host, if that is limited.
-    pub(crate) silence: Option<Duration>,
+    /// How long it may stand still, if that is limited.
+    pub(crate) patience: Option<Patience>,
+    /// Whether a user types into it: what this process's standard input has is its own, and
+    /// nothing limits its time that the user did not ask for.
+    pub(crate) interactive: bool,
+}
+
+impl Job {
+    /// The most that it may take.
+    pub(crate) fn limit(&self, timeout: Option<u64>) -> Option<Duration> {
+        let default = (!self.interactive).then_some(DEFAULT_TIMEOUT);
+        timeout.or(default).map(Duration::from_secs)
+    }
 }
 
 /// How a job ended.
@@ -86,10 +111,12 @@ pub(crate) struct Job {
 pub(crate) enum Ended {
     /// By itself, with this exit status.
     Exit(u8),
-    /// By the time limit.
-    TimedOut,
+    /// By us, with a reason.
+    GivenUp(Why),
     /// With its host, while it ran.
     HostDied,
+    /// By the user's keys.
+    Quit,
 }
 
 impl Ended {
@@ -97,8 +124,9 @@ impl Ended {
     pub(crate) fn status(self) -> u8 {
         match self {
             Self::Exit(status) => status,
-            Self::TimedOut => 124,
+            Self::GivenUp(_) => 124,
             Self::HostDied => 125,
+            Self::Quit => 0,
         }
     }
 }
@@ -113,7 +141,7 @@ pub(crate) struct Host {
     one_thread: bool,
     mock_pmu: Option<Spec>,
     icount: bool,
-    timeout: Duration,
+    timeout: Option<u64>,
     share: Vec<u8>,
 }
 
@@ -141,10 +169,10 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
         cpus,
         // Where threads take turns anyway, turns of QEMU's own cost less; where they
         // need not, QEMU's turns deliver interrupts twice.
-        one_thread: args.icount || cpus > DEFAULT_CPUS,
+        one_thread: args.icount || cpus > MOST_THREADS,
         mock_pmu: args.mock_pmu.clone(),
         icount: args.icount,
-        timeout: Duration::from_secs(args.timeout),
+        timeout: args.timeout,
         share,
     })
 }
@@ -152,8 +180,7 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
 /// How many CPUs the host has; `series` is its kernel's.
 fn cpus(args: &HostArgs, series: &str) -> Result<u32> {
     let least = args.mock_pmu.as_ref().map_or(1, Spec::least_cpus);
-    let default = if args.icount { 1 } else { DEFAULT_CPUS };
-    let cpus = args.cpus.unwrap_or(default.max(least));
+    let cpus = args.cpus.unwrap_or(DEFAULT_CPUS.max(least));
     if cpus < least {
         bail!("--cpus {cpus}: the PMUs of --mock-pmu need {least}");
     }
@@ -202,7 +229,9 @@ impl Host {
         for attempt in 0..=RESTARTS {
             let (machine, events) = self.start(job)?;
             let began = Instant::now();
-            match wait_for_start(&events, BOOT_LIMIT) {
+            let boot = Some(self.all_threads(BOOT_PATIENCE));
+            let mut watched = Watched::new(&events, machine.id(), boot, Some(BOOT_LIMIT));
+            match wait_for_start(&mut watched) {
                 Ok(()) => {}
                 Err(NoStart::Refused(reason)) => {
                     bail!("the nested host cannot run the job: {reason}")
@@ -221,18 +250,20 @@ impl Host {
                 self.describe(),
                 began.elapsed().as_secs_f32()
             );
-            let ended = follow(&events, self.timeout, job.silence, sink);
+            let patience = job.patience.map(|patience| self.all_threads(patience));
+            let limit = job.limit(self.timeout);
+            let mut watched = Watched::new(&events, machine.id(), patience, limit);
+            let ended = if job.interactive {
+                self.follow_typing(&mut watched, &machine, sink)?
+            } else {
+                follow(&mut watched, sink)
+            };
             match ended {
-                Ended::TimedOut => {
-                    say!(
-                        "the job took more than {} s, or kept still for too long: stopped",
-                        self.timeout.as_secs()
-                    );
-                }
+                Ended::GivenUp(why) => say!("the job was ended: {why}"),
                 Ended::HostDied => {
                     say!("the host died while the job ran\n{}", machine.last_words());
                 }
-                Ended::Exit(_) => {}
+                Ended::Exit(_) | Ended::Quit => {}
             }
             return Ok(ended);
         }
@@ -240,6 +271,37 @@ impl Host {
             "the nested host died {} times before the job started",
             RESTARTS + 1
         )
+    }
+
+    /// As [`follow`], with the user's terminal: from the job's first byte on its keys are
+    /// the job's, and before that Ctrl-C ends us.
+    fn follow_typing(
+        &self,
+        watched: &mut Watched<'_>,
+        machine: &Machine,
+        sink: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Ended> {
+        let (mut terminal, mut failed) = (None, None);
+        let ended = follow(watched, &mut |stream, bytes| {
+            if stream == Stream::Output && terminal.is_none() && failed.is_none() {
+                match RawTerminal::enter().and_then(|raw| machine.type_into().map(|()| raw)) {
+                    Ok(raw) => terminal = Some(raw),
+                    Err(error) => failed = Some(error),
+                }
+            }
+            sink(stream, bytes);
+        });
+        drop(terminal);
+        failed.map_or(Ok(ended), Err)
+    }
+
+    /// The patience of one CPU, for all that run at a time.
+    fn all_threads(&self, of_one: Patience) -> Patience {
+        let threads = if self.one_thread { 1 } else { self.cpus };
+        Patience {
+            work: of_one.work * threads,
+            ..of_one
+        }
     }
 
     fn start(&self, job: &Job) -> Result<(Machine, Receiver<Event>)> {
@@ -254,12 +316,15 @@ impl Host {
         if !self.icount {
             cpio.file("job/alarm", 0o644, ALARM)?;
         }
+        if job.interactive {
+            cpio.file("job/keys", 0o644, b"")?;
+        }
         for (name, data) in &job.files {
             cpio.file(name, 0o755, data)?;
         }
         let mut last = cpio.finish()?;
         last.extend_from_slice(&self.share);
-        Machine::start(self, &last, mark)
+        Machine::start(self, job.interactive, &last, mark)
     }
 }
 
@@ -279,49 +344,40 @@ enum NoStart {
     Died(String),
 }
 
-fn wait_for_start(events: &Receiver<Event>, limit: Duration) -> Result<(), NoStart> {
-    let deadline = Instant::now() + limit;
+fn wait_for_start(events: &mut Watched<'_>) -> Result<(), NoStart> {
     loop {
-        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Event::Control(line)) if line == "start" => return Ok(()),
-            Ok(Event::Control(line)) if line.starts_with(REFUSED) => {
+        match events.next() {
+            Ok(Some(Event::Control(line))) if line == "start" => return Ok(()),
+            Ok(Some(Event::Control(line))) if line.starts_with(REFUSED) => {
                 return Err(NoStart::Refused(line[REFUSED.len()..].to_owned()));
             }
-            Ok(Event::Closed(Stream::Control)) | Err(RecvTimeoutError::Disconnected) => {
+            Ok(Some(Event::Closed(Stream::Control)) | None) => {
                 return Err(NoStart::Died("QEMU ended".into()));
             }
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout) => {
-                return Err(NoStart::Died(format!("no job after {} s", limit.as_secs())));
-            }
+            Ok(Some(_)) => {}
+            Err(why) => return Err(NoStart::Died(why.to_string())),
         }
     }
 }
 
-fn follow(
-    events: &Receiver<Event>,
-    limit: Duration,
-    silence: Option<Duration>,
-    sink: &mut dyn FnMut(Stream, &[u8]),
-) -> Ended {
-    let deadline = Instant::now() + limit;
+fn follow(events: &mut Watched<'_>, sink: &mut dyn FnMut(Stream, &[u8])) -> Ended {
     let (mut status, mut open) = (None, 2);
     loop {
         if let (Some(status), 0) = (status, open) {
             return Ended::Exit(status);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        match events.recv_timeout(silence.map_or(left, |silence| silence.min(left))) {
-            Ok(Event::Data(stream, bytes)) => sink(stream, &bytes),
-            Ok(Event::Control(line)) => match line.strip_prefix("exit ") {
+        match events.next() {
+            Ok(Some(Event::Data(stream, bytes))) => sink(stream, &bytes),
+            Ok(Some(Event::Control(line))) => match line.strip_prefix("exit ") {
                 Some(text) => status = text.trim().parse().ok(),
                 None => say!("the host says: {line}"),
             },
-            Ok(Event::Closed(Stream::Control)) | Err(RecvTimeoutError::Disconnected) => {
+            Ok(Some(Event::Closed(Stream::Control)) | None) => {
                 return status.map_or(Ended::HostDied, Ended::Exit);
             }
-            Ok(Event::Closed(_)) => open -= 1,
-            Err(RecvTimeoutError::Timeout) => return Ended::TimedOut,
+            Ok(Some(Event::Closed(_))) => open -= 1,
+            Ok(Some(Event::Quit)) => return Ended::Quit,
+            Err(why) => return Ended::GivenUp(why),
         }
     }
 }

@@ -5,14 +5,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use anyhow::{Context, Result};
 
 use super::stream::{self, Event, Stream};
 use super::{Host, tsc};
-use crate::{cmd, paths};
+use crate::{cmd, keyboard, paths};
 
 const MEMORY: &str = "4G";
 /// With SVM. Without XSAVE: TCG executes a guest's XSETBV without telling KVM, whose
@@ -34,12 +34,15 @@ pub(super) struct Machine {
     dir: PathBuf,
     console: PathBuf,
     messages: PathBuf,
+    events: Sender<Event>,
 }
 
 impl Machine {
-    /// Starts QEMU with the host's archives and one more.
+    /// Starts QEMU with the host's archives and one more; `typed`: with a port that leads
+    /// in, for what a user types.
     pub(super) fn start(
         host: &Host,
+        typed: bool,
         last: &[u8],
         mark: Vec<u8>,
     ) -> Result<(Self, Receiver<Event>)> {
@@ -52,6 +55,10 @@ impl Machine {
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let initrd = dir.join("initrd");
         concatenate(&host.archives, last, &initrd)?;
+        let keys = typed.then(|| dir.join("keys"));
+        if let Some(keys) = &keys {
+            make_fifos(keys)?;
+        }
         let logs = paths::cache("logs")?;
         keep_newest(&logs, 40);
         let console = logs.join(format!("host-{pid}-{serial}.console"));
@@ -62,7 +69,7 @@ impl Machine {
         let (error, error_in) = io::pipe()?;
         let child = Command::new("sh")
             .args(["-c", LAUNCH, "sh"])
-            .args(arguments(host, &initrd, &console))
+            .args(arguments(host, &initrd, &console, keys.as_deref()))
             .env("QEMU_LOG", &messages)
             .stdin(control_in)
             .stdout(output_in)
@@ -70,9 +77,9 @@ impl Machine {
             .spawn()
             .context("cannot start QEMU")?;
         let (to, events) = channel();
-        let (to_output, to_error) = (to.clone(), to.clone());
+        let (to_output, to_error, to_control) = (to.clone(), to.clone(), to.clone());
         let mark_too = mark.clone();
-        thread::spawn(move || stream::read_control(control, &to));
+        thread::spawn(move || stream::read_control(control, &to_control));
         thread::spawn(move || stream::read_data(Stream::Output, output, &mark, &to_output));
         thread::spawn(move || stream::read_data(Stream::Error, error, &mark_too, &to_error));
         Ok((
@@ -81,9 +88,23 @@ impl Machine {
                 dir,
                 console,
                 messages,
+                events: to,
             },
             events,
         ))
+    }
+
+    /// QEMU's process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Passes on what the user types, from now on.
+    ///
+    /// # Errors
+    /// If the port cannot be opened.
+    pub(super) fn type_into(&self) -> Result<()> {
+        keyboard::pass_on(&self.dir.join("keys.in"), self.events.clone())
     }
 
     /// The end of the kernel's console and of QEMU's messages.
@@ -109,7 +130,7 @@ impl Drop for Machine {
     }
 }
 
-fn arguments(host: &Host, initrd: &Path, console: &Path) -> Vec<String> {
+fn arguments(host: &Host, initrd: &Path, console: &Path, keys: Option<&Path>) -> Vec<String> {
     let accel = if host.one_thread {
         "tcg,thread=single"
     } else {
@@ -134,18 +155,30 @@ fn arguments(host: &Host, initrd: &Path, console: &Path) -> Vec<String> {
     // ioeventfd=off: a kick is handled at once, not when the main loop comes by.
     words.extend([
         "-device",
-        "virtio-serial-pci,id=out,ioeventfd=off,max_ports=4",
+        "virtio-serial-pci,id=out,ioeventfd=off,max_ports=5",
     ]);
     let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
-    for (port, fd) in [(1, 3), (2, 4), (3, 5)] {
+    let out = |fd: u32| format!("file,path=/dev/fd/{fd}");
+    let mut ports = vec![(1, out(3)), (2, out(4)), (3, out(5))];
+    ports.extend(keys.map(|keys| (4, format!("pipe,path={}", keys.display()))));
+    for (port, backend) in ports {
         words.push("-chardev".into());
-        words.push(format!("file,id=port{port},path=/dev/fd/{fd}"));
+        words.push(format!("{backend},id=port{port}"));
         words.push("-device".into());
         words.push(format!(
             "virtserialport,bus=out.0,nr={port},chardev=port{port}"
         ));
     }
     words
+}
+
+/// The two FIFOs of QEMU's `pipe`: what we write to the one is typed; nothing is written to
+/// the other.
+fn make_fifos(keys: &Path) -> Result<()> {
+    for end in ["in", "out"] {
+        cmd::output(Command::new("mkfifo").arg(keys.with_extension(end)))?;
+    }
+    Ok(())
 }
 
 fn concatenate(archives: &[PathBuf], last: &[u8], to: &Path) -> Result<()> {

@@ -1,9 +1,12 @@
 //! What comes out of the nested host: two byte streams and a line-wise control
-//! channel, each read by a thread and handed on as events.
+//! channel, each read by a thread and handed on as events, for as long as whoever waits
+//! for them has patience.
 
 use std::io::{BufRead, BufReader, Read};
-use std::sync::mpsc::Sender;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::patience::{self, Effort, Patience, Watch, Why};
 
 /// A channel out of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,71 @@ pub(crate) enum Event {
     Control(String),
     /// The stream's end: the mark, or QEMU's end.
     Closed(Stream),
+    /// The user has typed the keys that end it.
+    Quit,
+}
+
+/// The events of a process, until it is given up.
+#[derive(Debug)]
+pub(crate) struct Watched<'a> {
+    events: &'a Receiver<Event>,
+    process: u32,
+    watch: Option<Watch>,
+    limit: Option<Duration>,
+    began: Instant,
+}
+
+impl<'a> Watched<'a> {
+    /// Those of a process and its descendants, with how long it may stand still, and how
+    /// long it may take by the wall's clock.
+    pub(crate) fn new(
+        events: &'a Receiver<Event>,
+        process: u32,
+        patience: Option<Patience>,
+        limit: Option<Duration>,
+    ) -> Self {
+        let began = Instant::now();
+        let watch = patience.map(|p| Watch::new(p, began, Effort::of_tree(process)));
+        Self {
+            events,
+            process,
+            watch,
+            limit,
+            began,
+        }
+    }
+
+    /// The next event; nothing if there will be none.
+    ///
+    /// # Errors
+    /// Why the process is given up.
+    pub(crate) fn next(&mut self) -> Result<Option<Event>, Why> {
+        loop {
+            let now = Instant::now();
+            let left = match self.limit {
+                None => patience::PERIOD,
+                Some(limit) => limit.saturating_sub(now.duration_since(self.began)),
+            };
+            if let Some(limit) = self.limit.filter(|_| left.is_zero()) {
+                return Err(Why::TooLong(limit));
+            }
+            if let Some(watch) = self.watch.as_mut().filter(|w| w.is_due(now))
+                && let Some(why) = watch.look(now, Effort::of_tree(self.process))
+            {
+                return Err(why);
+            }
+            match self.events.recv_timeout(left.min(patience::PERIOD)) {
+                Ok(event) => {
+                    if let (Event::Data(..), Some(watch)) = (&event, &mut self.watch) {
+                        watch.progress();
+                    }
+                    return Ok(Some(event));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            }
+        }
+    }
 }
 
 /// A byte string that no job prints by accident: it ends a stream.
@@ -114,6 +182,25 @@ mod tests {
             });
             assert_eq!(data.flatten().collect::<Vec<_>>(), b"one\0two");
         }
+    }
+
+    #[test]
+    fn a_process_that_stands_still_is_given_up_and_one_that_prints_is_not() {
+        let (to, from) = std::sync::mpsc::channel();
+        let patience = Patience {
+            work: Duration::from_secs(3600),
+            idle: patience::PERIOD,
+        };
+        // There is no such process: it uses nothing.
+        let mut watched = Watched::new(&from, u32::MAX, Some(patience), None);
+        to.send(Event::Data(Stream::Output, b"x".to_vec())).unwrap();
+        assert!(matches!(watched.next(), Ok(Some(Event::Data(..)))));
+        assert!(matches!(watched.next(), Err(Why::Idle(_))));
+        let mut watched = Watched::new(&from, u32::MAX, None, Some(Duration::ZERO));
+        assert!(matches!(watched.next(), Err(Why::TooLong(_))));
+        drop(to);
+        let mut watched = Watched::new(&from, u32::MAX, Some(patience), None);
+        assert!(matches!(watched.next(), Ok(None)));
     }
 
     #[test]
