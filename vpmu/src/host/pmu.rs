@@ -59,6 +59,14 @@ pub struct Privilege {
 }
 
 /// The privilege level that a guest was found at.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::Level;
+///
+/// let at_the_exit = |cpl: u8| if cpl == 3 { Level::User } else { Level::Kernel };
+/// assert_eq!(at_the_exit(0), Level::Kernel);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// 1 to 3.
@@ -68,6 +76,14 @@ pub enum Level {
 }
 
 /// How good a count is.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::Quality;
+///
+/// let is_estimate = |quality| quality != Quality::Counted;
+/// assert!(is_estimate(Quality::Clock) && is_estimate(Quality::SampledClock));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quality {
     /// A hardware counter's.
@@ -134,6 +150,21 @@ pub struct HostEvent {
 }
 
 /// Why [`HostPmu::open`] made no event.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::software::{Khz, SoftwarePmu};
+/// use vpmu::host::{HostEvent, HostEventId, HostOpenError, HostPmu, Privilege};
+/// use vpmu::x86::event::ArchEvent;
+///
+/// let mut clock = SoftwarePmu::new(Khz(2_000_000));
+/// let instructions = HostEvent {
+///     code: ArchEvent::Instructions.into(),
+///     privilege: Privilege { user: true, kernel: true },
+/// };
+/// let refused = clock.open(HostEventId(0), &instructions);
+/// assert_eq!(refused, Err(HostOpenError::Unsupported), "a clock counts cycles only");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostOpenError {
     /// This PMU cannot count the event, now or ever.
@@ -145,15 +176,33 @@ pub enum HostOpenError {
 }
 
 /// The host has no counter for the event now.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::NoCounter;
+///
+/// assert_eq!(NoCounter.to_string(), "no host counter is free");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no host counter is free")]
 pub struct NoCounter;
 
 /// Why [`HostPmu::read`] gave no count.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::ReadError;
+///
+/// /// Whether a later read of the same event can succeed.
+/// fn is_final(error: ReadError) -> bool {
+///     error == ReadError::Lost
+/// }
+/// assert!(is_final(ReadError::Lost) && !is_final(ReadError::Host(4)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The host took the counter away: its event is in the error state.
-    #[error("the host took the counter away")]
+    #[error("the host took the counter away from the event")]
     Lost,
     /// The host refused, with this errno.
     #[error("reading the host event failed with errno {0}")]

@@ -11,6 +11,16 @@ use crate::units::{Energy, Nanos};
 use super::ScopeInstance;
 
 /// Who ran for how long, since any fixed moment.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::CpuTime;
+/// use vpmu::units::Nanos;
+///
+/// // The guest had a quarter of the time of its scope's CPUs.
+/// let time = CpuTime { guest: Nanos(1_000), host: Nanos(4_000) };
+/// assert_eq!(time.host.0 / time.guest.0, 4);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuTime {
     /// The vCPUs of one scope instance, those included that have ended.

@@ -14,6 +14,14 @@ pub struct UncoreEventId(pub u16);
 
 /// One of the guest's instances of an uncore PMU: the one of its first die, its
 /// second, and so on, over all packages, in the order of vCPU numbers.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::ScopeInstance;
+///
+/// let second_package = ScopeInstance(1);
+/// assert!(ScopeInstance(0) < second_package);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScopeInstance(pub u16);
 

@@ -36,13 +36,23 @@ pub struct InitRequest<'a> {
 }
 
 /// Why a PMU does not take an event.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::Errno;
+/// use vpmu::sched::driver::InitError;
+///
+/// // The PMU knows the event, and cannot count it.
+/// let error = InitError::Refused(Errno::EOPNOTSUPP);
+/// assert_eq!(error.to_string(), "the PMU refuses the event: EOPNOTSUPP");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InitError {
     /// Not an event of this PMU; the lookup may go on. ENOENT.
     #[error("the event does not belong to this PMU")]
     NotMine,
     /// Another PMU's type should be asked instead (R-096). ENOENT.
-    #[error("the event belongs to PMU type {}", .0.0)]
+    #[error("the event belongs to the PMU of type {}", .0.0)]
     Forward(PmuType),
     /// It is this PMU's, but cannot be counted.
     #[error("the PMU refuses the event: {0}")]
@@ -50,6 +60,13 @@ pub enum InitError {
 }
 
 /// There is no counter for the event now. EAGAIN.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::driver::AddError;
+///
+/// assert_eq!(AddError.to_string(), "no counter is free for the event");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no counter is free for the event")]
 pub struct AddError;

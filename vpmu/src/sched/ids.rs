@@ -65,6 +65,13 @@ impl EventId {
 }
 
 /// A registered PMU, numbered in order of registration. Linux: `struct pmu *`.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::PmuId;
+///
+/// assert!(PmuId(0) < PmuId(1), "PMUs are numbered in the order of registration");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PmuId(pub u16);
 

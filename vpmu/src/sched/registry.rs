@@ -16,6 +16,14 @@ use crate::ids::VcpuId;
 use crate::units::Nanos;
 
 /// How a PMU's events relate to tasks (R-005). Linux: `pmu->task_ctx_nr`.
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::{PmuClass, PmuDesc};
+///
+/// let desc = PmuDesc::new("power", PmuClass::Uncore);
+/// assert_eq!(desc.class, PmuClass::Uncore);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PmuClass {
     /// Counters of a core; follows tasks. Linux: `perf_hw_context`.

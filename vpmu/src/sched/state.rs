@@ -52,6 +52,16 @@ impl GroupSet {
 }
 
 /// Priority class of a group. Linux: `enum event_type_t` (R-120).
+///
+/// # Examples
+/// ```
+/// use vpmu::sched::{EventClass, GroupSet};
+///
+/// // CPU pinned comes before task flexible (R-120).
+/// let first = EventClass { set: GroupSet::Pinned, of_cpu: true };
+/// let last = EventClass { set: GroupSet::Flexible, of_cpu: false };
+/// assert_ne!(first, last);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventClass {
     /// The set of its context.

@@ -1,4 +1,4 @@
-//! Why bytes are no state for this vCPU.
+//! The reasons why the bytes of a saved state are refused.
 
 use crate::guest::Identity;
 use crate::host::HostOpenError;
@@ -16,71 +16,76 @@ use super::VERSION;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// It is something else.
-    #[error("these bytes are no saved PMU; accepted: what VcpuPmu::save returned")]
+    /// The bytes do not start as a saved PMU does.
+    #[error("these bytes are not a saved PMU; use the bytes that VcpuPmu::save returned")]
     Foreign,
-    /// Its end is missing.
-    #[error("the saved PMU is truncated: {have} of {need} bytes; accepted: all of them")]
+    /// The end of the saved PMU is missing.
+    #[error("the saved PMU is truncated: {have} of {need} bytes are there; use all of them")]
     Truncated {
         /// Bytes that are there.
         have: usize,
-        /// Bytes that its header asks for, or that a header has.
+        /// The number of bytes that the header asks for, or the length of a header.
         need: usize,
     },
-    /// It goes on behind its end.
-    #[error("the saved PMU has {extra} bytes behind its end; accepted: none")]
+    /// More bytes follow the saved PMU.
+    #[error("{extra} bytes follow the end of the saved PMU; use the saved PMU alone")]
     Tail {
-        /// How many.
+        /// The number of bytes after the end.
         extra: usize,
     },
-    /// It is of another version.
+    /// The format has a version that this release does not read.
     #[error(
-        "the saved PMU is of version {found}; accepted: 1 to {VERSION}, later ones by later releases"
+        "the saved PMU has format version {found}; accepted: 1 to {VERSION}; later releases read later versions"
     )]
     Version {
-        /// Which.
+        /// The version of the saved PMU.
         found: u32,
     },
-    /// Its checksum is that of other bytes.
-    #[error("the saved PMU is corrupted: its checksum does not match; accepted: an undamaged copy")]
+    /// The checksum does not match the bytes.
+    #[error("the saved PMU is corrupted: its checksum does not match; use an undamaged copy")]
     Corrupted,
-    /// It is of another model, or of one with other numbers.
-    #[error("the saved PMU is {saved}, this one is {here}; accepted: the same")]
+    /// The saved PMU has another model, or other numbers of counters.
+    #[error("the saved PMU is {saved}, and this PMU is {here}; use a PMU of the saved model")]
     OtherModel {
-        /// What was saved.
+        /// The saved PMU.
         saved: Identity,
-        /// What is to take it in.
+        /// The PMU that was to be restored.
         here: Identity,
     },
-    /// It ran under other rules.
-    #[error("the saved PMU had another {0}; accepted: the same")]
+    /// The saved PMU ran under other rules; the field names the rule.
+    #[error("the saved PMU ran with another {0}; use the {0} that it was saved with")]
     OtherRules(&'static str),
-    /// A register of it is none of this model's, or holds what it cannot.
-    #[error("the saved PMU has {value:#x} in {msr}, which cannot be; accepted: what was saved")]
+    /// The model has no such register, or the register cannot hold the value.
+    #[error(
+        "the saved PMU has {value:#x} in {msr}, which cannot hold this value; use the bytes that VcpuPmu::save returned"
+    )]
     Register {
-        /// Which.
+        /// The register.
         msr: MsrIndex,
-        /// What it should hold.
+        /// Its value in the saved PMU.
         value: u64,
     },
-    /// Something else of it cannot be.
-    #[error("the saved PMU is not possible: {0}; accepted: what was saved")]
+    /// Another part of the saved PMU has a value that no PMU can have; the field
+    /// names the part.
+    #[error(
+        "the saved PMU has an impossible value in {0}; use the bytes that VcpuPmu::save returned"
+    )]
     Impossible(&'static str),
-    /// The host has no event for a counter that had one.
-    #[error("the host cannot go on counting what {pmc} counts; accepted: a host that can")]
+    /// This host cannot count the event of a counter that counted.
+    #[error("this host cannot count the event of {pmc}; use a host that counts it")]
     Refused {
-        /// Which counter.
+        /// The counter.
         pmc: Pmc,
-        /// Why.
+        /// The host's error.
         source: HostOpenError,
     },
-    /// The counters are pinned, and the host has fewer.
+    /// The counters are pinned, and this host has fewer free counters.
     #[error(
-        "the host has no counter for {pmc}, and the counters are pinned; \
-         accepted: a host with more free counters"
+        "this host has no free counter for {pmc}, and the counters are pinned; \
+         use a host with more free counters"
     )]
     TooFewCounters {
-        /// Which counter got none.
+        /// The counter without a host counter.
         pmc: Pmc,
     },
 }

@@ -19,16 +19,28 @@ use crate::times::Times;
 use crate::units::{Count, Nanos};
 
 /// Why a counter that is wanted does not count.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::HostOpenError;
+/// use vpmu::uncore::Trouble;
+///
+/// let trouble = Trouble::Refused(HostOpenError::Host(13));
+/// assert_eq!(
+///     trouble.to_string(),
+///     "the host opened no event: perf_event_open failed with errno 13"
+/// );
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// The host gave no event.
-    #[error("the host gave no event: {0}")]
+    #[error("the host opened no event: {0}")]
     Refused(HostOpenError),
     /// The host has no count any more.
     #[error("the host event ended: {0}")]
     Lost(ReadError),
     /// The scope has no vCPU.
-    #[error("no vCPU of its scope is plugged in")]
+    #[error("no vCPU of the scope is plugged in")]
     NoVcpu,
 }
 

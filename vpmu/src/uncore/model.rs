@@ -37,6 +37,14 @@ impl core::fmt::Display for UncorePmu {
 }
 
 /// Whose RAPL registers a guest has.
+///
+/// # Examples
+/// ```
+/// use vpmu::uncore::{Power, PowerForm, UncoreModel};
+///
+/// let model = UncoreModel::default().with_power(Power::new(PowerForm::Intel));
+/// assert_eq!(model.power().map(|power| power.form()), Some(PowerForm::Intel));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerForm {
     /// MSR 606H and its neighbours; energy in 2^-14 J.
@@ -96,6 +104,14 @@ impl Power {
 }
 
 /// More memory controllers than a guest can be told of.
+///
+/// # Examples
+/// ```
+/// use vpmu::uncore::{TooManyUnits, UncoreModel};
+///
+/// let too_many = UncoreModel::MAX_UMC + 1;
+/// assert_eq!(UncoreModel::default().with_umc(too_many), Err(TooManyUnits(too_many)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} memory controllers; accepted: 1 to {max}", max = UncoreModel::MAX_UMC)]
 pub struct TooManyUnits(pub u8);

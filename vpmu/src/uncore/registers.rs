@@ -14,6 +14,14 @@ use super::model::{PowerForm, UncoreModel, UncorePmu};
 use super::value::ENERGY_START;
 
 /// A counter that the guest programs.
+///
+/// # Examples
+/// ```
+/// use vpmu::uncore::{UncoreCounter, UncorePmu};
+///
+/// let second = UncoreCounter { pmu: UncorePmu::L3, number: 1 };
+/// assert!(second.number < UncorePmu::L3.counters());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UncoreCounter {
     /// Of which PMU.

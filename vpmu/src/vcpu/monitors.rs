@@ -38,7 +38,7 @@ use super::{CounterState, Policy, Times, VcpuPmu};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
     /// There is one with this number.
-    #[error("there is a monitor {0}")]
+    #[error("monitor {0} exists already; use another number")]
     Taken(MonitorId),
     /// The host gave no event.
     #[error(transparent)]

@@ -15,6 +15,14 @@ use super::sysfs::{EventSource, GenericEvent, RawConfig};
 
 /// The signal that an overflow sends to the vCPU thread. The thread's handler
 /// has to make it leave the guest.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::OverflowSignal;
+///
+/// let signal = OverflowSignal(34); // SIGRTMIN of Linux's libc
+/// assert!(signal.0 >= 32, "a real-time signal");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverflowSignal(pub c_int);
 

@@ -182,7 +182,7 @@ fn another_model_other_rules_and_a_host_that_cannot_count_it_are_refused() {
     let error = Any::restore(fresh("intel-v3"), sim(4), Policy::Flexible, &bytes).unwrap_err();
     let text = alloc::string::ToString::to_string(&error);
     assert!(
-        text.contains("is intel-v2") && text.contains("this one is intel-v3"),
+        text.contains("is intel-v2") && text.contains("this PMU is intel-v3"),
         "{text}"
     );
     assert_eq!(

@@ -41,6 +41,14 @@ pub enum Effect {
 
 /// What a write does for the PMIs that follow, where a delivery has masked LVTPC
 /// (rules G-401, G-402).
+///
+/// # Examples
+/// ```
+/// use vpmu::guest::Arming;
+///
+/// let needs_entry = |arming| arming != Arming::No;
+/// assert!(needs_entry(Arming::Next) && needs_entry(Arming::AtOnce));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arming {
     /// Nothing.

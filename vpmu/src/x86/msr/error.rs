@@ -15,7 +15,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MsrError {
     /// Not a register of this PMU.
-    #[error("not a register of this PMU")]
+    #[error("this PMU has no such register")]
     Unknown,
     /// The register refuses the access: #GP(0).
     #[error("the register refuses the access")]

@@ -37,14 +37,27 @@ impl RawConfig {
     }
 }
 
-/// Why a text names no event of a PMU.
+/// The reason why a text names no event of a PMU.
+///
+/// # Examples
+/// ```
+/// use std::path::Path;
+/// use vpmu::host::linux::sysfs::{EncodeError, Sysfs};
+///
+/// let sysfs = Sysfs::at(Path::new("/sys"));
+/// for pmu in sysfs.pmus()? {
+///     let refused = sysfs.details(&pmu).encode("no_such_field=1");
+///     assert_eq!(refused, Err(EncodeError::UnknownField("no_such_field".to_owned())));
+/// }
+/// # Ok::<(), vpmu::host::linux::sysfs::SysfsError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// The PMU has no such field.
     #[error("the PMU has no field {0:?}")]
     UnknownField(String),
     /// The field's description is in a form that is not known here.
-    #[error("the PMU describes field {field:?} as {format:?}, which is not understood")]
+    #[error("the PMU describes field {field:?} as {format:?}, which is none of the known forms")]
     Format {
         /// The field.
         field: String,
@@ -52,7 +65,7 @@ pub enum EncodeError {
         format: String,
     },
     /// No number, or one that the field has no bits for.
-    #[error("{value:?} does not fit into field {field:?}")]
+    #[error("{value:?} is not a number that fits into field {field:?}")]
     Value {
         /// The field.
         field: String,

@@ -89,25 +89,25 @@ impl PmuDevice {
     }
 }
 
-/// Why the list could not be had.
+/// The reason why sysfs gave no list of PMUs.
 #[derive(Debug, thiserror::Error)]
 pub enum SysfsError {
     /// A file or directory could not be read.
     #[error("cannot read {path}")]
     Read {
-        /// What was read.
+        /// The file or directory.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
     /// A file does not hold what the kernel's ABI says.
-    #[error("{path} holds {text:?}, which is no {what}")]
+    #[error("{path} holds {text:?}; expected: a {what}")]
     Malformed {
         /// The file.
         path: PathBuf,
         /// Its content.
         text: String,
-        /// What was expected.
+        /// The form that the kernel's ABI promises.
         what: &'static str,
     },
 }

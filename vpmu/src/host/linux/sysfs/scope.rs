@@ -8,6 +8,19 @@ use crate::ids::HostCpu;
 /// A group of CPUs that share one instance of a PMU.
 ///
 /// Linux: `enum perf_pmu_scope`.
+///
+/// # Examples
+/// ```
+/// use vpmu::host::linux::sysfs::{PmuScope, Sysfs};
+///
+/// let sysfs = Sysfs::default();
+/// for pmu in sysfs.pmus()? {
+///     if sysfs.scope(&pmu)? == Some(PmuScope::Package) {
+///         println!("{} has one instance for each package", pmu.name);
+///     }
+/// }
+/// # Ok::<(), vpmu::host::linux::sysfs::SysfsError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PmuScope {
     /// The threads of a core.

@@ -9,27 +9,38 @@ use crate::ids::HostCpu;
 
 use super::follow::HostEvents;
 
-/// Why the host has no such PMU to offer.
+/// The reason why an uncore PMU of the host cannot back a guest's.
+///
+/// # Examples
+/// ```
+/// use std::path::Path;
+/// use vpmu::host::linux::sysfs::Sysfs;
+/// use vpmu::host::linux::uncore::{UncoreSource, UncoreSourceError};
+///
+/// let no_pmus = Sysfs::at(Path::new("/nonexistent"));
+/// let error = UncoreSource::find(&no_pmus, "power").unwrap_err();
+/// assert!(matches!(error, UncoreSourceError::Absent(name) if name == "power"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum UncoreSourceError {
     /// sysfs does not list it.
     #[error("the host has no PMU {0}")]
     Absent(String),
-    /// No CPU stands for an instance of it.
-    #[error("the host's PMU {0} names no CPU in its cpumask")]
+    /// Its `cpumask` is empty: no CPU reads an instance.
+    #[error("the host's PMU {0} has an empty cpumask, so no CPU can read it")]
     NoCpu(String),
-    /// It counts nothing that a guest could be shown.
+    /// It has no event that a guest's driver reads.
     #[error("the host's PMU {0} has no event energy-pkg in Joules")]
     NoEnergy(String),
     /// Events of CPUs are not permitted.
-    #[error("the host does not let this process count on a whole CPU")]
+    #[error("this process may not count on whole CPUs")]
     NotPermitted(#[source] PerfOpenError),
-    /// The host refuses its event.
-    #[error("the host's PMU {name} does not count")]
+    /// The host refuses to open its event.
+    #[error("the host's PMU {name} refuses its event")]
     Refused {
         /// Its name.
         name: String,
-        /// What it said.
+        /// The host's error.
         source: PerfOpenError,
     },
     /// sysfs cannot be read.
