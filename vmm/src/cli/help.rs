@@ -3,8 +3,9 @@
 pub(super) const RUN_ABOUT: &str = "\
 Start a virtual machine and stay until it ends.
 
-Only --kernel is required. Flags take comma-separated KEY=VALUE pairs; [ ] marks
-a pair that may be left out, | separates the values of a key.";
+Only --kernel is required. The value of most flags is a list of KEY=VALUE pairs with
+commas between them. In the descriptions, [ ] encloses a pair that may be left out, and
+| stands between the possible values of a key.";
 
 pub(super) const RUN: &str = "\
 Examples:
@@ -28,38 +29,39 @@ Exit status:
   odd   with --debug-exit: twice the value that the guest wrote, plus 1
 
 Environment:
-  PERFVISOR_LOG  off, error, warn (default), info, debug or trace; goes to standard error";
+  PERFVISOR_LOG  the log on standard error: off, error, warn [default], info, debug or
+                 trace";
 
 pub(super) const KERNEL: &str = "\
-The kernel. Accepted formats:
+The kernel, in one of these formats:
   bzImage      a Linux kernel, 5.x or later, as distributions ship it
-  ELF, x86-64  vmlinux, or a bare-metal program, which is entered in 64-bit mode
-  multiboot-1  ELF32, or any image with its addresses in the multiboot header";
+  ELF, x86-64  a Linux vmlinux, or a bare-metal program, which starts in 64-bit mode
+  multiboot-1  an ELF32 file, or an image whose multiboot header has its addresses";
 
 pub(super) const INITRAMFS: &str = "\
 An initial RAM file system: a cpio archive (newc), plain or compressed. Repeat the
-flag for several archives; they are concatenated in order. A multiboot image gets
-each file as a module, of any content.";
+flag for several archives; they are concatenated in order. For a multiboot image, each
+file is a module and may have any content.";
 
 pub(super) const CPUS: &str = "\
 Virtual CPUs: boot=N[,max=N][,topology=T][,affinity=A][,core-types=C]
 
   boot=N        vCPUs at the start, 1 to 254
-  max=N         possible vCPUs, boot to 254 [default: boot]; perfvisor ctl vcpu adds
-                and removes vCPUs while the guest runs
+  max=N         the most vCPUs that the guest can have, boot to 254 [default: boot];
+                perfvisor ctl vcpu adds and removes vCPUs while the guest runs
   topology=T    threads:cores:dies:packages, or threads:cores:clusters:dies:packages
                 with clusters of cores that share an L2 cache (Intel models only).
-                The product must be max [default: 1:max:1:1]
+                The product of the numbers must be max [default: 1:max:1:1]
   affinity=A    [VCPU@[HOST CPUS],...]: binds vCPU threads to host CPUs
-  core-types=C  [core=[VCPUS],atom=[VCPUS]]: the kind of each vCPU, each vCPU once.
-                --pmu type=hybrid needs it, other types refuse it
+  core-types=C  [core=[VCPUS],atom=[VCPUS]]: the kind of each vCPU; name each vCPU once.
+                Needed with --pmu type=hybrid, and not possible with other types
 
 Examples: boot=2   boot=2,max=8,topology=2:2:1:2   boot=2,affinity=[0@[2,3],1@[4-7]]
           boot=4,core-types=[core=[0,1],atom=[2-3]]
 ";
 
 pub(super) const MEMORY: &str = "\
-Memory: size=N with the suffix K, M or G, or N in bytes; 8M to 1023G, in whole pages of 4K.
+Memory: size=N, in bytes or with the suffix K, M or G; 8M to 1023G, a multiple of 4K.
 
 Examples: size=512M   size=2G   size=536870912
 ";
@@ -68,32 +70,34 @@ pub(super) const PMU: &str = "\
 The guest's PMU: off, or
 [type=T][,model=M][,gp=N][,fixed=N][,width=N][,policy=P][,filter=F][,rdpmc=R]
 
-  type=T    the host PMU behind the guest's counters [default: auto]:
-              auto         the host's PMU; on a hybrid host the sum of both kinds of
-                           CPUs; without a PMU as 'software'
-              core, atom   one kind of CPU of a hybrid host. vCPU threads are bound to
-                           these CPUs; a vCPU that is moved elsewhere ends the VM
-              hybrid       the guest sees both kinds; needs --cpus core-types=
-              software     clocks: only cycles and ref-cycles count
+  type=T    the host PMU that counts for the guest [default: auto]:
+              auto         the host's PMU; on a hybrid host both PMUs, and their counts
+                           are added; on a host without a PMU the same as software
+              core, atom   the PMU of one kind of CPU of a hybrid host. The vCPU threads
+                           are bound to these CPUs; if one is moved away, the VM ends
+              hybrid       the guest sees both kinds of CPU; needs --cpus core-types=
+              software     a clock: only cycles and ref-cycles count
               NAME, NUMBER a PMU in /sys/bus/event_source/devices, or its type number
   model=M   the PMU that the guest sees: intel-v1 to intel-v5, amd-k7, amd-core or
-            amd-v2 [default: amd-v2 on an AMD host that counts every event that an AMD
-            guest takes for granted, otherwise intel-v2]
-  gp=N      general-purpose counters, 2 to 8 [default: the model's number, at most the
-            number that the host gives]
-  fixed=N   fixed counters, 1 to 3, with intel-v5 to 4; AMD models have none
-            [default: as for gp]
+            amd-v2 [default: amd-v2 on an AMD host that counts all events which the
+            driver of an AMD guest expects, otherwise intel-v2]
+  gp=N      number of general-purpose counters, 2 to 8 [default: the model's number, or
+            the host's number of free counters if that is smaller]
+  fixed=N   number of fixed counters, 1 to 3, or 1 to 4 with intel-v5; intel-v1 and the
+            AMD models have none [default: as for gp]
   width=N   width of the counters in bits, 32 to 48 [default: the model's]
-  policy=P  if the host has too few counters:
-              flexible  counters take turns, the guest reads scaled counts [default]
-              pinned    each counter has a host counter or is in the error state
+  policy=P  what happens if the host has too few counters:
+              flexible  counters take turns; the guest reads scaled counts [default]
+              pinned    a counter has a host counter all the time, or it stops in the
+                        error state
   filter=F  the events that the guest may count:
               architectural  events with the same meaning on every CPU [default]
-              all            also codes of the host's CPU
+              all            also raw codes of the host's CPU, such as r1d1
               @FILE          JSON, such as {\"allow\": [\"cycles\", \"r1d1\"], \"deny\": []}
-            Codes count only on a host PMU of the guest's vendor
-  rdpmc=R   rewrite: serve the RDPMC instructions of the guest [default]
-            off: leave them alone; the guest then has no PMU, as with 'off'
+            Raw codes count only if the host's CPU and the guest's are of one vendor
+  rdpmc=R   rewrite: replace the RDPMC instructions of the guest's kernel by RDMSR, which
+            can be served [default]
+            off: replace nothing; the guest then has no PMU, as with --pmu off
 
 Examples: off   type=auto   type=software,model=intel-v5   type=core,policy=pinned,gp=4
           type=auto,filter=all
@@ -103,16 +107,19 @@ pub(super) const UNCORE: &str = "\
 Uncore PMUs, whose counters serve a die or a package:
 [power=on|off][,amd_l3=on|off][,amd_df=on|off][,amd_umc=on|off][,share=cputime|raw]
 
-  power     RAPL energy, on any model with a PMU
+  power     energy (RAPL); any model
   amd_l3    L3 caches; needs --pmu model=amd-core or amd-v2
   amd_df    data fabric; needs --pmu model=amd-core or amd-v2
   amd_umc   memory controllers; needs --pmu model=amd-v2
-  share     energy that the guest reads: its part by CPU time (cputime) [default], or
-            all of it (raw)
+  share     the energy that the guest reads:
+              cputime  its part of the host's energy, in proportion to its CPU time
+                       [default]
+              raw      all of the host's energy
 
-Each is off by default and needs the host's PMU of that name; a host without it is an
-error. A guest with uncore PMUs can observe the activity of others on its host, also
-with share=cputime, and energy is known to leak keys: use it for trusted guests.
+Each PMU is off by default. With =on the host must have a PMU of that name; without it
+the VM does not start. A guest with uncore PMUs can observe the activity of others on
+its host, also with share=cputime, and attackers have read keys from energy counts: use
+--uncore for trusted guests only.
 
 Examples: power=on   power=on,share=raw   amd_l3=on,amd_df=on
 ";
@@ -120,24 +127,26 @@ Examples: power=on   power=on,share=raw   amd_l3=on,amd_df=on
 pub(super) const SERIAL: &str = "\
 The serial console, ttyS0 in the guest:
   tty        this terminal
-  file=PATH  a file, which is created or emptied; at most 1 GiB is written
-  null       nowhere
+  file=PATH  output to a file, which is created or emptied, up to 1 GiB; no input
+  null       no output and no input
 ";
 
 pub(super) const API_SOCKET: &str = "\
-The control API: path=PATH, or PATH alone, a Unix socket of mode 0600, which is created
-at the start and removed at the end. perfvisor ctl talks to it. Example: path=/run/vm1.sock";
+The control API: path=PATH, or PATH alone, of a Unix socket for perfvisor ctl. The socket
+is created at the start, with mode 0600, and removed at the end.
+
+Example: path=/run/vm1.sock";
 
 pub(super) const DOCTOR_ABOUT: &str = "\
 Report in three lines what works on this host, what does not work, and what to change.
 
-Starts a few throw-away guests of a few instructions each; changes nothing on the host.
+Starts a few short-lived guests of a few instructions each; changes nothing on the host.
 --verbose prints all findings before the three lines.";
 
 pub(super) const DOCTOR: &str = "\
 Exit status:
   0  a Linux guest with a PMU can run here with the default flags of perfvisor run
-  1  it cannot; the second line gives the reason, the third says what to change
+  1  it cannot; the second line gives the reason, the third line says what to change
   2  a flag is not usable";
 
 pub(super) const CTL: &str = "\
@@ -159,7 +168,7 @@ pub(super) const MONITOR_ADD: &str = "\
 Attach a monitor; at most 8 exist at a time.
 
 A monitor counts the guest's execution, whatever the guest does with its own PMU. If
-host counters are short, they are given in this order: pinned monitors, the guest's
+the host has too few counters, they are given in this order: pinned monitors, the guest's
 counters under policy=pinned, flexible monitors, the guest's under policy=flexible.";
 
 pub(super) const MONITOR_EVENT: &str = "\
@@ -167,8 +176,8 @@ EVENT[,policy=flexible|pinned][,vcpu=N]
 
   EVENT     cycles, instructions, ref-cycles and other architectural events, or r and a
             code of the host's CPU, such as r1d1; then optionally :u or :k
-  policy    flexible: takes turns, the count is scaled [default]
-            pinned: has a host counter or is in the error state
+  policy    flexible: takes turns with other events; the count is scaled [default]
+            pinned: has a host counter all the time, or stops in the error state
   vcpu=N    one vCPU [default: all vCPUs, also those plugged in later]
 
 Examples: cycles   instructions:u,policy=pinned   r1d1:k,vcpu=0
@@ -183,5 +192,5 @@ echo 1 > /sys/devices/system/cpu/cpuN/online in the guest.";
 pub(super) const VCPU_REMOVE: &str = "\
 Take a vCPU out; done when the guest has released it and its thread has ended.
 
-If the guest refuses, its reason is shown; without an answer the request times out after
-30 s. The boot CPU, 0, stays.";
+If the guest refuses, its reason is shown. If the guest does not answer, the request
+times out after 30 s. vCPU 0 is the boot CPU and cannot be removed.";
