@@ -18,31 +18,31 @@ use crate::sys::terminal;
 
 /// A flag or a file is not usable.
 const USAGE: u8 = 2;
-/// The host is to blame.
+/// The host cannot run the VM.
 const HOST: u8 = 1;
 
-/// Why no VM was started.
+/// The reason why no VM was started.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// A flag.
+    /// A flag is not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The PMU.
+    /// The guest cannot have its PMU.
     #[error(transparent)]
     Pmu(#[from] PmuError),
-    /// A file or the host.
+    /// A file is not usable, or the host cannot build the VM.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// The control API's socket.
+    /// The socket of the control API cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The control API's thread.
+    /// The thread of the control API does not start.
     #[error("cannot serve the control API")]
     Api(#[source] io::Error),
 }
 
 impl RunError {
-    /// The exit status for it.
+    /// The exit status of the process.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {

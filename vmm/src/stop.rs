@@ -24,9 +24,9 @@ pub enum PortError {
     /// The host refused something, a counter for one.
     #[error("{what}")]
     Host {
-        /// What was tried.
+        /// The action that failed.
         what: &'static str,
-        /// Why not.
+        /// The host's error.
         source: io::Error,
     },
 }
@@ -56,13 +56,13 @@ pub enum StopReason {
     #[error("the guest asked for a reset")]
     Reset,
     /// The user typed the quit key.
-    #[error("quit from the console (Ctrl-A x)")]
+    #[error("the user ended the VM at the console (Ctrl-A x)")]
     ConsoleQuit,
     /// The guest wrote this to the port of `--debug-exit`.
     #[error("the guest ended the VM with {0:#x} at port 0xf4")]
     DebugExit(u32),
     /// `perfvisor ctl shutdown --force`.
-    #[error("ended by the control API")]
+    #[error("the control API ended the VM (shutdown --force)")]
     ApiShutdown,
     /// A signal asked the VMM to end.
     #[error("ended by signal {0}")]
@@ -85,13 +85,15 @@ pub enum StopReason {
         reason: u64,
     },
     /// KVM gave up, mostly on an instruction that it cannot emulate.
-    #[error("KVM internal error on vCPU {vcpu} (suberror {suberror}, rip {rip:#x})")]
+    #[error(
+        "KVM gave up on vCPU {vcpu} with an internal error (suberror {suberror}, rip {rip:#x})"
+    )]
     InternalError {
         /// The vCPU.
         vcpu: VcpuId,
         /// `KVM_INTERNAL_ERROR_*`.
         suberror: u32,
-        /// Where.
+        /// The guest's instruction pointer.
         rip: u64,
     },
     /// The guest touched memory that KVM could not provide.
@@ -103,7 +105,7 @@ pub enum StopReason {
         gpa: u64,
     },
     /// An exit that this VMM does not handle.
-    #[error("vCPU {vcpu} left the guest with KVM exit {exit}, which perfvisor does not handle")]
+    #[error("vCPU {vcpu} left the guest with KVM exit {exit}, which Perfvisor does not handle")]
     UnknownExit {
         /// The vCPU.
         vcpu: VcpuId,
@@ -115,15 +117,15 @@ pub enum StopReason {
     Run {
         /// The vCPU.
         vcpu: VcpuId,
-        /// What KVM said.
+        /// KVM's error.
         source: KvmError,
     },
-    /// What serves a vCPU's MSRs failed.
-    #[error("the register port of vCPU {vcpu} failed")]
+    /// The part that serves a vCPU's MSRs failed.
+    #[error("the PMU registers of vCPU {vcpu} cannot be served")]
     Port {
         /// The vCPU.
         vcpu: VcpuId,
-        /// What it said.
+        /// The error of that part.
         source: PortError,
     },
     /// A vCPU may run, or runs, where its PMU does not count.
@@ -133,11 +135,11 @@ pub enum StopReason {
     ForeignCpu {
         /// The vCPU.
         vcpu: VcpuId,
-        /// Where it may run now, or was found.
+        /// The host CPUs on which it may run now, or on which it was found.
         found: CpuSet,
-        /// Its PMU.
+        /// The host PMU that counts for the vCPU.
         pmu: String,
-        /// Where that counts.
+        /// The host CPUs on which this PMU counts.
         counts: CpuSet,
     },
     /// The event loop failed.
@@ -185,7 +187,7 @@ impl StopSignal {
     /// Stops the VM, unless it is stopping for another reason already.
     pub fn stop(&self, reason: StopReason) {
         if let Err(late) = self.reason.set(Arc::new(reason)) {
-            log::debug!("also: {late}");
+            log::debug!("the VM stops already; another reason: {late}");
         }
         if let Err(error) = self.event.write(1) {
             log::error!("cannot wake the event loop: {error}");

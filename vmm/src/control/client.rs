@@ -16,7 +16,7 @@ const TIME: Duration = Duration::from_secs(20);
 /// The longest answer, bytes.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// Why there is no answer.
+/// The reason why a request got no answer.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody serves the socket.
@@ -26,24 +26,26 @@ pub enum ClientError {
     Unreachable {
         /// The socket.
         path: PathBuf,
-        /// What the host says.
+        /// The host's error.
         source: io::Error,
     },
-    /// The exchange broke off.
-    #[error("the answer of the VMM at {path} is incomplete")]
+    /// The connection ended before the whole answer arrived.
+    #[error("the VMM at {path} ended in the middle of its answer")]
     BrokenOff {
         /// The socket.
         path: PathBuf,
-        /// How.
+        /// The host's error.
         source: io::Error,
     },
-    /// What came is no answer of a VMM.
-    #[error("the answer at {path} does not come from perfvisor")]
+    /// The answer is not one of a VMM.
+    #[error(
+        "the process at {path} does not answer as perfvisor does; use the --api-socket path of a running perfvisor run"
+    )]
     NoHttp {
         /// The socket.
         path: PathBuf,
     },
-    /// The VMM said no.
+    /// The VMM refused the request; the field is its reason.
     #[error("{0}")]
     Refused(String),
 }

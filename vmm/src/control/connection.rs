@@ -32,7 +32,7 @@ pub(super) enum Wants {
     Read,
     /// Room to write.
     Write,
-    /// Nothing any more.
+    /// The connection is done and can be closed.
     Close,
 }
 
@@ -69,7 +69,7 @@ impl Connection {
         })
     }
 
-    /// When its time is over.
+    /// The time at which the connection is closed if the client has not acted.
     pub(super) const fn deadline(&self) -> Instant {
         self.deadline
     }

@@ -164,12 +164,12 @@ fn decimal(text: &[u8]) -> Option<u64> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Response {
     pub(super) status: u16,
-    /// For 405: what the path takes.
+    /// For status 405: the methods that the path takes.
     pub(super) allow: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
-/// What every error says.
+/// The JSON body of every error.
 #[derive(Serialize)]
 struct ErrorBody<'a> {
     error: &'a str,
@@ -201,7 +201,7 @@ impl Response {
         Self::json(status, &ErrorBody { error: why })
     }
 
-    /// What goes over the wire.
+    /// The response as bytes: status line, headers and body.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let allow = match &self.allow {
             Some(methods) => format!("Allow: {methods}\r\n"),

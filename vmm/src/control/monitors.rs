@@ -111,7 +111,7 @@ impl VmControl {
     }
 }
 
-/// What the vCPUs said of one monitor.
+/// The readings of one monitor, from each vCPU that has it.
 fn counts(status: &Status, id: MonitorId) -> impl Iterator<Item = (u16, MonitorStatus)> {
     status.vcpus.iter().filter_map(move |vcpu| {
         let mut all = vcpu.pmu.monitors.iter();

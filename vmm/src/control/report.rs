@@ -15,9 +15,9 @@ use crate::vcpu::{MonitorReading, VcpuPmuStatus};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PowerState {
-    /// It may run.
+    /// The guest may run.
     Running,
-    /// Every vCPU stands.
+    /// Every vCPU has stopped.
     Paused,
 }
 
@@ -26,17 +26,17 @@ pub enum PowerState {
 pub struct Info {
     /// `perfvisor`.
     pub name: String,
-    /// Its version.
+    /// The version of Perfvisor.
     pub version: String,
-    /// The VMM's process.
+    /// The process id of the VMM.
     pub pid: u32,
     /// Time since the VM was built, ms.
     pub uptime_ms: u64,
     /// Whether the guest runs.
     pub state: PowerState,
-    /// vCPUs that are plugged in.
+    /// The number of vCPUs that are plugged in.
     pub vcpus: u16,
-    /// vCPUs that there can be.
+    /// The number of possible vCPUs: `max=` of `--cpus`.
     pub possible_vcpus: u16,
     /// Guest memory, bytes.
     pub memory_bytes: u64,
@@ -49,7 +49,7 @@ pub struct Info {
 /// The PMU in [`Info`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PmuInfo {
-    /// What backs the counters, in the words that the VMM used at the start.
+    /// The source of the counts, in the same words as in the log at the start.
     pub backing: String,
     /// Sums over the vCPUs so far, those that were removed included; `null` if
     /// one of them does not answer.
@@ -59,7 +59,7 @@ pub struct PmuInfo {
 /// `GET /pmu`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PmuReport {
-    /// What backs the counters; `null` if the guest has no PMU.
+    /// The source of the counts; `null` if the guest has no PMU.
     pub backing: Option<String>,
     /// Each vCPU that has a PMU.
     pub vcpus: Vec<VcpuPmuReport>,
@@ -70,7 +70,7 @@ pub struct PmuReport {
 /// One vCPU in [`PmuReport`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuPmuReport {
-    /// Its number.
+    /// The number of the vCPU.
     pub vcpu: u16,
     /// Its counters and totals.
     #[serde(flatten)]
@@ -88,25 +88,25 @@ pub struct MonitorList {
 /// `DELETE /monitors/{id}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Monitor {
-    /// Its number.
+    /// The number of the monitor.
     pub monitor: u8,
-    /// What it counts.
+    /// The event that the monitor counts.
     pub event: String,
-    /// How it competes for host counters.
+    /// The rule by which the monitor gets host counters.
     pub policy: MonitorPolicy,
     /// The only vCPU that it is for; absent if it is for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpu: Option<u16>,
-    /// Its count on each vCPU that has it.
+    /// The count on each vCPU that the monitor is attached to.
     pub counts: Vec<MonitorCount>,
 }
 
-/// What a monitor counted on one vCPU.
+/// The count of a monitor on one vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonitorCount {
     /// The vCPU.
     pub vcpu: u16,
-    /// What it counted there.
+    /// The count there, with its state and times.
     #[serde(flatten)]
     pub reading: MonitorReading,
 }
@@ -115,7 +115,7 @@ pub struct MonitorCount {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MonitorRequest {
-    /// What to count.
+    /// The event to count.
     pub event: String,
     /// How it competes for host counters.
     #[serde(default)]
@@ -132,19 +132,19 @@ pub struct VcpuSlots {
     pub vcpus: Vec<VcpuSlot>,
 }
 
-/// One vCPU that there can be: `GET`, `PUT` and `DELETE /vcpus/{id}`.
+/// One possible vCPU: the answer to `GET`, `PUT` and `DELETE /vcpus/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuSlot {
     /// Its number.
     pub vcpu: u16,
-    /// Where it is.
+    /// Whether the vCPU is plugged in, or on its way in or out.
     pub state: VcpuPlace,
-    /// Why the last request came to nothing; absent if it did not.
+    /// The reason why the last request failed; absent if it did not fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
 
-/// Where a vCPU is.
+/// The place of a vCPU between absent and plugged in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VcpuPlace {
@@ -193,11 +193,11 @@ impl From<PresenceReport> for VcpuSlot {
 /// The answer to `PUT /pause`, `/resume` and `/shutdown`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateReport {
-    /// What the request led to.
+    /// The state after the request.
     pub state: NewState,
 }
 
-/// What a request led to.
+/// The state of a VM after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewState {

@@ -3,17 +3,17 @@
 use super::http::{Request, Response};
 use super::vm::VmControl;
 
-/// What a request brings besides its path.
+/// The parts of a request besides the path.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RouteCall<'a> {
-    /// What stands in the path for `{id}`.
+    /// The part of the path that stands for `{id}`.
     pub(super) id: &'a str,
     pub(super) body: &'a [u8],
 }
 
 type Run = fn(&mut VmControl, &RouteCall<'_>) -> Response;
 
-/// One thing that the API does.
+/// A path and a method of the API, with the function that serves them.
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) method: &'static str,

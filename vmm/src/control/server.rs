@@ -189,7 +189,7 @@ impl Server {
         let event = EpollEvent::new(events, token);
         let fd = connection.as_raw_fd();
         if let Err(error) = self.epoll.ctl(ControlOperation::Modify, fd, event) {
-            log::debug!("api: a connection is given up: {error}");
+            log::debug!("api: a connection ends early: {error}");
             self.connections.remove(&token);
         }
     }

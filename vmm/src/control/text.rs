@@ -250,7 +250,7 @@ pub(super) fn vcpu(slot: &VcpuSlot) -> String {
         VcpuPlace::Inserting => "offered to the guest",
         VcpuPlace::Present => "plugged in",
         VcpuPlace::Removing => "asked back from the guest",
-        VcpuPlace::Ejecting => "given back by the guest; its thread ends",
+        VcpuPlace::Ejecting => "given back by the guest; its thread has not ended yet",
     };
     format!("vCPU {}: {state}\n", slot.vcpu)
 }
@@ -261,8 +261,8 @@ pub(super) fn state(report: &StateReport) -> String {
         NewState::Running => "running",
         NewState::Paused => "paused",
         NewState::ShutdownRequested => {
-            "the guest was asked to power off; it may take its time or not listen, and \
-             shutdown --force ends it"
+            "the guest was asked to power off; if it does not, end the VM with \
+             perfvisor ctl shutdown --force"
         }
         NewState::Ending => "the VM ends",
     }

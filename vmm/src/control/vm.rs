@@ -26,20 +26,20 @@ pub(super) const VCPU_TIME: Duration = Duration::from_secs(2);
 /// guest alone for this long between two kicks.
 const STATUS_TIME: Duration = Duration::from_millis(10);
 
-/// What does not change while a VM runs.
+/// The facts of a VM that stay the same while it runs.
 #[derive(Clone, Debug)]
 pub struct VmFacts {
     /// Guest memory, bytes.
     pub memory_bytes: u64,
     /// The kernel image.
     pub kernel: PathBuf,
-    /// What backs the PMU; `None` if the guest has none.
+    /// The source of the guest's counts; `None` if the guest has no PMU.
     pub pmu_backing: Option<String>,
-    /// What the PMUs of vCPUs did that have ended.
+    /// The totals of the vCPUs that have ended.
     pub ended: Arc<VmTotals>,
     /// The uncore PMUs; `None` if the guest has none.
     pub uncore: Option<Arc<SharedUncore>>,
-    /// What is attached to the vCPUs; `None` if the guest has no PMU.
+    /// The monitors of the VM; `None` if the guest has no PMU.
     pub monitors: Option<Arc<VmMonitors>>,
 }
 
@@ -205,7 +205,7 @@ impl VmControl {
     fn ask_guest(&self) -> Response {
         if self.machine.vcpus.is_paused() {
             let why =
-                "a paused guest cannot shut itself down: resume it first, or use {\"force\": true}";
+                "a paused guest cannot shut itself down; resume it first, or use {\"force\": true}";
             return Response::error(409, why);
         }
         match self.machine.power_button.press() {
@@ -219,7 +219,7 @@ impl VmControl {
         }
     }
 
-    /// What all vCPUs did so far, removed ones included.
+    /// The totals of all vCPUs so far, removed vCPUs included.
     fn totals(&mut self) -> Option<Totals> {
         let status = self.status().ok()?;
         let mut totals = status.ended;
@@ -229,12 +229,12 @@ impl VmControl {
         Some(totals)
     }
 
-    /// What the vCPUs said last is not so any more.
+    /// Drops the last status of the vCPUs, because it is out of date.
     pub(super) fn forget_status(&mut self) {
         self.status = None;
     }
 
-    /// What the vCPUs said last, or say now.
+    /// The last status of the vCPUs, or a new one if the last is too old.
     pub(super) fn status(&mut self) -> Result<&Status, NoAnswer> {
         let old = self.status.take();
         let status = match old.filter(|status| status.at.elapsed() < STATUS_TIME) {

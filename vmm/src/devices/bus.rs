@@ -26,12 +26,12 @@ pub enum BusError {
     /// Another device has a part of it.
     #[error("bus range {base:#x}+{len:#x} overlaps another device's")]
     Overlap {
-        /// Where it starts.
+        /// The first address of the range.
         base: u64,
-        /// Its length.
+        /// The length of the range in bytes.
         len: u64,
     },
-    /// It is empty or wraps around.
+    /// The range is empty or wraps around.
     #[error("bus range {base:#x}+{len:#x} is empty or wraps around")]
     Range {
         /// Where it starts.
@@ -46,7 +46,7 @@ struct ClaimedRange {
     device: Arc<Mutex<dyn BusDevice>>,
 }
 
-/// One address space: ports, or memory without RAM.
+/// An address space with devices: the I/O ports, or the addresses without RAM.
 pub struct Bus {
     name: &'static str,
     ranges: BTreeMap<u64, ClaimedRange>,
@@ -124,7 +124,7 @@ impl Bus {
             && let Some(suppressed) = self.unclaimed.allow()
         {
             log::debug!(
-                "{} {what} of {len} bytes at {address:#x}: nobody there ({suppressed} more not shown)",
+                "{} {what} of {len} bytes at {address:#x}: no device there ({suppressed} more accesses not shown)",
                 self.name
             );
         }

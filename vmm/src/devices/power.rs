@@ -23,13 +23,13 @@ pub const CONTROL_PORT: u16 = 0x600;
 pub const STATUS_PORT: u16 = 0x601;
 /// How many ports.
 pub const PORT_COUNT: u64 = 2;
-/// What resets, written to [`CONTROL_PORT`].
+/// The value that resets the VM when the guest writes it to [`CONTROL_PORT`].
 pub const RESET_VALUE: u8 = 0x01;
 /// The sleep type of "soft off".
 pub const SLEEP_TYPE_S5: u8 = 5;
-/// SLP_EN.
+/// The bit SLP_EN.
 const SLEEP_ENABLE: u8 = 1 << 5;
-/// What powers off, written to [`CONTROL_PORT`].
+/// The value that powers the VM off when the guest writes it to [`CONTROL_PORT`].
 pub const POWER_OFF_VALUE: u8 = (SLEEP_TYPE_S5 << 2) | SLEEP_ENABLE;
 
 /// The interrupt line of the power button: none of the legacy ones.

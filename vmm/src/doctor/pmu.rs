@@ -16,7 +16,7 @@ use crate::probe::{self, INDICES, ProbeError, Rdpmc, RdpmcClass};
 
 const CLOCK_NOTE: &str = "clock-derived counts come from the time that the vCPU spends in the guest; filters for user or kernel mode (:u, :k) are sampled, once a millisecond of guest time";
 
-/// What `--pmu type=auto` would choose, by its own rules.
+/// The source of counts that `--pmu type=auto` chooses on this host.
 pub(super) fn backing(sysfs: &Sysfs) -> BackingReport {
     let chosen = select(
         &PmuKind::Auto,

@@ -4,15 +4,15 @@ use serde::Serialize;
 
 use crate::error_text::one_line;
 
-/// What was found out, or why it was not.
+/// A value of the host, or the reason why it is not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Finding<T> {
-    /// Finding out.
+    /// The value.
     Value(T),
-    /// Not found out.
+    /// The value is not known.
     Unknown {
-        /// Why.
+        /// The reason.
         unknown: String,
     },
 }
@@ -31,7 +31,7 @@ impl<T> Finding<T> {
         }
     }
 
-    /// What was found out.
+    /// The value, if it is known.
     pub const fn value(&self) -> Option<&T> {
         match self {
             Self::Value(value) => Some(value),
@@ -45,7 +45,7 @@ impl<T> Finding<T> {
 pub struct YesOrNo {
     /// The answer.
     pub possible: bool,
-    /// Why, or why not.
+    /// The reason for the answer.
     pub reason: String,
 }
 
@@ -62,33 +62,33 @@ pub struct Report {
     pub pmus: Finding<Vec<HostPmuReport>>,
     /// Host counters that are free.
     pub counters: Vec<CountersReport>,
-    /// What `--uncore` could give.
+    /// The options of `--uncore`, and which of them are possible here.
     pub uncore: Vec<UncoreReport>,
-    /// What this user may do.
+    /// The permissions of this user to count events.
     pub permission: PermissionReport,
-    /// RDPMC in guests.
+    /// The answers of this host to RDPMC in guests.
     pub rdpmc: Finding<RdpmcReport>,
-    /// What would count the guest's events.
+    /// The source of the counts of a guest's events.
     pub backing: BackingReport,
-    /// What a VM takes besides its RAM.
+    /// The memory that a VM needs besides the guest's RAM.
     pub memory: Finding<MemoryReport>,
-    /// What to change to get more.
+    /// The steps that enable more, the most important first.
     pub advice: Vec<String>,
 }
 
-/// Which KVM there is.
+/// The kind of KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KvmKindName {
-    /// None that opens.
+    /// No KVM device opens.
     None,
-    /// On hardware virtualisation.
+    /// KVM uses the CPU's virtualisation extension.
     Hardware,
-    /// On hardware virtualisation, inside a virtual machine.
+    /// KVM uses the virtualisation extension of a CPU that is virtual itself.
     Nested,
-    /// Every guest instruction is emulated.
+    /// KVM emulates every guest instruction.
     Emulated,
-    /// At full speed, on what the host does not name.
+    /// Guests run at full speed, but no CPU flag names the extension.
     Unnamed,
 }
 
@@ -107,7 +107,7 @@ pub struct KvmReport {
     pub access: Option<String>,
     /// The version of the API; unknown says why it does not open.
     pub api_version: Finding<i32>,
-    /// Which kind it is.
+    /// The kind of this KVM.
     pub kind: Finding<KvmKindName>,
     /// The CPU's virtualisation extension: `vmx`, `svm`.
     pub extension: Option<String>,
@@ -119,26 +119,26 @@ pub struct KvmReport {
     pub instruction_ps: Finding<u64>,
     /// Thread time of one entry and exit, in nanoseconds.
     pub exit_ns: Finding<u64>,
-    /// What it can.
+    /// The features that Perfvisor uses.
     pub features: Finding<FeaturesReport>,
     /// The module parameter `enable_pmu`: KVM's own vPMU.
     pub enable_pmu: Finding<String>,
 }
 
-/// What a KVM can.
+/// The features of a KVM that Perfvisor uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent abilities, each named"
 )]
 pub struct FeaturesReport {
-    /// MSRs can be taken from it; needed for a PMU.
+    /// KVM leaves chosen MSRs to the VMM; needed for a guest PMU.
     pub msr_filter: bool,
-    /// Their accesses reach the VMM; needed for a PMU.
+    /// Accesses to these MSRs reach the VMM; needed for a guest PMU.
     pub user_space_msr: bool,
-    /// Its own vPMU can be switched off for a VM.
+    /// KVM's own vPMU can be switched off for a single VM.
     pub pmu_capability: bool,
-    /// Registers are shared at each exit; saves a call.
+    /// KVM shares registers with the VMM at each exit, which saves a call.
     pub sync_regs: bool,
 }
 
@@ -167,7 +167,7 @@ pub struct HostPmuReport {
     /// The host CPUs that stand for groups with one instance each; `None`: it
     /// has no groups.
     pub cpumask: Option<Vec<u32>>,
-    /// What those groups are, where the mask tells.
+    /// The kind of these groups, if the mask shows it.
     pub scope: Option<&'static str>,
 }
 
@@ -185,31 +185,31 @@ pub struct CountersReport {
     pub extended_type: Finding<bool>,
 }
 
-/// Counters for one event.
+/// The number of free counters for one event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EventCounters {
-    /// Linux's generic name.
+    /// The name of the event in Linux.
     pub event: &'static str,
-    /// How many.
+    /// The number of free counters.
     pub free: usize,
 }
 
 /// An option of `--uncore`: a PMU that vCPUs share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UncoreReport {
-    /// Its key.
+    /// The key of `--uncore`.
     pub option: &'static str,
-    /// Which guests can be shown it.
+    /// The guests that can have this PMU.
     pub guests: &'static str,
     /// How many instances the host has; unknown says why a guest cannot have it.
     pub instances: Finding<usize>,
-    /// Of `power`: what energy is told of.
+    /// For `power`: the parts of the package whose energy can be read.
     pub domains: Vec<&'static str>,
-    /// Whether nothing but the permission lacks.
+    /// Whether only the permission is missing.
     pub denied: bool,
 }
 
-/// What this user may do.
+/// The permissions of this user to count events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PermissionReport {
     /// `/proc/sys/kernel/perf_event_paranoid`.
@@ -220,7 +220,7 @@ pub struct PermissionReport {
     pub cap_perfmon: Finding<bool>,
     /// Effective `CAP_SYS_ADMIN`.
     pub cap_sys_admin: Finding<bool>,
-    /// Whether a software event opens.
+    /// Whether `perf_event_open` opens a software event.
     pub software_event: YesOrNo,
     /// The signals that the host queues for this user.
     pub pending_signals: Finding<PendingSignalsReport>,
@@ -236,42 +236,42 @@ pub struct PendingSignalsReport {
     pub limit: u64,
 }
 
-/// RDPMC in guests.
+/// The answers of this host to RDPMC in guests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RdpmcReport {
     /// `gp-fault`, `silent-zero` or `value`.
     pub class: &'static str,
-    /// What each index that was tried did.
+    /// The answer to each index that was tried.
     pub answers: Vec<String>,
-    /// What a guest kernel's reads get.
+    /// Whether RDPMC in the guest's kernel is served.
     pub kernel_reads: &'static str,
-    /// What a guest program's own reads get.
+    /// Whether RDPMC in a guest's program is served.
     pub user_reads: &'static str,
 }
 
-/// What would count the guest's events under `--pmu type=auto`.
+/// The source of the counts of a guest's events under `--pmu type=auto`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackingReport {
-    /// In words; unknown says why a VM would not start.
+    /// The source in words; if it is unknown, the reason why a VM does not start.
     pub chosen: Finding<String>,
     /// Each architectural event.
     pub events: Vec<EventReport>,
-    /// What a user should know of it.
+    /// A limit of these counts that a user should know.
     pub note: Option<&'static str>,
 }
 
-/// One architectural event.
+/// The source of the counts of one architectural event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EventReport {
     /// Linux's generic name.
     pub event: &'static str,
-    /// What counts it.
+    /// The source: `hardware`, `clock-derived` or `unavailable`.
     pub backing: &'static str,
     /// The host PMU, if one does.
     pub pmu: Option<String>,
 }
 
-/// What a VM takes besides its RAM.
+/// The memory that a VM needs besides the guest's RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryReport {
     /// RAM of the VM that was measured, in KiB.
@@ -280,6 +280,6 @@ pub struct MemoryReport {
     /// the guest's RAM, in KiB. Kernel memory is not in it, nor are devices
     /// and what loading and running a kernel leaves behind: a lower bound.
     pub pss_kib: u64,
-    /// Of it, what is shared with no other process, in KiB.
+    /// The part of `pss_kib` that no other process shares, in KiB.
     pub private_kib: u64,
 }

@@ -13,7 +13,7 @@ const DEVICE: &str = "/dev/kvm";
 const ENXIO: i32 = 6;
 const ENODEV: i32 = 19;
 
-/// What the user can do about a device that failed to open with `error`.
+/// The advice about a device that failed to open with `error`.
 pub(super) fn advice(path: &Path, error: &io::Error) -> String {
     let missing = match error.kind() {
         io::ErrorKind::PermissionDenied => return closed(path),
@@ -59,7 +59,7 @@ fn entry(id: u32, file: &str) -> Option<&str> {
         .find(|line| line.split(':').nth(2).is_some_and(|n| n.parse() == Ok(id)))
 }
 
-/// Who may open the device.
+/// The owner, the group and the mode of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Permissions {
     owner: Account,
@@ -75,7 +75,7 @@ impl Permissions {
     }
 }
 
-/// Who wants to open it.
+/// The user and the groups of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Process {
     user: Account,

@@ -21,7 +21,7 @@ const MULTIBOOT_MAGIC: u64 = 0x2bad_b002;
 /// The real-mode interrupt table: 256 far pointers.
 const REAL_IDT_LIMIT: u16 = 256 * 4 - 1;
 
-/// How the boot CPU starts.
+/// The state in which the boot CPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BootState {
     /// 64-bit mode, first 4 GiB identity-mapped, RSI = `boot_params` (Linux

@@ -8,21 +8,21 @@ use vpmu::ids::MsrIndex;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gp;
 
-/// Why a vCPU left the guest.
+/// The reason for which a vCPU left the guest.
 #[derive(Debug)]
 pub enum Exit<'a> {
     /// IN: fill `data`.
     PioIn {
         /// The port.
         port: u16,
-        /// What the guest will read.
+        /// The bytes that the guest will read; the VMM fills them.
         data: &'a mut [u8],
     },
     /// OUT.
     PioOut {
         /// The port.
         port: u16,
-        /// What the guest wrote.
+        /// The bytes that the guest wrote.
         data: &'a [u8],
     },
     /// A read from an address without memory: fill `data`.

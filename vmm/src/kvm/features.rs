@@ -25,7 +25,7 @@ impl Hypervisor {
         self.fd().get_api_version()
     }
 
-    /// What this KVM has.
+    /// The features of this KVM.
     #[must_use]
     pub fn features(&self) -> Features {
         let kvm = self.fd();

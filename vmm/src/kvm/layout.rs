@@ -11,11 +11,11 @@
 
 /// The boot GDT.
 pub const GDT: u64 = 0x500;
-/// Its limit: null, null, code, data, TSS.
+/// The limit of the GDT: null, null, code, data, TSS.
 pub const GDT_LIMIT: u16 = 5 * 8 - 1;
 /// The boot IDT: one null entry.
 pub const IDT: u64 = 0x560;
-/// Its limit.
+/// The limit of the IDT.
 pub const IDT_LIMIT: u16 = 7;
 /// PVH `hvm_start_info`; the EBX of a PVH kernel.
 pub const PVH_START_INFO: u64 = 0x6000;
@@ -32,7 +32,7 @@ pub const MULTIBOOT_NAME: u64 = 0x6100;
 pub const MULTIBOOT_MEMORY_MAP: u64 = 0x6200;
 /// Multiboot module list.
 pub const MULTIBOOT_MODULES: u64 = 0x6800;
-/// Its end.
+/// The end of the multiboot module list.
 pub const MULTIBOOT_MODULES_END: u64 = 0x7000;
 /// Linux `boot_params` (the "zero page").
 pub const BOOT_PARAMS: u64 = 0x7000;

@@ -29,11 +29,11 @@ pub use registers::{Controls, Registers};
 pub use vcpu::Vcpu;
 pub use vm::{Interrupter, Vm};
 
-/// What can go wrong between this VMM and KVM.
+/// The errors of the KVM device and of KVM's calls.
 #[derive(Debug, Error)]
 pub enum KvmError {
     /// The device cannot be opened.
-    #[error("cannot open the KVM device {path}: {error}; {advice}")]
+    #[error("--kvm-device: cannot open {path}: {error}; {advice}")]
     Open {
         /// The device.
         path: PathBuf,
@@ -43,36 +43,38 @@ pub enum KvmError {
         advice: String,
     },
     /// The file is not a KVM device, or one of another API.
-    #[error("{path} is not a KVM device of API version 12: it reports version {version}")]
+    #[error(
+        "--kvm-device: {path} is not a KVM device of API version 12 (it reports {version}); use /dev/kvm"
+    )]
     NotKvm {
         /// The file.
         path: PathBuf,
-        /// What `KVM_GET_API_VERSION` returned.
+        /// The answer to `KVM_GET_API_VERSION`.
         version: i32,
     },
-    /// This KVM lacks something that every VM here needs.
-    #[error("this KVM lacks {0}, which Perfvisor needs")]
+    /// This KVM lacks a capability that every VM needs; the field names it.
+    #[error("this KVM lacks {0}, which every VM needs; use host kernel 6.1 or later")]
     Missing(&'static str),
     /// An ioctl failed.
-    #[error("{ioctl} failed")]
+    #[error("the KVM call {ioctl} failed")]
     Ioctl {
-        /// Its name.
+        /// The name of the call.
         ioctl: &'static str,
-        /// Why.
+        /// KVM's error.
         source: io::Error,
     },
-    /// A table does not fit what KVM takes.
+    /// A table has more entries than KVM takes.
     #[error("{what} has {len} entries, more than KVM accepts")]
     TooMany {
-        /// Which table.
+        /// The table's name.
         what: &'static str,
-        /// Its length.
+        /// The number of its entries.
         len: usize,
     },
-    /// KVM refused to set a register at start.
+    /// KVM refused the value that a register has at power-on.
     #[error("KVM refused to set MSR {index:#x}")]
     MsrRefused {
-        /// Its index.
+        /// The index of the register.
         index: u32,
     },
 }

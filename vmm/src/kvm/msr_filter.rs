@@ -10,7 +10,7 @@ pub const MAX_RANGES: usize = 16;
 /// The most MSRs in one range: a bitmap of 0x600 bytes.
 pub const MAX_RANGE_LEN: u32 = 0x600 * 8;
 
-/// Which accesses a range catches.
+/// The accesses that a range of the filter catches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrAccess {
     /// RDMSR only.

@@ -7,19 +7,19 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// How a vCPU translates addresses now.
+/// The paging mode and the page tables of a vCPU at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paging {
     /// CR3.
     pub cr3: u64,
-    /// Four or five.
+    /// The number of levels of page tables: four or five.
     pub levels: u32,
 }
 
 /// A page that is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Where it begins in guest-physical memory.
+    /// The guest-physical address of the page.
     pub physical: GuestAddress,
     /// Bytes: 4 KiB, 2 MiB or 1 GiB.
     pub size: u64,
@@ -28,7 +28,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Where `address`, which is in this page, lies in guest-physical memory.
+    /// The guest-physical address of `address`, which must lie in this page.
     #[must_use]
     pub const fn at(&self, address: u64) -> GuestAddress {
         GuestAddress(self.physical.0 + address % self.size)

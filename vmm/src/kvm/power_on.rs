@@ -38,7 +38,7 @@ const fn is_the_vcpus(index: u32) -> bool {
     !matches!(index, 0x11 | 0x4b56_4d00 | TSC | 0x4000_0000..=0x4000_0fff)
 }
 
-/// What of a vCPU's state this KVM can tell.
+/// The parts of a vCPU's state that this KVM can read and write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StateCaps {
     xcrs: bool,

@@ -25,7 +25,7 @@ use crate::sys::terminal::RawTerminal;
 use crate::vcpu::VcpuSet;
 use crate::vcpu::presence::PresenceTable;
 
-/// Why a VM could not be put together. Nothing is left behind.
+/// The reason why a VM could not be built. Nothing is left behind.
 #[derive(Debug, Error)]
 pub enum BuildError {
     /// The kernel is not usable.
@@ -34,7 +34,7 @@ pub enum BuildError {
     /// An initramfs is not usable.
     #[error(transparent)]
     Initramfs(#[from] InitramfsError),
-    /// What was asked for does not fit.
+    /// The kernel, the initramfs or the memory cannot be used.
     #[error(transparent)]
     Boot(#[from] BootError),
     /// The file for the serial port cannot be written.
@@ -42,23 +42,23 @@ pub enum BuildError {
     SerialFile {
         /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The host's error.
         source: io::Error,
     },
     /// The host has no such amount of memory.
     #[error("--memory: the host cannot map {mib} MiB; use a smaller size")]
     Memory {
-        /// What was asked for, in MiB.
+        /// The requested size in MiB.
         mib: u64,
-        /// Why.
+        /// The host's error.
         source: vm_memory::mmap::FromRangesError,
     },
     /// KVM takes fewer vCPUs.
     #[error("--cpus: max={asked} is more than this KVM supports; expected: 1 to {max}")]
     TooManyVcpus {
-        /// What was asked for.
+        /// The requested number of vCPUs.
         asked: u16,
-        /// What KVM takes.
+        /// The largest number that KVM takes.
         max: usize,
     },
     /// KVM failed.
@@ -72,9 +72,9 @@ pub enum BuildError {
         "--cpus: topology={topology} is not possible with an AMD CPU in the guest; expected: {accepted}, or an Intel model (--pmu model=)"
     )]
     Topology {
-        /// What was asked for.
+        /// The requested topology.
         topology: Topology,
-        /// What it can tell of.
+        /// The topologies that this CPU can show.
         accepted: &'static str,
     },
     /// A vCPU thread did not come up.
@@ -94,7 +94,7 @@ pub enum BuildError {
     /// The host refused something simple.
     #[error("cannot set up {what}")]
     Host {
-        /// What.
+        /// The part that could not be set up.
         what: &'static str,
         /// Why.
         source: io::Error,
@@ -121,16 +121,16 @@ impl BuildError {
     }
 }
 
-/// What controls a machine, from any thread, also while it runs.
+/// The handles that control a machine from any thread, also while it runs.
 #[derive(Clone, Debug)]
 pub struct MachineControl {
-    /// Its vCPUs.
+    /// The vCPUs.
     pub vcpus: Arc<VcpuSet>,
     /// How many they are.
     pub hotplug: Arc<Hotplug>,
-    /// Its end.
+    /// The signal that ends the VM.
     pub stop: Arc<StopSignal>,
-    /// Its power button.
+    /// The ACPI power button.
     pub power_button: PowerButton,
 }
 
@@ -224,7 +224,7 @@ impl Machine {
         })
     }
 
-    /// What controls it.
+    /// The handles that control this machine.
     #[must_use]
     pub fn control(&self) -> MachineControl {
         self.control.clone()

@@ -26,7 +26,7 @@ use table::Table;
 
 pub(crate) use leaked::leaked;
 
-/// Which CPU the guest sees.
+/// The CPU that the guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// The host's own, without its PMU.
@@ -59,16 +59,16 @@ impl Profile {
     }
 }
 
-/// What every vCPU's table has in common.
+/// The common part of the CPUID tables of all vCPUs.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuidPlan<'a> {
-    /// What KVM supports.
+    /// The leaves that KVM supports.
     pub supported: &'a [CpuidEntry],
     /// Whether KVM's local APIC has a TSC-deadline timer.
     pub tsc_deadline: bool,
-    /// How the vCPUs are arranged.
+    /// The topology of the vCPUs.
     pub topology: Topology,
-    /// Which CPU.
+    /// The CPU that the guest sees.
     pub profile: Profile,
     /// The types of vCPUs; `None`: the guest is not hybrid.
     pub core_types: Option<&'a CoreTypes>,

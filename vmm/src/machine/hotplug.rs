@@ -22,16 +22,16 @@ use crate::kvm::Vcpu;
 use crate::vcpu::presence::{PresenceRefusal, PresenceReport, StartThread};
 use crate::vcpu::{VcpuHandle, VcpuSet};
 
-/// Why a vCPU is not added or removed.
+/// The reason why a vCPU is not added or removed.
 #[derive(Debug, Error)]
 pub enum HotplugError {
-    /// Its number or its presence does not allow it.
+    /// The vCPU's number or its present state does not permit the request.
     #[error(transparent)]
     Refused(#[from] PresenceRefusal),
     /// A paused guest cannot do its part.
-    #[error("a paused guest cannot add or remove a vCPU; resume it first")]
+    #[error("a paused guest cannot add or remove a vCPU; resume it first (perfvisor ctl resume)")]
     Paused,
-    /// Its thread does not start.
+    /// The vCPU's thread does not start.
     #[error(transparent)]
     Start(#[from] StartError),
 }
@@ -107,7 +107,7 @@ impl Hotplug {
         Ok(())
     }
 
-    /// Where a vCPU is.
+    /// The present state of a vCPU.
     ///
     /// # Errors
     /// If there is no such vCPU.
@@ -116,7 +116,7 @@ impl Hotplug {
         self.presence.table().report(vcpu)
     }
 
-    /// Where each vCPU is.
+    /// The present state of each possible vCPU.
     #[must_use]
     pub fn reports(&self) -> Vec<PresenceReport> {
         self.settle();

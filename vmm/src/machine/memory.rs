@@ -5,7 +5,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::kvm::layout::{ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END};
 
-/// What a range of the memory map is, with the numbers of "INT 15h E820".
+/// The kind of a range of the memory map, with the numbers of "INT 15h E820".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeKind {
     /// Usable RAM.
@@ -17,25 +17,25 @@ pub enum RangeKind {
 /// A range of the memory map that the guest is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapRange {
-    /// First byte.
+    /// The address of the first byte.
     pub start: u64,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// What it is.
+    /// The kind of the range.
     pub kind: RangeKind,
 }
 
-/// How `size` bytes of RAM are placed: below the device gap, then above 4 GiB.
+/// The places of the guest's RAM: below the device gap, then above 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamLayout {
-    /// Bytes from 0.
+    /// The number of bytes from address 0.
     pub low: u64,
-    /// Bytes from 4 GiB.
+    /// The number of bytes from address 4 GiB.
     pub high: u64,
 }
 
 impl RamLayout {
-    /// Places `size` bytes.
+    /// Divides `size` bytes between the two places.
     #[must_use]
     pub fn of(size: u64) -> Self {
         let low = size.min(DEVICE_GAP);

@@ -87,13 +87,13 @@ impl Blueprint<'_> {
             log::debug!("this KVM cannot switch its own vPMU off");
         }
         if !vm.enable_msr_exits()? {
-            log::debug!("this KVM keeps unknown MSRs to itself");
+            log::debug!("this KVM does not pass unknown MSRs to the VMM");
         }
         if let Some(filter) = &self.hooks.filter {
             vm.set_msr_filter(filter)?;
         }
         if self.hooks.halts_sleep && !vm.disable_halt_polling()? {
-            log::debug!("this KVM polls in a halted vCPU, which its thread's time shows");
+            log::debug!("this KVM polls in a halted vCPU: a clock counts that time as guest time");
         }
         Ok((vm, boot_state))
     }

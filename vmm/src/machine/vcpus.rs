@@ -24,7 +24,7 @@ const MTRR_DEF_TYPE: MsrIndex = MsrIndex(0x2ff);
 /// MTRRs on, write-back by default.
 const MTRR_WRITE_BACK: u64 = 0x806;
 
-/// Why a vCPU has no thread.
+/// The reason why a vCPU has no thread.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// KVM does not take or give its state.
@@ -32,7 +32,7 @@ pub enum StartError {
     Kvm {
         /// The vCPU.
         vcpu: VcpuId,
-        /// What it says.
+        /// KVM's error.
         source: KvmError,
     },
     /// The thread does not come up.
@@ -40,7 +40,7 @@ pub enum StartError {
     Spawn(#[from] SpawnError),
 }
 
-/// What the threads of vCPUs are made of.
+/// The parts from which the threads of vCPUs are made.
 #[derive(Debug)]
 pub(super) struct VcpuSource {
     pub(super) hooks: PmuHooks,
@@ -123,7 +123,7 @@ pub(super) fn warn_of_leaks(leaked: &[&str]) {
     }
 }
 
-/// How KVM's vCPUs are set up.
+/// The plan by which KVM's vCPUs are set up.
 #[derive(Debug)]
 pub(super) struct VcpuPlan<'a> {
     pub(super) cpuid: CpuidPlan<'a>,
@@ -162,7 +162,7 @@ impl VcpuPlan<'_> {
     }
 }
 
-/// What firmware leaves behind on every processor.
+/// Sets the registers that firmware sets on every processor.
 fn set_registers(vcpu: &Vcpu, profile: Profile) -> Result<(), KvmError> {
     vcpu.set_msrs(&[
         (MISC_ENABLE, profile.misc_enable()),

@@ -11,7 +11,7 @@ use vpmu::x86::event::ArchEvent;
 use super::select::{CountersError, HostCpus, HostSource, PmuBacking, free_counters};
 use crate::config::PmuConfig;
 
-/// Why the guest cannot have its counters for sure.
+/// The reason why `policy=pinned` cannot guarantee the guest's counters.
 #[derive(Debug, thiserror::Error)]
 pub enum BudgetError {
     /// The host has too few.
@@ -22,14 +22,14 @@ pub enum BudgetError {
     TooFew {
         /// The guest's PMU.
         model: ModelKind,
-        /// General-purpose counters.
+        /// The number of general-purpose counters of the guest.
         gp: u8,
-        /// Fixed counters.
+        /// The number of fixed counters of the guest.
         fixed: u8,
-        /// What the host has.
+        /// The number of free counters of the host.
         host: u8,
     },
-    /// They could not be counted.
+    /// The free counters of the host could not be counted; the field has the reason.
     #[error("policy=pinned: the host's free counters cannot be counted ({0}); use policy=flexible")]
     Unknown(String),
 }
@@ -37,7 +37,7 @@ pub enum BudgetError {
 /// The counters that the host was found to have, on each CPU that it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Budget {
-    /// For events without a fixed counter.
+    /// The number of counters for events that no fixed counter counts.
     general: u8,
     /// Whether events that have a fixed counter do not need those.
     fixed: bool,

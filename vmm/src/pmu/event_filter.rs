@@ -23,50 +23,50 @@ use crate::sys::files::{FileFault, InputFile};
 /// The most that a file may hold, in bytes.
 const LONGEST: u64 = 1 << 16;
 
-/// Why a file is no filter.
+/// The reason why a file cannot be the filter.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("--pmu filter=@{path}: it cannot be read; expected: a readable JSON file")]
     Unreadable {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The host's error.
         source: io::Error,
     },
-    /// It is a directory, a FIFO or so.
+    /// The path names a directory, a FIFO or another special file.
     #[error("--pmu filter=@{path}: it is {kind}; expected: a readable JSON file")]
     NotAFile {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file, in words.
         kind: &'static str,
     },
-    /// It is too long.
+    /// The file is too long.
     #[error("--pmu filter=@{path}: it is too long; expected: at most {LONGEST} bytes")]
     Long {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
-    /// It is something else.
+    /// The file has another form.
     #[error(
         r#"--pmu filter=@{path}: it is not a filter; expected: {{"allow": ["cycles", "r1d1"], "deny": ["r2c0"]}}, both optional"#
     )]
     Format {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Where it ends to be one.
+        /// The error of the JSON parser, with the line.
         source: serde_json::Error,
     },
-    /// It names no event.
+    /// A word in the file is no event.
     #[error(
         "--pmu filter=@{path}: '{word}' is no event; accepted: {}, or r and a code such as r1d1",
         event::names()
     )]
     Event {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is there.
+        /// The word.
         word: String,
     },
 }

@@ -14,34 +14,34 @@ use crate::config::CoreTypes;
 use crate::kvm::{Hypervisor, Interrupter, MsrFilter};
 use crate::vcpu::{NoPmu, PortBuilder, VcpuAffinity};
 
-/// What a PMU adds to a machine.
+/// The parts that a PMU adds to a machine.
 pub struct PmuHooks {
-    /// What CPUID says of the PMU; `None` is none.
+    /// The CPUID leaves of the PMU; `None` if the guest has no PMU.
     pub cpuid: Option<PmuCpuid>,
     /// MSRs that KVM must hand over; `None` filters nothing.
     pub filter: Option<MsrFilter>,
     /// A halted vCPU must not use its thread's time: KVM is not to poll.
     pub halts_sleep: bool,
-    /// Where each vCPU runs; one that is not listed runs anywhere.
+    /// The host CPUs of vCPUs; a vCPU that is not listed runs on any CPU.
     pub affinity: Vec<VcpuAffinity>,
     /// The types of vCPUs, in a hybrid guest.
     pub core_types: Option<CoreTypes>,
     /// The uncore PMUs, which CPUID shows and which are told of the vCPUs that
     /// come and go; `None` if the guest has none.
     pub uncore: Option<Arc<SharedUncore>>,
-    /// Where each vCPU's totals are added when its thread ends.
+    /// The sum to which each vCPU's totals are added when its thread ends.
     pub totals: Arc<VmTotals>,
     /// Builds the port of a vCPU: for each before any runs, and for one that is
     /// plugged in then.
     pub port: Box<dyn Fn(&PortContext<'_>) -> PortBuilder + Send>,
 }
 
-/// What a port may want to know of the machine and its vCPU.
+/// The facts of the machine and of one vCPU that a port needs.
 #[derive(Debug)]
 pub struct PortContext<'a> {
     /// The vCPU.
     pub vcpu: VcpuId,
-    /// Its local APIC.
+    /// The id of the vCPU's local APIC.
     pub apic_id: u32,
     /// The rate of its TSC.
     pub tsc: Khz,

@@ -57,7 +57,7 @@ impl KickTimer {
     }
 }
 
-/// When to arm the timer, and for how long.
+/// The time at which to arm the timer, and its interval.
 #[derive(Debug, Default)]
 struct Plan {
     armed: Option<Armed>,

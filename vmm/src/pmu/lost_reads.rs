@@ -10,7 +10,7 @@ use super::rdpmc::UserAccess;
 /// The write in a row, without a read, that is refused.
 const LOST_AT: u32 = 1_000;
 
-/// What one vCPU wrote and did not read.
+/// The number of counter writes of one vCPU without a read between them.
 #[derive(Debug)]
 pub(super) struct LostReads {
     /// The host would hide a read from us.

@@ -80,7 +80,7 @@ pub use uncore_status::{
 /// The PMU of one vCPU.
 type DynVcpuPmu = vpmu::VcpuPmu<Model, Box<dyn HostPmu + Send>>;
 
-/// Why a guest cannot have the PMU that was asked for.
+/// The reason why a guest cannot have the requested PMU.
 #[derive(Debug, thiserror::Error)]
 pub enum PmuError {
     /// The backing.
@@ -95,7 +95,7 @@ pub enum PmuError {
     /// The uncore PMUs.
     #[error("--uncore: {0}")]
     Uncore(vpmu::sched::RegisterError),
-    /// What would back them.
+    /// The host's uncore PMUs cannot back the guest's.
     #[error(transparent)]
     UncoreHosts(#[from] UncoreError),
     /// KVM's filter.
@@ -203,19 +203,19 @@ impl PmuPlan {
         self.uncore.clone()
     }
 
-    /// What the guest's PMU is.
+    /// The model of the guest's PMU.
     #[must_use]
     pub const fn model_kind(&self) -> ModelKind {
         self.model.kind
     }
 
-    /// What counts.
+    /// The source of the guest's counts.
     #[must_use]
     pub const fn host(&self) -> &PmuBacking {
         &self.backing
     }
 
-    /// What the machine needs to know of it.
+    /// The parts that this PMU adds to a machine.
     ///
     /// # Errors
     /// If the rows' indices do not fit into KVM's filter.
@@ -293,19 +293,19 @@ impl PmuPlan {
         }
     }
 
-    /// What the vCPUs did that have ended, as it grows.
+    /// The totals of the vCPUs that have ended; they grow while the VM runs.
     #[must_use]
     pub fn ended(&self) -> Arc<VmTotals> {
         Arc::clone(&self.totals)
     }
 
-    /// What is attached to the vCPUs, for whoever attaches.
+    /// The monitors of the VM, for the control API, which adds and removes them.
     #[must_use]
     pub fn monitors(&self) -> Arc<VmMonitors> {
         Arc::clone(&self.monitors)
     }
 
-    /// What the vCPUs did, in one line; complete once they have ended.
+    /// The totals of the vCPUs in one line; complete after all vCPUs have ended.
     #[must_use]
     pub fn summary(&self) -> String {
         format!(
@@ -317,7 +317,7 @@ impl PmuPlan {
     }
 }
 
-/// What becomes of a RDPMC of user code.
+/// The effect of RDPMC in user code on this host.
 fn user_access(hypervisor: &Hypervisor) -> UserAccess {
     match probe::rdpmc(hypervisor, &probe::INDICES) {
         Ok(answers) => match RdpmcClass::of(&answers) {

@@ -51,7 +51,7 @@ pub(super) fn host_codes(vendor: Vendor, name: &str) -> CodesId {
     CodesId::new(vendor, core::arch::x86_64::__cpuid(1).eax, core_type)
 }
 
-/// Why no model can be had.
+/// The reason why no model can be chosen.
 #[derive(Debug, thiserror::Error)]
 pub enum ChoiceError {
     /// The model has no such numbers.
@@ -71,13 +71,13 @@ pub(super) struct Choice {
     reason: ModelReason,
 }
 
-/// Why a model was chosen.
+/// The reason for the choice of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ModelReason {
     Asked,
-    /// It is the host's vendor's.
+    /// The model is of the vendor of the host's CPU.
     HostVendor,
-    /// What the host backs is not what AMD guests take for granted.
+    /// The host does not count all events that the driver of an AMD guest expects.
     NotAllOfAmd,
     /// The host is neither vendor's.
     OtherVendor,

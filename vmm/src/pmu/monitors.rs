@@ -19,12 +19,12 @@ use vpmu::ids::{MonitorId, VcpuId};
 
 use crate::config::event;
 
-/// What to count on which vCPUs.
+/// The event and the vCPUs of a monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MonitorSpec {
     /// The event, and the guest's privilege levels in which it counts.
     pub attr: HostEvent,
-    /// How it competes for host counters.
+    /// The rule by which the monitor gets host counters.
     pub policy: Policy,
     /// The only vCPU; `None`: all, those included that are plugged in later.
     pub vcpu: Option<VcpuId>,
@@ -57,18 +57,18 @@ impl VmMonitors {
         Some(free)
     }
 
-    /// Forgets one.
+    /// Removes a monitor from the list, and returns it.
     pub fn remove(&self, id: MonitorId) -> Option<MonitorSpec> {
         self.lock().remove(&id)
     }
 
-    /// One of them.
+    /// The monitor of this number.
     #[must_use]
     pub fn get(&self, id: MonitorId) -> Option<MonitorSpec> {
         self.lock().get(&id).copied()
     }
 
-    /// All, as of now.
+    /// All present monitors.
     #[must_use]
     pub fn all(&self) -> Vec<(MonitorId, MonitorSpec)> {
         self.lock().iter().map(|(id, spec)| (*id, *spec)).collect()

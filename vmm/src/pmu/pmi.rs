@@ -16,7 +16,7 @@ pub(super) struct PmiInjector {
 }
 
 impl PmiInjector {
-    /// To the vCPU of this local APIC.
+    /// An injector for the vCPU with this local APIC.
     pub(super) const fn new(apic_id: u32, interrupter: Interrupter) -> Self {
         Self {
             apic_id,
@@ -59,9 +59,9 @@ impl PmiInjector {
 /// SDM vol. 3A, "Local Vector Table".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lvtpc {
-    /// No delivery.
+    /// LVTPC masks the interrupt.
     Masked,
-    /// As an NMI.
+    /// LVTPC asks for an NMI.
     Nmi,
     /// As an interrupt of this vector.
     Fixed(u8),

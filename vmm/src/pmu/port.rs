@@ -46,32 +46,32 @@ pub(super) struct PmuPort {
     troubles_said: u64,
 }
 
-/// What a port is made of.
+/// The parts of a port.
 #[derive(Debug)]
 pub(super) struct PmuPortParts {
-    /// Whose it is.
+    /// The vCPU of the port.
     pub(super) vcpu: VcpuId,
-    /// Its local APIC.
+    /// The id of the vCPU's local APIC.
     pub(super) apic_id: u32,
     /// The guest's registers.
     pub(super) model: Model,
-    /// What backs its counters.
+    /// The driver of the host's counters.
     pub(super) host: Box<dyn HostPmu + Send>,
     /// The guest's rewritten RDPMC instructions.
     pub(super) sites: Sites,
     /// What the host does with those that are not.
     pub(super) access: UserAccess,
-    /// For PMIs that are no NMIs.
+    /// The way for PMIs that are no NMIs.
     pub(super) interrupter: Interrupter,
-    /// What the operator lets its counters do.
+    /// The operator's rules for the counters.
     pub(super) rules: Rules,
-    /// What guest time is measured with.
+    /// The clock that measures guest time.
     pub(super) clock: Clock,
     /// Time of that clock that an entry and exit take without the guest running.
     pub(super) entry_cost: Nanos,
     /// The VM's uncore PMUs.
     pub(super) uncore: Option<Arc<SharedUncore>>,
-    /// What is attached to it from the start.
+    /// The monitors of the VM.
     pub(super) monitors: Arc<VmMonitors>,
 }
 
@@ -155,8 +155,8 @@ impl PmuPort {
         }
         if self.lost_reads.written() && LIMIT.allow().is_some() {
             log::error!(
-                "pmu: vCPU {}: the guest keeps writing its counters and reads none: its \
-                 reads do not reach us. No counter is started until a read arrives or a driver starts",
+                "pmu: vCPU {}: the guest keeps writing its counters, but its \
+                 reads do not reach us; no counter starts until a read arrives or a driver comes up",
                 self.vcpu
             );
         }

@@ -61,7 +61,7 @@ pub enum UncoreCounterState {
 }
 
 impl UncoreCounterState {
-    /// The word for it.
+    /// The name of the state in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -82,7 +82,7 @@ pub struct UncoreCounterStatus {
     /// What the guest wants counted; absent if it wants nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
-    /// What stands behind it on the host; absent if nothing does.
+    /// The host event that counts for the counter; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_event: Option<String>,
     /// Whether it counts.
@@ -97,9 +97,9 @@ pub struct UncoreCounterStatus {
     pub enabled_ns: u64,
     /// Time of that for which it counted, ns.
     pub running_ns: u64,
-    /// What it counted since the VM started, whatever the guest wrote to it.
+    /// The count since the VM started, whatever the guest wrote to the counter.
     pub count: u64,
-    /// What is counted: `events` or `uJ`.
+    /// The unit of the count: `events` or `uJ`.
     pub unit: String,
 }
 
@@ -108,15 +108,15 @@ pub struct UncoreCounterStatus {
 pub struct UncoreLogEntry {
     /// From 0; a gap means that older entries gave way.
     pub number: u64,
-    /// When, ns of the host's monotonic clock.
+    /// The time of the change, in ns of the host's monotonic clock.
     pub at_ns: u64,
-    /// To which PMU.
+    /// The PMU.
     pub pmu: String,
-    /// To which instance.
+    /// The instance of the PMU.
     pub instance: u16,
-    /// What.
+    /// The kind of change.
     pub change: UncoreChange,
-    /// Which counter; absent if it is about the instance.
+    /// The counter; absent if the change is one of the whole instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<String>,
     /// The vCPU before.
@@ -125,12 +125,12 @@ pub struct UncoreLogEntry {
     /// The vCPU after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u16>,
-    /// What the counter had counted by then, as in [`UncoreCounterStatus::count`].
+    /// The count at that time, as in [`UncoreCounterStatus::count`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
 }
 
-/// What can happen.
+/// The kinds of changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UncoreChange {
@@ -139,14 +139,14 @@ pub enum UncoreChange {
     Designated,
     /// A counter's event moved to another vCPU.
     Moved,
-    /// It went off with the last vCPU of its scope.
+    /// The counter stopped, because the last vCPU of its scope left.
     Off,
-    /// It counts again.
+    /// The counter counts again.
     Resumed,
 }
 
 impl UncoreChange {
-    /// The word for it.
+    /// The name of the change in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -158,7 +158,7 @@ impl UncoreChange {
     }
 }
 
-/// What can be told of the uncore PMUs.
+/// The present status of the uncore PMUs.
 pub(super) fn of<H: UncoreHost>(uncore: &mut Uncore<H>, now: Nanos) -> UncoreStatus {
     UncoreStatus {
         pmus: uncore.view(now).into_iter().map(pmu).collect(),

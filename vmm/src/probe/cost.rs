@@ -31,13 +31,13 @@ impl Picos {
 const FIRST_TURNS: u32 = 2_000;
 /// Instructions in a turn: DEC, JNZ.
 const PER_TURN: u64 = 2;
-/// Long enough to tell.
+/// The shortest run that gives a useful measurement.
 const ENOUGH: Duration = Duration::from_millis(2);
 /// Spins of that length, of which the shortest counts: a busy host disturbs.
 const SPINS: usize = 3;
 /// The longest spin that is tried.
 const MOST_TURNS: u32 = 1 << 26;
-/// Exits that are measured.
+/// The number of exits that are measured.
 const ROUNDS: usize = 64;
 
 /// The wall time of one guest instruction in a short spin. Takes some

@@ -21,14 +21,14 @@ pub struct ProbeGuest {
     vm: Vm,
 }
 
-/// What the guest does next.
+/// The next action of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// It waits for a number, and has got the one that was offered.
+    /// The guest read a number from a port, and got the offered number.
     Asked,
-    /// It wrote this to that port.
+    /// The guest wrote a value (second field) to a port (first field).
     Said(u8, u32),
-    /// A signal came in between.
+    /// A signal ended the run.
     Interrupted,
 }
 

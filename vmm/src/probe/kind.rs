@@ -31,12 +31,12 @@ impl std::fmt::Display for Extension {
     }
 }
 
-/// Which kind of KVM this is.
+/// The kind of a KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvmKind {
-    /// On hardware virtualisation.
+    /// KVM uses the CPU's virtualisation extension.
     Hardware(Extension),
-    /// The same, inside a virtual machine.
+    /// KVM uses the virtualisation extension of a CPU that is virtual itself.
     Nested(Extension),
     /// Every guest instruction is emulated.
     Emulated,
@@ -44,7 +44,7 @@ pub enum KvmKind {
     Unnamed,
 }
 
-/// What the host says without a guest.
+/// The facts of the host that need no guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     /// The extension that `/proc/cpuinfo` lists.
@@ -60,7 +60,7 @@ pub struct HostFacts {
 const SLOW: Picos = Picos(100_000);
 
 impl HostFacts {
-    /// Of this host; what cannot be read counts as not there.
+    /// The facts of this host. A file that cannot be read counts as missing.
     #[must_use]
     pub fn read() -> Self {
         let text = first_processor().unwrap_or_default();

@@ -29,10 +29,10 @@ pub use guest::ProbeGuest;
 pub use kind::{Extension, HostFacts, KvmKind, LinuxNeedsHardware, check_kernel};
 pub use rdpmc::{INDICES, Rdpmc, RdpmcClass, rdpmc};
 
-/// Why a probe gave no answer.
+/// The reason why a probe gave no answer.
 #[derive(Debug, Error)]
 pub enum ProbeError {
-    /// No memory for the guest.
+    /// The host gives no memory for the guest.
     #[error("cannot map the memory of a probe VM")]
     Map(#[from] FromRangesError),
     /// The code does not fit the memory.

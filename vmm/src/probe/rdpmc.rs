@@ -8,23 +8,23 @@ use crate::kvm::Hypervisor;
 /// fixed counter 0.
 pub const INDICES: [u32; 3] = [0, 5, 0x4000_0000];
 
-/// What one RDPMC at privilege level 0 did.
+/// The effect of one RDPMC at privilege level 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rdpmc {
-    /// It raised #GP.
+    /// RDPMC raised #GP.
     Gp,
-    /// It gave this.
+    /// RDPMC gave this value.
     Value(u64),
 }
 
-/// What KVM does with RDPMC.
+/// The effect of RDPMC under this KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RdpmcClass {
-    /// It faults, as on hardware where the counter does not exist.
+    /// RDPMC faults, as on a physical CPU without this counter.
     GpFault,
-    /// It gives 0 and says nothing.
+    /// RDPMC gives 0 without a fault.
     SilentZero,
-    /// It gives a count: KVM's vPMU is on.
+    /// RDPMC gives a count, because KVM's own vPMU is on.
     Value,
 }
 

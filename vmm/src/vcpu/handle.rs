@@ -58,7 +58,7 @@ pub enum SpawnError {
         source: io::Error,
     },
     /// Its register port could not be built.
-    #[error("cannot build the register port of vCPU {vcpu}")]
+    #[error("cannot set up the PMU registers of vCPU {vcpu}")]
     Port {
         /// The vCPU.
         vcpu: VcpuId,
@@ -76,7 +76,7 @@ pub enum SpawnError {
         source: io::Error,
     },
     /// It ended before it was ready.
-    #[error("the thread of vCPU {vcpu} died")]
+    #[error("the thread of vCPU {vcpu} panicked")]
     Died {
         /// The vCPU.
         vcpu: VcpuId,

@@ -172,5 +172,5 @@ fn a_pmu_without_a_type_is_of_type_auto() {
         "--pmu",
         "model=intel-v2,gp=4",
     ];
-    refuses(&args, 1, &["no KVM on this host"]);
+    refuses(&args, 1, &["--kvm-device: cannot open"]);
 }

@@ -18,14 +18,14 @@ const EJECTION_GOES_ON: u32 = 0x84;
 /// The guest's answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestAnswer {
-    /// It has accepted the vCPU that comes.
+    /// The guest accepts the vCPU that is offered.
     Accepted,
-    /// It does not take the vCPU that comes.
+    /// The guest declines the vCPU that is offered.
     Declined {
         /// The status code.
         status: u32,
     },
-    /// It keeps the vCPU that it was asked to give back.
+    /// The guest keeps the vCPU that it was asked to give back.
     Kept {
         /// The status code.
         status: u32,

@@ -50,7 +50,7 @@ pub const REMOVING: u8 = 1 << 2;
 /// Bit of [`FLAGS`]: written, the guest has given the vCPU back.
 pub const EJECT: u8 = 1 << 3;
 
-/// How the guest sees a vCPU.
+/// The flags that the guest reads for a vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotFlags {
     /// The guest has it, or may take it.
@@ -71,7 +71,7 @@ impl SlotFlags {
 /// The owner of the vCPUs' presence. Called on the thread of the vCPU that
 /// accesses a register, which may be the vCPU that is ejected.
 pub trait HotplugOwner: Send + Sync {
-    /// How a vCPU is shown; no flag for one that cannot be.
+    /// The flags of a vCPU; none for a number that no vCPU has.
     fn flags(&self, vcpu: VcpuId) -> SlotFlags;
 
     /// The guest has seen that a vCPU comes, or is to go.

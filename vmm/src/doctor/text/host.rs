@@ -97,7 +97,7 @@ fn set(cpus: &[u32]) -> CpuSet {
     cpus.iter().copied().map(HostCpu).collect()
 }
 
-/// What this user may do.
+/// The permissions of this user to count events.
 pub(super) fn permission(page: &mut TextPage, permission: &PermissionReport) {
     page.section("Permission");
     let paranoid = say(&permission.perf_event_paranoid, i32::to_string);

@@ -18,48 +18,48 @@ use crate::sys::files::{FileFault, FileId, InputFile};
 pub use multiboot::MultibootImage;
 pub(super) use multiboot::Segment;
 
-const ACCEPTED: &str = "accepted: a Linux bzImage, an x86-64 ELF file or a multiboot-1 image";
+const EXPECTED: &str = "expected: a Linux bzImage, an x86-64 ELF file or a multiboot-1 image";
 
 /// A file that cannot be the kernel.
 #[derive(Debug, Error)]
 pub enum ImageError {
-    /// It cannot be opened or read.
-    #[error("--kernel: cannot read {path}; {ACCEPTED}")]
+    /// The file cannot be opened or read.
+    #[error("--kernel: cannot read {path}; {EXPECTED}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The host's error.
         source: io::Error,
     },
-    /// It is a directory, a device or so.
-    #[error("--kernel: {path} is not a regular file but {kind}; {ACCEPTED}")]
+    /// The path names a directory, a device or another special file.
+    #[error("--kernel: {path} is not a regular file but {kind}; {EXPECTED}")]
     NotAFile {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file, in words.
         kind: &'static str,
     },
-    /// It is no kernel.
-    #[error("--kernel: {path} is not a kernel ({why}); {ACCEPTED}")]
+    /// The file has none of the known formats.
+    #[error("--kernel: {path} is not a kernel ({why}); {EXPECTED}")]
     NotAKernel {
         /// The file.
         path: PathBuf,
-        /// What gives it away.
+        /// The part of the file that shows it.
         why: &'static str,
     },
-    /// Its end is missing.
+    /// The end of the file is missing.
     #[error("--kernel: {path} is truncated: {size} of {needed} bytes; expected: the whole file")]
     Truncated {
         /// The file.
         path: PathBuf,
         /// Its size in bytes.
         size: u64,
-        /// What its own header says, in bytes.
+        /// The size in bytes that its header gives.
         needed: u64,
     },
 }
 
-/// What kind of kernel it is.
+/// The format of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageKind {
     /// A Linux bzImage; it unpacks itself.
@@ -73,7 +73,7 @@ pub enum ImageKind {
     Multiboot(MultibootImage),
 }
 
-/// A kernel that has been looked at, and what it will occupy.
+/// A checked kernel, and the guest memory that it will occupy.
 #[derive(Debug)]
 pub struct KernelImage {
     path: PathBuf,
@@ -84,10 +84,10 @@ pub struct KernelImage {
 }
 
 impl KernelImage {
-    /// Opens a kernel and checks that it is one, whole.
+    /// Opens a kernel and checks that it has a known format and is complete.
     ///
     /// # Errors
-    /// If it is not.
+    /// If the file cannot be read, has another format, or is truncated.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let read = |source| ImageError::Read {
             path: path.to_owned(),
@@ -155,7 +155,7 @@ impl KernelImage {
         }
     }
 
-    /// What it takes the files of `--initramfs` for.
+    /// The meaning of the files of `--initramfs` for this kernel.
     #[must_use]
     pub fn ramdisk_form(&self) -> RamdiskForm {
         match self.kind {

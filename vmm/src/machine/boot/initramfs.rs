@@ -18,43 +18,43 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 use crate::sys::files::{FileFault, FileId, InputFile};
 use archive::ArchiveFault;
 
-const ACCEPTED: &str =
-    "accepted: a cpio archive (newc), plain or packed with gzip, bzip2, xz, lzma, lzo, lz4 or zstd";
+const EXPECTED: &str =
+    "expected: a cpio archive (newc), plain or packed with gzip, bzip2, xz, lzma, lzo, lz4 or zstd";
 
 /// A file that cannot be an initramfs.
 #[derive(Debug, Error)]
 pub enum InitramfsError {
-    /// It cannot be opened or read.
-    #[error("--initramfs: cannot read {path}; {ACCEPTED}")]
+    /// The file cannot be opened or read.
+    #[error("--initramfs: cannot read {path}; {EXPECTED}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The host's error.
         source: io::Error,
     },
-    /// It is a directory, a device or so.
-    #[error("--initramfs: {path} is not a regular file but {kind}; {ACCEPTED}")]
+    /// The path names a directory, a device or another special file.
+    #[error("--initramfs: {path} is not a regular file but {kind}; {EXPECTED}")]
     NotAFile {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file, in words.
         kind: &'static str,
     },
-    /// It has no bytes.
-    #[error("--initramfs: {path} is empty; {ACCEPTED}")]
+    /// The file is empty.
+    #[error("--initramfs: {path} is empty; {EXPECTED}")]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// It is no archive.
-    #[error("--initramfs: {path} is not an archive (at byte {offset}); {ACCEPTED}")]
+    /// The file is no cpio archive.
+    #[error("--initramfs: {path} is not an archive (at byte {offset}); {EXPECTED}")]
     NotAnArchive {
         /// The file.
         path: PathBuf,
-        /// Where something else was found.
+        /// The offset in bytes at which something else than an archive starts.
         offset: u64,
     },
-    /// Its end is missing.
+    /// The end of the archive is missing.
     #[error("--initramfs: {path} is truncated after {size} bytes; expected: the whole archive")]
     Truncated {
         /// The file.
@@ -62,12 +62,12 @@ pub enum InitramfsError {
         /// Its size in bytes.
         size: u64,
     },
-    /// It could not be copied: it shrank, or the host failed.
+    /// The file could not be copied to guest memory: it shrank, or the host failed.
     #[error("--initramfs: cannot load {path}")]
     Load {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The host's error.
         source: GuestMemoryError,
     },
 }
@@ -80,7 +80,7 @@ struct Archive {
     id: FileId,
 }
 
-/// What a kernel takes the files of `--initramfs` for.
+/// The meaning of the files of `--initramfs` for a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RamdiskForm {
     /// Archives, one behind the other.

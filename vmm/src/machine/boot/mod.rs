@@ -41,7 +41,7 @@ pub enum BootError {
     TooSmall {
         /// RAM in MiB.
         have: u64,
-        /// What would do, in MiB.
+        /// The smallest RAM that works, in MiB.
         need: u64,
     },
     /// The kernel lies where the firmware tables do.
@@ -61,9 +61,9 @@ pub enum BootError {
     /// More modules than the multiboot tables hold.
     #[error("--initramfs: {asked} multiboot modules are too many; expected: at most {max}")]
     TooManyModules {
-        /// What was asked for.
+        /// The number of modules that the command line names.
         asked: usize,
-        /// What fits.
+        /// The largest number that fits.
         max: u64,
     },
     /// An initramfs changed or failed while it was read.
@@ -72,14 +72,14 @@ pub enum BootError {
     /// Guest memory refused a table, which the checks before exclude.
     #[error("cannot write the {what} to guest memory")]
     Memory {
-        /// Which table.
+        /// The name of the table.
         what: &'static str,
-        /// Why.
+        /// The error of the guest's memory.
         source: vm_memory::GuestMemoryError,
     },
 }
 
-/// What the guest is to find when it starts.
+/// The kernel, the archives and the command line that a guest starts with.
 #[derive(Debug)]
 pub struct BootInputs<'a> {
     /// The kernel.
@@ -94,7 +94,7 @@ pub struct BootInputs<'a> {
     pub low_ram: u64,
 }
 
-/// Where the initramfs went.
+/// The place of the initramfs in guest memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ramdisk {
     start: u64,

@@ -54,7 +54,7 @@ fn load_segment(
         })
 }
 
-/// Writes what EBX points to.
+/// Writes the information structure, to which EBX points.
 pub(super) fn write_info(
     memory: &GuestMemoryMmap,
     inputs: &BootInputs<'_>,
@@ -138,7 +138,7 @@ fn write_words(
     write(memory, what, address, &bytes)
 }
 
-/// What multiboot speaks of lies below 4 GiB.
+/// An address or a length of multiboot, all of which lie below 4 GiB.
 fn low_word(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

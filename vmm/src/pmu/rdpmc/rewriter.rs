@@ -189,7 +189,7 @@ impl Rewriter {
         };
         if LIMIT.allow().is_some() {
             log::info!(
-                "pmu: rewrote {} RDPMC instructions of the guest kernel to RDMSR ({:#x}-{:#x}), left {} doubtful",
+                "pmu: rewrote {} RDPMC instructions of the guest kernel to RDMSR ({:#x}-{:#x}) and left {} that may be data",
                 found.readers.len(),
                 first.start(),
                 last.end(),
@@ -213,7 +213,7 @@ static LIMIT: RateLimit = RateLimit::new();
 
 fn say_unserved(why: &str) {
     if LIMIT.allow().is_some() {
-        log::warn!("pmu: the guest kernel's text {why}: the guest gets no PMU");
+        log::warn!("pmu: the guest kernel's text {why}, so the guest gets no PMU");
     }
 }
 

@@ -23,7 +23,7 @@ pub enum CountersError {
     #[error("this process may not run on any CPU of the PMU")]
     NoCpu,
     /// The thread that tried is gone.
-    #[error("the thread that opened counters died")]
+    #[error("the thread that opened counters panicked")]
     Died,
 }
 

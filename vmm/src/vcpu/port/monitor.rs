@@ -8,12 +8,12 @@ use vpmu::{AttachError, MonitorView, Policy};
 use super::CountingState;
 use crate::config::{MonitorPolicy, event};
 
-/// What a vCPU is to do.
+/// An order to a vCPU about a monitor.
 #[derive(Clone, Copy, Debug)]
 pub enum MonitorOrder {
-    /// Count this from now on.
+    /// The vCPU attaches the monitor, which counts from then on.
     Attach(MonitorId, HostEvent, Policy),
-    /// Stop.
+    /// The vCPU detaches the monitor.
     Detach(MonitorId),
 }
 
@@ -24,33 +24,33 @@ pub type MonitorOutcome = Result<Option<MonitorStatus>, AttachError>;
 /// A monitor on one vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonitorStatus {
-    /// Its number.
+    /// The number of the monitor.
     pub monitor: u8,
-    /// What it counts.
+    /// The event that the monitor counts.
     pub event: String,
-    /// How it competes for host counters.
+    /// The rule by which the monitor gets host counters.
     pub policy: MonitorPolicy,
-    /// What came of it.
+    /// The count, with its state and times.
     #[serde(flatten)]
     pub reading: MonitorReading,
 }
 
-/// What a monitor has counted on one vCPU.
+/// The count of a monitor on one vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonitorReading {
-    /// Whether it counts.
+    /// The state of the monitor.
     pub state: CountingState,
-    /// What it counted while it had a host counter.
+    /// The count of the time with a host counter.
     pub count: u64,
-    /// The same scaled by enabled / running, for the whole time.
+    /// The count, scaled by enabled / running to the whole time.
     pub scaled_count: u64,
     /// Guest time since it was attached, ns.
     pub enabled_ns: u64,
     /// Guest time of that for which it counted, ns.
     pub running_ns: u64,
-    /// It is derived from a clock.
+    /// The count is derived from a clock.
     pub clock_derived: bool,
-    /// Its share of the privilege levels is estimated from samples.
+    /// The split by privilege levels is estimated from samples.
     pub sampled: bool,
 }
 

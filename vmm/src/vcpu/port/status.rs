@@ -5,14 +5,14 @@ use vpmu::{CounterState, Totals};
 
 use super::MonitorStatus;
 
-/// What becomes of a guest counter.
+/// The state of a guest counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CountingState {
     /// The guest does not want it to count.
     #[default]
     Off,
-    /// It counts.
+    /// The counter counts.
     Counting,
     /// Multiplexed out: it waits for a host counter.
     Waiting,
@@ -22,12 +22,12 @@ pub enum CountingState {
     NotBacked,
     /// The filter does not let the guest count it.
     Denied,
-    /// The host gave no event.
+    /// The host opened no event.
     Refused,
 }
 
 impl CountingState {
-    /// The word for it.
+    /// The name of the state in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ pub struct CounterStatus {
     /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
-    /// What stands behind it on the host; absent if nothing does.
+    /// The host event that counts for the counter; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_event: Option<String>,
     /// Whether it counts.
@@ -79,11 +79,11 @@ pub struct CounterStatus {
     pub enabled_ns: u64,
     /// Guest time of that for which it counted, ns.
     pub running_ns: u64,
-    /// What the guest reads is scaled by enabled / running.
+    /// The value that the guest reads is scaled by enabled / running.
     pub scaled: bool,
-    /// What the guest reads is derived from a clock.
+    /// The value that the guest reads is derived from a clock.
     pub clock_derived: bool,
-    /// Its share of the privilege levels is estimated from samples.
+    /// The split by privilege levels is estimated from samples.
     pub sampled: bool,
 }
 
@@ -94,7 +94,7 @@ pub struct VcpuPmuStatus {
     pub counters: Vec<CounterStatus>,
     /// Each monitor, which is an operator's.
     pub monitors: Vec<MonitorStatus>,
-    /// What happened so far.
+    /// The totals of the vCPU so far.
     pub totals: Totals,
 }
 
