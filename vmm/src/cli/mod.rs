@@ -73,7 +73,7 @@ pub struct RunArgs {
     )]
     pub cpus: String,
 
-    /// Memory: size=N with K, M or G, 8M to 1023G
+    /// Memory: size=N, in bytes or with the suffix K, M or G
     #[arg(
         long,
         value_name = "OPTIONS",
@@ -82,7 +82,7 @@ pub struct RunArgs {
     )]
     pub memory: String,
 
-    /// The guest's PMU: off, or type=auto and others, with model=, gp=, policy=, filter=, …
+    /// The guest's PMU: off, or type=, model=, gp=, fixed=, width=, policy=, filter=, rdpmc=
     #[arg(
         long,
         value_name = "OPTIONS",
@@ -104,7 +104,7 @@ pub struct RunArgs {
     )]
     pub serial: String,
 
-    /// Control API: path=PATH, or PATH, of a Unix socket, for perfvisor ctl
+    /// Unix socket of the control API, for perfvisor ctl: path=PATH, or PATH alone
     #[arg(long, value_name = "OPTIONS", long_help = help::API_SOCKET)]
     pub api_socket: Option<OsString>,
 
@@ -138,7 +138,7 @@ pub struct DoctorArgs {
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = false)]
 pub struct CtlArgs {
-    /// The socket of perfvisor run --api-socket: path=PATH, or PATH
+    /// The VM's socket, as in perfvisor run --api-socket: path=PATH, or PATH alone
     #[arg(
         long,
         value_name = "PATH",
@@ -146,7 +146,7 @@ pub struct CtlArgs {
     )]
     pub api_socket: PathBuf,
 
-    /// Print the answer in JSON, unchanged
+    /// Print the VM's answer as it is, in JSON
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -158,7 +158,7 @@ pub struct CtlArgs {
 /// Requests to a VM.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CtlCommand {
-    /// Show the VM: vCPUs, memory, kernel, the PMU's backing, totals so far
+    /// Show the VM: vCPUs, memory, kernel, source of the PMU's counts, totals so far
     Info,
     /// Stop the guest; done when every vCPU has stopped
     Pause,
@@ -166,7 +166,7 @@ pub enum CtlCommand {
     Resume,
     /// Show each guest counter and monitor: its event, its host event, its state, its times
     Pmu,
-    /// Count events on the vCPUs from outside, beside the guest's counters
+    /// Count events on the vCPUs from outside, whatever the guest counts
     Monitor(MonitorArgs),
     /// Add or remove a virtual CPU
     Vcpu(VcpuArgs),
@@ -199,7 +199,7 @@ pub enum MonitorCommand {
         #[arg(value_name = "ID")]
         monitor: u8,
     },
-    /// Show each monitor with its count so far, as counted and scaled to the whole time
+    /// Show each monitor, with its count and the count scaled to the whole time
     List,
 }
 
