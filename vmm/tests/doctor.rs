@@ -173,6 +173,11 @@ fn three_lines_say_what_works_what_does_not_and_what_to_change() {
         }
     }
     let broken = text(&["doctor", "--kvm-device", "/nonexistent/kvm"]);
+    assert_eq!(
+        broken.contains("To change: use --kvm-device /dev/kvm"),
+        Path::new("/dev/kvm").exists(),
+        "{broken}"
+    );
     assert!(
         broken.starts_with("Works: nothing\nDoes not work: Linux guests"),
         "{broken}"

@@ -22,6 +22,9 @@ fn kvm(report: &Report, list: &mut Vec<String>) {
         None => "kvm_intel or kvm_amd",
     };
     match kvm.kind {
+        Finding::Value(KvmKindName::None) if !kvm.present && kvm.access.is_some() => {
+            list.extend(kvm.access.clone());
+        }
         Finding::Value(KvmKindName::None) if !kvm.present && kvm.extension.is_some() => {
             list.push(format!("load KVM: modprobe {module}"));
         }
@@ -151,6 +154,8 @@ mod tests {
         bad.kvm.access = Some("join the group kvm".to_owned());
         assert!(has(&advice(&bad), "join the group"));
         bad.kvm.present = false;
+        assert!(has(&advice(&bad), "join the group"), "another device");
+        bad.kvm.access = None;
         assert!(has(&advice(&bad), "modprobe kvm_intel"));
         bad.kvm.extension = None;
         assert!(has(&advice(&bad), "firmware"));

@@ -20,7 +20,11 @@ pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) 
         present: device.exists(),
         denied: hypervisor.as_ref().is_err_and(is_denial),
         access: match hypervisor {
-            Err(error @ KvmError::Open { advice, .. }) if is_denial(error) => Some(advice.clone()),
+            Err(error @ KvmError::Open { advice, .. })
+                if is_denial(error) || is_another_device(device) =>
+            {
+                Some(advice.clone())
+            }
             _ => None,
         },
         api_version: Finding::unknown(""),
@@ -72,6 +76,12 @@ fn examine_open(common: KvmReport, facts: HostFacts, hypervisor: &Hypervisor) ->
 
 fn is_denial(error: &KvmError) -> bool {
     matches!(error, KvmError::Open { error, .. } if error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Whether the user names a device that does not exist, on a host with `/dev/kvm`.
+fn is_another_device(device: &Path) -> bool {
+    let usual = Path::new("/dev/kvm");
+    device != usual && !device.exists() && usual.exists()
 }
 
 fn kind(facts: HostFacts, cost: Result<Picos, ProbeError>) -> Finding<KvmKindName> {

@@ -101,8 +101,8 @@ pub struct KvmReport {
     pub present: bool,
     /// Whether it is there, and this user may not open it.
     pub denied: bool,
-    /// What gives this user access, if the file is closed to it. In JSON, it
-    /// is part of the advice.
+    /// The advice about a file that is closed to this user, or that is missing
+    /// on a host with `/dev/kvm`. In JSON, it is part of the advice.
     #[serde(skip)]
     pub access: Option<String>,
     /// The version of the API; unknown says why it does not open.
