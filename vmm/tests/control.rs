@@ -453,7 +453,7 @@ fn bad_sockets_are_refused_in_one_line() {
     assert_eq!(status, 2, "{text}");
     assert!(text.contains("see perfvisor ctl vcpu --help"), "{text}");
     let run = |value: &str| perfvisor(&["run", "--kernel", "k", "--api-socket", value]);
-    for value in ["/tmp/x", "path=", "file=x"] {
+    for value in ["path=", "file=x"] {
         let (status, text) = run(value);
         assert_eq!(status, 2, "{text}");
         assert!(
