@@ -1,7 +1,7 @@
 //! `perfvisor doctor`: what this host can do, and how to enable more.
 //!
 //! ```text
-//!  kvm, host, pmu, uncore, memory: gather ─▶ Report ─▶ advice ─▶ text or JSON
+//!  kvm, host, pmu, uncore, memory, tenants: gather ─▶ Report ─▶ advice ─▶ text or JSON
 //! ```
 //! Nothing here fails: a value that cannot be found out is reported as unknown,
 //! with the reason ([`Finding`]).
@@ -14,6 +14,7 @@ mod pmu;
 mod report;
 #[cfg(test)]
 mod sample;
+mod tenants;
 mod text;
 mod uncore;
 
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 use vpmu::host::linux::sysfs::Sysfs;
 
+use self::tenants::HostFiles;
 use crate::cli::DoctorArgs;
 use crate::kvm::Hypervisor;
 
@@ -45,6 +47,7 @@ pub fn examine(args: &DoctorArgs) -> Report {
         pmus: host::pmus(&sysfs),
         uncore: uncore::examine(&sysfs),
         permission: host::permission(),
+        tenants: tenants::examine(&HostFiles::default()),
         backing,
         memory,
         advice: Vec::new(),

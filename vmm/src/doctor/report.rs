@@ -66,6 +66,8 @@ pub struct Report {
     pub uncore: Vec<UncoreReport>,
     /// The permissions of this user to count events.
     pub permission: PermissionReport,
+    /// What matters when guests of several owners share the host.
+    pub tenants: Vec<TenantsReport>,
     /// The answers of this host to RDPMC in guests.
     pub rdpmc: Finding<RdpmcReport>,
     /// The source of the counts of a guest's events.
@@ -234,6 +236,22 @@ pub struct PendingSignalsReport {
     pub used: u64,
     /// The most.
     pub limit: u64,
+}
+
+/// A setting of the host that matters when guests of several owners share it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TenantsReport {
+    /// Its name: `smt`, `ksm`, `swap`, `cpu_vulnerabilities`, `kvm_nested`,
+    /// `core_pattern` or `nmi_watchdog`.
+    pub check: &'static str,
+    /// How it is set.
+    pub found: Finding<String>,
+    /// Whether it is a risk to guests of several owners; `None`: not known.
+    pub risk: Option<bool>,
+    /// What the setting does to guests.
+    pub meaning: &'static str,
+    /// What ends the risk, if it is one.
+    pub change: Option<&'static str>,
 }
 
 /// The answers of this host to RDPMC in guests.

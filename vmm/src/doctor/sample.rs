@@ -3,7 +3,7 @@
 use super::report::{
     BackingReport, CountersReport, CpuReport, EventCounters, EventReport, FeaturesReport, Finding,
     HostPmuReport, KvmKindName, KvmReport, MemoryReport, PendingSignalsReport, PermissionReport,
-    RdpmcReport, Report, UncoreReport, YesOrNo,
+    RdpmcReport, Report, TenantsReport, UncoreReport, YesOrNo,
 };
 
 fn verdict(possible: bool) -> YesOrNo {
@@ -55,6 +55,25 @@ fn shared_pmus() -> Vec<UncoreReport> {
     ]
 }
 
+fn tenants() -> Vec<TenantsReport> {
+    vec![
+        TenantsReport {
+            check: "smt",
+            found: Finding::Value("on".to_owned()),
+            risk: Some(true),
+            meaning: "threads share a core",
+            change: Some("switch it off"),
+        },
+        TenantsReport {
+            check: "ksm",
+            found: Finding::unknown("no /sys"),
+            risk: None,
+            meaning: "pages are merged",
+            change: None,
+        },
+    ]
+}
+
 /// A host that has everything but the right to count.
 pub(super) fn report() -> Report {
     Report {
@@ -94,6 +113,7 @@ pub(super) fn report() -> Report {
                 limit: 1000,
             }),
         },
+        tenants: tenants(),
         rdpmc: Finding::Value(RdpmcReport {
             class: "gp-fault",
             answers: vec!["0x0: #GP".to_owned()],

@@ -6,6 +6,7 @@ mod host;
 mod kvm;
 mod page;
 mod summary;
+mod tenants;
 
 use page::TextPage;
 
@@ -31,6 +32,7 @@ pub(super) fn verbose(report: &Report) -> String {
     host::host(&mut page, report);
     host::permission(&mut page, &report.permission);
     guest::guest(&mut page, report);
+    tenants::tenants(&mut page, &report.tenants);
     page.section("Advice");
     if report.advice.is_empty() {
         page.text("  none");
