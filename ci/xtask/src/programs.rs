@@ -92,6 +92,11 @@ fn guest_binaries(payloads: bool) -> Result<Vec<String>> {
         .collect())
 }
 
+/// The names of the bare-metal payloads of guest-tests.
+pub(crate) fn payload_names() -> Result<Vec<String>> {
+    guest_binaries(true)
+}
+
 /// Builds the static Linux programs of guest-tests: its binaries without required
 /// features.
 pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {

@@ -1,11 +1,13 @@
 //! What documents promise is there: the documents themselves, the files and
-//! anchors that they link to, the files that they name, and the rules.
+//! anchors that they link to, the files that they name, the rules, and the tests that
+//! SECURITY.md names (`promises`).
 //!
 //! Rules are R-numbers, of `vpmu/docs/perf-core.md`, and G-numbers, of
 //! `vpmu/docs/guest-contract.md`. Each number in a source or a document is one of
 //! them; in a document it is a link to the rule.
 
 mod markdown;
+mod promises;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,13 +17,14 @@ use anyhow::{Context, Result};
 
 use self::markdown::{Document, splits};
 use super::rules::verdict;
-use crate::paths;
+use crate::{guest_tests, paths, payloads};
 
-const WANTED: [&str; 9] = [
+const WANTED: [&str; 10] = [
     "CONTRIBUTING.md",
     "LICENSE-APACHE",
     "LICENSE-BSD-3-Clause",
     "README.md",
+    "SECURITY.md",
     "ci/README.md",
     "guest-tests/README.md",
     "resources/README.md",
@@ -46,7 +49,12 @@ const NAMED: [&str; 4] = [".rs", ".md", ".toml", ".txt"];
 
 /// Every document is there and names nothing that is not.
 pub(super) fn papers() -> Result<()> {
-    verdict(&Tree::read(paths::root())?.complaints())
+    let tree = Tree::read(paths::root())?;
+    let mut found = tree.complaints();
+    let mut rows = guest_tests::names();
+    rows.extend(payloads::names()?);
+    promises::check(&tree.texts, &rows, &mut found);
+    verdict(&found)
 }
 
 /// The project's files, by their paths from the root.

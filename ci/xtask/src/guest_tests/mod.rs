@@ -18,6 +18,7 @@ mod monitors;
 mod on_host;
 mod payloads;
 mod perf;
+mod perf_storm;
 mod perf_test;
 mod rdpmc;
 mod seen;
@@ -25,7 +26,7 @@ mod table;
 mod uncore;
 mod uncore_storm;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -160,6 +161,11 @@ struct NestedHost {
 /// Hosts that run at a time: an emulated one keeps one CPU busy, and CI's machines have
 /// two.
 const WORKERS: usize = 2;
+
+/// The names of all tests.
+pub(crate) fn names() -> BTreeSet<String> {
+    table::all().into_iter().map(|test| test.name).collect()
+}
 
 /// Runs the tests that the report wants.
 pub(crate) fn run(report: &mut Report) {

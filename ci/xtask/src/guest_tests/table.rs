@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::{
     GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, monitors, payloads, perf,
-    perf_test, rdpmc, uncore, uncore_storm,
+    perf_storm, perf_test, rdpmc, uncore, uncore_storm,
 };
 
 /// The kernels of hosts and of guests.
@@ -17,6 +17,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(endings());
     all.extend(perf::all());
     all.extend(perf_test::all());
+    all.extend(perf_storm::all());
     all.extend(mock::all());
     all.extend(contention::all());
     all.extend(control::all());

@@ -80,6 +80,13 @@ fn runs(name: &str, payload: &Path) -> Vec<Run> {
     }
 }
 
+/// The names of all runs.
+pub(crate) fn names() -> Result<Vec<String>> {
+    let payloads = programs::payload_names()?;
+    let runs = payloads.iter().flat_map(|name| runs(name, Path::new("")));
+    Ok(runs.map(|run| run.name).collect())
+}
+
 /// Runs every payload that the report wants.
 pub(crate) fn run(report: &mut Report) {
     let all = match programs::payloads() {
