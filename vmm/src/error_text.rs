@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use crate::output::stderr;
+
 /// The words before advice, which ends an error's text.
 const ADVICE: [&str; 3] = ["; accepted: ", "; expected: ", "; use "];
 
@@ -18,7 +20,7 @@ pub(crate) fn one_line(error: &dyn Error) -> String {
 
 /// Writes an error and its causes to standard error, as the program's last line.
 pub(crate) fn report(error: &dyn Error) {
-    eprintln!("perfvisor: {}", one_line(error));
+    stderr::line(&format!("perfvisor: {}", one_line(error)));
 }
 
 #[cfg(test)]

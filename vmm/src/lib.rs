@@ -6,8 +6,9 @@
 //! line below:
 //!
 //! ```text
-//! error_text, rate_limit, fuzz_input   errors as text; a budget for log lines; a fuzzer's bytes
 //! sys                      system calls: signals, kicks, timers, clocks, affinity, terminal
+//! output                   bytes on their way out; standard error
+//! error_text, rate_limit, fuzz_input   errors as text; a budget for log lines; a fuzzer's bytes
 //! kvm                      KVM behind types of our own; guest layout, page tables
 //! config, stop             the checked configuration; why a VM stops
 //! cli, probe, devices      flags as text; throw-away guests; devices on buses
@@ -21,6 +22,9 @@
 //!
 //! Only [`kvm`] names KVM's own types; only [`kvm`] and [`sys`] hold `unsafe` code.
 
+// They panic when standard error or output cannot be written: see `output::stderr`.
+#![cfg_attr(not(test), deny(clippy::print_stderr, clippy::print_stdout))]
+
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -32,6 +36,7 @@ pub mod event_loop;
 mod fuzz_input;
 pub mod kvm;
 pub mod machine;
+pub mod output;
 pub mod pmu;
 pub mod probe;
 pub mod rate_limit;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use thiserror::Error;
@@ -13,13 +14,17 @@ use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmF
 use crate::doctor;
 use crate::error_text::report;
 use crate::machine::{BuildError, Machine};
+use crate::output::stderr::{self, LogLines};
 use crate::pmu::{HostCpus, PmuError, PmuHooks, PmuPlan, UncoreHosts, place};
-use crate::sys::terminal;
+use crate::stop::{END_TIME, EndWatch, StopSignal};
+use crate::sys::{end, signals, terminal};
 
 /// A flag or a file is not usable.
 const USAGE: u8 = 2;
 /// The host cannot run the VM.
 const HOST: u8 = 1;
+/// The VM did not end in time. Even, as the values of `--debug-exit` are odd.
+const CUT_SHORT: u8 = 4;
 
 /// The reason why no VM was started.
 #[derive(Debug, Error)]
@@ -36,6 +41,12 @@ pub enum RunError {
     /// The socket of the control API cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The handlers of fatal signals.
+    #[error("cannot set up signal handlers")]
+    Signals(#[source] io::Error),
+    /// The thread that watches the end of the VM.
+    #[error("cannot start a thread")]
+    Deadline(#[source] io::Error),
     /// The thread of the control API does not start.
     #[error("cannot serve the control API")]
     Api(#[source] io::Error),
@@ -49,7 +60,9 @@ impl RunError {
             Self::Config(_) | Self::Socket(_) => USAGE,
             Self::Pmu(error) if error.is_usage() => USAGE,
             Self::Build(error) if error.is_usage() => USAGE,
-            Self::Pmu(_) | Self::Build(_) | Self::Api(_) => HOST,
+            Self::Pmu(_) | Self::Build(_) | Self::Signals(_) | Self::Deadline(_) | Self::Api(_) => {
+                HOST
+            }
         }
     }
 }
@@ -59,7 +72,10 @@ impl RunError {
 pub fn main() -> ExitCode {
     terminal::restore_on_panic();
     let filter = log_filter(std::env::var_os(LOG_VARIABLE).as_deref());
-    env_logger::Builder::new().parse_filters(&filter).init();
+    env_logger::Builder::new()
+        .parse_filters(&filter)
+        .target(env_logger::Target::Pipe(Box::new(LogLines)))
+        .init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error),
@@ -69,13 +85,14 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => return doctor::run(&args),
         Command::Ctl(args) => return control::ctl(&args),
     };
-    match run(&args) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            report(&error);
-            ExitCode::from(error.exit_status())
-        }
-    }
+    stderr::start();
+    signals::ignore_told_otherwise();
+    let status = run(&args).unwrap_or_else(|error| {
+        report(&error);
+        error.exit_status()
+    });
+    stderr::flush();
+    ExitCode::from(status)
 }
 
 /// Builds and runs one VM; returns the exit status of a VM that ran.
@@ -101,12 +118,23 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     if let Some(pmu) = &pmu {
         pmu.announce();
     }
+    end::undo_on_fatal_signals().map_err(RunError::Signals)?;
+    let control = machine.control();
+    let watch = watch_end(&control.stop).map_err(RunError::Deadline)?;
     // Signals that end the VMM wait from here on, so the socket goes with it.
     let api = serve_api(&config, &machine, pmu.as_ref())?;
     let reason = machine.run();
     drop(api);
+    drop(watch);
+    let lost = control.console.lost_at_end();
+    if lost > 0 {
+        stderr::line(&format!(
+            "perfvisor: console: {lost} bytes that the guest printed are lost, {} were written",
+            control.console.counts().sent
+        ));
+    }
     if let Some(pmu) = &pmu {
-        eprintln!("perfvisor: pmu: {}", pmu.summary());
+        stderr::line(&format!("perfvisor: pmu: {}", pmu.summary()));
     }
     let status = reason.exit_status();
     if status == 0 {
@@ -115,6 +143,22 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
         report(reason.as_ref());
     }
     Ok(status)
+}
+
+/// Has the process end although the VM does not, when the time for its end is over.
+fn watch_end(stop: &Arc<StopSignal>) -> io::Result<EndWatch> {
+    let reasons = Arc::clone(stop);
+    stop.deadline().watch(move || {
+        end::undo();
+        let reason = reasons.reason().map(ToString::to_string);
+        stderr::line(&format!(
+            "perfvisor: the end of the VM was cut short, as it took longer than {} s ({})",
+            END_TIME.as_secs(),
+            reason.unwrap_or_default()
+        ));
+        stderr::flush();
+        end::exit_now(CUT_SHORT);
+    })
 }
 
 /// The PMUs of a guest: the core's, and those of scopes.
@@ -164,6 +208,6 @@ fn report_usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let words: Vec<_> = std::env::args_os().skip(1).collect();
-    eprintln!("perfvisor: {}", refusal(error, &words));
+    stderr::line(&format!("perfvisor: {}", refusal(error, &words)));
     ExitCode::from(USAGE)
 }

@@ -1,6 +1,9 @@
-//! Why a VM stopped. The first reason is kept.
+//! Why a VM stopped, and how long its end may take. The first reason is kept.
+
+mod deadline;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
@@ -8,6 +11,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
+pub use self::deadline::{END_TIME, EndDeadline, EndWatch};
 use crate::kvm::KvmError;
 
 /// Why the port of a vCPU, which serves its MSRs, cannot go on.
@@ -148,6 +152,16 @@ pub enum StopReason {
 }
 
 impl StopReason {
+    /// Whether somebody outside of the guest wants the VM to end now, and does not
+    /// wait for whoever reads its console.
+    #[must_use]
+    pub const fn is_order(&self) -> bool {
+        matches!(
+            self,
+            Self::ConsoleQuit | Self::ApiShutdown | Self::HostSignal(_)
+        )
+    }
+
     /// The exit status of the process: 0 if the guest, the console or the
     /// control API ended the VM, 128 + n for signal n as shells do, 2 v + 1 (its
     /// lowest eight bits) for v at the debug exit, 1 for a failure.
@@ -170,6 +184,8 @@ impl StopReason {
 pub struct StopSignal {
     reason: OnceLock<Arc<StopReason>>,
     event: EventFd,
+    ordered: AtomicBool,
+    deadline: Arc<EndDeadline>,
 }
 
 impl StopSignal {
@@ -181,13 +197,19 @@ impl StopSignal {
         Ok(Self {
             reason: OnceLock::new(),
             event: EventFd::new(EFD_NONBLOCK)?,
+            ordered: AtomicBool::new(false),
+            deadline: Arc::default(),
         })
     }
 
     /// Stops the VM, unless it is stopping for another reason already.
     pub fn stop(&self, reason: StopReason) {
-        if let Err(late) = self.reason.set(Arc::new(reason)) {
-            log::debug!("the VM stops already; another reason: {late}");
+        if reason.is_order() {
+            self.ordered.store(true, Ordering::Relaxed);
+        }
+        match self.reason.set(Arc::new(reason)) {
+            Ok(()) => self.deadline.extend(),
+            Err(late) => log::debug!("the VM stops already; another reason: {late}"),
         }
         if let Err(error) = self.event.write(1) {
             log::error!("cannot wake the event loop: {error}");
@@ -198,6 +220,19 @@ impl StopSignal {
     #[must_use]
     pub fn reason(&self) -> Option<&Arc<StopReason>> {
         self.reason.get()
+    }
+
+    /// Whether one of the reasons so far, the first or a later one, is an order
+    /// ([`StopReason::is_order`]).
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
+        self.ordered.load(Ordering::Relaxed)
+    }
+
+    /// How long the end may take; the first reason begins it.
+    #[must_use]
+    pub const fn deadline(&self) -> &Arc<EndDeadline> {
+        &self.deadline
     }
 
     /// Readable once the VM is to stop.
@@ -215,11 +250,13 @@ mod tests {
     fn the_first_reason_wins() {
         let stop = StopSignal::new().unwrap();
         stop.stop(StopReason::Reset);
+        assert!(!stop.is_ordered());
         stop.stop(StopReason::HostSignal(15));
         assert!(matches!(
             stop.reason().map(Arc::as_ref),
             Some(StopReason::Reset)
         ));
+        assert!(stop.is_ordered(), "the later one is an order");
     }
 
     #[test]

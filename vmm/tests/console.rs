@@ -9,10 +9,14 @@
 
 mod common;
 
-use std::io::Write;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use common::{Code, Guest};
+use common::{Code, Guest, PATIENCE, Vm};
 
 /// Ends the guest's input.
 const END: u8 = 4;
@@ -88,5 +92,182 @@ fn a_paste_of_any_length_arrives() {
         feeder.join().unwrap();
         assert_eq!(output.status.code(), Some(0), "{len}");
         assert!(output.stdout == text, "{len}: {} came", output.stdout.len());
+    }
+}
+
+/// Prints without end.
+fn chatty() -> Code {
+    // mov dx, 0x3f8; again: out dx, al; jmp again
+    Code::default().raw(&[0x66, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xfd])
+}
+
+/// Prints `len` letters and powers off, without a look at the transmitter.
+fn prints(len: u32) -> Code {
+    Code::default()
+        // mov ecx, len; mov dx, 0x3f8; mov al, 'A'; next: out dx, al; dec ecx; jnz next
+        .raw(&[0xb9])
+        .raw(&len.to_le_bytes())
+        .raw(&[0x66, 0xba, 0xf8, 0x03, 0xb0, b'A'])
+        .raw(&[0xee, 0xff, 0xc9, 0x75, 0xfb])
+        .power_off()
+}
+
+/// A guest that halts with interrupts off.
+fn halted() -> Code {
+    Code::default().raw(&[0xfa, 0xf4, 0xeb, 0xfd])
+}
+
+fn kill(vm: &Vm, signal: i32) {
+    let signal = format!("-{signal}");
+    let pid = vm.child.id().to_string();
+    let status = Command::new("kill").args([signal, pid]).status().unwrap();
+    assert!(status.success());
+}
+
+/// The status of a VM that ends, where one that does not would stand for ever.
+fn ended(vm: &mut Vm) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = vm.child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(start.elapsed() < PATIENCE, "it does not end");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn lost(vm: &Vm) -> u64 {
+    vm.ask(&["info"])["console"]["lost_bytes"].as_u64().unwrap()
+}
+
+fn sent(vm: &Vm) -> u64 {
+    vm.ask(&["info"])["console"]["sent_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn a_vm_whose_console_nobody_reads_pauses_and_ends() {
+    for (name, losing, signal) in [
+        ("unread-term", false, Some(15)),
+        ("unread-force", false, None),
+        ("losing-hup", true, Some(1)),
+        ("losing-force", true, None),
+    ] {
+        let Some(mut vm) = Vm::start(name, &chatty(), "type=software", &[]) else {
+            return;
+        };
+        // Until the pipe is full; then until the vCPU no longer waits for a reader.
+        let start = Instant::now();
+        let mut before = u64::MAX;
+        while std::mem::replace(&mut before, sent(&vm)) != before || (losing && lost(&vm) == 0) {
+            assert!(start.elapsed() < 4 * PATIENCE, "the pipe is never full");
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(vm.tell(&["pause"]), "paused\n");
+        assert_eq!(vm.tell(&["resume"]), "running\n");
+        assert_eq!(vm.ask(&["info"])["pmu"]["totals"]["overflows"], 0);
+        match signal {
+            Some(signal) => kill(&vm, signal),
+            None => assert_eq!(vm.tell(&["shutdown", "--force"]), "the VM ends\n"),
+        }
+        let status = ended(&mut vm).code();
+        assert_eq!(
+            status,
+            Some(signal.map_or(0, |signal| 128 + signal)),
+            "{name}"
+        );
+        let (_, told) = vm.wait();
+        assert!(
+            told.contains("bytes that the guest printed are lost"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_late_reader_gets_everything() {
+    const LEN: u32 = 600_000;
+    let Some(guest) = Guest::new("late", &prints(LEN)) else {
+        return;
+    };
+    let mut child = guest.start(&[]);
+    // More than the pipe and the queue hold has been printed by then, or is held.
+    thread::sleep(Duration::from_secs(1));
+    let mut text = Vec::new();
+    let mut console = child.stdout.take().unwrap();
+    console.read_to_end(&mut text).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text.len(), LEN as usize);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn output_that_the_host_refuses_is_counted_and_ends_nothing() {
+    let Some(guest) = Guest::new("refused", &prints(100_000)) else {
+        return;
+    };
+    let file = guest.0.with_extension("refused");
+    let serial = format!("file={}", file.display());
+    let command = "ulimit -f 8; exec \"$0\" run --pmu off --kernel \"$1\" --serial \"$2\"";
+    let output = Command::new("sh")
+        .args(["-c", command, env!("CARGO_BIN_EXE_perfvisor")])
+        .arg(&guest.0)
+        .arg(&serial)
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    let written = fs::metadata(&file).unwrap().len();
+    fs::remove_file(file).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let end = format!(
+        "{} bytes that the guest printed are lost",
+        100_000 - written
+    );
+    assert!(told.contains(&end), "{told}");
+}
+
+#[test]
+fn a_standard_error_that_cannot_be_written_is_no_failure() {
+    let Some(guest) = Guest::new("full-stderr", &prints(3)) else {
+        return;
+    };
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_perfvisor"))
+        .args(["run", "--pmu", "type=software", "--kernel"])
+        .arg(&guest.0)
+        .env("PERFVISOR_LOG", "debug")
+        .stdin(Stdio::null())
+        .stderr(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, b"AAA");
+}
+
+/// Of signals that end a process by default, each ends the VM in order, does
+/// nothing, or kills and leaves no socket.
+#[test]
+fn every_signal_leaves_no_socket() {
+    const ENDS: [i32; 16] = [1, 2, 3, 10, 12, 14, 15, 16, 24, 26, 27, 30, 34, 35, 40, 64];
+    const IGNORED: [i32; 6] = [13, 17, 23, 25, 28, 29];
+    const KILLS: [i32; 7] = [4, 5, 6, 7, 8, 11, 31];
+    for signal in ENDS.into_iter().chain(IGNORED).chain(KILLS) {
+        let Some(mut vm) = Vm::start("signal", &halted(), "off", &[]) else {
+            return;
+        };
+        kill(&vm, signal);
+        if IGNORED.contains(&signal) {
+            vm.tell(&["info"]);
+            assert_eq!(vm.end(), (Some(0), String::new()), "{signal}");
+            continue;
+        }
+        let status = ended(&mut vm);
+        if KILLS.contains(&signal) {
+            assert_eq!(status.signal(), Some(signal));
+        } else {
+            assert_eq!(status.code(), Some(128 + signal));
+        }
+        // It looks for the socket.
+        vm.wait();
     }
 }

@@ -19,12 +19,15 @@ Examples:
 Console:
   With --serial tty the terminal belongs to the guest, Ctrl-C included.
   Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A.
+  The guest waits for whoever reads its output. If nobody has read for 5 s, bytes
+  are lost; perfvisor ctl info and a line at the end say how many.
 
 Exit status:
   0     the guest powered off or reset itself, or the user ended the VM (Ctrl-A x,
         perfvisor ctl shutdown --force)
   1     the host cannot run the VM, or the guest failed (by a triple fault, for example)
   2     a flag, or a file that a flag names, is not usable; nothing was started
+  4     the VM did not end within 5 s of its reason to end; the end was cut short
   128+n signal n ended the VM (130 for SIGINT, 143 for SIGTERM)
   odd   with --debug-exit: twice the value that the guest wrote, plus 1
 

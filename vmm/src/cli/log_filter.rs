@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 
 use log::LevelFilter;
 
+use crate::output::stderr;
+
 /// Its name.
 pub const VARIABLE: &str = "PERFVISOR_LOG";
 /// What is logged without it.
@@ -27,10 +29,10 @@ pub fn log_filter(value: Option<&OsStr>) -> String {
             } else {
                 format!(" in '{value}'")
             };
-            eprintln!(
+            stderr::line(&format!(
                 "perfvisor: {VARIABLE}: unknown log level '{part}'{whole}; accepted: off, error, \
                  warn, info, debug, trace; using {DEFAULT}"
-            );
+            ));
             DEFAULT.to_owned()
         }
     }

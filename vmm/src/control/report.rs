@@ -42,8 +42,20 @@ pub struct Info {
     pub memory_bytes: u64,
     /// The kernel image.
     pub kernel: PathBuf,
+    /// What the guest printed on its console.
+    #[serde(default)]
+    pub console: ConsoleInfo,
     /// The PMU; `null` if the guest has none.
     pub pmu: Option<PmuInfo>,
+}
+
+/// The console in [`Info`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleInfo {
+    /// Bytes that were written to standard output or the file.
+    pub sent_bytes: u64,
+    /// Bytes that were lost: nobody read them, or the host refused them.
+    pub lost_bytes: u64,
 }
 
 /// The PMU in [`Info`].

@@ -193,9 +193,11 @@ mod tests {
             possible_vcpus: 2,
             memory_bytes: 0,
             kernel: "k".into(),
+            console: ConsoleInfo::default(),
             pmu: Some(pmu),
         };
         matches_schema("Info", &info);
+        matches_schema("ConsoleInfo", &info.console);
         the_document_has_exactly_these_monitor_fields();
         let vcpu = VcpuSlot {
             vcpu: 1,

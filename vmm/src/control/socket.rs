@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::sys::umask;
+use crate::sys::{end, umask};
 
 /// How long another VMM that is starting may hold the directory.
 const LOCK_TIME: Duration = Duration::from_secs(2);
@@ -99,10 +99,12 @@ impl ApiSocket {
         listener
             .set_nonblocking(true)
             .map_err(host(path, "set up the socket"))?;
+        let identity = (file.dev(), file.ino());
+        end::doom_file(path, identity);
         Ok(Self {
             listener,
             path: path.to_owned(),
-            identity: (file.dev(), file.ino()),
+            identity,
         })
     }
 
@@ -115,6 +117,7 @@ impl ApiSocket {
 
 impl Drop for ApiSocket {
     fn drop(&mut self) {
+        end::spare_file();
         let ours = |file: fs::Metadata| (file.dev(), file.ino()) == self.identity;
         if fs::symlink_metadata(&self.path).is_ok_and(ours)
             && let Err(error) = fs::remove_file(&self.path)

@@ -40,6 +40,10 @@ pub(super) fn info(info: &Info) -> String {
     line("vCPUs", &vcpus);
     line("memory", &format!("{} MiB", info.memory_bytes >> 20));
     line("kernel", &info.kernel.display().to_string());
+    if info.console.lost_bytes > 0 {
+        let lost = info.console.lost_bytes;
+        line("console", &format!("{lost} bytes lost: nobody read them"));
+    }
     match &info.pmu {
         None => line("PMU", "none"),
         Some(pmu) => {

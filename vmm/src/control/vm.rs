@@ -9,8 +9,8 @@ use vpmu::ids::VcpuId;
 
 use super::http::Response;
 use super::report::{
-    Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport, VcpuPmuReport,
-    VcpuSlot, VcpuSlots,
+    ConsoleInfo, Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport,
+    VcpuPmuReport, VcpuSlot, VcpuSlots,
 };
 use super::routes::RouteCall;
 use crate::machine::{Hotplug, HotplugError, MachineControl};
@@ -89,6 +89,7 @@ impl VmControl {
             let fitting = slots.iter().filter(|slot| fits(slot)).count();
             u16::try_from(fitting).unwrap_or(u16::MAX)
         };
+        let console = self.machine.console.counts();
         let info = Info {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -103,6 +104,10 @@ impl VmControl {
             possible_vcpus: count(|_| true),
             memory_bytes: self.facts.memory_bytes,
             kernel: self.facts.kernel.clone(),
+            console: ConsoleInfo {
+                sent_bytes: console.sent,
+                lost_bytes: console.lost,
+            },
             pmu,
         };
         Response::json(200, &info)

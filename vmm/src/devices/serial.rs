@@ -1,5 +1,6 @@
 //! The first serial port (ttyS0): a 16550A at 0x3f8, IRQ 4.
 
+mod output;
 mod uart;
 
 use std::io::{self, Write};
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+pub use self::output::ConsoleOutput;
 use self::uart::Uart;
 use super::BusDevice;
 use crate::rate_limit::RateLimit;
@@ -21,20 +23,13 @@ pub const COM1_IRQ: u32 = 4;
 pub const FILE_LIMIT: u64 = 1 << 30;
 
 /// The port, as the bus and the event loop share it.
+#[derive(Debug)]
 pub struct SerialPort {
     uart: Uart,
     irq: EventFd,
     drained: EventFd,
-    out: Box<dyn Write + Send>,
+    output: ConsoleOutput,
     faults: RateLimit,
-}
-
-impl std::fmt::Debug for SerialPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SerialPort")
-            .field("uart", &self.uart)
-            .finish_non_exhaustive()
-    }
 }
 
 /// A serial port and the events around it.
@@ -46,27 +41,30 @@ pub struct SerialParts {
     pub irq: EventFd,
     /// Readable when the guest has read all its input.
     pub drained: EventFd,
+    /// What the guest prints.
+    pub output: ConsoleOutput,
 }
 
 impl SerialPort {
-    /// A port that sends to `out`.
+    /// A port that sends to `output`.
     ///
     /// # Errors
     /// If the host gives no eventfd.
-    pub fn create(out: Box<dyn Write + Send>) -> io::Result<SerialParts> {
+    pub fn create(output: ConsoleOutput) -> io::Result<SerialParts> {
         let irq = EventFd::new(EFD_NONBLOCK)?;
         let drained = EventFd::new(EFD_NONBLOCK)?;
         let port = Self {
             uart: Uart::default(),
             irq: irq.try_clone()?,
             drained: drained.try_clone()?,
-            out,
+            output: output.clone(),
             faults: RateLimit::new(),
         };
         Ok(SerialParts {
             port: Arc::new(Mutex::new(port)),
             irq,
             drained,
+            output,
         })
     }
 
@@ -99,15 +97,6 @@ impl SerialPort {
             drop(self.drained.write(1));
         }
     }
-
-    fn send(&mut self, byte: u8) {
-        let sent = self.out.write_all(&[byte]).and_then(|()| self.out.flush());
-        if let Err(error) = sent
-            && self.faults.allow().is_some()
-        {
-            log::warn!("serial output lost: {error}");
-        }
-    }
 }
 
 /// The lock of a shared port.
@@ -128,7 +117,7 @@ impl BusDevice for SerialPort {
         let unread = !self.uart.is_drained();
         for &byte in data {
             if let Some(byte) = self.uart.write(offset, byte) {
-                self.send(byte);
+                self.output.send(&[byte]);
             }
         }
         self.settle(unread);
@@ -174,7 +163,7 @@ mod tests {
 
     #[test]
     fn typed_bytes_arrive_and_the_feeder_is_told() {
-        let parts = SerialPort::create(Box::new(io::sink())).unwrap();
+        let parts = SerialPort::create(ConsoleOutput::default()).unwrap();
         let mut port = lock(&parts.port);
         port.write(1, &[1]);
         port.input(b"hi");

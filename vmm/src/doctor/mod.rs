@@ -25,6 +25,7 @@ use vpmu::host::linux::sysfs::Sysfs;
 use self::tenants::HostFiles;
 use crate::cli::DoctorArgs;
 use crate::kvm::Hypervisor;
+use crate::output::stderr;
 
 pub use report::{Finding, Report};
 
@@ -65,7 +66,9 @@ pub fn run(args: &DoctorArgs) -> ExitCode {
         match serde_json::to_string_pretty(&report) {
             Ok(json) => json,
             Err(error) => {
-                eprintln!("perfvisor: cannot write the report as JSON: {error}");
+                stderr::line(&format!(
+                    "perfvisor: cannot write the report as JSON: {error}"
+                ));
                 return ExitCode::FAILURE;
             }
         }

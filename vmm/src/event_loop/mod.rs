@@ -63,6 +63,14 @@ impl EventLoop {
             }
         }
     }
+
+    /// Serves the events that are there, while the VM ends: an order to end at once
+    /// is one.
+    pub fn serve_pending(&mut self) {
+        if let Err(error) = self.manager.run_with_timeout(0) {
+            log::debug!("the event loop failed while the VM ended: {error}");
+        }
+    }
 }
 
 /// Watches one descriptor for input; says so if that fails.

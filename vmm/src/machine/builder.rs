@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -14,6 +15,7 @@ use crate::config::{SerialConfig, Topology, VmConfig};
 use crate::devices::BusError;
 use crate::devices::cpu_hotplug::CpuHotplug;
 use crate::devices::power::PowerButton;
+use crate::devices::serial::ConsoleOutput;
 use crate::event_loop::{AffinityWatch, EventLoop};
 use crate::kvm::{Hypervisor, KvmError, Vm};
 use crate::pmu::PmuHooks;
@@ -24,6 +26,14 @@ use crate::sys::signals::EndSignals;
 use crate::sys::terminal::RawTerminal;
 use crate::vcpu::VcpuSet;
 use crate::vcpu::presence::PresenceTable;
+
+/// How often the end of a VM looks whether the reader of its console reads.
+const CONSOLE_LOOK: Duration = Duration::from_millis(50);
+/// How long the reader of a console may stand still at the end of a VM: shorter than
+/// [`crate::stop::END_TIME`].
+const READER_TIME: Duration = Duration::from_secs(4);
+/// How long it has when somebody wants the VM to end.
+const ORDERED_TIME: Duration = Duration::from_secs(2);
 
 /// The reason why a VM could not be built. Nothing is left behind.
 #[derive(Debug, Error)]
@@ -132,6 +142,8 @@ pub struct MachineControl {
     pub stop: Arc<StopSignal>,
     /// The ACPI power button.
     pub power_button: PowerButton,
+    /// What its guest prints.
+    pub console: ConsoleOutput,
 }
 
 /// A VM that is ready to run.
@@ -186,14 +198,15 @@ impl Machine {
             Arc::clone(&hooks.totals),
         ));
         let hotplug = CpuHotplug::new(Arc::clone(&presence) as _);
-        let buses = Arc::new(parts::build_buses(config, &stop, &serial.port, hotplug)?);
+        let buses = Arc::new(parts::build_buses(config, &stop, &serial, hotplug)?);
         let signals = EndSignals::block().map_err(host("signals"))?;
         let mut events =
             EventLoop::new(Arc::clone(&stop), signals).map_err(BuildError::EventLoop)?;
         let tty = config.serial == SerialConfig::Tty;
+        let console = serial.output.clone();
         if tty {
-            let console = parts::console(serial, &stop);
-            events.add(console.map_err(host("standard input"))?);
+            let input = parts::console(serial, &stop);
+            events.add(input.map_err(host("standard input"))?);
         }
         kick::install_handler().map_err(host("the signal handler of kicks"))?;
         let source = VcpuSource {
@@ -217,6 +230,7 @@ impl Machine {
                 hotplug: Arc::new(hotplug),
                 stop,
                 power_button: lines.power_button,
+                console,
             },
             events,
             tty,
@@ -238,11 +252,31 @@ impl Machine {
         self.control.vcpus.start();
         self.events.run();
         self.control.hotplug.end();
+        self.empty_console();
         drop(terminal);
         match self.control.stop.reason() {
             Some(reason) => Arc::clone(reason),
             // The loop ends for no other cause.
             None => Arc::new(StopReason::PowerOff),
+        }
+    }
+
+    /// Waits for the reader of what the guest has printed: while it reads, unless
+    /// somebody wants the VM to end.
+    fn empty_console(&mut self) {
+        let MachineControl { console, stop, .. } = &self.control;
+        let (mut ordered, mut sent) = (None, None);
+        while !console.wait_until_empty(CONSOLE_LOOK) && console.stands_for() < READER_TIME {
+            self.events.serve_pending();
+            let since = ordered.or_else(|| stop.is_ordered().then(Instant::now));
+            if since.is_some_and(|since| since.elapsed() >= ORDERED_TIME) {
+                break;
+            }
+            // The first time: the vCPUs have ended.
+            if sent.replace(console.counts()) != Some(console.counts()) && since.is_none() {
+                stop.deadline().extend();
+            }
+            ordered = since;
         }
     }
 }

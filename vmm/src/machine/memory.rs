@@ -1,9 +1,10 @@
 //! The guest's memory.
 
 use vm_memory::mmap::FromRangesError;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::kvm::layout::{ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END};
+use crate::sys::core_dump;
 
 /// The kind of a range of the memory map, with the numbers of "INT 15h E820".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,15 @@ impl RamLayout {
         if self.high > 0 {
             ranges.push((GuestAddress(ABOVE_4G), len(self.high)));
         }
-        GuestMemoryMmap::from_ranges(&ranges)
+        let memory = GuestMemoryMmap::from_ranges(&ranges)?;
+        for region in memory.iter() {
+            // A guest's secrets have no place in a core dump of the VMM.
+            let len = usize::try_from(region.len()).unwrap_or_default();
+            if let Err(error) = core_dump::leave_out(region.as_ptr(), len) {
+                log::warn!("guest memory will be part of core dumps: {error}");
+            }
+        }
+        Ok(memory)
     }
 
     /// The memory map for the guest.
@@ -81,6 +90,22 @@ impl RamLayout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The flags of the mapping are in `/proc/self/smaps`: "dd" is "do not dump".
+    #[test]
+    fn guest_memory_is_in_no_core_dump() {
+        let memory = RamLayout::of((3 << 30) + (1 << 20)).allocate().unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        for region in memory.iter() {
+            let start = format!("{:x}-", region.as_ptr().addr());
+            let entry = maps.split_once(&format!("\n{start}")).unwrap().1;
+            let flags = entry.lines().find(|line| line.starts_with("VmFlags:"));
+            assert!(
+                flags.unwrap().split(' ').any(|flag| flag == "dd"),
+                "{start}"
+            );
+        }
+    }
 
     #[test]
     fn the_gap_below_4g_stays_free() {

@@ -17,7 +17,7 @@ use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::i8042::{self, KeyboardController};
 use crate::devices::power::{self, PowerButton, PowerDevice};
-use crate::devices::serial::{self, Limited, SerialParts, SerialPort};
+use crate::devices::serial::{self, ConsoleOutput, Limited, SerialParts, SerialPort};
 use crate::devices::{Bus, BusError};
 use crate::event_loop::Console;
 use crate::kvm::{BootState, Hypervisor, Vm, layout};
@@ -135,7 +135,7 @@ pub(super) fn open_serial(config: &SerialConfig) -> Result<SerialParts, BuildErr
     };
     let out: Box<dyn Write + Send> = match config {
         SerialConfig::Tty => Box::new(terminal::stdout().map_err(host)?),
-        SerialConfig::Null => Box::new(io::sink()),
+        SerialConfig::Null => return SerialPort::create(ConsoleOutput::default()).map_err(host),
         SerialConfig::File(path) => {
             let file = File::create(path).map_err(|source| BuildError::SerialFile {
                 path: path.clone(),
@@ -144,7 +144,7 @@ pub(super) fn open_serial(config: &SerialConfig) -> Result<SerialParts, BuildErr
             Box::new(Limited::new(file))
         }
     };
-    SerialPort::create(out).map_err(host)
+    SerialPort::create(ConsoleOutput::to(out).map_err(host)?).map_err(host)
 }
 
 /// The interrupt lines that others pull.
@@ -171,14 +171,14 @@ pub(super) fn connect_lines(vm: &Vm, serial: &SerialParts) -> Result<Lines, Buil
 pub(super) fn build_buses(
     config: &VmConfig,
     stop: &Arc<StopSignal>,
-    port: &Arc<Mutex<SerialPort>>,
+    serial: &SerialParts,
     hotplug: CpuHotplug,
 ) -> Result<Buses, BusError> {
     let mut pio = Bus::new("port");
     pio.claim(
         serial::COM1_PORT.into(),
         serial::PORT_COUNT.into(),
-        Arc::clone(port) as _,
+        Arc::clone(&serial.port) as _,
     )?;
     let keyboard = KeyboardController::new(Arc::clone(stop));
     pio.claim(
@@ -206,7 +206,11 @@ pub(super) fn build_buses(
         cpu_hotplug::LEN,
         Arc::new(Mutex::new(hotplug)),
     )?;
-    Ok(Buses { pio, mmio })
+    Ok(Buses {
+        pio,
+        mmio,
+        console: serial.output.clone(),
+    })
 }
 
 /// The listener that feeds the serial port from standard input.

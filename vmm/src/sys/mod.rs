@@ -1,7 +1,9 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, files, the file mode mask, the terminal.
+//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, files, the file mode mask, the terminal, core dumps, an end out of order.
 
 pub mod affinity;
 pub mod clock;
+pub mod core_dump;
+pub mod end;
 pub mod files;
 pub mod kick;
 pub mod signals;

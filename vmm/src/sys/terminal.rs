@@ -4,11 +4,18 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::Mutex;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// The settings to go back to, for whoever gets there first: the guard, the
-/// panic hook or a fatal path. Only one process-wide terminal exists.
-static SAVED: Mutex<Option<(RawFd, libc::termios)>> = Mutex::new(None);
+/// A terminal and the settings to go back to.
+struct SavedTerminal {
+    fd: RawFd,
+    settings: libc::termios,
+}
+
+/// For whoever gets there first: the guard, the panic hook, a signal handler or the
+/// end's deadline. Only one process-wide terminal exists.
+static SAVED: AtomicPtr<SavedTerminal> = AtomicPtr::new(ptr::null_mut());
 
 /// Standard input in raw mode; its `Drop` restores it.
 #[derive(Debug)]
@@ -33,9 +40,9 @@ impl RawTerminal {
             return Err(io::Error::last_os_error());
         }
         let guard = Self(());
-        if let Ok(mut saved) = SAVED.lock() {
-            *saved = Some((fd, settings));
-        }
+        let saved = Box::new(SavedTerminal { fd, settings });
+        // A terminal that was saved before is the same one, in raw mode.
+        SAVED.store(Box::into_raw(saved), Ordering::Release);
         let mut raw = settings;
         // SAFETY: `raw` is ours.
         unsafe { libc::cfmakeraw(&raw mut raw) };
@@ -54,22 +61,24 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Gives the terminal back. Harmless if it was never taken.
+/// Gives the terminal back. Does nothing if it was never taken, or given back.
+/// Async-signal-safe: it allocates, frees and locks nothing.
 pub fn restore() {
-    let Ok(mut saved) = SAVED.try_lock() else {
-        return;
-    };
-    if let Some((fd, settings)) = saved.take() {
-        // SAFETY: `settings` came from `tcgetattr`.
-        unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const settings) };
+    let saved = SAVED.swap(ptr::null_mut(), Ordering::AcqRel);
+    // SAFETY: it is null or came from `Box::into_raw`; the swap gave it to us alone,
+    // and it is never freed.
+    if let Some(saved) = unsafe { saved.as_ref() } {
+        // SAFETY: the settings came from `tcgetattr`.
+        unsafe { libc::tcsetattr(saved.fd, libc::TCSANOW, &raw const saved.settings) };
     }
 }
 
-/// Makes a panic give the terminal back before it says anything.
+/// Makes a panic give the terminal back, and remove the socket, before it says
+/// anything: the process aborts then.
 pub fn restore_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        restore();
+        super::end::undo();
         before(info);
     }));
 }

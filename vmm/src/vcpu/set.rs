@@ -15,11 +15,11 @@ use super::{
 use crate::kvm::Vcpu;
 use crate::sys::affinity::Tid;
 
-/// vCPUs that did not answer in time. One that is held up in the kernel, by a
-/// console that nobody reads for one, cannot.
+/// vCPUs that did not answer in time: one that is held up in the host's kernel
+/// cannot.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "vCPU {} did not leave the guest within {} ms (a full console pipe can block a vCPU)",
+    "vCPU {} did not leave the guest within {} ms (the host is busy, or holds it up in its kernel)",
     list(.vcpus), .within.as_millis()
 )]
 pub struct NoAnswer {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
 
 use vpmu::ids::VcpuId;
 
@@ -9,6 +10,7 @@ use super::handle::{ThreadObserver, VcpuMessage, VcpuReport};
 use super::port::{DOORBELL_PORT, MsrPort};
 use super::required_cpus::CpuGuard;
 use crate::devices::Bus;
+use crate::devices::serial::{COM1_PORT, ConsoleOutput};
 use crate::kvm::{Exit, Vcpu};
 use crate::stop::{PortError, StopReason, StopSignal};
 use crate::sys::kick::Registration;
@@ -33,6 +35,8 @@ pub struct Buses {
     pub pio: Bus,
     /// Memory without RAM.
     pub mmio: Bus,
+    /// What the serial port sends; a vCPU that fills it waits.
+    pub console: ConsoleOutput,
 }
 
 /// What a vCPU thread owns.
@@ -53,9 +57,13 @@ pub(super) struct VcpuThread {
 enum Next {
     Enter,
     CheckMailbox,
+    WaitForConsole,
     Pause,
     Stop(StopReason),
 }
+
+/// How often a vCPU that waits for the console's reader looks into its mailbox.
+const CONSOLE_WAIT: Duration = Duration::from_millis(10);
 
 impl VcpuThread {
     /// Runs the machine to its end, and reports it. Returns KVM's vCPU, which
@@ -116,6 +124,12 @@ impl VcpuThread {
                         return state;
                     }
                 }
+                Next::WaitForConsole => {
+                    let state = self.wait_for_console();
+                    if state != VcpuState::Running {
+                        return state;
+                    }
+                }
                 Next::Pause => return VcpuState::Paused,
                 Next::Stop(reason) => {
                     self.stop.stop(reason);
@@ -127,6 +141,21 @@ impl VcpuThread {
 
     fn check_mailbox(&mut self) -> VcpuState {
         self.kicks.rearm();
+        self.empty_mailbox()
+    }
+
+    /// Outside of the guest, behind a write that filled the console's queue. A kick
+    /// stays for the next run, which may be for more than the mailbox.
+    fn wait_for_console(&mut self) -> VcpuState {
+        loop {
+            let state = self.empty_mailbox();
+            if state != VcpuState::Running || self.buses.console.wait_for_room(CONSOLE_WAIT) {
+                return state;
+            }
+        }
+    }
+
+    fn empty_mailbox(&mut self) -> VcpuState {
         let mut state = VcpuState::Running;
         loop {
             match self.mailbox.try_recv() {
@@ -181,7 +210,7 @@ impl VcpuThread {
             }
             Ok(Exit::PioOut { port, data }) => {
                 self.buses.pio.write(port.into(), data);
-                return self.unless_stopped();
+                return self.after_port_write(port);
             }
             Ok(Exit::MmioRead { address, data }) => self.buses.mmio.read(address, data),
             Ok(Exit::MmioWrite { address, data }) => {
@@ -233,6 +262,16 @@ impl VcpuThread {
             Next::Enter
         } else {
             Next::Pause
+        }
+    }
+
+    /// The same, of a write that may have filled the console's queue.
+    fn after_port_write(&self, port: u16) -> Next {
+        match self.unless_stopped() {
+            Next::Enter if port == COM1_PORT && self.buses.console.is_full() => {
+                Next::WaitForConsole
+            }
+            next => next,
         }
     }
 

@@ -27,8 +27,9 @@ struct Layers {
 const VMM: Layers = Layers {
     folder: "vmm/src/",
     rows: &[
-        &["error_text", "rate_limit", "fuzz_input"],
         &["sys"],
+        &["output"],
+        &["error_text", "rate_limit", "fuzz_input"],
         &["kvm"],
         &["config", "stop"],
         &["cli", "probe", "devices"],

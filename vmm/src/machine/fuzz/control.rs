@@ -11,6 +11,7 @@ use super::super::presence::PresenceKeeper;
 use super::super::vcpus::{StartError, StartFailure};
 use crate::devices::cpu_hotplug::HotplugLine;
 use crate::devices::power::PowerButton;
+use crate::devices::serial::ConsoleOutput;
 use crate::kvm::{KvmError, Vcpu};
 use crate::stop::StopSignal;
 use crate::vcpu::presence::PresenceTable;
@@ -50,6 +51,7 @@ impl MachineControl {
             hotplug: Arc::new(hotplug),
             stop: Arc::new(StopSignal::new()?),
             power_button: PowerButton::new()?,
+            console: ConsoleOutput::default(),
         })
     }
 }

@@ -20,7 +20,7 @@ use super::parts;
 use crate::cli::{Cli, Command};
 use crate::config::VmConfig;
 use crate::devices::cpu_hotplug::{self, CpuHotplug};
-use crate::devices::serial::{self, SerialPort};
+use crate::devices::serial::{self, ConsoleOutput, SerialPort};
 use crate::devices::{debug_exit, i8042, power};
 use crate::fuzz_input::FuzzInput;
 use crate::kvm::layout;
@@ -65,7 +65,7 @@ impl Rig {
     fn new(boot: u16, max: u16) -> Option<Self> {
         let owner = Arc::new(Owner::new(World::new(boot, max)));
         let stop = Arc::new(StopSignal::new().ok()?);
-        let serial = SerialPort::create(Box::new(std::io::sink())).ok()?.port;
+        let serial = SerialPort::create(ConsoleOutput::default()).ok()?;
         let registers = CpuHotplug::new(Arc::clone(&owner) as _);
         let buses = parts::build_buses(&config()?, &stop, &serial, registers).ok()?;
         Some(Self {
@@ -73,7 +73,7 @@ impl Rig {
             buses,
             stop,
             expected_stop: StopModel::default(),
-            serial,
+            serial: serial.port,
         })
     }
 

@@ -128,7 +128,7 @@ fn a_guest_that_does_not_let_go_keeps_it_and_may_let_go_later() {
     assert_eq!(failure(&table), "");
     let end = now + THREAD_TIMEOUT + EJECT_TIMEOUT;
     assert_eq!(table.time_passes(end).0, []);
-    assert!(failure(&table).contains("full console pipe"));
+    assert!(failure(&table).contains("held up in the host's kernel"));
 }
 
 #[test]

@@ -99,7 +99,7 @@ pub(super) fn not_ejected(vcpu: VcpuId) -> String {
 
 pub(super) fn thread_held_up(vcpu: VcpuId) -> String {
     format!(
-        "the thread of vCPU {vcpu} has not ended within {} s (a full console pipe can block it)",
+        "the thread of vCPU {vcpu} has not ended within {} s (it is held up in the host's kernel)",
         THREAD_TIMEOUT.as_secs()
     )
 }
