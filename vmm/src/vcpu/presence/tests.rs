@@ -1,10 +1,11 @@
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::*;
 use crate::devices::BusDevice;
 use crate::devices::cpu_hotplug::{
-    self, CpuHotplug, DEVICE_BUSY, EJECT, ENABLED, FLAGS, HotplugOwner, INSERTING, OST_EVENT,
-    OST_STATUS, REMOVING, SELECT,
+    self, CpuHotplug, DEVICE_BUSY, EJECT, ENABLED, FLAGS, GuestAnswer, HotplugOwner, INSERTING,
+    OST_EVENT, OST_STATUS, REMOVING, SELECT, SlotFlags,
 };
 
 const ONE: VcpuId = VcpuId(1);
