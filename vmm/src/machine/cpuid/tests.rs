@@ -1,3 +1,4 @@
+mod identity;
 mod registers;
 
 use super::*;
