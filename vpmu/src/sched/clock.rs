@@ -3,7 +3,7 @@
 use super::Scheduler;
 use super::context::Owner;
 use super::driver::PmuDriver;
-use super::event::PerfEvent;
+use super::event::{Birth, PerfEvent};
 use super::ids::{ContextId, EventId};
 use super::state::{Activity, EventState};
 use crate::units::Nanos;
@@ -13,7 +13,7 @@ use crate::units::Nanos;
 ///
 /// An installed event changes its state by `set_state` alone, which brings the
 /// times up to date first.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct StateTimes {
     state: EventState,
     stamp: Nanos,
@@ -23,7 +23,7 @@ pub(crate) struct StateTimes {
 
 impl StateTimes {
     /// No time yet.
-    pub(crate) const fn new(state: EventState) -> Self {
+    pub(super) const fn new(_: &Birth, state: EventState) -> Self {
         Self {
             state,
             stamp: Nanos(0),

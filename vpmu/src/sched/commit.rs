@@ -9,7 +9,7 @@ use core::marker::PhantomData;
 
 use super::Scheduler;
 use super::driver::{AddError, PmuDriver};
-use super::event::PerfEvent;
+use super::event::{Birth, PerfEvent};
 use super::ids::{EventId, PmuId};
 use super::state::EventState;
 use crate::ids::VcpuId;
@@ -26,13 +26,25 @@ pub(super) struct Batch<'b>(PhantomData<fn(&'b ()) -> &'b ()>);
 ///
 /// `reserved_on` moves at once, within a batch; `counting_on` follows at the
 /// commit. Linux has one for both: `event->oncpu`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counting {
     reserved_on: Option<VcpuId>,
     counting_on: Option<VcpuId>,
     /// Taken in or out by the batch that is open.
     touched: bool,
     count: Count,
+}
+
+impl Counting {
+    /// Nowhere, with no count.
+    pub(super) const fn new(_: &Birth) -> Self {
+        Self {
+            reserved_on: None,
+            counting_on: None,
+            touched: false,
+            count: Count(0),
+        }
+    }
 }
 
 impl PerfEvent {

@@ -8,6 +8,7 @@ use super::attr::EventAttr;
 use super::driver::{AddError, InitError, InitRequest, PmuDriver, TxnKind};
 use super::error::Errno;
 use super::ids::{EventId, PmuType};
+use super::rated::RatedEvents;
 use super::solver::{Constraint, MAX_EVENTS, assign, reuse};
 use super::state::EventState;
 use crate::ids::VcpuId;
@@ -25,14 +26,11 @@ pub struct X86Model {
     pub decode: fn(&EventAttr) -> Option<(Constraint, u64)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct X86Event {
     constraint: Constraint,
-    rate: u64,
     /// The last counter; it outlives `del`.
     last: Option<u32>,
-    since: Nanos,
-    counting: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +60,7 @@ struct X86Cpu {
 #[derive(Debug)]
 pub struct X86Pmu {
     model: X86Model,
-    events: Vec<Option<X86Event>>,
+    events: RatedEvents<X86Event>,
     vcpus: Vec<X86Cpu>,
 }
 
@@ -72,7 +70,7 @@ impl X86Pmu {
     pub const fn new(model: X86Model) -> Self {
         Self {
             model,
-            events: Vec::new(),
+            events: RatedEvents::new(),
             vcpus: Vec::new(),
         }
     }
@@ -80,7 +78,7 @@ impl X86Pmu {
     /// The last counter of an event.
     #[must_use]
     pub fn counter(&self, event: EventId) -> Option<u32> {
-        self.events.get(event.slot())?.as_ref()?.last
+        self.events.find(event)?.last
     }
 
     /// How often an event moved to another counter on a CPU.
@@ -101,21 +99,13 @@ impl X86Pmu {
         &mut self.vcpus[at]
     }
 
-    fn ev_mut(&mut self, event: EventId) -> &mut X86Event {
-        match self.events.get_mut(event.slot()) {
-            Some(Some(e)) => e,
-            _ => unreachable!("an event that this PMU never took"),
-        }
-    }
-
     /// R-211…R-213: leader, enabled siblings and the new event on an empty PMU.
     fn group_fits(&self, request: &InitRequest<'_>, constraint: Constraint) -> bool {
         let mut constraints = [Constraint::default(); MAX_EVENTS];
         let mut n = 0;
         let ours = request.group.iter().enumerate();
         let counted = ours.filter(|(i, m)| m.ours && (*i == 0 || m.state > EventState::Off));
-        let sets = counted
-            .filter_map(|(_, m)| Some(self.events.get(m.event.slot())?.as_ref()?.constraint));
+        let sets = counted.filter_map(|(_, m)| Some(self.events.find(m.event)?.constraint));
         for set in sets.chain([constraint]) {
             if n >= self.room() {
                 return false;
@@ -135,7 +125,7 @@ impl X86Pmu {
         let mut last = [None; MAX_EVENTS];
         let mut assigned = [0; MAX_EVENTS];
         for (i, id) in list.iter().enumerate() {
-            let e = self.ev_mut(*id);
+            let e = self.events.own(*id);
             (constraints[i], last[i]) = (e.constraint, e.last);
         }
         let fits = reuse(&constraints[..n], &last[..n], &mut assigned)
@@ -143,8 +133,9 @@ impl X86Pmu {
         if fits {
             let mut moves = 0;
             for (id, index) in list.iter().zip(assigned) {
-                let e = self.ev_mut(*id);
-                moves += u64::from(e.counting && e.last != Some(index));
+                let counting = self.events.is_counting(*id);
+                let e = self.events.own_mut(*id);
+                moves += u64::from(counting && e.last != Some(index));
                 e.last = Some(index);
             }
             self.cpu(vcpu).moves += moves;
@@ -165,24 +156,16 @@ impl PmuDriver for X86Pmu {
         if constraint.weight() == 0 || !self.group_fits(request, constraint) {
             return Err(refused);
         }
-        let at = request.event.slot();
-        if self.events.len() <= at {
-            self.events.resize(at + 1, None);
-        }
-        self.events[at] = Some(X86Event {
+        let own = X86Event {
             constraint,
-            rate,
             last: None,
-            since: Nanos(0),
-            counting: false,
-        });
+        };
+        self.events.insert(request.event, rate, own);
         Ok(())
     }
 
     fn event_destroy(&mut self, event: EventId) {
-        if let Some(e) = self.events.get_mut(event.slot()) {
-            *e = None;
-        }
+        self.events.remove(event);
     }
 
     fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), AddError> {
@@ -211,24 +194,15 @@ impl PmuDriver for X86Pmu {
     }
 
     fn start(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) {
-        let e = self.ev_mut(event);
-        (e.since, e.counting) = (at, true);
+        self.events.start(event, at);
     }
 
-    fn stop(&mut self, vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
-        let count = self.read(vcpu, event, at);
-        self.ev_mut(event).counting = false;
-        count
+    fn stop(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
+        self.events.stop(event, at)
     }
 
     fn read(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
-        let e = self.ev_mut(event);
-        if !e.counting {
-            return Count(0);
-        }
-        let span = at.since(e.since);
-        e.since = at;
-        Count(span.0.wrapping_mul(e.rate))
+        self.events.read(event, at)
     }
 
     fn start_txn(&mut self, vcpu: VcpuId, kind: TxnKind) {

@@ -12,7 +12,7 @@
 use alloc::collections::BTreeMap;
 
 use super::arena::Arena;
-use super::event::PerfEvent;
+use super::event::{Birth, PerfEvent};
 use super::groups::EventGroups;
 use super::ids::{ContextId, EventId, PmuId, TaskId};
 use super::state::{Activity, GroupSet};
@@ -28,11 +28,22 @@ pub(crate) struct ActiveList {
 }
 
 /// Neighbours of an event in the active list of its slice.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ActiveLinks {
     listed: bool,
     prev: Option<EventId>,
     next: Option<EventId>,
+}
+
+impl ActiveLinks {
+    /// In no list.
+    pub(super) const fn new(_: &Birth) -> Self {
+        Self {
+            listed: false,
+            prev: None,
+            next: None,
+        }
+    }
 }
 
 impl PerfEvent {

@@ -1,7 +1,8 @@
 //! One event. Linux: `struct perf_event`.
 //!
 //! An event is made of parts. Each part has private fields and stands in the
-//! file that keeps it consistent; the others read through methods.
+//! file that keeps it consistent; the others read through methods. A part is made
+//! with its event ([`Birth`]) and never copied, so that no other file replaces it.
 //!
 //! | part | file | holds |
 //! |---|---|---|
@@ -17,11 +18,11 @@ use super::attr::{AttrFlags, EventAttr, ReadFormat};
 use super::clock::StateTimes;
 use super::commit::Counting;
 use super::context::ActiveLinks;
+use super::find_pmu::Draft;
 use super::ids::{CgroupId, ContextId, EventId, PmuId};
 use super::inherit::Family;
 use super::lists::GroupLinks;
 use super::overflow::Sampling;
-use super::registry::Draft;
 use super::state::{EventCaps, EventState, GroupSet};
 use crate::ids::VcpuId;
 
@@ -33,6 +34,11 @@ pub(crate) enum Ready {
     /// Pure software: always tried.
     Software,
 }
+
+/// An event is being made. Only this file can say so, and the parts of an event
+/// are made from it: no other file can put a new part into an event.
+#[derive(Debug)]
+pub(super) struct Birth(());
 
 /// An event; a leader knows its siblings in the order of attach.
 #[derive(Debug)]
@@ -62,6 +68,7 @@ pub(crate) struct PerfEvent {
 impl PerfEvent {
     /// An event with nothing decided but its attributes and its leader.
     pub(crate) fn new(id: u64, attr: EventAttr, leader: Option<EventId>) -> Self {
+        let birth = Birth(());
         Self {
             id,
             attr,
@@ -76,12 +83,12 @@ impl PerfEvent {
             pmu: PmuId(0),
             slice: PmuId(0),
             caps: EventCaps::empty(),
-            times: StateTimes::new(Self::initial_state(&attr)),
-            links: GroupLinks::new(leader),
-            active: ActiveLinks::default(),
-            counting: Counting::default(),
-            sampling: Sampling::new(&attr),
-            family: Family::default(),
+            times: StateTimes::new(&birth, Self::initial_state(&attr)),
+            links: GroupLinks::new(&birth, leader),
+            active: ActiveLinks::new(&birth),
+            counting: Counting::new(&birth),
+            sampling: Sampling::new(&birth, &attr),
+            family: Family::new(&birth),
         }
     }
 

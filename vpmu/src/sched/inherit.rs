@@ -6,11 +6,11 @@ use super::context::{EventContext, Owner};
 use super::cpu::Task;
 use super::driver::PmuDriver;
 use super::error::{OpenError, TaskError};
-use super::event::PerfEvent;
+use super::event::{Birth, PerfEvent};
+use super::find_pmu::Draft;
 use super::ids::{ContextId, EventId, TaskId};
 use super::install::Detach;
-use super::open::{OpenRequest, Target};
-use super::registry::Draft;
+use super::request::{OpenRequest, Target};
 use super::resched::Which;
 use super::state::{Activity, EventState, GroupSet};
 use super::{AttrFlags, Scheduler};
@@ -28,13 +28,25 @@ pub(crate) struct ChildTotals {
 }
 
 /// The copies of an event in child tasks, or the event that it is a copy of.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Family {
     parent: Option<EventId>,
     /// It is in its parent's list of children. Linux: `PERF_ATTACH_CHILD`.
     attached: bool,
     children: Vec<EventId>,
     totals: ChildTotals,
+}
+
+impl Family {
+    /// Without parent and copies.
+    pub(super) fn new(_: &Birth) -> Self {
+        Self {
+            parent: None,
+            attached: false,
+            children: Vec::new(),
+            totals: ChildTotals::default(),
+        }
+    }
 }
 
 impl PerfEvent {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::Scheduler;
 use super::commit::Batch;
 use super::driver::PmuDriver;
-use super::event::{PerfEvent, Ready};
+use super::event::{Birth, PerfEvent, Ready};
 use super::groups::{GroupKey, RunKey};
 use super::ids::{ContextId, EventId};
 use super::state::{EventCaps, EventState, GroupSet};
@@ -32,7 +32,7 @@ pub(crate) struct GroupLinks {
 
 impl GroupLinks {
     /// In no list; of the group of `leader`, if there is one already.
-    pub(crate) fn new(leader: Option<EventId>) -> Self {
+    pub(super) fn new(_: &Birth, leader: Option<EventId>) -> Self {
         Self {
             leader: leader.unwrap_or(EventId::NONE),
             siblings: Vec::new(),

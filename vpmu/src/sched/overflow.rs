@@ -4,6 +4,7 @@ use super::Scheduler;
 use super::attr::{AttrFlags, EventAttr};
 use super::driver::PmuDriver;
 use super::error::EventError;
+use super::event::Birth;
 use super::ids::{ContextId, EventId, PmuId};
 use super::registry::PmuCaps;
 use super::state::{EventState, GroupSet};
@@ -23,7 +24,7 @@ pub enum Overflow {
 }
 
 /// The part of an event that belongs to sampling. Linux: `struct hw_perf_event`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Sampling {
     /// Period in events that the PMU is to use.
     period: u64,
@@ -47,7 +48,7 @@ pub(crate) struct Sampling {
 
 impl Sampling {
     /// The first period: 1 in frequency mode, else the one asked for.
-    pub(crate) fn new(attr: &EventAttr) -> Self {
+    pub(super) fn new(_: &Birth, attr: &EventAttr) -> Self {
         let period = if attr.is_freq() { 1 } else { attr.sample };
         Self {
             period,

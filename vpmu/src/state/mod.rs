@@ -37,6 +37,7 @@
 
 mod body;
 mod error;
+mod event;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -46,8 +47,9 @@ use alloc::vec::Vec;
 use crate::crc;
 use crate::guest::Identity;
 
-pub(crate) use body::{Carried, Saved, SavedEvent, SavedRules};
+pub(crate) use body::{Saved, SavedRules};
 pub use error::RestoreError;
+pub(crate) use event::{Carried, SavedEvent};
 
 use wire::{Reader, Writer};
 

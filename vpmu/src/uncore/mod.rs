@@ -18,6 +18,8 @@
 //! A VM has one [`Uncore`], which its vCPUs share; that access is exclusive is
 //! the owner's business.
 
+mod bank;
+mod designate;
 mod driver;
 mod events;
 mod history;

@@ -3,9 +3,10 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::bank::{Bank, Slot};
 use super::events::Trouble;
 use super::model::UncorePmu;
-use super::vm::{Bank, Uncore};
+use super::vm::Uncore;
 use crate::host::{ScopeInstance, UncoreCount, UncoreEvent, UncoreHost};
 use crate::ids::VcpuId;
 use crate::sched::Scope;
@@ -102,7 +103,7 @@ impl<H: UncoreHost> Uncore<H> {
         now: Nanos,
         bank: usize,
         number: u8,
-        slot: &super::vm::Slot,
+        slot: &Slot,
     ) -> Option<UncoreCounterView> {
         if slot.wanted.is_none() && slot.counted == 0 {
             return None;

@@ -1,81 +1,24 @@
-//! The uncore PMUs of one VM: registers, events, and vCPUs that come and go.
+//! The uncore PMUs of one VM: registers and events.
 
 use alloc::vec::Vec;
 
-use super::events::{Events, Meter, Trouble};
-use super::history::{Change, Log, LogEntry};
+use super::bank::{Bank, Slot};
+use super::events::Events;
+use super::history::{Log, LogEntry};
 use super::model::{UncoreModel, UncorePmu};
 use super::registers::{UncoreCounter, UncoreRegister};
-use crate::host::{EnergyDomain, ScopeInstance, UncoreEvent, UncoreEventId, UncoreHost};
+use crate::host::{EnergyDomain, UncoreEvent, UncoreEventId, UncoreHost};
 use crate::ids::{MsrIndex, VcpuId};
 use crate::sched::{RegisterError, ScopeTopology};
 use crate::units::{Count, Nanos};
 use crate::x86::msr::{Access, MsrError};
 
-/// One counter of one instance, or one of its energy domains.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Slot {
-    pub(super) select: u64,
-    /// As of the last look; of a domain, in units of 2^-32 J.
-    pub(super) value: u64,
-    /// What should be counted. A domain is, from its first read on.
-    pub(super) wanted: Option<UncoreEvent>,
-    /// What was counted in all.
-    pub(super) counted: u64,
-    pub(super) meter: Meter,
-}
-
-/// Slots of an instance of `power`: one for each domain.
-const DOMAINS: u16 = 5;
-const _: () = assert!(EnergyDomain::ALL.len() == DOMAINS as usize);
-
-/// All instances of one PMU.
-#[derive(Debug)]
-pub(super) struct Bank {
-    pub(super) pmu: UncorePmu,
-    /// How many slots an instance has.
-    pub(super) per_instance: u16,
-    pub(super) slots: Vec<Slot>,
-    /// By instance.
-    pub(super) designated: Vec<Option<VcpuId>>,
-}
-
-impl Bank {
-    fn new(pmu: UncorePmu, instances: u16) -> Self {
-        let slots = Self::places(pmu, instances).unwrap_or(0);
-        Self {
-            pmu,
-            per_instance: Self::per_instance(pmu),
-            slots: alloc::vec![Slot::default(); slots.into()],
-            designated: alloc::vec![None; instances.into()],
-        }
-    }
-
-    const fn per_instance(pmu: UncorePmu) -> u16 {
-        match pmu {
-            UncorePmu::Power => DOMAINS,
-            _ => pmu.counters() as u16,
-        }
-    }
-
-    /// How many slots so many instances have; `None` if they cannot be named.
-    fn places(pmu: UncorePmu, instances: u16) -> Option<u16> {
-        Self::per_instance(pmu).checked_mul(instances)
-    }
-
-    /// The places of an instance's slots.
-    fn of(&self, instance: ScopeInstance) -> core::ops::Range<u16> {
-        let first = instance.0 * self.per_instance;
-        first..first + self.per_instance
-    }
-}
-
 /// Where a counter is: PMU, place of its slot, and the vCPU that asks.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    bank: usize,
-    slot: u16,
-    vcpu: VcpuId,
+pub(super) struct Place {
+    pub(super) bank: usize,
+    pub(super) slot: u16,
+    pub(super) vcpu: VcpuId,
 }
 
 /// The uncore PMUs of one VM.
@@ -110,11 +53,11 @@ struct Place {
 /// ```
 #[derive(Debug)]
 pub struct Uncore<H> {
-    model: UncoreModel,
-    topology: ScopeTopology,
+    pub(super) model: UncoreModel,
+    pub(super) topology: ScopeTopology,
     pub(super) events: Events<H>,
     pub(super) banks: Vec<Bank>,
-    log: Log,
+    pub(super) log: Log,
 }
 
 impl<H: UncoreHost> Uncore<H> {
@@ -271,7 +214,7 @@ impl<H: UncoreHost> Uncore<H> {
         Ok(Place { bank, slot, vcpu })
     }
 
-    fn slot(&self, place: Place) -> &Slot {
+    pub(super) fn slot(&self, place: Place) -> &Slot {
         &self.banks[place.bank].slots[usize::from(place.slot)]
     }
 
@@ -304,7 +247,7 @@ impl<H: UncoreHost> Uncore<H> {
     }
 
     /// Has the slot's event be the one that is wanted.
-    fn reopen(&mut self, now: Nanos, place: Place) {
+    pub(super) fn reopen(&mut self, now: Nanos, place: Place) {
         let Self { events, banks, .. } = self;
         let slot = &mut banks[place.bank].slots[usize::from(place.slot)];
         events.close(now, &mut slot.meter);
@@ -335,114 +278,5 @@ impl<H: UncoreHost> Uncore<H> {
             }
         }
         Ok(power.form().register(self.slot(place).value))
-    }
-
-    /// The designated vCPU of each instance.
-    fn designated(&self, bank: usize) -> Vec<Option<VcpuId>> {
-        let pmu = self.banks[bank].pmu;
-        let mut all = alloc::vec![None; self.banks[bank].designated.len()];
-        for vcpu in self.events.designated(bank) {
-            let instance = self.model.instance(pmu, &self.topology, vcpu);
-            if let Some(designated) = all.get_mut(usize::from(instance.0)) {
-                *designated = Some(vcpu);
-            }
-        }
-        all
-    }
-
-    /// A vCPU is plugged in: a scope without one has it designated, and what the
-    /// guest had left enabled there counts again (R-242). No-op for one that is
-    /// there, or cannot be.
-    pub fn arrived(&mut self, now: Nanos, vcpu: VcpuId) {
-        if !self.events.set_present(now, vcpu, true) {
-            return;
-        }
-        for bank in 0..self.banks.len() {
-            let Some(instance) = self.note_designated(now, bank, vcpu) else {
-                continue;
-            };
-            for slot in self.banks[bank].of(instance) {
-                let place = Place { bank, slot, vcpu };
-                if self.slot(place).wanted.is_some() && !self.slot(place).meter.is_open() {
-                    self.reopen(now, place);
-                }
-                if self.slot(place).meter.is_open() {
-                    let counter = self.counter_number(bank, slot);
-                    self.note(now, bank, instance, Change::Resumed { counter, to: vcpu });
-                }
-            }
-        }
-    }
-
-    /// A vCPU was ejected: where it was designated, another one of the scope is,
-    /// and has the events (R-243, R-244); without another one they end, and their
-    /// counts stay (R-258). No-op for one that is not there.
-    pub fn departed(&mut self, now: Nanos, vcpu: VcpuId) {
-        if !self.events.set_present(now, vcpu, false) {
-            return;
-        }
-        for bank in 0..self.banks.len() {
-            let Some(instance) = self.note_designated(now, bank, vcpu) else {
-                continue;
-            };
-            for slot in self.banks[bank].of(instance) {
-                self.slot_departed(now, Place { bank, slot, vcpu }, instance);
-            }
-        }
-    }
-
-    /// The slot's event has moved or gone off with `place.vcpu`.
-    fn slot_departed(&mut self, now: Nanos, place: Place, instance: ScopeInstance) {
-        let Place { bank, slot, vcpu } = place;
-        self.fold(now, bank, slot);
-        if !self.slot(place).meter.is_open() {
-            return;
-        }
-        let counter = self.counter_number(bank, slot);
-        let count = Count(self.slot(place).counted);
-        let Self { events, banks, .. } = self;
-        let meter = &mut banks[bank].slots[usize::from(slot)].meter;
-        let change = if let Some(to) = events.place(meter) {
-            Change::Moved {
-                counter,
-                from: vcpu,
-                to,
-                count,
-            }
-        } else {
-            events.close(now, meter);
-            meter.trouble = Some(Trouble::NoVcpu);
-            Change::Off {
-                counter,
-                from: vcpu,
-                count,
-            }
-        };
-        self.note(now, bank, instance, change);
-    }
-
-    fn counter_number(&self, bank: usize, slot: u16) -> u8 {
-        u8::try_from(slot % self.banks[bank].per_instance.max(1)).unwrap_or(u8::MAX)
-    }
-
-    /// The instance of `vcpu`, if its designated vCPU has changed.
-    fn note_designated(&mut self, now: Nanos, bank: usize, vcpu: VcpuId) -> Option<ScopeInstance> {
-        let instance = self
-            .model
-            .instance(self.banks[bank].pmu, &self.topology, vcpu);
-        let at = usize::from(instance.0);
-        let to = self.designated(bank).get(at).copied()?;
-        let before = self.banks[bank].designated.get_mut(at)?;
-        let from = core::mem::replace(before, to);
-        if from == to {
-            return None;
-        }
-        self.note(now, bank, instance, Change::Designated { from, to });
-        Some(instance)
-    }
-
-    fn note(&mut self, now: Nanos, bank: usize, instance: ScopeInstance, change: Change) {
-        let pmu = self.banks[bank].pmu;
-        self.log.note(now, (pmu, instance), change);
     }
 }

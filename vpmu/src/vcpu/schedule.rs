@@ -17,8 +17,8 @@ mod restore;
 use crate::host::{HostEvent, HostEventId, HostOpenError, HostPmu};
 use crate::ids::{Pmc, PmcSet, VcpuId};
 use crate::sched::{
-    AttrFlags, Config, EventAttr, EventId, EventState, Extent, OpenRequest, PmuClass, PmuDesc,
-    PmuId, PmuType, Scheduler, ScopeTopology, Target, TaskId,
+    AttrFlags, Config, EventAttr, EventId, EventState, Extent, OpenRequest, PmuId, PmuType,
+    Scheduler, ScopeTopology, Target, TaskId,
 };
 use crate::units::{Count, Nanos};
 
@@ -54,14 +54,10 @@ pub(super) struct EventSchedule<H> {
 
 impl<H: HostPmu> EventSchedule<H> {
     pub(super) fn new(host: H, policy: Policy) -> Self {
-        let mut sched = Scheduler::new(Config::new(ScopeTopology::flat(1)));
-        let mut desc = PmuDesc::new("host", PmuClass::Hardware);
-        desc.pmu_type = Some(PmuType::RAW);
-        // Neither can fail in a new scheduler of one CPU, and PMU 0 is its first.
-        let pmu = sched
-            .register_pmu(desc, CounterDriver::new(host))
-            .unwrap_or(PmuId(0));
+        let config = Config::new(ScopeTopology::flat(1));
+        let (mut sched, pmu) = Scheduler::with_core_pmu(config, CounterDriver::new(host));
         let task = sched.create_task();
+        // Cannot fail: the scheduler is new, and has this CPU and this task.
         let _ = sched.switch_to(Nanos(0), CPU, Some(task));
         Self {
             sched,

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use super::driver::{AddError, InitError, InitRequest, PmuDriver, TxnKind};
 use super::error::Errno;
 use super::ids::{EventId, PmuType};
+use super::rated::RatedEvents;
 use crate::ids::VcpuId;
 use crate::units::{Count, Nanos};
 use matching::{Matching, take};
@@ -35,14 +36,11 @@ mod config {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct MockEvent {
-    rate: u64,
     /// Permitted counters: bits 0 to 31 general purpose, 32 and up fixed.
     allowed: u64,
     counter: Option<u32>,
-    since: Nanos,
-    counting: bool,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +67,7 @@ pub struct MockStats {
 #[derive(Debug)]
 pub struct MockPmu {
     config: MockConfig,
-    events: Vec<Option<MockEvent>>,
+    events: RatedEvents<MockEvent>,
     vcpus: Vec<MockCpu>,
     stats: MockStats,
     matching: Matching,
@@ -86,7 +84,7 @@ impl MockPmu {
                 fixed,
                 ..config
             },
-            events: Vec::new(),
+            events: RatedEvents::new(),
             vcpus: Vec::new(),
             stats: MockStats::default(),
             matching: Matching::default(),
@@ -102,27 +100,13 @@ impl MockPmu {
     /// The counter that an event has reserved; fixed ones are 32 and up.
     #[must_use]
     pub fn counter(&self, event: EventId) -> Option<u32> {
-        self.events.get(event.slot())?.as_ref()?.counter
+        self.events.find(event)?.counter
     }
 
     /// How counters are chosen.
     #[must_use]
     pub const fn placement(&self) -> MockPlacement {
         self.config.placement
-    }
-
-    fn ev(&self, event: EventId) -> &MockEvent {
-        match self.events.get(event.slot()) {
-            Some(Some(e)) => e,
-            _ => unreachable!("an event that this PMU never took"),
-        }
-    }
-
-    fn ev_mut(&mut self, event: EventId) -> &mut MockEvent {
-        match self.events.get_mut(event.slot()) {
-            Some(Some(e)) => e,
-            _ => unreachable!("an event that this PMU never took"),
-        }
     }
 
     fn cpu(&mut self, vcpu: VcpuId) -> &mut MockCpu {
@@ -186,7 +170,7 @@ impl MockPmu {
     fn group_fits(&self, r: &InitRequest<'_>, allowed: u64) -> bool {
         let ours = r.group.iter().filter(|m| m.ours);
         let sets: Vec<u64> = ours
-            .map(|m| self.ev(m.event).allowed)
+            .map(|m| self.events.own(m.event).allowed)
             .chain([allowed])
             .collect();
         if self.config.placement == MockPlacement::Match {
@@ -200,15 +184,18 @@ impl MockPmu {
         match self.config.placement {
             MockPlacement::Unlimited => Ok(()),
             MockPlacement::Greedy => {
-                let allowed = self.ev(event).allowed;
+                let allowed = self.events.own(event).allowed;
                 let counter = take(allowed, &mut self.cpu(vcpu).used).ok_or(AddError)?;
-                self.ev_mut(event).counter = Some(counter);
+                self.events.own_mut(event).counter = Some(counter);
                 Ok(())
             }
             MockPlacement::Match => {
                 let mut matching = core::mem::take(&mut self.matching);
                 let list = core::mem::take(&mut self.cpu(vcpu).matched);
-                let sets = list.iter().chain([&event]).map(|e| self.ev(*e).allowed);
+                let sets = list
+                    .iter()
+                    .chain([&event])
+                    .map(|e| self.events.own(*e).allowed);
                 let fits = matching.feasible(sets);
                 self.matching = matching;
                 let cpu = self.cpu(vcpu);
@@ -223,7 +210,7 @@ impl MockPmu {
     }
 
     fn unplace(&mut self, vcpu: VcpuId, event: EventId) {
-        if let Some(c) = self.ev_mut(event).counter.take() {
+        if let Some(c) = self.events.own_mut(event).counter.take() {
             self.cpu(vcpu).used &= !(1 << c);
         }
         if self.config.placement == MockPlacement::Match {
@@ -253,24 +240,16 @@ impl PmuDriver for MockPmu {
             MockKind::Clock { config } if r.attr.config == config => (1, 0),
             MockKind::Clock { .. } => return Err(InitError::NotMine),
         };
-        let at = r.event.slot();
-        if self.events.len() <= at {
-            self.events.resize(at + 1, None);
-        }
-        self.events[at] = Some(MockEvent {
-            rate,
+        let own = MockEvent {
             allowed,
             counter: None,
-            since: Nanos(0),
-            counting: false,
-        });
+        };
+        self.events.insert(r.event, rate, own);
         Ok(())
     }
 
     fn event_destroy(&mut self, event: EventId) {
-        if let Some(e) = self.events.get_mut(event.slot()) {
-            *e = None;
-        }
+        self.events.remove(event);
     }
 
     fn add(&mut self, vcpu: VcpuId, event: EventId) -> Result<(), AddError> {
@@ -300,26 +279,16 @@ impl PmuDriver for MockPmu {
 
     fn start(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) {
         self.stats.starts += 1;
-        let e = self.ev_mut(event);
-        e.since = at;
-        e.counting = true;
+        self.events.start(event, at);
     }
 
-    fn stop(&mut self, vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
+    fn stop(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
         self.stats.stops += 1;
-        let count = self.read(vcpu, event, at);
-        self.ev_mut(event).counting = false;
-        count
+        self.events.stop(event, at)
     }
 
     fn read(&mut self, _vcpu: VcpuId, event: EventId, at: Nanos) -> Count {
-        let e = self.ev_mut(event);
-        if !e.counting {
-            return Count(0);
-        }
-        let span = at.since(e.since);
-        e.since = at;
-        Count(span.0.wrapping_mul(e.rate))
+        self.events.read(event, at)
     }
 
     fn start_txn(&mut self, vcpu: VcpuId, kind: TxnKind) {
