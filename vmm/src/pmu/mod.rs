@@ -25,6 +25,7 @@ mod filter;
 mod guest_clock;
 mod hooks;
 mod kick_timer;
+mod linger;
 mod lost_reads;
 mod model;
 pub mod monitors;

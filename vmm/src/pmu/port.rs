@@ -1,6 +1,7 @@
 //! The PMU's side of [`MsrPort`]: what the vCPU's run loop calls.
 
 use std::sync::{Arc, Once};
+use std::time::Instant;
 
 use vpmu::guest::{Access, Effect, GuestPmu, Model, MsrError, OrElseIfUnknown, refusal};
 use vpmu::host::HostPmu;
@@ -13,6 +14,7 @@ use vpmu::{BeforeEntry, Ran, Rules, Totals};
 use super::DynVcpuPmu;
 use super::guest_clock::GuestClock;
 use super::kick_timer::KickTimer;
+use super::linger::Linger;
 use super::lost_reads::LostReads;
 use super::monitors::VmMonitors;
 use super::pmi::PmiInjector;
@@ -41,6 +43,7 @@ pub(super) struct PmuPort {
     injector: PmiInjector,
     clock: GuestClock,
     timer: KickTimer,
+    linger: Linger,
     /// The guest's privilege level is of use if a signal ends the run.
     wants_level: bool,
     troubles_said: u64,
@@ -100,6 +103,7 @@ impl PmuPort {
             injector: PmiInjector::new(parts.apic_id, parts.interrupter),
             clock: GuestClock::new(parts.clock, parts.entry_cost),
             timer,
+            linger: Linger::default(),
             wants_level: false,
             troubles_said: 0,
         })
@@ -231,6 +235,7 @@ impl MsrPort for PmuPort {
             BeforeEntry::Pmi(pmi) => self.injector.inject(pmi, vcpu)?,
             BeforeEntry::Ready(wants) => wants,
         };
+        self.linger.before_entry(&wants, Instant::now);
         let pce = (wants.guest_time && self.sites.watches_pce()).then_some(PCE_LOOK);
         if let Some(left) = wants.deadline.into_iter().chain(pce).min() {
             self.kick_after(left)?;
@@ -257,7 +262,7 @@ impl MsrPort for PmuPort {
         let level = self.wants_level.then(|| vcpu.privilege_level());
         self.pmu.after_run(Ran {
             span,
-            interrupted: true,
+            interrupted: self.linger.is_over(Instant::now),
             level: level.transpose()?,
         });
         self.say_troubles();

@@ -91,7 +91,8 @@ pub struct Ran {
     /// [`EntryWants::guest_time`].
     pub span: Nanos,
     /// The deadline, a host counter's overflow or something else that the guest
-    /// did not cause ended the run.
+    /// did not cause ended the run. Where no counter is on, the deadline alone: the
+    /// second such run in a row closes the host events.
     pub interrupted: bool,
     /// Where the guest was then. `None` unless [`EntryWants::level`].
     pub level: Option<Level>,
