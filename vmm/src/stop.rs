@@ -72,12 +72,12 @@ pub enum StopReason {
     #[error("ended by signal {0}")]
     HostSignal(u32),
     /// The guest took a fault while delivering a double fault.
-    #[error("the guest triple-faulted on vCPU {vcpu} (rip {rip:#x})")]
+    #[error("the guest triple-faulted on vCPU {vcpu} ({})", place(*.rip))]
     TripleFault {
         /// The vCPU.
         vcpu: VcpuId,
         /// Its instruction pointer as KVM reports it afterwards. AMD hosts
-        /// reset the vCPU first, and then show the reset vector here.
+        /// reset the vCPU first, and then show [`RESET_VECTOR`] here.
         rip: u64,
     },
     /// The CPU refused to enter the guest.
@@ -242,6 +242,19 @@ impl StopSignal {
     }
 }
 
+/// The instruction pointer of a vCPU that was reset.
+const RESET_VECTOR: u64 = 0xfff0;
+
+/// Where a triple fault was. KVM's `svm.c` resets the vCPU before it tells of one, as the
+/// processor leaves its state undefined.
+fn place(rip: u64) -> String {
+    if rip == RESET_VECTOR {
+        "where is not known: KVM has reset the vCPU, as it does on AMD hosts".into()
+    } else {
+        format!("rip {rip:#x}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,5 +282,20 @@ mod tests {
             rip: 0,
         };
         assert_eq!(fault.exit_status(), 1);
+    }
+
+    #[test]
+    fn a_reset_vcpu_does_not_say_where_it_was() {
+        let text = |rip| {
+            let vcpu = VcpuId(33);
+            StopReason::TripleFault { vcpu, rip }.to_string()
+        };
+        assert_eq!(
+            text(0x1234),
+            "the guest triple-faulted on vCPU 33 (rip 0x1234)"
+        );
+        let reset = text(0xfff0);
+        assert!(reset.contains("vCPU 33 (where is not known"), "{reset}");
+        assert!(!reset.contains("fff0"), "{reset}");
     }
 }
