@@ -51,7 +51,7 @@ use vpmu::{EventFilter, Rules};
 
 use crate::config::{CpusConfig, PmuArg, RdpmcPolicy};
 use crate::kvm::{Hypervisor, KvmError};
-use crate::probe::{self, RdpmcClass};
+use crate::probe::{self, ProbeError, Rdpmc, RdpmcClass};
 use crate::sys::clock::{self, Clock};
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
@@ -237,7 +237,8 @@ impl PmuPlan {
         let (access, rewriter, entry_cost) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let port = move |context: &PortContext<'_>| {
             let memory = context.memory;
-            let access = *access.get_or_init(|| user_access(context.hypervisor));
+            let answers = || probe::rdpmc(context.hypervisor, &probe::INDICES);
+            let access = *access.get_or_init(|| user_access(&answers()));
             let rewriter = rewriter.get_or_init(|| Arc::new(Rewriter::new(memory.clone(), access)));
             let entry_cost = *entry_cost.get_or_init(|| {
                 if is_clock {
@@ -318,19 +319,20 @@ impl PmuPlan {
     }
 }
 
-/// The effect of RDPMC in user code on this host.
-fn user_access(hypervisor: &Hypervisor) -> UserAccess {
-    match probe::rdpmc(hypervisor, &probe::INDICES) {
-        Ok(answers) => match RdpmcClass::of(&answers) {
-            Some(RdpmcClass::SilentZero | RdpmcClass::Value) => UserAccess::Answered,
-            Some(RdpmcClass::GpFault) | None => UserAccess::Faults,
-        },
-        Err(error) => {
-            log::warn!(
-                "pmu: cannot find out how this host answers RDPMC ({error}): in user mode it may read 0"
-            );
-            UserAccess::Faults
-        }
+/// What becomes of a RDPMC of user code. On a host that does not tell, CR4.PCE is taken
+/// from the guest as on one that answers 0: RDPMC then faults on every host, and no
+/// program reads a silent 0.
+fn user_access(answers: &Result<Vec<Rdpmc>, ProbeError>) -> UserAccess {
+    let class = answers.as_ref().ok().and_then(|all| RdpmcClass::of(all));
+    if let Err(error) = answers {
+        log::warn!(
+            "pmu: cannot find out how this host answers RDPMC ({error}); the guest's programs are \
+             served as on a host that answers 0"
+        );
+    }
+    match class {
+        Some(RdpmcClass::GpFault) => UserAccess::Faults,
+        Some(RdpmcClass::SilentZero | RdpmcClass::Value) | None => UserAccess::Answered,
     }
 }
 
@@ -352,5 +354,21 @@ fn measure_entry_cost(hypervisor: &Hypervisor) -> Nanos {
             );
             Nanos(0)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_does_not_tell_how_it_answers_rdpmc_is_taken_for_a_silent_one() {
+        let failed = Err(ProbeError::Ended("for a test"));
+        assert_eq!(user_access(&failed), UserAccess::Answered);
+        assert_eq!(user_access(&Ok(Vec::new())), UserAccess::Answered);
+        let faults = Ok(vec![Rdpmc::Gp; 3]);
+        assert_eq!(user_access(&faults), UserAccess::Faults);
+        let partly = Ok(vec![Rdpmc::Gp, Rdpmc::Gp, Rdpmc::Value(0)]);
+        assert_eq!(user_access(&partly), UserAccess::Answered);
     }
 }

@@ -29,14 +29,14 @@ pub enum RdpmcClass {
 }
 
 impl RdpmcClass {
-    /// The class of a KVM that answered so to [`INDICES`]; `None` to nothing.
+    /// The class of a KVM that answered so to [`INDICES`]; `None` to nothing. One
+    /// index that does not fault is enough for a guest to read a wrong 0 there.
     #[must_use]
     pub fn of(answers: &[Rdpmc]) -> Option<Self> {
-        let first = answers.first()?;
         let counts = |answer: &Rdpmc| matches!(answer, Rdpmc::Value(value) if *value != 0);
-        Some(if answers.iter().any(counts) {
+        (!answers.is_empty()).then_some(if answers.iter().any(counts) {
             Self::Value
-        } else if *first == Rdpmc::Gp {
+        } else if answers.iter().all(|answer| *answer == Rdpmc::Gp) {
             Self::GpFault
         } else {
             Self::SilentZero
@@ -87,6 +87,7 @@ mod tests {
                 Some(RdpmcClass::SilentZero),
             ),
             (&[Value(0), Gp, Gp], Some(RdpmcClass::SilentZero)),
+            (&[Gp, Gp, Value(0)], Some(RdpmcClass::SilentZero)),
             (&[Value(0), Value(7), Gp], Some(RdpmcClass::Value)),
             (&[], None),
         ] {
