@@ -9,6 +9,8 @@ use super::virt::Virtual;
 use crate::kvm::Registers;
 
 const RFLAGS_RF: u64 = 1 << 16;
+/// The bit of a selector that names the LDT (SDM vol. 3A, "Segment Selectors").
+const LOCAL_TABLE: u64 = 1 << 2;
 const WORD: u64 = 8;
 
 /// The frame of an exception with an error code.
@@ -22,6 +24,7 @@ pub(super) struct Frame {
     cs: u64,
     rflags: u64,
     rsp: u64,
+    ss: u64,
 }
 
 impl Frame {
@@ -36,6 +39,7 @@ impl Frame {
             cs: word(2)?,
             rflags: word(3)?,
             rsp: word(4)?,
+            ss: word(5)?,
         })
     }
 
@@ -46,8 +50,14 @@ impl Frame {
 
     /// The instruction, if its fault may be that of a RDPMC, which has no selector
     /// to tell.
+    ///
+    /// Code or a stack in a segment of the program's own (of its LDT) is the guest's
+    /// affair: such code may have a base, and a 16-bit stack gets the low half of RSP
+    /// from IRETQ and keeps the kernel's upper half, which Linux hides by a way of its
+    /// own (espfix64). Its RDPMC faults.
     pub(super) fn instruction(&self, guest: Virtual<'_>) -> Option<[u8; RDPMC.len()]> {
-        (self.error == 0).then(|| guest.code(self.rip))?
+        let is_flat = (self.cs | self.ss) & LOCAL_TABLE == 0;
+        (self.error == 0 && is_flat).then(|| guest.code(self.rip))?
     }
 
     /// The registers with which the guest goes on behind the instruction, whose result
@@ -173,6 +183,8 @@ pub(super) mod tests {
     fn another_fault_is_none_of_it() {
         for frame in [
             [8, USER, 0x33, 0, 0, 0],        // an error code
+            [0, USER, 0x37, 0, 0, 0x2b],     // code in the LDT
+            [0, USER, 0x33, 0, 0, 0x0f],     // a stack in the LDT: it may be one of 16 bits
             [0, USER + 1, 0x33, 0, 0, 0],    // another instruction, and no page behind
             [0, 0x1234_5678, 0x33, 0, 0, 0], // no page
             [0, u64::MAX, 0x33, 0, 0, 0],
