@@ -8,7 +8,7 @@ use std::sync::Arc;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::watch;
+use super::{RequiredListener, watch_required};
 use crate::stop::StopSignal;
 use crate::vcpu::{CHECK_PERIOD, VcpuSet};
 
@@ -18,6 +18,13 @@ pub struct AffinityWatch {
     timer: TimerFd,
     vcpus: Arc<VcpuSet>,
     stop: Arc<StopSignal>,
+    refused: Option<event_manager::Error>,
+}
+
+impl RequiredListener for AffinityWatch {
+    fn take_refusal(&mut self) -> Option<event_manager::Error> {
+        self.refused.take()
+    }
 }
 
 impl AffinityWatch {
@@ -30,7 +37,12 @@ impl AffinityWatch {
         timer
             .reset(CHECK_PERIOD, Some(CHECK_PERIOD))
             .map_err(io::Error::from)?;
-        Ok(Self { timer, vcpus, stop })
+        Ok(Self {
+            timer,
+            vcpus,
+            stop,
+            refused: None,
+        })
     }
 }
 
@@ -46,6 +58,6 @@ impl MutEventSubscriber for AffinityWatch {
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        watch(ops, &self.timer.as_raw_fd(), "the vCPU threads' affinity");
+        self.refused = watch_required(ops, &self.timer.as_raw_fd());
     }
 }

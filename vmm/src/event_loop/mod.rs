@@ -5,7 +5,7 @@ mod console;
 
 use std::fmt;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::epoll::EventSet;
@@ -35,22 +35,44 @@ impl EventLoop {
     /// A loop that ends the VM on `signals` and itself on `stop`.
     ///
     /// # Errors
-    /// If the host gives no epoll.
+    /// If the host gives no epoll, or does not let it watch the signals and the end: a
+    /// VM that starts can be ended.
     pub fn new(stop: Arc<StopSignal>, signals: EndSignals) -> Result<Self, event_manager::Error> {
-        let mut manager = EventManager::<Subscriber>::new()?;
-        manager.add_subscriber(Arc::new(Mutex::new(StopListener {
+        let manager = EventManager::<Subscriber>::new()?;
+        let mut events = Self {
+            manager,
             stop: Arc::clone(&stop),
-        })));
-        manager.add_subscriber(Arc::new(Mutex::new(SignalListener {
+        };
+        events.add_required(StopListener {
+            stop: Arc::clone(&stop),
+            refused: None,
+        })?;
+        events.add_required(SignalListener {
             signals,
-            stop: Arc::clone(&stop),
-        })));
-        Ok(Self { manager, stop })
+            stop,
+            refused: None,
+        })?;
+        Ok(events)
     }
 
     /// Adds a listener.
     pub fn add(&mut self, subscriber: Subscriber) {
         self.manager.add_subscriber(subscriber);
+    }
+
+    /// Adds a listener without which no VM runs.
+    ///
+    /// # Errors
+    /// What the host says to its descriptor.
+    pub fn add_required<L>(&mut self, listener: L) -> Result<(), event_manager::Error>
+    where
+        L: RequiredListener + Send + 'static,
+    {
+        let listener = Arc::new(Mutex::new(listener));
+        self.manager
+            .add_subscriber(Arc::clone(&listener) as Subscriber);
+        let mut listener = listener.lock().unwrap_or_else(PoisonError::into_inner);
+        listener.take_refusal().map_or(Ok(()), Err)
     }
 
     /// Serves events until the VM stops.
@@ -73,6 +95,17 @@ impl EventLoop {
     }
 }
 
+/// A listener that tells whether its descriptor is watched.
+pub trait RequiredListener: MutEventSubscriber {
+    /// What the host said to the descriptor, if it refused it.
+    fn take_refusal(&mut self) -> Option<event_manager::Error>;
+}
+
+/// Watches one descriptor for input.
+fn watch_required<T: AsRawFd>(ops: &mut EventOps<'_>, source: &T) -> Option<event_manager::Error> {
+    ops.add(Events::new(source, EventSet::IN)).err()
+}
+
 /// Watches one descriptor for input; says so if that fails.
 fn watch<T: AsRawFd>(ops: &mut EventOps<'_>, source: &T, what: &str) -> bool {
     match ops.add(Events::new(source, EventSet::IN)) {
@@ -91,6 +124,13 @@ fn drain(event: &EventFd) {
 
 struct StopListener {
     stop: Arc<StopSignal>,
+    refused: Option<event_manager::Error>,
+}
+
+impl RequiredListener for StopListener {
+    fn take_refusal(&mut self) -> Option<event_manager::Error> {
+        self.refused.take()
+    }
 }
 
 impl MutEventSubscriber for StopListener {
@@ -99,13 +139,20 @@ impl MutEventSubscriber for StopListener {
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        watch(ops, self.stop.event(), "the end of the VM");
+        self.refused = watch_required(ops, self.stop.event());
     }
 }
 
 struct SignalListener {
     signals: EndSignals,
     stop: Arc<StopSignal>,
+    refused: Option<event_manager::Error>,
+}
+
+impl RequiredListener for SignalListener {
+    fn take_refusal(&mut self) -> Option<event_manager::Error> {
+        self.refused.take()
+    }
 }
 
 impl MutEventSubscriber for SignalListener {
@@ -116,6 +163,23 @@ impl MutEventSubscriber for SignalListener {
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        watch(ops, &self.signals, "signals");
+        self.refused = watch_required(ops, &self.signals);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A VM that no signal ends must not start.
+    #[test]
+    fn signals_that_cannot_be_watched_are_an_error() {
+        let stop = Arc::new(StopSignal::new().unwrap());
+        // epoll_ctl(2): EPERM for a regular file.
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let error = EventLoop::new(stop, EndSignals::of_file(file)).unwrap_err();
+        assert!(
+            matches!(error, event_manager::Error::Epoll(error) if error.errno() == libc::EPERM)
+        );
     }
 }

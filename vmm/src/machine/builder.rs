@@ -1,7 +1,7 @@
 //! Putting a VM together, and running it.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -221,7 +221,7 @@ impl Machine {
         };
         let hotplug = Hotplug::new(presence, Arc::clone(&vcpus), source);
         hotplug.boot(config.cpus.boot)?;
-        watch_required_cpus(&mut events, &vcpus, &stop).map_err(host("a timer"))?;
+        watch_required_cpus(&mut events, &vcpus, &stop)?;
         // Behind all that refuses: the reason of a refusal is the only line.
         vcpus::warn_of_leaks(&created.leaked);
         Ok(Self {
@@ -287,12 +287,16 @@ fn watch_required_cpus(
     events: &mut EventLoop,
     vcpus: &Arc<VcpuSet>,
     stop: &Arc<StopSignal>,
-) -> io::Result<()> {
-    if !vcpus.required_cpus().is_empty() {
-        let watch = AffinityWatch::new(Arc::clone(vcpus), Arc::clone(stop))?;
-        events.add(Arc::new(Mutex::new(watch)));
+) -> Result<(), BuildError> {
+    if vcpus.required_cpus().is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let watch = AffinityWatch::new(Arc::clone(vcpus), Arc::clone(stop));
+    let watch = watch.map_err(|source| BuildError::Host {
+        what: "a timer for the watch of the vCPU threads' affinity",
+        source,
+    })?;
+    events.add_required(watch).map_err(BuildError::EventLoop)
 }
 
 fn raw_terminal() -> Option<RawTerminal> {

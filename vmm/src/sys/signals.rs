@@ -121,3 +121,11 @@ pub fn ignore_told_otherwise() {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }
+
+#[cfg(test)]
+impl EndSignals {
+    /// Reads signals from any file.
+    pub(crate) const fn of_file(file: File) -> Self {
+        Self { file }
+    }
+}
