@@ -17,6 +17,7 @@ use crate::machine::{BuildError, Machine};
 use crate::output::stderr::{self, LogLines};
 use crate::pmu::{HostCpus, PmuError, PmuHooks, PmuPlan, UncoreHosts, place};
 use crate::stop::{END_TIME, EndWatch, StopSignal};
+use crate::sys::limits;
 use crate::sys::{end, signals, terminal};
 
 /// A flag or a file is not usable.
@@ -101,6 +102,9 @@ pub fn main() -> ExitCode {
 /// If nothing was started.
 pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     let config = args.vm_config()?;
+    if let Err(error) = limits::raise_open_files() {
+        log::debug!("the limit of open files stays as it is: {error}");
+    }
     if let Some(path) = &config.api_socket {
         ApiSocket::check(path)?;
     }

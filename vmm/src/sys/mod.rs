@@ -6,6 +6,7 @@ pub mod core_dump;
 pub mod end;
 pub mod files;
 pub mod kick;
+pub mod limits;
 pub mod signals;
 pub mod terminal;
 pub mod timer;
