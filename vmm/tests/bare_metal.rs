@@ -64,6 +64,36 @@ fn absent_ports_read_as_ones_and_port_61_as_zero() {
     }
 }
 
+/// Each access of REP INS and REP OUTS is one of the device's, in order.
+#[test]
+fn string_instructions_access_a_port_once_for_each_item() {
+    // cld; mov edi, 3 MiB; mov ecx, 5; mov dx, 0x3fd; rep insb: the line's status
+    let code = Code::default()
+        .raw(&[0xfc, 0xbf, 0, 0, 0x30, 0, 0xb9, 5, 0, 0, 0])
+        .raw(&[0x66, 0xba, 0xfd, 0x03, 0xf3, 0x6c]);
+    // mov esi, 3 MiB; mov ecx, 5; mov dx, 0x3f8; rep outsb
+    let code = code
+        .raw(&[0xbe, 0, 0, 0x30, 0, 0xb9, 5, 0, 0, 0])
+        .raw(&[0x66, 0xba, 0xf8, 0x03, 0xf3, 0x6e])
+        .power_off();
+    if let Some(guest) = Guest::new("strings", &code) {
+        check(&guest.run(&[]), 0, "`````", "");
+    }
+}
+
+/// Each vCPU takes a descriptor. The soft limit is what a login has, the hard one what
+/// may be used.
+#[test]
+fn a_soft_limit_of_open_files_does_not_limit_the_vcpus() {
+    let code = Code::default().text("hi\n").power_off();
+    let Some(guest) = Guest::new("open-files", &code) else {
+        return;
+    };
+    let limit = ["prlimit", "--nofile=40:1024"];
+    let child = guest.start_under(&limit, "off", &["--cpus", "boot=48"]);
+    check(&child.wait_with_output().unwrap(), 0, "hi\n", "");
+}
+
 #[test]
 fn a_triple_fault_is_an_error_with_a_reason() {
     let code = Code::default().raw(&[0x0f, 0x0b]);

@@ -11,18 +11,23 @@ pub struct Gp;
 /// The reason for which a vCPU left the guest.
 #[derive(Debug)]
 pub enum Exit<'a> {
-    /// IN: fill `data`.
+    /// IN, or a part of REP INS: fill `data`.
     PioIn {
         /// The port.
         port: u16,
-        /// The bytes that the guest will read; the VMM fills them.
+        /// Bytes of one access: 1, 2 or 4.
+        size: usize,
+        /// The bytes that the guest will read; the VMM fills them, one access after the
+        /// other.
         data: &'a mut [u8],
     },
-    /// OUT.
+    /// OUT, or a part of REP OUTS.
     PioOut {
         /// The port.
         port: u16,
-        /// The bytes that the guest wrote.
+        /// Bytes of one access: 1, 2 or 4.
+        size: usize,
+        /// The bytes that the guest wrote: one access after the other.
         data: &'a [u8],
     },
     /// A read from an address without memory: fill `data`.
@@ -67,11 +72,10 @@ pub enum Exit<'a> {
     Unknown(u32),
 }
 
-impl<'a> From<VcpuExit<'a>> for Exit<'a> {
-    fn from(exit: VcpuExit<'a>) -> Self {
+impl<'a> Exit<'a> {
+    /// What the binding says of an exit that is no port access.
+    pub(super) fn of(exit: VcpuExit<'a>) -> Self {
         match exit {
-            VcpuExit::IoIn(port, data) => Self::PioIn { port, data },
-            VcpuExit::IoOut(port, data) => Self::PioOut { port, data },
             VcpuExit::MmioRead(address, data) => Self::MmioRead { address, data },
             VcpuExit::MmioWrite(address, data) => Self::MmioWrite { address, data },
             VcpuExit::X86Rdmsr(exit) => Self::Rdmsr(MsrIndex(exit.index)),

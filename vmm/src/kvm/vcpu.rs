@@ -1,8 +1,8 @@
 //! One vCPU.
 #![expect(unsafe_code, reason = "the unions and the flag of kvm_run")]
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_fpu, kvm_lapic_state};
-use kvm_ioctls::{Cap, SyncReg, VcpuFd};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_fpu, kvm_lapic_state, kvm_run};
+use kvm_ioctls::{Cap, SyncReg, VcpuExit, VcpuFd};
 use vpmu::host::Level;
 use vpmu::host::software::Khz;
 use vpmu::ids::MsrIndex;
@@ -159,8 +159,20 @@ impl Vcpu {
     /// # Errors
     /// What `KVM_RUN` says, apart from an interruption.
     pub fn run(&mut self) -> Result<Exit<'_>, KvmError> {
+        let kvm_run = &raw const *self.fd.get_kvm_run();
         match self.fd.run() {
-            Ok(exit) => Ok(exit.into()),
+            Ok(VcpuExit::IoIn(port, data)) => {
+                // SAFETY: the run page stays mapped while the vCPU lives, and this is
+                // its exit.
+                let size = unsafe { port_access_size(kvm_run) };
+                Ok(Exit::PioIn { port, size, data })
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                // SAFETY: as above.
+                let size = unsafe { port_access_size(kvm_run) };
+                Ok(Exit::PioOut { port, size, data })
+            }
+            Ok(exit) => Ok(Exit::of(exit)),
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 Ok(Exit::Interrupted)
             }
@@ -269,6 +281,20 @@ impl Vcpu {
         // thread drops its registration before its vCPU.
         unsafe { ImmediateExit::new(flag) }
     }
+}
+
+/// The size of one access of a port exit; the binding gives the bytes of all its accesses
+/// alone. They lie behind this page, so that no reference to them covers what is read.
+///
+/// # Safety
+/// `kvm_run` is mapped, and the last exit of its vCPU is one of a port.
+unsafe fn port_access_size(kvm_run: *const kvm_run) -> usize {
+    // SAFETY: mapped, as the caller says, and nobody writes to it outside of a run.
+    let kvm_run = unsafe { &*kvm_run };
+    // SAFETY: every field of the union is plain data, and `io` is the one that a port
+    // exit has filled in.
+    let size = unsafe { kvm_run.__bindgen_anon_1.io.size };
+    usize::from(size).max(1)
 }
 
 fn write_apic(lapic: &mut kvm_lapic_state, offset: usize, value: u32) {

@@ -90,7 +90,7 @@ impl ProbeGuest {
                 }
                 Ok(Event::Asked)
             }
-            Exit::PioOut { port, data } => {
+            Exit::PioOut { port, data, .. } => {
                 let mut word = [0u8; 4];
                 for (to, from) in word.iter_mut().zip(data) {
                     *to = *from;

@@ -202,14 +202,23 @@ impl VcpuThread {
             return Next::Stop(reason);
         }
         match exit {
-            Ok(Exit::PioIn { port, data }) => self.buses.pio.read(port.into(), data),
+            Ok(Exit::PioIn { port, size, data }) => {
+                for access in data.chunks_mut(size) {
+                    self.buses.pio.read(port.into(), access);
+                }
+            }
             Ok(Exit::PioOut { port, .. }) if port == u16::from(DOORBELL_PORT) => {
                 if let Err(source) = self.port.on_doorbell(&mut self.vcpu) {
                     return Next::Stop(self.port_failed(source));
                 }
             }
-            Ok(Exit::PioOut { port, data }) => {
-                self.buses.pio.write(port.into(), data);
+            Ok(Exit::PioOut { port, size, data }) => {
+                for access in data.chunks(size) {
+                    self.buses.pio.write(port.into(), access);
+                    if self.stop.reason().is_some() {
+                        break;
+                    }
+                }
                 return self.after_port_write(port);
             }
             Ok(Exit::MmioRead { address, data }) => self.buses.mmio.read(address, data),
