@@ -65,6 +65,7 @@ fuzz_target!(|data: &[u8]| {
         profile: pmu.map_or(Profile::Host, Profile::around),
         core_types: None,
         uncore: uncore(rest >> 3),
+        nested: cpus.nested,
     };
     let _ = plan.cannot_tell();
     let mut ids = BTreeSet::new();

@@ -47,7 +47,7 @@ flag for several archives; they are concatenated in order. For a multiboot image
 file is a module and may have any content.";
 
 pub(super) const CPUS: &str = "\
-Virtual CPUs: boot=N[,max=N][,topology=T][,affinity=A][,core-types=C]
+Virtual CPUs: boot=N[,max=N][,topology=T][,affinity=A][,core-types=C][,nested=N]
 
   boot=N        vCPUs at the start, 1 to 254
   max=N         the most vCPUs that the guest can have, boot to 254 [default: boot];
@@ -58,6 +58,10 @@ Virtual CPUs: boot=N[,max=N][,topology=T][,affinity=A][,core-types=C]
   affinity=A    [VCPU@[HOST CPUS],...]: binds vCPU threads to host CPUs
   core-types=C  [core=[VCPUS],atom=[VCPUS]]: the kind of each vCPU; name each vCPU once.
                 Needed with --pmu type=hybrid, and not possible with other types
+  nested=N      on or off [default: off]: whether the guest sees VMX or SVM, so that
+                it can run guests of its own, where the host's KVM nests. 'on' needs
+                --pmu off: what a guest of the guest does to the counters would be
+                counted as the guest's
 
 Examples: boot=2   boot=2,max=8,topology=2:2:1:2   boot=2,affinity=[0@[2,3],1@[4-7]]
           boot=4,core-types=[core=[0,1],atom=[2-3]]

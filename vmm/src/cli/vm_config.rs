@@ -15,6 +15,7 @@ impl RunArgs {
         config::check_cmdline(&self.cmdline)?;
         let (cpus, pmu) = (CpusConfig::parse(&self.cpus)?, PmuArg::parse(&self.pmu)?);
         config::types_go_with_hybrid(&cpus, &pmu)?;
+        config::nested_goes_without_a_pmu(&cpus, &pmu)?;
         let uncore = match &self.uncore {
             Some(text) => UncoreArg::parse(text)?,
             None => UncoreArg::default(),

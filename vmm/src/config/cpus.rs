@@ -13,8 +13,15 @@ pub const MAX_VCPUS: u16 = 254;
 
 const FLAG: Flag = Flag {
     name: "--cpus",
-    keys: &["boot", "max", "topology", "affinity", "core-types"],
-    accepted: "boot=N[,max=N][,topology=threads:cores[:clusters]:dies:packages][,affinity=[VCPU@[CPUS],…]][,core-types=[core=[VCPUS],atom=[VCPUS]]]",
+    keys: &[
+        "boot",
+        "max",
+        "topology",
+        "affinity",
+        "core-types",
+        "nested",
+    ],
+    accepted: "boot=N[,max=N][,topology=threads:cores[:clusters]:dies:packages][,affinity=[VCPU@[CPUS],…]][,core-types=[core=[VCPUS],atom=[VCPUS]]][,nested=on|off]",
 };
 const COUNT: &str = "1 to 254";
 const TOPOLOGY: &str = "threads:cores:dies:packages, each 1 to 254, such as 2:4:1:1, or threads:cores:clusters:dies:packages with clusters of cores that share an L2 cache";
@@ -156,6 +163,8 @@ pub struct CpusConfig {
     pub affinity: Affinity,
     /// Which vCPUs are of which type, in a hybrid guest.
     pub core_types: Option<CoreTypes>,
+    /// Whether the guest is shown the host's virtualisation extension, VMX or SVM.
+    pub nested: bool,
 }
 
 impl CpusConfig {
@@ -188,12 +197,18 @@ impl CpusConfig {
         let core_types = options.get("core-types").map(|text| {
             CoreTypes::parse(text, max).ok_or_else(|| options.bad("core-types", text, CORE_TYPES))
         });
+        let nested = match options.get("nested") {
+            None | Some("off") => false,
+            Some("on") => true,
+            Some(text) => return Err(options.bad("nested", text, "on or off")),
+        };
         Ok(Self {
             boot,
             max,
             topology,
             affinity,
             core_types: core_types.transpose()?,
+            nested,
         })
     }
 
@@ -206,6 +221,7 @@ impl CpusConfig {
             topology: Topology::flat(cpus),
             affinity: Affinity::default(),
             core_types: None,
+            nested: false,
         }
     }
 
@@ -296,6 +312,13 @@ mod tests {
         assert_eq!(CpusConfig::parse("boot=254").unwrap().max, 254);
         let more = CpusConfig::parse("boot=1,max=4,topology=1:2:2:1").unwrap();
         assert_eq!((more.boot, more.possible().count()), (1, 4));
+        for (text, nested) in [
+            ("boot=1", false),
+            ("boot=1,nested=off", false),
+            ("boot=1,nested=on", true),
+        ] {
+            assert_eq!(CpusConfig::parse(text).unwrap().nested, nested, "{text}");
+        }
     }
 
     #[test]
@@ -323,6 +346,7 @@ mod tests {
             ("boot=2,affinity=[2@[0]]", "not possible for 'affinity'"),
             ("boot=2,affinity=[0@[1,2]", "0@[2,3]"),
             ("boot=2,core-types=[core=[0]]", "each vCPU exactly once"),
+            ("boot=2,nested=yes", "on or off"),
         ] {
             let message = CpusConfig::parse(text).unwrap_err().to_string();
             assert!(message.starts_with("--cpus"), "{message}");

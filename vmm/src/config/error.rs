@@ -119,6 +119,11 @@ pub enum ConfigError {
         "--uncore: a guest with --pmu off or rdpmc=off has no uncore PMU; use --pmu type=… with it, or no --uncore"
     )]
     UncoreWithoutPmu,
+    /// A guest of the guest would write the guest's counters.
+    #[error(
+        "--cpus: nested=on is not possible with a PMU: what a guest of the guest does would be counted as the guest's; use --pmu off with it, or nested=off"
+    )]
+    NestedWithPmu,
     /// The command line is too long for the kernel.
     #[error("--cmdline: {len} bytes are too long; expected: at most {MAX_CMDLINE} bytes")]
     LongCmdline {

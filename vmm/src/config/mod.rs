@@ -89,12 +89,27 @@ pub(crate) fn types_go_with_hybrid(cpus: &CpusConfig, pmu: &PmuArg) -> Result<()
     }
 }
 
+/// What a guest of the guest writes to a counter would be taken for the guest's.
+pub(crate) fn nested_goes_without_a_pmu(
+    cpus: &CpusConfig,
+    pmu: &PmuArg,
+) -> Result<(), ConfigError> {
+    if cpus.nested && has_pmu(pmu) {
+        Err(ConfigError::NestedWithPmu)
+    } else {
+        Ok(())
+    }
+}
+
+fn has_pmu(pmu: &PmuArg) -> bool {
+    matches!(pmu, PmuArg::On(pmu) if pmu.rdpmc != RdpmcPolicy::Off)
+}
+
 /// The counters of AMD's uncore PMUs are read by RDPMC, which the core's PMU
 /// serves; and a guest without a PMU sees the host's CPU, whose RAPL would show
 /// through or not as KVM likes.
 pub(crate) fn uncore_goes_with_a_pmu(uncore: UncoreArg, pmu: &PmuArg) -> Result<(), ConfigError> {
-    let has_pmu = matches!(pmu, PmuArg::On(pmu) if pmu.rdpmc != RdpmcPolicy::Off);
-    if has_pmu || uncore.is_empty() {
+    if has_pmu(pmu) || uncore.is_empty() {
         Ok(())
     } else {
         Err(ConfigError::UncoreWithoutPmu)

@@ -75,6 +75,8 @@ pub struct CpuidPlan<'a> {
     /// The uncore PMUs, of an AMD guest; RAPL of an Intel guest is told by its
     /// model number alone.
     pub uncore: UncoreModel,
+    /// Whether the guest sees VMX or SVM; not with a PMU.
+    pub nested: bool,
 }
 
 /// Leaf 01H:ECX.
@@ -83,6 +85,10 @@ const PDCM: u32 = 1 << 15;
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 8000_0001H:ECX.
+const SVM: u32 = 1 << 2;
+/// SVM's own leaf.
+const SVM_FEATURES: u32 = 0x8000_000a;
 /// Leaf 07H, subleaf 1:EAX.
 const FRED: u32 = 1 << 17;
 
@@ -139,12 +145,20 @@ impl CpuidPlan<'_> {
         // APERF and MPERF would cost two exits on every tick.
         table.get(0x6, 0).ecx &= !1;
         table.set_plain(0xa, [0; 4]);
-        if self.profile == Profile::Host {
+        let is_host = self.profile == Profile::Host;
+        // A guest that nobody asked to be a host has no use for them. With a PMU, what
+        // a guest of the guest writes to a counter would be taken for the guest's, with
+        // an RIP and a CR3 that are not.
+        if !(self.nested && is_host) {
+            table.get(0x1, 0).ecx &= !VMX;
+            if table.has(0x8000_0001) {
+                table.get(0x8000_0001, 0).ecx &= !SVM;
+            }
+            table.remove(SVM_FEATURES);
+        }
+        if is_host {
             return;
         }
-        // What a guest of the guest writes to a counter would be taken for the
-        // guest's, with an RIP and a CR3 that are not. SVM goes with AMD's profile.
-        table.get(0x1, 0).ecx &= !VMX;
         // With FRED a guest has no #GP entry in an interrupt table, and so no place
         // for the doorbell that serves RDPMC in user mode.
         if table.has_subleaf(0x7, 1) {

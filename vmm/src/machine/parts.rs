@@ -114,6 +114,7 @@ impl Blueprint<'_> {
             profile,
             core_types: self.hooks.core_types.as_ref(),
             uncore: self.hooks.uncore_model(),
+            nested: self.config.cpus.nested,
         };
         if let Some(accepted) = cpuid.cannot_tell() {
             return Err(BuildError::Topology { topology, accepted });

@@ -50,6 +50,7 @@ fn plan(supported: &[CpuidEntry], profile: Profile) -> CpuidPlan<'_> {
             packages: 1,
         },
         profile,
+        nested: false,
         core_types: None,
         uncore: UncoreModel::default(),
     }
@@ -239,22 +240,51 @@ fn without_a_pmu_the_host_cpu_stays_and_its_counters_go() {
     assert_eq!(find(&table, 0x8000_0022, 0).eax, 0);
 }
 
-/// A guest of the guest would write counters with a CR3 of its own.
+/// With a PMU, a guest of the guest would write counters with a CR3 of its own.
 #[test]
-fn a_guest_with_a_pmu_is_no_host() {
+fn a_guest_is_a_host_if_it_was_asked_for_and_has_no_pmu() {
     const VMX: u32 = 1 << 5;
     const SVM: u32 = 1 << 2;
     let (intel, amd) = (intel_host(), amd_host());
-    for (host, profile) in [
-        (&intel, Profile::IntelGeneric(PMU)),
-        (&amd, Profile::IntelGeneric(PMU)),
-        (&intel, Profile::Amd(AMD_V2)),
-        (&amd, Profile::Amd(AMD_V2)),
-    ] {
-        let table = plan(host, profile).table(VcpuId(0));
-        assert_eq!(find(&table, 1, 0).ecx & VMX, 0, "{profile:?}");
-        assert_eq!(find(&table, 0x8000_0001, 0).ecx & SVM, 0, "{profile:?}");
+    let with_pmu = [Profile::IntelGeneric(PMU), Profile::Amd(AMD_V2)];
+    for (host, profile) in [&intel, &amd]
+        .into_iter()
+        .flat_map(|host| with_pmu.map(|profile| (host, profile)))
+        .chain([(&intel, Profile::Host), (&amd, Profile::Host)])
+    {
+        for nested in [false, true] {
+            let plan = CpuidPlan {
+                nested,
+                ..plan(host, profile)
+            };
+            let table = plan.table(VcpuId(0));
+            let found = [
+                find(&table, 1, 0).ecx & VMX != 0,
+                find(&table, 0x8000_0001, 0).ecx & SVM != 0,
+                table.iter().any(|entry| entry.leaf == 0x8000_000a),
+            ];
+            let has = |leaf: u32, bit: u32| {
+                let entry = host.iter().find(|entry| entry.leaf == leaf);
+                entry.is_some_and(|entry| entry.ecx & bit != 0)
+            };
+            let shown = nested && profile == Profile::Host;
+            let expected = [
+                shown && has(1, VMX),
+                shown && has(0x8000_0001, SVM),
+                shown && host.iter().any(|entry| entry.leaf == 0x8000_000a),
+            ];
+            assert_eq!(found, expected, "{profile:?} {nested}");
+        }
     }
+    assert!(
+        intel
+            .iter()
+            .any(|entry| entry.leaf == 1 && entry.ecx & VMX != 0)
+    );
+    assert!(
+        amd.iter()
+            .any(|entry| entry.leaf == 0x8000_0001 && entry.ecx & SVM != 0)
+    );
 }
 
 #[test]
