@@ -249,6 +249,7 @@ impl MsrPort for PmuPort {
 
     fn after_run(&mut self) {
         let span = self.clock.leave();
+        self.timer.exited();
         self.pmu.after_run(Ran {
             span,
             ..Ran::default()
@@ -257,7 +258,7 @@ impl MsrPort for PmuPort {
 
     fn after_interrupted_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
         let span = self.clock.leave();
-        self.timer.interrupted();
+        self.timer.interrupted(vcpu.registers().ok());
         self.take_pce(vcpu);
         let level = self.wants_level.then(|| vcpu.privilege_level());
         self.pmu.after_run(Ran {
