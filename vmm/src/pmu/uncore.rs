@@ -88,6 +88,8 @@ impl SharedUncore {
     }
 
     fn lock(&self) -> MutexGuard<'_, Uncore<BoxedHost>> {
+        // It may read a file, and nobody waits for that.
+        self.times.refresh();
         self.uncore.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,18 +1,23 @@
 //! The CPU time of this VM's vCPU threads and of the host's CPUs.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vpmu::host::{CpuTime, CpuTimes, ScopeInstance};
 use vpmu::ids::VcpuId;
 use vpmu::units::Nanos;
 
-use crate::sys::clock::ThreadClock;
+use crate::sys::clock::{self, ThreadClock};
 
 /// The CPU time of each vCPU's threads: of those that have ended, and of the one
 /// that there is.
 #[derive(Debug)]
-pub struct VcpuTimes(Mutex<Vec<VcpuTime>>);
+pub struct VcpuTimes {
+    vcpus: Mutex<Vec<VcpuTime>>,
+    host: HostBusy,
+}
 
 #[derive(Clone, Debug, Default)]
 struct VcpuTime {
@@ -32,7 +37,10 @@ impl VcpuTimes {
     /// Of so many vCPUs, none running yet.
     #[must_use]
     pub fn new(vcpus: u16) -> Self {
-        Self(Mutex::new(vec![VcpuTime::default(); usize::from(vcpus)]))
+        Self {
+            vcpus: Mutex::new(vec![VcpuTime::default(); usize::from(vcpus)]),
+            host: HostBusy::default(),
+        }
     }
 
     /// The calling thread is the vCPU's, until it calls [`VcpuTimes::end`].
@@ -53,14 +61,22 @@ impl VcpuTimes {
 
     /// What measures the vCPUs of each instance.
     pub(super) fn of(self: &Arc<Self>, members: Vec<Vec<VcpuId>>) -> InstanceTimes {
+        self.host.is_wanted.store(true, Ordering::Relaxed);
+        self.refresh();
         InstanceTimes {
             times: Arc::clone(self),
             members,
         }
     }
 
+    /// Reads the host's busy time if somebody uses it and it is old. To be called
+    /// before the counters of uncore PMUs are looked at, without their lock.
+    pub fn refresh(&self) {
+        self.host.refresh(clock::monotonic(), busy_of_host);
+    }
+
     fn slots(&self) -> MutexGuard<'_, Vec<VcpuTime>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.vcpus.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,13 +90,69 @@ pub(super) struct InstanceTimes {
 impl CpuTimes for InstanceTimes {
     fn now(&mut self, instance: ScopeInstance) -> Option<CpuTime> {
         let members = self.members.get(usize::from(instance.0))?;
-        let host = busy(&fs::read_to_string("/proc/stat").ok()?)?;
+        let host = self.times.host.last().busy?;
         let slots = self.times.slots();
         let of_vcpu = |vcpu: &VcpuId| slots.get(usize::from(vcpu.0)).map(VcpuTime::time);
         let guest = members.iter().filter_map(of_vcpu).map(|time| time.0).sum();
         let guest = Nanos(guest);
         Some(CpuTime { guest, host })
     }
+}
+
+/// How long a reading of the host's busy time is used: the kernel walks over all
+/// interrupts of all CPUs for one, and a guest may ask as often as it likes. A guest's
+/// part of the energy is reckoned for longer spans than this.
+const GOOD_FOR: Nanos = Nanos(20_000_000);
+
+/// The time in which the host's CPUs were not idle.
+#[derive(Debug, Default)]
+struct HostBusy {
+    /// Whether anybody uses it.
+    is_wanted: AtomicBool,
+    /// One thread reads; the others go on with the last reading.
+    is_reading: AtomicBool,
+    /// Held to look and to change, never while the file is read.
+    last: Mutex<BusyReading>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct BusyReading {
+    /// When; `None`: not yet.
+    at: Option<Nanos>,
+    /// `None` if the host does not tell.
+    busy: Option<Nanos>,
+}
+
+impl HostBusy {
+    fn last(&self) -> BusyReading {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refresh(&self, now: Nanos, read: impl FnOnce() -> Option<Nanos>) {
+        let is_wanted = self.is_wanted.load(Ordering::Relaxed);
+        let is_new = |at: Nanos| now.since(at) < GOOD_FOR;
+        if !is_wanted || self.last().at.is_some_and(is_new) {
+            return;
+        }
+        if self.is_reading.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let at = Some(now);
+        let busy = read();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = BusyReading { at, busy };
+        self.is_reading.store(false, Ordering::Release);
+    }
+}
+
+/// Reads the first line of `/proc/stat`, and no more.
+fn busy_of_host() -> Option<Nanos> {
+    /// Ten numbers of up to 20 digits, and their spaces.
+    const LONGEST_LINE: usize = 256;
+    let mut text = [0; LONGEST_LINE];
+    let len = File::open("/proc/stat").ok()?.read(&mut text).ok()?;
+    let text = text.get(..len)?;
+    let end = text.iter().position(|&byte| byte == b'\n').unwrap_or(len);
+    busy(std::str::from_utf8(text.get(..end)?).ok()?)
 }
 
 /// The time in which the host's CPUs were not idle, of the text of `/proc/stat`:
@@ -119,7 +191,32 @@ mod tests {
         for text in ["", "cpu0 1 2 3 4 5 6 7", "cpu  1 2 3", "cpu  a b c d e f g"] {
             assert_eq!(busy(text), None, "{text}");
         }
-        assert!(busy(&fs::read_to_string("/proc/stat").unwrap()).is_some());
+        assert!(busy_of_host().is_some());
+    }
+
+    /// A guest that reads its energy all the time does not keep the host busy with it,
+    /// nor its other vCPUs.
+    #[test]
+    fn the_hosts_time_is_read_once_in_a_while_and_by_one_thread() {
+        let host = HostBusy::default();
+        let reads = std::cell::Cell::new(0);
+        let refresh = |now| {
+            host.refresh(Nanos(now), || {
+                reads.set(reads.get() + 1);
+                assert!(host.last.try_lock().is_ok(), "no lock is held");
+                // Another thread comes meanwhile.
+                host.refresh(Nanos(now), || panic!("it is being read"));
+                Some(Nanos(now))
+            });
+        };
+        refresh(0);
+        assert_eq!((reads.get(), host.last().busy), (0, None), "nobody asks");
+        host.is_wanted.store(true, Ordering::Relaxed);
+        for now in 0..100 {
+            refresh(now * 1_000_000);
+        }
+        assert_eq!(reads.get(), 5, "in 100 ms");
+        assert_eq!(host.last().busy, Some(Nanos(80_000_000)));
     }
 
     /// A vCPU that was removed and added has run for as long as both threads.
