@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
@@ -19,6 +20,50 @@ const NO_QUEUE: [&str; 2] = ["prlimit", "--sigpending=0"];
 /// `jmp` to itself: no exit but by a kick.
 fn spin() -> Code {
     Code::default().raw(&[0xeb, 0xfe])
+}
+
+/// `guests/scans.s`: each vCPU asks for scans of 256 MiB, one after the other.
+fn scans() -> Code {
+    let hex: String = include_str!("guests/scans.hex")
+        .split_whitespace()
+        .collect();
+    let bytes = hex.as_bytes().chunks(2).map(|digits| {
+        let digits = std::str::from_utf8(digits).unwrap();
+        u8::from_str_radix(digits, 16).unwrap()
+    });
+    Code::default().raw(&bytes.collect::<Vec<_>>())
+}
+
+/// How many vCPU threads of a VM have used the host's CPUs.
+fn busy_vcpus(vm: &Vm) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", vm.child.id())).unwrap();
+    let has_worked = |task: &fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let time = stat.split(' ').next().and_then(|time| time.parse().ok());
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        // More than its start takes.
+        name.starts_with("vcpu") && time.is_some_and(|ns: u64| ns > 1_000_000)
+    };
+    tasks.flatten().filter(has_worked).count()
+}
+
+#[test]
+fn a_vm_whose_vcpus_all_ask_for_scans_pauses_and_ends() {
+    let cpus = ["--cpus", "boot=64"];
+    let vm = Vm::start("scans", &scans(), "type=software,model=intel-v2", &cpus);
+    let Some(vm) = vm else { return };
+    let start = Instant::now();
+    while busy_vcpus(&vm) < 64 {
+        assert!(start.elapsed() < PATIENCE, "{} vCPUs run", busy_vcpus(&vm));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for _ in 0..3 {
+        vm.tell(&["pause"]);
+        vm.tell(&["resume"]);
+        vm.tell(&["info"]);
+    }
+    let (status, log) = terminate(vm);
+    assert_eq!(status, Some(143), "{log}");
 }
 
 /// Sends SIGTERM; the status and the log of a VM that ends.

@@ -1,9 +1,11 @@
 //! The PMU's side of [`MsrPort`]: what the vCPU's run loop calls.
 
-use std::sync::{Arc, Once};
-use std::time::Instant;
+mod write;
 
-use vpmu::guest::{Access, Effect, GuestPmu, Model, MsrError, OrElseIfUnknown, refusal};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vpmu::guest::{Access, GuestPmu, Model, MsrError, OrElseIfUnknown, refusal};
 use vpmu::host::HostPmu;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::uncore::UncoreRegister;
@@ -18,15 +20,16 @@ use super::linger::Linger;
 use super::lost_reads::LostReads;
 use super::monitors::VmMonitors;
 use super::pmi::PmiInjector;
-use super::rdpmc::{ReaderService, Ring, Sites, UserAccess};
+use super::rdpmc::{Ring, Sites, UserAccess};
 use super::status;
-use super::uncore::{SharedUncore, UncorePort, needs_rdpmc};
+use super::uncore::{SharedUncore, UncorePort};
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
 use crate::stop::PortError;
 use crate::sys::clock::Clock;
 use crate::sys::kick;
-use crate::vcpu::{MonitorOrder, MonitorOutcome, MsrPort, VcpuPmuStatus};
+use crate::vcpu::{MonitorOrder, MonitorOutcome, MsrPort, VcpuPmuStatus, WrmsrAnswer};
+use write::Unwritten;
 
 /// How long a program may read 0 on a host whose RDPMC is silent, if it mapped an
 /// event that counted already.
@@ -109,63 +112,6 @@ impl PmuPort {
         })
     }
 
-    /// Whether the guest's counter reads reach us. Asked where a guest driver
-    /// tests a counter and where it starts one.
-    fn is_served(&mut self, vcpu: &mut Vcpu) -> bool {
-        if self.lost_reads.are_lost() {
-            return false;
-        }
-        let rip = vcpu.instruction_pointer();
-        let verdict = match self.sites.verdict(rip) {
-            Some(verdict) => verdict,
-            None => match vcpu.controls() {
-                Some(controls) => self.sites.cover(controls.paging, rip, controls.idt),
-                None if vcpu.is_outside_long_mode() => self.outside_long_mode(),
-                None => ReaderService::Unserved,
-            },
-        };
-        verdict == ReaderService::Served
-    }
-
-    /// What the scan looks for is 64-bit code. Other guests are programs that
-    /// have RDMSR as well.
-    fn outside_long_mode(&self) -> ReaderService {
-        static SAID: Once = Once::new();
-        SAID.call_once(|| {
-            log::warn!(
-                "pmu: vCPU {}: the guest uses counters outside 64-bit mode, where RDPMC is not \
-                 rewritten: RDPMC faults or reads 0, depending on the host; only RDMSR reads counters",
-                self.vcpu
-            );
-        });
-        ReaderService::Served
-    }
-
-    /// Whether a write is a driver's test of a counter, which Linux makes when it
-    /// comes up (guest-contract §1.2). A write that only looks like a test costs a
-    /// scan.
-    fn is_counter_test(&self, access: Access<Register>, value: u64) -> bool {
-        let counter = access.counter();
-        counter.is_some_and(|pmc| self.pmu.model().value(pmc) ^ 0xffff == value)
-    }
-
-    /// A write that sets a counter: a driver's test of it has the text looked at,
-    /// and too many without a read show that reads do not come (G-504).
-    fn counter_is_written(&mut self, vcpu: &mut Vcpu, access: Access<Register>, value: u64) {
-        static LIMIT: RateLimit = RateLimit::new();
-        if self.is_counter_test(access, value) {
-            self.sites.driver_comes_up(vcpu);
-            self.lost_reads.forgive();
-        }
-        if self.lost_reads.written() && LIMIT.allow().is_some() {
-            log::error!(
-                "pmu: vCPU {}: the guest keeps writing its counters, but its \
-                 reads do not reach us; no counter starts until a read arrives or a driver comes up",
-                self.vcpu
-            );
-        }
-    }
-
     fn say_troubles(&mut self) {
         static LIMIT: RateLimit = RateLimit::new();
         let troubles = self.pmu.totals().not_counted;
@@ -219,15 +165,22 @@ impl MsrPort for PmuPort {
         read.map_err(|error| self.refused("read", index, error))
     }
 
-    fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp> {
+    fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> WrmsrAnswer {
         let written = match self.decode(index) {
             Ok(Found::Core(access)) => self.write_core(vcpu, access, value),
             Ok(Found::Uncore(access)) => self.write_uncore(vcpu, access, value),
-            Err(error) => Err(error),
+            Err(error) => Err(Unwritten::Refused(error)),
         };
-        written.map_err(|error| self.refused("write", index, error))?;
-        self.say_troubles();
-        Ok(())
+        match written {
+            Ok(()) => {
+                self.say_troubles();
+                WrmsrAnswer::Done(Ok(()))
+            }
+            Err(Unwritten::Refused(error)) => {
+                WrmsrAnswer::Done(Err(self.refused("write", index, error)))
+            }
+            Err(Unwritten::Later(wait)) => WrmsrAnswer::Later(Duration::from_nanos(wait.0)),
+        }
     }
 
     fn before_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
@@ -323,42 +276,6 @@ impl PmuPort {
             uncore.decode(index).map(Found::Uncore)
         })
         .or_else_if_unknown(|| Err(refusal(self.pmu.model().identity().vendor, index)))
-    }
-
-    /// A write of a register of the core's PMU. A counter that the guest could not
-    /// read is not started.
-    fn write_core(
-        &mut self,
-        vcpu: &mut Vcpu,
-        access: Access<Register>,
-        value: u64,
-    ) -> Result<(), MsrError> {
-        let effect = access.effect(value);
-        if effect == Effect::SetsCounter {
-            self.counter_is_written(vcpu, access, value);
-        }
-        if effect != Effect::Other && !self.is_served(vcpu) {
-            return Err(MsrError::InvalidAccess);
-        }
-        if effect == Effect::Enables {
-            self.take_pce(vcpu);
-        }
-        self.pmu.write(access, value)
-    }
-
-    /// A write of a register of an uncore PMU. A counter that the guest could not
-    /// read is not started.
-    fn write_uncore(
-        &mut self,
-        vcpu: &mut Vcpu,
-        access: Access<UncoreRegister>,
-        value: u64,
-    ) -> Result<(), MsrError> {
-        if needs_rdpmc(access, value) && !self.is_served(vcpu) {
-            return Err(MsrError::InvalidAccess);
-        }
-        let uncore = self.uncore.as_ref().ok_or(MsrError::Unknown)?;
-        uncore.write(access, value)
     }
 
     /// User code must not read a silent 0 (G-508).

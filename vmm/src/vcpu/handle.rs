@@ -274,6 +274,7 @@ fn main(
         mailbox,
         stop: parts.stop,
         observer: parts.observer,
+        unanswered: None,
     };
     Some(thread.run())
 }

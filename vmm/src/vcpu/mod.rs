@@ -29,7 +29,7 @@ pub use handle::{
 };
 pub use port::{
     CounterStatus, CountingState, DOORBELL_PORT, MonitorOrder, MonitorOutcome, MonitorReading,
-    MonitorStatus, MsrPort, NoPmu, PortBuilder, VcpuPmuStatus,
+    MonitorStatus, MsrPort, NoPmu, PortBuilder, VcpuPmuStatus, WrmsrAnswer,
 };
 pub use required_cpus::{CHECK_PERIOD, RequiredCpus, VcpuAffinity};
 pub use set::{NoAnswer, VcpuSet};

@@ -1,13 +1,13 @@
 //! The life of one vCPU thread.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use vpmu::ids::VcpuId;
+use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::handle::{ThreadObserver, VcpuMessage, VcpuReport};
-use super::port::{DOORBELL_PORT, MsrPort};
+use super::port::{DOORBELL_PORT, MsrPort, WrmsrAnswer};
 use super::required_cpus::CpuGuard;
 use crate::devices::Bus;
 use crate::devices::serial::{COM1_PORT, ConsoleOutput};
@@ -51,6 +51,9 @@ pub(super) struct VcpuThread {
     pub(super) mailbox: Receiver<VcpuMessage>,
     pub(super) stop: Arc<StopSignal>,
     pub(super) observer: Arc<dyn ThreadObserver>,
+    /// A WRMSR that the port answers later, and its value. The guest is not entered
+    /// before.
+    pub(super) unanswered: Option<(MsrIndex, u64)>,
 }
 
 /// Whether to enter the guest again.
@@ -58,6 +61,8 @@ enum Next {
     Enter,
     CheckMailbox,
     WaitForConsole,
+    /// Wait for a message, for so long.
+    Wait(Duration),
     Pause,
     Stop(StopReason),
 }
@@ -84,6 +89,7 @@ impl VcpuThread {
             }
             state = next;
         }
+        self.complete_wrmsr();
         let Self {
             port,
             kicks,
@@ -130,12 +136,31 @@ impl VcpuThread {
                         return state;
                     }
                 }
+                Next::Wait(longest) => {
+                    let state = self.wait_for(longest);
+                    if state != VcpuState::Running {
+                        return state;
+                    }
+                }
                 Next::Pause => return VcpuState::Paused,
                 Next::Stop(reason) => {
                     self.stop.stop(reason);
                     return VcpuState::Paused;
                 }
             }
+        }
+    }
+
+    /// Waits outside of the guest, until somebody says something or the time is over.
+    fn wait_for(&mut self, longest: Duration) -> VcpuState {
+        let state = self.check_mailbox();
+        if state != VcpuState::Running || longest.is_zero() {
+            return state;
+        }
+        match self.mailbox.recv_timeout(longest) {
+            Ok(message) => self.take(state, message),
+            Err(RecvTimeoutError::Timeout) => state,
+            Err(RecvTimeoutError::Disconnected) => VcpuState::Finished,
         }
     }
 
@@ -190,6 +215,9 @@ impl VcpuThread {
 
     /// One round through the guest.
     fn enter(&mut self) -> Next {
+        if let Some((index, value)) = self.unanswered {
+            return self.wrmsr(index, value);
+        }
         if let Err(source) = self.port.before_run(&mut self.vcpu) {
             return Next::Stop(self.port_failed(source));
         }
@@ -230,10 +258,7 @@ impl VcpuThread {
                 let outcome = self.port.on_rdmsr(&mut self.vcpu, index);
                 self.vcpu.answer_rdmsr(outcome);
             }
-            Ok(Exit::Wrmsr(index, value)) => {
-                let outcome = self.port.on_wrmsr(&mut self.vcpu, index, value);
-                self.vcpu.answer_wrmsr(outcome);
-            }
+            Ok(Exit::Wrmsr(index, value)) => return self.wrmsr(index, value),
             Ok(Exit::Interrupted) => return Next::CheckMailbox,
             Ok(Exit::Shutdown) => return Next::Stop(self.triple_fault()),
             Ok(Exit::InternalError) => return Next::Stop(self.internal_error()),
@@ -252,6 +277,37 @@ impl VcpuThread {
             }
         }
         Next::Enter
+    }
+
+    fn wrmsr(&mut self, index: MsrIndex, value: u64) -> Next {
+        match self.port.on_wrmsr(&mut self.vcpu, index, value) {
+            WrmsrAnswer::Done(outcome) => {
+                if self.unanswered.take().is_some() {
+                    // A kick that was taken meanwhile may be for more than the mailbox.
+                    self.kicks.hold();
+                }
+                self.vcpu.answer_wrmsr(outcome);
+                Next::Enter
+            }
+            WrmsrAnswer::Later(wait) => {
+                self.unanswered = Some((index, value));
+                Next::Wait(wait)
+            }
+        }
+    }
+
+    /// KVM completes an exit at the next entry: a vCPU that comes again would begin
+    /// with the end of a WRMSR that it never executed. So an entry that executes
+    /// nothing completes it here.
+    fn complete_wrmsr(&mut self) {
+        if self.unanswered.take().is_none() {
+            return;
+        }
+        self.vcpu.answer_wrmsr(Ok(()));
+        self.kicks.hold();
+        if let Err(error) = self.vcpu.run() {
+            log::debug!("vCPU {}: its last WRMSR: {error}", self.id);
+        }
     }
 
     /// A signal ended the run: a timer, a host counter's overflow, or somebody who

@@ -12,7 +12,7 @@ use super::scan::Scan;
 /// Pieces of text: a kernel has one or a few, its modules one each.
 const MOST_TEXTS: usize = 256;
 /// Rewritten instructions: a kernel has less than ten.
-const MOST_SITES: usize = 256;
+pub(super) const MOST_SITES: usize = 256;
 /// A kernel has one.
 const MOST_HOOKS: usize = 16;
 

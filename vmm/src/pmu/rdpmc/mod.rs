@@ -24,7 +24,9 @@ mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
 mod known;
+mod pace;
 mod pattern;
+mod request;
 mod rewriter;
 mod scan;
 mod sites;
@@ -34,6 +36,7 @@ mod virt;
 pub(in crate::pmu) use doorbell::Ring;
 #[cfg(any(test, feature = "fuzz"))]
 pub use fuzz::rdpmc as fuzz_rdpmc;
+pub(in crate::pmu) use request::{TextPlace, TextVerdict};
 pub(in crate::pmu) use rewriter::Rewriter;
 pub(in crate::pmu) use sites::Sites;
 pub(in crate::pmu) use user_access::UserAccess;

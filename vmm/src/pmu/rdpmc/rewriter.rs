@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{Bytes, GuestMemoryMmap};
 
 use super::entry_hook::{self, EntryHook};
-use super::known::Known;
-use super::pattern::{RDMSR, SECOND_BYTE_OF_RDMSR};
-use super::scan::{Scan, scan};
+use super::known::{Known, MOST_SITES};
+use super::pace::ScanPace;
+use super::pattern::{RDMSR, RDPMC, SECOND_BYTE_OF_RDMSR};
+use super::request::TextPlace;
+use super::scan::{ReaderSite, Scan};
 use super::virt::Virtual;
 use super::{ReaderService, UserAccess};
 use crate::kvm::Paging;
@@ -20,7 +22,12 @@ pub(in crate::pmu) struct Rewriter {
     memory: GuestMemoryMmap,
     /// What the host does with a RDPMC of user code that may.
     pub(super) access: UserAccess,
+    /// Held to look and to change, never for a scan.
     known: Mutex<Arc<Known>>,
+    /// How often text was forgotten.
+    forgotten: AtomicUsize,
+    /// When scans may go on.
+    pub(super) pace: ScanPace,
     /// How often `known` has changed; tells a vCPU's copy that it is old.
     pub(super) changes: AtomicUsize,
     /// It was said that there is no doorbell.
@@ -31,10 +38,22 @@ impl Rewriter {
     /// Nothing is scanned yet.
     #[must_use]
     pub(in crate::pmu) fn new(memory: GuestMemoryMmap, access: UserAccess) -> Self {
+        Self::with_pace(memory, access, ScanPace::new())
+    }
+
+    /// The same, for a guest whose scans may take any time.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) fn without_pace(memory: GuestMemoryMmap, access: UserAccess) -> Self {
+        Self::with_pace(memory, access, ScanPace::without_end())
+    }
+
+    fn with_pace(memory: GuestMemoryMmap, access: UserAccess, pace: ScanPace) -> Self {
         Self {
             memory,
             access,
+            pace,
             known: Mutex::default(),
+            forgotten: AtomicUsize::new(0),
             changes: AtomicUsize::new(0),
             no_doorbell_said: AtomicBool::new(false),
         }
@@ -47,6 +66,10 @@ impl Rewriter {
         }
     }
 
+    pub(super) const fn guest_memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
     fn lock(&self) -> MutexGuard<'_, Arc<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -55,34 +78,58 @@ impl Rewriter {
         Arc::clone(&self.lock())
     }
 
-    /// Scans around `rip` and rewrites, and puts the doorbell into the #GP entry
-    /// of the table at `idt`, unless another vCPU just did.
-    pub(super) fn cover(&self, paging: Paging, rip: u64, idt: u64) -> ReaderService {
-        let mut known = self.lock();
-        if let Some(verdict) = known.verdict(rip) {
-            return verdict;
-        }
-        if known.is_full() {
+    /// The answer for the text around `rip`, if there is one without a scan.
+    pub(super) fn known_verdict(&self, rip: u64) -> Option<ReaderService> {
+        let known = self.lock();
+        let verdict = known.verdict(rip);
+        if verdict.is_none() && known.is_full() {
+            drop(known);
             say_unserved("lies in too many places");
-            return ReaderService::Unserved;
+            return Some(ReaderService::Unserved);
         }
-        let Some(found) = scan(&self.memory, paging, rip) else {
-            return ReaderService::Unserved;
-        };
-        let guest = self.memory(paging);
-        let verdict = self.rewrite(&mut known, guest, &found);
-        if verdict == ReaderService::Served {
-            self.put_doorbell(&mut known, guest, idt);
-        }
-        self.publish(&mut known, |next| next.add_text(rip, &found, verdict));
         verdict
     }
 
-    /// Rewrites what was found, all or nothing.
-    fn rewrite(&self, known: &mut Arc<Known>, guest: Virtual<'_>, found: &Scan) -> ReaderService {
+    /// Tells a scan whether text was forgotten since it began.
+    pub(super) fn times_forgotten(&self) -> usize {
+        self.forgotten.load(Ordering::Acquire)
+    }
+
+    /// The end of a scan: rewrites what was found, puts the doorbell into the #GP entry
+    /// and remembers the text. `None` if the text has changed since the scan began,
+    /// which is when `forgotten` was read: nothing is changed then.
+    pub(super) fn conclude(
+        &self,
+        place: TextPlace,
+        found: &Scan,
+        forgotten: usize,
+    ) -> Option<ReaderService> {
+        let guest = self.memory(place.paging);
+        // It is looked for byte by byte, and so before the lock is taken.
+        let doorbell = self.doorbell_to_place(guest, place.idt);
+        let mut known = self.lock();
+        if self.times_forgotten() != forgotten {
+            return None;
+        }
+        let verdict = self.rewrite(&mut known, guest, found)?;
+        if verdict == ReaderService::Served {
+            self.put_doorbell(&mut known, guest, doorbell);
+        }
+        self.publish(&mut known, |next| next.add_text(place.rip, found, verdict));
+        Some(verdict)
+    }
+
+    /// Rewrites what was found, all or nothing; `None` if a reader that was found is
+    /// no reader any more.
+    fn rewrite(
+        &self,
+        known: &mut Arc<Known>,
+        guest: Virtual<'_>,
+        found: &Scan,
+    ) -> Option<ReaderService> {
         if found.is_given_up() {
             say_unserved("holds more that looks like RDPMC than any kernel");
-            return ReaderService::Unserved;
+            return Some(ReaderService::Unserved);
         }
         // They were found before, if the scan is not the first.
         let has_sites = (known.sites().iter()).any(|site| {
@@ -90,14 +137,19 @@ impl Rewriter {
         });
         if found.readers.is_empty() && found.doubtful > 0 && !has_sites {
             say_unserved("reads counters in an unknown way");
-            return ReaderService::Unserved;
+            return Some(ReaderService::Unserved);
+        }
+        // Looked at again: the guest ran on while it was scanned.
+        let readers = &found.readers;
+        if readers.len() <= MOST_SITES && !readers.iter().all(|it| is_reader(known, guest, it)) {
+            return None;
         }
         // First recorded, then patched: the other way round, another vCPU's RDMSR
         // would fault.
         let sites = found.readers.iter().map(|reader| reader.address);
         let Some(()) = self.publish(known, |next| next.add_sites(sites)) else {
             say_unserved("reads counters in too many places");
-            return ReaderService::Unserved;
+            return Some(ReaderService::Unserved);
         };
         for reader in &found.readers {
             // One byte, stored atomically: another vCPU runs the old
@@ -107,39 +159,60 @@ impl Rewriter {
                     .store(SECOND_BYTE_OF_RDMSR, reader.second_byte, Ordering::SeqCst);
             if let Err(error) = stored {
                 say_unwritten(reader.address, &error);
-                return ReaderService::Unserved;
+                return Some(ReaderService::Unserved);
             }
         }
         self.say_served(found);
-        ReaderService::Served
+        Some(ReaderService::Served)
     }
 
-    fn put_doorbell(&self, known: &mut Arc<Known>, guest: Virtual<'_>, idt: u64) {
+    /// The doorbell for the interrupt table at `idt`.
+    fn doorbell_to_place(&self, guest: Virtual<'_>, idt: u64) -> Doorbell {
+        let known = self.current();
         let there = entry_hook::bell(guest, idt).and_then(|bell| known.hook_at(bell));
         if there.is_some_and(|hook| hook.is_in_place(guest)) {
-            return;
+            return Doorbell::InPlace;
         }
+        EntryHook::find(guest, idt).map_or(Doorbell::Unknown, Doorbell::Missing)
+    }
+
+    fn put_doorbell(&self, known: &mut Arc<Known>, guest: Virtual<'_>, doorbell: Doorbell) {
         // First recorded, then patched, as above.
-        let placed = EntryHook::find(guest, idt).and_then(|hook| {
-            self.publish(known, |next| next.add_hook(hook))?;
-            hook.install(guest)
-        });
+        let placed = match doorbell {
+            Doorbell::InPlace => Some(()),
+            Doorbell::Missing(hook) => self
+                .publish(known, |next| next.add_hook(hook))
+                .and_then(|()| hook.install(guest)),
+            Doorbell::Unknown => None,
+        };
         if placed.is_none() && !self.no_doorbell_said.swap(true, Ordering::Relaxed) {
             log::warn!("{}", no_doorbell(self.access));
         }
     }
 
-    /// Re-verifies the patched text: forgets the patches that were overwritten, and
-    /// the text around them. After a kexec, another kernel may lie at the same
-    /// addresses (rule G-505).
-    pub(super) fn forget_overwritten(&self, paging: Paging) {
-        let mut known = self.lock();
+    /// Re-verifies the patched text that is `seen`: forgets the patches that were
+    /// overwritten, and the text around them. After a kexec, another kernel may lie at
+    /// the same addresses (rule G-505). Where all is in place, no lock is taken.
+    pub(super) fn forget_overwritten(&self, seen: &Arc<Known>, paging: Paging) {
         let guest = self.memory(paging);
-        let left = known.checked(
-            |site| guest.code(site) == Some(RDMSR),
-            |hook| hook.is_in_place(guest),
-        );
+        let checked = |known: &Known| {
+            known.checked(
+                |site| guest.code(site) == Some(RDMSR),
+                |hook| hook.is_in_place(guest),
+            )
+        };
+        let left = checked(seen);
+        if left == **seen {
+            return;
+        }
+        let mut known = self.lock();
+        let left = if Arc::ptr_eq(&known, seen) {
+            left
+        } else {
+            checked(&known)
+        };
         if left != **known {
+            self.forgotten.fetch_add(1, Ordering::Release);
             self.publish(&mut known, |next| *next = left);
         }
     }
@@ -206,6 +279,29 @@ impl Rewriter {
             );
         }
     }
+}
+
+/// What is to be done for a doorbell.
+#[derive(Clone, Copy, Debug)]
+enum Doorbell {
+    /// Nothing.
+    InPlace,
+    /// It is to be put there.
+    Missing(EntryHook),
+    /// The #GP entry is not Linux's.
+    Unknown,
+}
+
+/// Whether a reader that a scan has found is there, or was rewritten meanwhile.
+fn is_reader(known: &Known, guest: Virtual<'_>, reader: &ReaderSite) -> bool {
+    let second = reader.address.checked_add(1);
+    let is_same_byte = second.and_then(|at| guest.physical(at)) == Some(reader.second_byte);
+    is_same_byte
+        && match guest.code(reader.address) {
+            Some(RDPMC) => true,
+            Some(RDMSR) => known.is_site(reader.address),
+            _ => false,
+        }
 }
 
 /// Of what a guest can make us say again and again.

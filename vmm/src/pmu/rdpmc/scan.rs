@@ -1,5 +1,6 @@
 //! The executable memory around an instruction, and the RDPMC readers in it.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -53,34 +54,112 @@ impl Scan {
     }
 }
 
-/// Scans the executable memory without gaps of 2 MiB around `rip` (G-502: only
-/// what is mapped executable, so that no data is ever taken for code). `None` if
-/// `rip` is in none.
-pub(super) fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Option<Scan> {
-    paging.page(memory, rip).filter(|page| page.executable)?;
-    let text = Text { memory, paging };
-    let start = rip & !(STEP - 1);
-    let distances = (1..=FARTHEST / STEP).map(|n| n * STEP);
-    // Neither goes on at the other end of the address space.
-    let down = distances.clone().map_while(|far| start.checked_sub(far));
-    let up = distances.map_while(|far| start.checked_add(far));
-    let with_code = |step| Some((step, text.code_in(step)?));
+/// A scan of the executable memory without gaps of 2 MiB around an instruction (G-502:
+/// only what is mapped executable, so that no data is ever taken for code), piece by
+/// piece: its owner may do something else between two pieces. It keeps nothing of the
+/// guest's memory but copies, so the guest may change its text meanwhile.
+#[derive(Debug)]
+pub(super) struct Scanning {
+    paging: Paging,
+    rip: u64,
+    stage: Stage,
+    /// The 2 MiB steps with code, ascending, and the code in each.
+    steps: VecDeque<(u64, Vec<RangeInclusive<u64>>)>,
+    result: Scan,
+}
 
-    let mut steps: Vec<_> = down.map_while(with_code).collect();
-    steps.reverse();
-    steps.extend(with_code(start));
-    steps.extend(up.map_while(with_code));
+/// What the next piece of a scan is.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Finds the code so many steps below the first one.
+    Below(u64),
+    /// Finds the code so many steps above the first one.
+    Above(u64),
+    /// Finds the readers in a window of a step.
+    Readers { step: usize, window: u64 },
+}
 
-    let mut result = Scan::default();
-    for (step, _) in &steps {
-        text.find_readers(*step, &mut result);
+impl Scanning {
+    /// A scan around `rip`; `None` if there is no executable memory.
+    pub(super) fn begin(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Option<Self> {
+        paging.page(memory, rip).filter(|page| page.executable)?;
+        let text = Text { memory, paging };
+        let start = rip & !(STEP - 1);
+        Some(Self {
+            paging,
+            rip,
+            stage: Stage::Below(1),
+            steps: VecDeque::from([(start, text.code_in(start)?)]),
+            result: Scan::default(),
+        })
     }
-    result.text = joined(steps.into_iter().flat_map(|(_, pieces)| pieces));
-    if result.text.len() > MOST_PIECES {
-        // The others are looked at again when they ask.
-        result.text.retain(|piece| piece.contains(&rip));
+
+    /// Does one piece: looks for code in 2 MiB, or for readers in 64 KiB. Returns the
+    /// result at the end.
+    pub(super) fn advance(&mut self, memory: &GuestMemoryMmap) -> Option<Scan> {
+        let text = Text {
+            memory,
+            paging: self.paging,
+        };
+        let start = self.rip & !(STEP - 1);
+        // Neither goes on at the other end of the address space.
+        match self.stage {
+            Stage::Below(n) => {
+                let step = start.checked_sub(n * STEP);
+                let code = within(n, step).and_then(|step| Some((step, text.code_in(step)?)));
+                self.stage = if code.is_some() {
+                    Stage::Below(n + 1)
+                } else {
+                    Stage::Above(1)
+                };
+                if let Some(code) = code {
+                    self.steps.push_front(code);
+                }
+            }
+            Stage::Above(n) => {
+                let step = start.checked_add(n * STEP);
+                let code = within(n, step).and_then(|step| Some((step, text.code_in(step)?)));
+                self.stage = if code.is_some() {
+                    Stage::Above(n + 1)
+                } else {
+                    Stage::Readers { step: 0, window: 0 }
+                };
+                self.steps.extend(code);
+            }
+            Stage::Readers { step, window } => {
+                let base = self.steps.get(step).map(|(base, _)| *base);
+                let Some(base) = base.filter(|_| !self.result.is_given_up()) else {
+                    return Some(self.end());
+                };
+                text.find_in_window(base.saturating_add(window), &mut self.result);
+                self.stage = match window + WINDOW {
+                    STEP => Stage::Readers {
+                        step: step + 1,
+                        window: 0,
+                    },
+                    window => Stage::Readers { step, window },
+                };
+            }
+        }
+        None
     }
-    Some(result)
+
+    fn end(&mut self) -> Scan {
+        let mut result = std::mem::take(&mut self.result);
+        let steps = std::mem::take(&mut self.steps);
+        result.text = joined(steps.into_iter().flat_map(|(_, pieces)| pieces));
+        if result.text.len() > MOST_PIECES {
+            // The others are looked at again when they ask.
+            let rip = self.rip;
+            result.text.retain(|piece| piece.contains(&rip));
+        }
+        result
+    }
+}
+
+/// The `n`th step in one direction, unless it is farther than a scan goes.
+fn within(n: u64, step: Option<u64>) -> Option<u64> {
+    step.filter(|_| n <= FARTHEST / STEP)
 }
 
 /// Ranges that ascend, those without a gap in between made one.
@@ -130,15 +209,6 @@ impl Text<'_> {
         (!parts.is_empty()).then_some(parts)
     }
 
-    fn find_readers(&self, step: u64, result: &mut Scan) {
-        for window in (0..STEP / WINDOW).map(|n| step.saturating_add(n * WINDOW)) {
-            if result.is_given_up() {
-                return;
-            }
-            self.find_in_window(window, result);
-        }
-    }
-
     fn find_in_window(&self, window: u64, result: &mut Scan) {
         let context = CONTEXT as u64;
         let first = window.saturating_sub(context);
@@ -172,9 +242,26 @@ impl Text<'_> {
 }
 
 #[cfg(test)]
+impl Scanning {
+    pub(super) const fn found(&self) -> &Scan {
+        &self.result
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::kvm::paging::tests::{Guest, PAGING};
+
+    /// A whole scan.
+    fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Option<Scan> {
+        let mut scanning = Scanning::begin(memory, paging, rip)?;
+        loop {
+            if let Some(found) = scanning.advance(memory) {
+                return Some(found);
+            }
+        }
+    }
 
     const READER: [u8; 8] = [0x0f, 0x33, 0x66, 0x90, 0x48, 0xc1, 0xe2, 0x20];
     const TEXT: u64 = 0xffff_ffff_8100_0000;

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::known::Known;
+use super::request::{ScanRequest, TextPlace, TextVerdict};
 use super::rewriter::Rewriter;
 use super::{ReaderService, UserAccess};
-use crate::kvm::{KvmError, Paging, Vcpu};
+use crate::kvm::{KvmError, Vcpu};
+use crate::sys::kick;
 
 /// One vCPU's view of the rewritten places: reading it takes no lock.
 #[derive(Debug)]
@@ -14,6 +16,7 @@ pub(in crate::pmu) struct Sites {
     pub(super) rewriter: Arc<Rewriter>,
     pub(super) known: Arc<Known>,
     changes: usize,
+    request: Option<Box<ScanRequest>>,
 }
 
 impl Sites {
@@ -24,6 +27,7 @@ impl Sites {
             rewriter,
             known: Arc::default(),
             changes: 0,
+            request: None,
         }
     }
 
@@ -33,16 +37,36 @@ impl Sites {
         self.known.verdict(rip)
     }
 
-    /// Scans the text around `rip`, if nobody has yet.
-    pub(in crate::pmu) fn cover(&mut self, paging: Paging, rip: u64, idt: u64) -> ReaderService {
-        self.rewriter.cover(paging, rip, idt)
+    /// Scans the text at `place`, if nobody has yet. An answer that comes
+    /// [later](TextVerdict::Later) is asked for by [`Sites::go_on`].
+    pub(in crate::pmu) fn cover(&mut self, place: TextPlace) -> TextVerdict {
+        self.request = Some(Box::new(ScanRequest::new(place)));
+        self.go_on()
+            .unwrap_or(TextVerdict::Known(ReaderService::Unserved))
+    }
+
+    /// Goes on with the answer to the last question; `None` if it has been given.
+    pub(in crate::pmu) fn go_on(&mut self) -> Option<TextVerdict> {
+        let request = self.request.as_mut()?;
+        let verdict = request.go_on(&self.rewriter, kick::is_pending);
+        if matches!(verdict, TextVerdict::Known(_)) {
+            self.request = None;
+        }
+        Some(verdict)
+    }
+
+    /// Whether an answer is yet to come.
+    pub(in crate::pmu) const fn is_waiting(&self) -> bool {
+        self.request.is_some()
     }
 
     /// Re-verifies the patched text. To be called when a driver starts: the text
     /// may be that of another kernel than before.
     pub(in crate::pmu) fn driver_comes_up(&mut self, vcpu: &Vcpu) {
         if let Some(controls) = vcpu.controls() {
-            self.rewriter.forget_overwritten(controls.paging);
+            self.refresh();
+            self.rewriter
+                .forget_overwritten(&self.known, controls.paging);
         }
     }
 

@@ -4,6 +4,8 @@
 mod monitor;
 mod status;
 
+use std::time::Duration;
+
 use vpmu::Totals;
 use vpmu::ids::{MsrIndex, VcpuId};
 
@@ -18,6 +20,16 @@ pub use status::{CounterStatus, CountingState, VcpuPmuStatus};
 /// interrupt controller has. The guest's write to it is an exit on every KVM, at
 /// which the vCPU calls [`MsrPort::on_doorbell`].
 pub const DOORBELL_PORT: u8 = 0xe6;
+
+/// What becomes of a WRMSR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrmsrAnswer {
+    /// It is taken, or faults where hardware would raise #GP.
+    Done(Result<(), Gp>),
+    /// It takes long. The vCPU looks into its mailbox, waits for so long and asks
+    /// again; the guest stays in the instruction.
+    Later(Duration),
+}
 
 /// The per-vCPU object behind filtered and unknown MSRs: the PMU, as a rule.
 ///
@@ -36,11 +48,9 @@ pub trait MsrPort {
     /// [`Gp`] where hardware would raise #GP.
     fn on_rdmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex) -> Result<u64, Gp>;
 
-    /// Takes WRMSR, or lets it fault.
-    ///
-    /// # Errors
-    /// [`Gp`] where hardware would raise #GP.
-    fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> Result<(), Gp>;
+    /// Takes WRMSR, lets it fault, or says that it is asked again later: with the same
+    /// vCPU, index and value, and before the guest is entered.
+    fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> WrmsrAnswer;
 
     /// Called right before each entry, with the vCPU: the place to inject a
     /// PMI.
@@ -130,9 +140,9 @@ impl MsrPort for NoPmu {
         Err(Gp)
     }
 
-    fn on_wrmsr(&mut self, _vcpu: &mut Vcpu, index: MsrIndex, _value: u64) -> Result<(), Gp> {
+    fn on_wrmsr(&mut self, _vcpu: &mut Vcpu, index: MsrIndex, _value: u64) -> WrmsrAnswer {
         self.refuse("write", index);
-        Err(Gp)
+        WrmsrAnswer::Done(Err(Gp))
     }
 
     fn before_run(&mut self, _vcpu: &mut Vcpu) -> Result<(), PortError> {

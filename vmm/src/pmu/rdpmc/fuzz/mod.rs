@@ -38,7 +38,7 @@ pub fn rdpmc(data: &[u8]) {
         UserAccess::Answered
     };
     let mut service = Service {
-        rewriter: Rewriter::new(guest.memory.clone(), access),
+        rewriter: Rewriter::without_pace(guest.memory.clone(), access),
         guest,
         access,
     };
@@ -108,7 +108,8 @@ impl Service {
     /// A driver comes up again.
     fn forget(&mut self) {
         let before = self.guest.snapshot();
-        self.rewriter.forget_overwritten(self.paging());
+        self.rewriter
+            .forget_overwritten(&self.rewriter.current(), self.paging());
         assert_eq!(self.guest.changes(&before), NOTHING);
         let guest = self.rewriter.memory(self.paging());
         for site in self.rewriter.current().sites() {

@@ -1,8 +1,11 @@
 use super::super::entry_hook::tests::{ENTRY, IDT, virt};
-use super::super::{Sites, pattern};
+use super::super::pace::tests::{never, works_a_millisecond};
+use super::super::request::ScanRequest;
+use super::super::{Sites, TextVerdict, pattern};
 use super::*;
 use crate::kvm::paging::tests::{Guest, PAGING};
 use vm_memory::GuestAddress;
+use vpmu::units::Nanos;
 
 const TEXT: u64 = 0xffff_ffff_8100_0000;
 const SITE: u64 = TEXT + 0x200;
@@ -27,6 +30,28 @@ fn guest_with(code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
     )
 }
 
+fn cover(sites: &mut Sites, rip: u64, idt: u64) -> ReaderService {
+    let mut verdict = sites.cover(place(rip, idt));
+    loop {
+        match verdict {
+            TextVerdict::Known(service) => return service,
+            TextVerdict::Later(_) => verdict = sites.go_on().unwrap(),
+        }
+    }
+}
+
+fn cover_by(rewriter: &Arc<Rewriter>, rip: u64, idt: u64) -> ReaderService {
+    cover(&mut Sites::new(Arc::clone(rewriter)), rip, idt)
+}
+
+const fn place(rip: u64, idt: u64) -> TextPlace {
+    TextPlace {
+        paging: PAGING,
+        rip,
+        idt,
+    }
+}
+
 fn code(memory: &GuestMemoryMmap) -> [u8; 2] {
     memory.read_obj(GuestAddress(0x20_0200)).unwrap()
 }
@@ -37,7 +62,7 @@ fn one_vcpu_rewrites_and_all_see_the_place() {
     let (mut one, mut other) = (Sites::new(Arc::clone(&rewriter)), Sites::new(rewriter));
     assert_eq!(one.verdict(TEXT), None);
     assert!(!other.contains(TEXT + 0x200));
-    assert_eq!(one.cover(PAGING, TEXT, 0), ReaderService::Served);
+    assert_eq!(cover(&mut one, TEXT, 0), ReaderService::Served);
     assert_eq!(code(&memory), [0x0f, 0x32]);
     assert!(other.contains(TEXT + 0x200) && !other.contains(TEXT + 0x201));
     assert_eq!(other.verdict(TEXT + 0x1f_ffff), Some(ReaderService::Served));
@@ -52,11 +77,11 @@ fn one_vcpu_rewrites_and_all_see_the_place() {
 fn a_second_scan_of_the_same_text_changes_nothing() {
     let (memory, rewriter) = guest_with(&READER);
     let mut sites = Sites::new(rewriter);
-    assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Served);
+    assert_eq!(cover(&mut sites, TEXT, 0), ReaderService::Served);
     memory
         .write_obj([0x0f_u8, 0x33], GuestAddress(0x20_0200))
         .unwrap();
-    assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Served);
+    assert_eq!(cover(&mut sites, TEXT, 0), ReaderService::Served);
     assert_eq!(code(&memory), [0x0f, 0x33], "not looked at again");
 }
 
@@ -83,17 +108,17 @@ fn rings(sites: &mut Sites) -> bool {
 fn overwritten_text_is_scanned_again_and_other_text_is_not() {
     let (guest, rewriter) = kernel();
     let mut sites = Sites::new(Arc::clone(&rewriter));
-    assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
-    rewriter.forget_overwritten(PAGING);
+    assert_eq!(cover(&mut sites, TEXT, IDT), ReaderService::Served);
+    rewriter.forget_overwritten(&rewriter.current(), PAGING);
     assert_eq!(sites.verdict(TEXT), Some(ReaderService::Served), "intact");
     let fresh = [&[NOP; 6][..], &READER].concat();
     for (bytes, at) in [(&fresh[..], 0x20_0200), (&LINUX, 0x20_1000)] {
         guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
     }
-    rewriter.forget_overwritten(PAGING);
+    rewriter.forget_overwritten(&rewriter.current(), PAGING);
     assert_eq!(sites.verdict(TEXT), None);
     assert!(!sites.contains(SITE) && !rings(&mut sites));
-    assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
+    assert_eq!(cover(&mut sites, TEXT, IDT), ReaderService::Served);
     assert!(sites.contains(SITE + 6) && !sites.contains(SITE) && rings(&mut sites));
 }
 
@@ -101,11 +126,11 @@ fn overwritten_text_is_scanned_again_and_other_text_is_not() {
 fn a_site_outlives_a_doorbell_and_a_doorbell_a_site() {
     let (guest, rewriter) = kernel();
     let mut sites = Sites::new(Arc::clone(&rewriter));
-    assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
+    assert_eq!(cover(&mut sites, TEXT, IDT), ReaderService::Served);
     let again = |bytes: &[u8], at| {
         guest.memory.write_slice(bytes, GuestAddress(at)).unwrap();
-        rewriter.forget_overwritten(PAGING);
-        rewriter.cover(PAGING, TEXT, IDT)
+        rewriter.forget_overwritten(&rewriter.current(), PAGING);
+        cover_by(&rewriter, TEXT, IDT)
     };
     // The entry is fresh, the site is ours.
     assert_eq!(again(&LINUX, 0x20_1000), ReaderService::Served);
@@ -126,13 +151,13 @@ fn rewritten_text_with_doubtful_bytes_is_served_when_scanned_again() {
         .memory
         .write_slice(&ODD, GuestAddress(0x20_0210))
         .unwrap();
-    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Served);
+    assert_eq!(cover_by(&rewriter, TEXT, IDT), ReaderService::Served);
     guest
         .memory
         .write_slice(&LINUX, GuestAddress(0x20_1000))
         .unwrap();
-    rewriter.forget_overwritten(PAGING);
-    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Served);
+    rewriter.forget_overwritten(&rewriter.current(), PAGING);
+    assert_eq!(cover_by(&rewriter, TEXT, IDT), ReaderService::Served);
 }
 
 /// Text in which nothing was changed cannot show that it is still the same.
@@ -144,13 +169,13 @@ fn a_second_kernel_behind_a_loader_or_an_unserved_one_is_scanned() {
     ] {
         let (memory, rewriter) = guest_with(first);
         let mut sites = Sites::new(Arc::clone(&rewriter));
-        assert_eq!(sites.cover(PAGING, TEXT, 0), verdict);
+        assert_eq!(cover(&mut sites, TEXT, 0), verdict);
         memory
             .write_slice(&READER, GuestAddress(0x20_0200))
             .unwrap();
-        assert_eq!(sites.cover(PAGING, TEXT, 0), verdict, "not yet");
-        rewriter.forget_overwritten(PAGING);
-        assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Served);
+        assert_eq!(cover(&mut sites, TEXT, 0), verdict, "not yet");
+        rewriter.forget_overwritten(&rewriter.current(), PAGING);
+        assert_eq!(cover(&mut sites, TEXT, 0), ReaderService::Served);
         assert_eq!(code(&memory), RDMSR);
     }
 }
@@ -161,7 +186,7 @@ fn text_that_was_not_executable_is_scanned_when_it_asks() {
     let (mut guest, rewriter) = kernel();
     let module = TEXT + 0x20_0000;
     guest.map(module + 0x1000, 0x40_1000, 0, false);
-    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Served);
+    assert_eq!(cover_by(&rewriter, TEXT, IDT), ReaderService::Served);
     let mut sites = Sites::new(Arc::clone(&rewriter));
     assert!(sites.verdict(module + 0x1000).is_some());
     guest.map(module, 0x40_2000, 0, false);
@@ -171,7 +196,7 @@ fn text_that_was_not_executable_is_scanned_when_it_asks() {
         .write_slice(&text, GuestAddress(0x40_2000))
         .unwrap();
     assert_eq!(sites.verdict(module), None);
-    assert_eq!(sites.cover(PAGING, module, IDT), ReaderService::Served);
+    assert_eq!(cover(&mut sites, module, IDT), ReaderService::Served);
     assert!(sites.contains(module + 128) && sites.contains(SITE));
 }
 
@@ -182,7 +207,7 @@ fn a_guest_that_keeps_us_busy_is_not_served_and_not_touched() {
     for code in [pairs, sites] {
         let (memory, rewriter) = guest_with(&code);
         let mut sites = Sites::new(rewriter);
-        assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Unserved);
+        assert_eq!(cover(&mut sites, TEXT, 0), ReaderService::Unserved);
         assert_eq!(sites.verdict(TEXT), Some(ReaderService::Unserved), "once");
         let mut now = vec![0; code.len()];
         memory
@@ -202,17 +227,17 @@ fn text_that_cannot_be_remembered_is_not_scanned() {
         ..Scan::default()
     };
     Arc::get_mut(&mut rewriter.lock()).unwrap().fill(other);
-    assert_eq!(rewriter.cover(PAGING, TEXT, IDT), ReaderService::Unserved);
+    assert_eq!(cover_by(&rewriter, TEXT, IDT), ReaderService::Unserved);
     assert_eq!(virt(&guest).code(SITE), Some(pattern::RDPMC));
     let before = rewriter.changes.load(Ordering::Relaxed);
-    assert_eq!(rewriter.cover(PAGING, 0x1234, IDT), ReaderService::Unserved);
+    assert_eq!(cover_by(&rewriter, 0x1234, IDT), ReaderService::Unserved);
     assert_eq!(rewriter.changes.load(Ordering::Relaxed), before);
 }
 
 #[test]
 fn what_is_no_text_is_not_served_and_not_remembered() {
     let (_, rewriter) = guest_with(&READER);
-    assert_eq!(rewriter.cover(PAGING, 0x1234, 0), ReaderService::Unserved);
+    assert_eq!(cover_by(&rewriter, 0x1234, 0), ReaderService::Unserved);
     assert_eq!(*rewriter.current(), Known::default());
     assert_eq!(rewriter.changes.load(Ordering::Relaxed), 0);
 }
@@ -226,7 +251,7 @@ fn pce_is_watched_where_rdpmc_is_answered_whatever_the_entry_is() {
         let mut sites = Sites::new(Arc::clone(&rewriter));
         sites.refresh();
         assert!(!sites.watches_pce(), "a guest without a PMU");
-        assert_eq!(sites.cover(PAGING, TEXT, IDT), ReaderService::Served);
+        assert_eq!(cover(&mut sites, TEXT, IDT), ReaderService::Served);
         assert!(!rings(&mut sites) && rewriter.no_doorbell_said.load(Ordering::Relaxed));
         assert_eq!(sites.watches_pce(), watched);
     }
@@ -236,15 +261,120 @@ fn pce_is_watched_where_rdpmc_is_answered_whatever_the_entry_is() {
 fn a_kernel_that_reads_in_an_unknown_way_is_not_served_and_not_touched() {
     let (memory, rewriter) = guest_with(&ODD);
     let mut sites = Sites::new(rewriter);
-    assert_eq!(sites.cover(PAGING, TEXT, 0), ReaderService::Unserved);
+    assert_eq!(cover(&mut sites, TEXT, 0), ReaderService::Unserved);
     assert_eq!(code(&memory), [0x0f, 0x33]);
 }
 
 #[test]
 fn a_guest_without_rdpmc_needs_no_rewriting() {
     let (_, rewriter) = guest_with(&[0x90; 4]);
-    assert_eq!(
-        Sites::new(rewriter).cover(PAGING, TEXT, 0),
-        ReaderService::Served
-    );
+    assert_eq!(cover_by(&rewriter, TEXT, 0), ReaderService::Served);
+}
+
+const NO_KICK: fn() -> bool = || false;
+const KICKED: fn() -> bool = || true;
+
+/// A guest that asks for scans all the time neither holds up its other vCPUs nor
+/// keeps its own from being paused.
+#[test]
+fn a_scan_stops_for_a_kick_and_holds_no_lock() {
+    let (memory, rewriter) = guest_with(&READER);
+    let mut request = ScanRequest::new(place(TEXT, 0));
+    let mut pieces = 0;
+    loop {
+        match request.go_on(&rewriter, KICKED) {
+            TextVerdict::Later(wait) => assert_eq!(wait, Nanos(0)),
+            TextVerdict::Known(verdict) => break assert_eq!(verdict, ReaderService::Served),
+        }
+        pieces += 1;
+        assert!(rewriter.known.try_lock().is_ok());
+    }
+    assert!(pieces > 10, "{pieces}");
+    assert_eq!(code(&memory), RDMSR);
+    let mut request = ScanRequest::new(place(TEXT, 0));
+    let locked = || {
+        assert!(rewriter.known.try_lock().is_ok(), "between two pieces");
+        false
+    };
+    request.go_on(&rewriter, locked);
+}
+
+#[test]
+fn other_vcpus_wait_for_the_answer_of_the_one_that_scans() {
+    let (_, rewriter) = guest_with(&READER);
+    let mut first = ScanRequest::new(place(TEXT, 0));
+    let mut second = ScanRequest::new(place(TEXT + 8, 0));
+    assert_eq!(first.go_on(&rewriter, KICKED), TextVerdict::Later(Nanos(0)));
+    for wait in [1_000_000, 2_000_000] {
+        let verdict = second.go_on(&rewriter, NO_KICK);
+        assert_eq!(verdict, TextVerdict::Later(Nanos(wait)));
+    }
+    let served = TextVerdict::Known(ReaderService::Served);
+    assert_eq!(first.go_on(&rewriter, NO_KICK), served);
+    assert_eq!(second.go_on(&rewriter, NO_KICK), served);
+}
+
+#[test]
+fn a_vcpu_that_ends_in_a_scan_leaves_it_to_the_next() {
+    let (_, rewriter) = guest_with(&READER);
+    let mut first = ScanRequest::new(place(TEXT, 0));
+    first.go_on(&rewriter, KICKED);
+    drop(first);
+    assert_eq!(cover_by(&rewriter, TEXT, 0), ReaderService::Served);
+}
+
+#[test]
+fn a_scan_without_time_left_waits() {
+    let (memory, _) = guest_with(&READER);
+    let pace = ScanPace::with_clocks(never, works_a_millisecond);
+    let rewriter = Rewriter::with_pace(memory, UserAccess::Faults, pace);
+    for _ in 0..1_000 {
+        rewriter.pace.charged(|| ());
+    }
+    let mut request = ScanRequest::new(place(TEXT, 0));
+    for _ in 0..3 {
+        let verdict = request.go_on(&rewriter, NO_KICK);
+        assert_eq!(verdict, TextVerdict::Later(Nanos(50_000_000)));
+    }
+}
+
+/// The guest runs on while it is scanned: what was a reader may be none at the end.
+#[test]
+fn text_that_changes_during_a_scan_is_scanned_again() {
+    let (memory, rewriter) = guest_with(&READER);
+    let mut request = ScanRequest::new(place(TEXT, 0));
+    // All but the end.
+    while request.found().is_none_or(|found| found.readers.is_empty()) {
+        request.go_on(&rewriter, KICKED);
+    }
+    let moved = [&[NOP; 8][..], &READER].concat();
+    memory.write_slice(&moved, GuestAddress(0x20_0200)).unwrap();
+    let verdict = request.go_on(&rewriter, NO_KICK);
+    assert_eq!(verdict, TextVerdict::Known(ReaderService::Served));
+    assert_eq!(code(&memory), [NOP; 2], "no byte of it is changed");
+    assert!(rewriter.is_site(SITE + 8) && !rewriter.is_site(SITE));
+}
+
+/// Another kernel may lie there by then.
+#[test]
+fn text_that_is_forgotten_during_a_scan_is_scanned_again() {
+    let (guest, rewriter) = kernel();
+    assert_eq!(cover_by(&rewriter, TEXT, IDT), ReaderService::Served);
+    let other = guest.memory.clone();
+    other.write_slice(&READER, GuestAddress(0x20_0200)).unwrap();
+    rewriter.forget_overwritten(&rewriter.current(), PAGING);
+    let mut request = ScanRequest::new(place(TEXT, IDT));
+    request.go_on(&rewriter, KICKED);
+    let begun = rewriter.times_forgotten();
+    guest
+        .memory
+        .write_slice(&LINUX, GuestAddress(0x20_1000))
+        .unwrap();
+    rewriter.forget_overwritten(&rewriter.current(), PAGING);
+    assert_ne!(rewriter.times_forgotten(), begun);
+    let nothing = Scan::default();
+    assert_eq!(rewriter.conclude(place(TEXT, IDT), &nothing, begun), None);
+    let verdict = request.go_on(&rewriter, NO_KICK);
+    assert_eq!(verdict, TextVerdict::Known(ReaderService::Served));
+    assert!(rewriter.is_site(SITE));
 }
