@@ -39,6 +39,31 @@ pub struct Buses {
     pub console: ConsoleOutput,
 }
 
+impl Buses {
+    /// IN or REP INS: each item is an access of its own.
+    fn read_port(&self, port: u16, size: usize, data: &mut [u8]) {
+        for access in data.chunks_mut(size) {
+            self.pio.read(port.into(), access);
+        }
+    }
+
+    /// OUT or REP OUTS: each item is an access of its own, up to the one that `stops` the
+    /// VM.
+    fn write_port<'a>(
+        &self,
+        port: u16,
+        accesses: impl Iterator<Item = &'a [u8]>,
+        stops: impl Fn() -> bool,
+    ) {
+        for access in accesses {
+            self.pio.write(port.into(), access);
+            if stops() {
+                return;
+            }
+        }
+    }
+}
+
 /// What a vCPU thread owns.
 pub(super) struct VcpuThread {
     pub(super) id: VcpuId,
@@ -230,23 +255,15 @@ impl VcpuThread {
             return Next::Stop(reason);
         }
         match exit {
-            Ok(Exit::PioIn { port, size, data }) => {
-                for access in data.chunks_mut(size) {
-                    self.buses.pio.read(port.into(), access);
-                }
-            }
+            Ok(Exit::PioIn { port, size, data }) => self.buses.read_port(port, size, data),
             Ok(Exit::PioOut { port, .. }) if port == u16::from(DOORBELL_PORT) => {
                 if let Err(source) = self.port.on_doorbell(&mut self.vcpu) {
                     return Next::Stop(self.port_failed(source));
                 }
             }
             Ok(Exit::PioOut { port, size, data }) => {
-                for access in data.chunks(size) {
-                    self.buses.pio.write(port.into(), access);
-                    if self.stop.reason().is_some() {
-                        break;
-                    }
-                }
+                let stops = || self.stop.reason().is_some();
+                self.buses.write_port(port, data.chunks(size), stops);
                 return self.after_port_write(port);
             }
             Ok(Exit::MmioRead { address, data }) => self.buses.mmio.read(address, data),
