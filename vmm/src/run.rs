@@ -118,7 +118,7 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
         None => PmuHooks::none(),
     };
     hooks.affinity = affinity;
-    let machine = Machine::build(&config, hooks)?;
+    let mut machine = Machine::build(&config, hooks)?;
     if let Some(pmu) = &pmu {
         pmu.announce();
     }
@@ -127,6 +127,7 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     let watch = watch_end(&control.stop).map_err(RunError::Deadline)?;
     // Signals that end the VMM wait from here on, so the socket goes with it.
     let api = serve_api(&config, &machine, pmu.as_ref())?;
+    machine.take_files()?;
     let reason = machine.run();
     drop(api);
     drop(watch);

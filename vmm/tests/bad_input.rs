@@ -9,6 +9,8 @@
 mod common;
 #[path = "bad_input/files.rs"]
 mod files;
+#[path = "bad_input/serial.rs"]
+mod serial;
 #[path = "bad_input/words.rs"]
 mod words;
 
@@ -311,32 +313,6 @@ fn a_pmu_that_cannot_be_is_refused_with_rdpmc_off() {
     ] {
         refuses(&["--kernel", &kernel, "--pmu", pmu], 2, &["--pmu", part]);
     }
-}
-
-/// A file that a later refusal has nothing to do with is left alone.
-#[test]
-fn a_refused_vm_empties_no_serial_file() {
-    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
-    if let Err(error) = kvm {
-        eprintln!("skipped: /dev/kvm does not open here ({error})");
-        return;
-    }
-    let scratch = Scratch::new("serial");
-    let kernel = scratch.file("kernel", &elf());
-    let log = scratch.file("log", b"of yesterday");
-    let serial = format!("file={log}");
-    let args = [
-        "--kernel",
-        &kernel,
-        "--serial",
-        &serial,
-        "--cpus",
-        "boot=9,topology=1:1:9:1",
-        "--pmu",
-        "type=software,model=amd-v2",
-    ];
-    refuses(&args, 2, &["--cpus", "up to 8 dies"]);
-    assert_eq!(fs::read(&log).unwrap(), b"of yesterday");
 }
 
 #[test]

@@ -134,7 +134,9 @@ Examples: power=on   power=on,share=raw   amd_l3=on,amd_df=on
 pub(super) const SERIAL: &str = "\
 The serial console, ttyS0 in the guest:
   tty        this terminal
-  file=PATH  output to a file, which is created or emptied, up to 1 GiB; no input
+  file=PATH  output to a file, which is created, or emptied when the VM starts, up to
+             1 GiB; no input. With file=PATH,append=on the output is added at its end.
+             PATH must not be a link, a FIFO, a file of another flag or of another VM
   null       no output and no input
 ";
 

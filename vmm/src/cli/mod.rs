@@ -95,7 +95,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "OPTIONS", long_help = help::UNCORE)]
     pub uncore: Option<String>,
 
-    /// Serial console: tty, file=PATH or null
+    /// Serial console: tty, file=PATH[,append=on] or null
     #[arg(
         long,
         value_name = "OPTIONS",

@@ -7,8 +7,8 @@ use super::options::{Flag, Options};
 
 const FLAG: Flag = Flag {
     name: "--serial",
-    keys: &["file"],
-    accepted: "tty, null or file=PATH",
+    keys: &["file", "append"],
+    accepted: "tty, null or file=PATH[,append=on|off]",
 };
 
 /// Where the guest's first serial port goes.
@@ -16,8 +16,13 @@ const FLAG: Flag = Flag {
 pub enum SerialConfig {
     /// Standard input and output.
     Tty,
-    /// Output to a file that is created or emptied; no input.
-    File(PathBuf),
+    /// Output to a file; no input.
+    File {
+        /// The file, which is created if it is missing.
+        path: PathBuf,
+        /// Whether the bytes go behind those that are there; otherwise it is emptied.
+        append: bool,
+    },
     /// Nowhere; no input.
     Null,
 }
@@ -29,8 +34,21 @@ impl SerialConfig {
             "null" => return Ok(Self::Null),
             _ => {}
         }
-        // A path may hold commas: only the first `=` divides.
+        // A path may hold commas: only the first `=` divides, and `append=` is last.
         if let Some(path) = text.strip_prefix("file=") {
+            let (path, append) = match path.rsplit_once(",append=") {
+                None => (path, false),
+                Some((path, "on")) => (path, true),
+                Some((path, "off")) => (path, false),
+                Some((_, other)) => {
+                    return Err(ConfigError::BadValue {
+                        flag: FLAG.name,
+                        key: "append",
+                        value: other.to_owned(),
+                        accepted: "on or off",
+                    });
+                }
+            };
             if path.is_empty() {
                 return Err(ConfigError::MissingKey {
                     flag: FLAG.name,
@@ -38,9 +56,13 @@ impl SerialConfig {
                     accepted: FLAG.accepted,
                 });
             }
-            return Ok(Self::File(path.into()));
+            return Ok(Self::File {
+                path: path.into(),
+                append,
+            });
         }
-        Options::parse(FLAG, text).map(|_| Self::Null)
+        let options = Options::parse(FLAG, text)?;
+        options.require("file").map(|_| Self::Null)
     }
 }
 
@@ -51,13 +73,27 @@ mod tests {
     #[test]
     fn values() {
         assert_eq!(SerialConfig::parse("tty"), Ok(SerialConfig::Tty));
-        assert_eq!(
-            SerialConfig::parse("file=a,b=c"),
-            Ok(SerialConfig::File("a,b=c".into()))
-        );
-        for text in ["pty", "file=", "path=x", ""] {
+        for (text, path, append) in [
+            ("file=a,b=c", "a,b=c", false),
+            ("file=a,append=on", "a", true),
+            ("file=a,b,append=off", "a,b", false),
+        ] {
+            let path = path.into();
+            assert_eq!(
+                SerialConfig::parse(text),
+                Ok(SerialConfig::File { path, append })
+            );
+        }
+        for text in ["pty", "file=", "file=,append=on", "append=on", "path=x", ""] {
             let message = SerialConfig::parse(text).unwrap_err().to_string();
             assert!(message.contains("tty, null or file=PATH"), "{message}");
         }
+        let message = SerialConfig::parse("file=a,append=yes")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("'yes' is not possible for 'append'"),
+            "{message}"
+        );
     }
 }

@@ -10,6 +10,7 @@ use super::boot::{BootError, ImageError, InitramfsError};
 use super::hotplug::Hotplug;
 use super::parts::{self, Blueprint, Files};
 use super::presence::PresenceKeeper;
+use super::serial_file::{SerialFile, SerialFileError};
 use super::vcpus::{self, StartError, VcpuSource};
 use crate::config::{SerialConfig, Topology, VmConfig};
 use crate::devices::BusError;
@@ -47,14 +48,9 @@ pub enum BuildError {
     /// The kernel, the initramfs or the memory cannot be used.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The file for the serial port cannot be written.
-    #[error("--serial: cannot write {path}; expected: tty, null or file=PATH with a writable PATH")]
-    SerialFile {
-        /// The file.
-        path: std::path::PathBuf,
-        /// The host's error.
-        source: io::Error,
-    },
+    /// The file of the serial port is not usable.
+    #[error(transparent)]
+    SerialFile(#[from] SerialFileError),
     /// The host has no such amount of memory.
     #[error("--memory: the host cannot map {mib} MiB; use a smaller size")]
     Memory {
@@ -123,7 +119,7 @@ impl BuildError {
             Self::Kernel(_)
                 | Self::Initramfs(_)
                 | Self::Boot(_)
-                | Self::SerialFile { .. }
+                | Self::SerialFile(_)
                 | Self::Memory { .. }
                 | Self::TooManyVcpus { .. }
                 | Self::Topology { .. }
@@ -153,6 +149,7 @@ pub struct Machine {
     events: EventLoop,
     /// Whether the console is this terminal.
     tty: bool,
+    serial_file: Option<SerialFile>,
     // Last: the vCPU threads use its memory until they are joined.
     _vm: Vm,
 }
@@ -165,6 +162,15 @@ fn open_hypervisor(config: &VmConfig) -> Result<Hypervisor, BuildError> {
         return Err(BuildError::TooManyVcpus { asked, max });
     }
     Ok(hypervisor)
+}
+
+/// The loop that ends with the VM. From here on the signals that end the VMM wait.
+fn event_loop(stop: &Arc<StopSignal>) -> Result<EventLoop, BuildError> {
+    let signals = EndSignals::block().map_err(|source| BuildError::Host {
+        what: "signals",
+        source,
+    })?;
+    EventLoop::new(Arc::clone(stop), signals).map_err(BuildError::EventLoop)
 }
 
 impl Machine {
@@ -186,8 +192,9 @@ impl Machine {
         probe::check_kernel(&config.kernel, &hypervisor)?;
         let created = blueprint.create_vcpus(&vm, boot_state)?;
         let stop = Arc::new(StopSignal::new().map_err(host("an eventfd"))?);
-        // Empties a file: behind all that refuses what the user gave.
-        let serial = parts::open_serial(&config.serial)?;
+        // May create a file: behind all that refuses what the user gave.
+        let serial_file = SerialFile::open(config, &files)?;
+        let serial = parts::open_serial(&config.serial, serial_file.as_ref())?;
         let lines = parts::connect_lines(&vm, &serial)?;
         let vcpus = Arc::new(VcpuSet::default());
         let presence = Arc::new(PresenceKeeper::new(
@@ -199,9 +206,7 @@ impl Machine {
         ));
         let hotplug = CpuHotplug::new(Arc::clone(&presence) as _);
         let buses = Arc::new(parts::build_buses(config, &stop, &serial, hotplug)?);
-        let signals = EndSignals::block().map_err(host("signals"))?;
-        let mut events =
-            EventLoop::new(Arc::clone(&stop), signals).map_err(BuildError::EventLoop)?;
+        let mut events = event_loop(&stop)?;
         let tty = config.serial == SerialConfig::Tty;
         let console = serial.output.clone();
         if tty {
@@ -234,6 +239,7 @@ impl Machine {
             },
             events,
             tty,
+            serial_file,
             _vm: vm,
         })
     }
@@ -242,6 +248,18 @@ impl Machine {
     #[must_use]
     pub fn control(&self) -> MachineControl {
         self.control.clone()
+    }
+
+    /// Takes what the guest will change: the file of its console is emptied. Comes
+    /// behind all that can refuse to start the VM.
+    ///
+    /// # Errors
+    /// If the file cannot be emptied.
+    pub fn take_files(&mut self) -> Result<(), BuildError> {
+        if let Some(file) = &mut self.serial_file {
+            file.take()?;
+        }
+        Ok(())
     }
 
     /// Runs the guest to its end, and says why it ended. The terminal is the

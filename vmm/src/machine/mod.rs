@@ -10,8 +10,10 @@ pub mod hotplug;
 pub mod memory;
 mod parts;
 mod presence;
+mod serial_file;
 mod vcpus;
 
 pub use builder::{BuildError, Machine, MachineControl};
 pub use hotplug::{Hotplug, HotplugError};
+pub use serial_file::SerialFileError;
 pub use vcpus::StartError;

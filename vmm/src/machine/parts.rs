@@ -1,6 +1,5 @@
 //! The parts of a machine, in the order in which the builder needs them.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +10,7 @@ use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
 use super::builder::BuildError;
 use super::cpuid::{CpuidPlan, Profile};
 use super::memory::RamLayout;
+use super::serial_file::SerialFile;
 use super::vcpus::{CreatedVcpus, VcpuPlan};
 use crate::config::{SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
@@ -23,6 +23,7 @@ use crate::event_loop::Console;
 use crate::kvm::{BootState, Hypervisor, Vm, layout};
 use crate::pmu::PmuHooks;
 use crate::stop::StopSignal;
+use crate::sys::files::FileId;
 use crate::sys::terminal;
 use crate::vcpu::Buses;
 
@@ -46,6 +47,17 @@ impl Files {
         initramfs.inspect()?;
         has_room(&initramfs)?;
         Ok(Self { kernel, initramfs })
+    }
+
+    /// The flag that names this file, if one does.
+    pub(super) fn flag_of(&self, id: FileId) -> Option<&'static str> {
+        if self.kernel.id() == id {
+            return Some("--kernel");
+        }
+        let mut archives = self.initramfs.ids();
+        archives
+            .any(|archive| archive == id)
+            .then_some("--initramfs")
     }
 }
 
@@ -129,7 +141,10 @@ impl Blueprint<'_> {
 }
 
 /// The serial port and its other end.
-pub(super) fn open_serial(config: &SerialConfig) -> Result<SerialParts, BuildError> {
+pub(super) fn open_serial(
+    config: &SerialConfig,
+    file: Option<&SerialFile>,
+) -> Result<SerialParts, BuildError> {
     let host = |source| BuildError::Host {
         what: "the serial port",
         source,
@@ -137,13 +152,11 @@ pub(super) fn open_serial(config: &SerialConfig) -> Result<SerialParts, BuildErr
     let out: Box<dyn Write + Send> = match config {
         SerialConfig::Tty => Box::new(terminal::stdout().map_err(host)?),
         SerialConfig::Null => return SerialPort::create(ConsoleOutput::default()).map_err(host),
-        SerialConfig::File(path) => {
-            let file = File::create(path).map_err(|source| BuildError::SerialFile {
-                path: path.clone(),
-                source,
-            })?;
-            Box::new(Limited::new(file))
-        }
+        SerialConfig::File { .. } => match file {
+            Some(file) => Box::new(Limited::new(file.writer().map_err(host)?)),
+            // /dev/null.
+            None => return SerialPort::create(ConsoleOutput::default()).map_err(host),
+        },
     };
     SerialPort::create(ConsoleOutput::to(out).map_err(host)?).map_err(host)
 }

@@ -73,6 +73,14 @@ impl InputFile {
     }
 }
 
+/// Whether the path is that of /dev/null, by this or another name; a link is not.
+#[must_use]
+pub fn is_null_device(path: &Path) -> bool {
+    let null = libc::makedev(1, 3);
+    std::fs::symlink_metadata(path)
+        .is_ok_and(|file| file.file_type().is_char_device() && file.rdev() == null)
+}
+
 /// Refuses what is no regular file.
 pub(super) fn must_be_regular(metadata: &Metadata) -> Result<(), FileFault> {
     if metadata.is_file() {

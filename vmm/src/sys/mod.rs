@@ -7,6 +7,7 @@ pub mod end;
 pub mod files;
 pub mod kick;
 pub mod limits;
+pub mod output_file;
 pub mod signals;
 pub mod terminal;
 pub mod timer;

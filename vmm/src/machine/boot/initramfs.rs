@@ -148,10 +148,9 @@ impl Initramfs {
         self.unpacked
     }
 
-    /// Which files of the host they are, with their names.
-    pub fn ids(&self) -> impl Iterator<Item = (&Path, FileId)> {
-        let archives = self.archives.iter();
-        archives.map(|archive| (archive.path.as_path(), archive.id))
+    /// Which files of the host they are.
+    pub fn ids(&self) -> impl Iterator<Item = FileId> {
+        self.archives.iter().map(|archive| archive.id)
     }
 
     /// Where each file lies, if the first one does at `start`.
