@@ -20,6 +20,7 @@ mod ctl;
 pub mod fuzz;
 mod http;
 mod monitors;
+mod path_lock;
 mod report;
 mod routes;
 mod server;

@@ -1,21 +1,21 @@
 //! The socket file: only its owner may open it, and the VMM replaces or removes no
 //! file of another process.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use thiserror::Error;
 
+use super::path_lock::PathLock;
+use crate::sys::files::FileId;
 use crate::sys::{end, umask};
 
-/// How long another VMM that is starting may hold the directory.
-const LOCK_TIME: Duration = Duration::from_secs(2);
 /// How long a socket's owner may take to accept before it counts as alive.
 const LIVE_TIME: Duration = Duration::from_secs(1);
 /// The permission bits that the socket must not have.
@@ -59,8 +59,8 @@ pub enum SocketError {
 pub struct ApiSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of the file that is ours.
-    identity: (u64, u64),
+    /// The file that is ours; `None` until that is known.
+    file: Option<FileId>,
 }
 
 impl ApiSocket {
@@ -70,22 +70,20 @@ impl ApiSocket {
     /// # Errors
     /// As [`ApiSocket::bind`].
     pub fn check(path: &Path) -> Result<(), SocketError> {
-        open_directory(path)?;
+        fs::metadata(parent(path)).map_err(host(path, "open its directory"))?;
         is_stale(path).map(drop)
     }
 
     /// Listens at `path` with mode 0600 from its first moment. Replaces the
     /// socket of a process that has ended.
     ///
-    /// The directory is locked meanwhile: two VMMs that start at once with the
-    /// same path would otherwise both find a dead socket, and one would remove
-    /// the other's.
+    /// The path is locked meanwhile: two VMMs that start at once with the same path
+    /// would otherwise both find a dead socket, and one would remove the other's.
     ///
     /// # Errors
     /// If the path is somebody's, or the host refuses.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        let directory = open_directory(path)?;
-        lock(&directory).map_err(host(path, "lock its directory"))?;
+        let _lock = PathLock::take(path).map_err(host(path, "lock it"))?;
         if is_stale(path)? {
             log::info!(
                 "api: replacing the socket {}, which an ended process left behind",
@@ -95,17 +93,18 @@ impl ApiSocket {
         }
         let listener = umask::with(NOT_FOR_OTHERS, || UnixListener::bind(path))
             .map_err(host(path, "create the socket"))?;
-        let file = fs::symlink_metadata(path).map_err(host(path, "look at the socket"))?;
-        listener
-            .set_nonblocking(true)
-            .map_err(host(path, "set up the socket"))?;
-        let identity = (file.dev(), file.ino());
-        end::doom_file(path, identity);
-        Ok(Self {
+        // From here on the file goes with the value, whatever fails.
+        let mut socket = Self {
             listener,
             path: path.to_owned(),
-            identity,
-        })
+            file: None,
+        };
+        let file = fs::symlink_metadata(path).map_err(host(path, "look at the socket"))?;
+        socket.file = Some(FileId::of(&file));
+        end::doom_file(path, (file.dev(), file.ino()));
+        let set_up = socket.listener.set_nonblocking(true);
+        set_up.map_err(host(path, "set up the socket"))?;
+        Ok(socket)
     }
 
     /// Where clients come in; it does not block.
@@ -118,7 +117,8 @@ impl ApiSocket {
 impl Drop for ApiSocket {
     fn drop(&mut self) {
         end::spare_file();
-        let ours = |file: fs::Metadata| (file.dev(), file.ino()) == self.identity;
+        // The file without a known identity was bound a moment ago, under the lock.
+        let ours = |file: fs::Metadata| self.file.is_none_or(|own| own == FileId::of(&file));
         if fs::symlink_metadata(&self.path).is_ok_and(ours)
             && let Err(error) = fs::remove_file(&self.path)
         {
@@ -135,26 +135,11 @@ fn host(path: &Path, what: &'static str) -> impl Fn(io::Error) -> SocketError {
     }
 }
 
-fn open_directory(path: &Path) -> Result<File, SocketError> {
-    let parent = match path.parent() {
+/// The directory of a path.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
-    };
-    File::open(parent).map_err(host(path, "open its directory"))
-}
-
-/// Locks until the file is closed.
-fn lock(directory: &File) -> io::Result<()> {
-    let deadline = Instant::now() + LOCK_TIME;
-    loop {
-        match directory.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(10));
-            }
-            Err(TryLockError::WouldBlock) => return Err(ErrorKind::TimedOut.into()),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
     }
 }
 
@@ -241,6 +226,29 @@ mod tests {
         ] {
             assert!(matches!(error, SocketError::InUse { .. }), "{error}");
         }
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    /// Whoever may read a directory can lock it.
+    #[test]
+    fn a_lock_of_the_directory_keeps_nobody_from_starting() {
+        let scratch = Scratch::new("locked");
+        let directory = fs::File::open(&scratch.0).unwrap();
+        directory.lock().unwrap();
+        let socket = ApiSocket::bind(&scratch.0.join("api")).unwrap();
+        let names = fs::read_dir(&scratch.0).unwrap();
+        let names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+        assert_eq!(names, ["api"], "the lock is gone");
+        drop(socket);
+    }
+
+    #[test]
+    fn the_file_goes_also_while_its_identity_is_not_known() {
+        let scratch = Scratch::new("unknown");
+        let path = scratch.0.join("api");
+        let mut socket = ApiSocket::bind(&path).unwrap();
+        socket.file = None;
         drop(socket);
         assert!(!path.exists());
     }
