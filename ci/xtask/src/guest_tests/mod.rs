@@ -12,6 +12,7 @@ mod energy;
 mod hotplug;
 mod hybrid;
 mod marks;
+mod memory;
 mod mock;
 mod models;
 mod monitors;

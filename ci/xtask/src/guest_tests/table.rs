@@ -4,8 +4,8 @@
 use anyhow::{Result, bail, ensure};
 
 use super::{
-    GuestTest, Seen, contention, control, hotplug, hybrid, mock, models, monitors, payloads, perf,
-    perf_storm, perf_test, rdpmc, uncore, uncore_storm,
+    GuestTest, Seen, contention, control, hotplug, hybrid, memory, mock, models, monitors,
+    payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm,
 };
 
 /// The kernels of hosts and of guests.
@@ -15,6 +15,7 @@ pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = boots();
     all.extend(endings());
+    all.extend(memory::all());
     all.extend(perf::all());
     all.extend(perf_test::all());
     all.extend(perf_storm::all());
