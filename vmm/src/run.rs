@@ -92,6 +92,8 @@ pub fn main() -> ExitCode {
         report(&error);
         error.exit_status()
     });
+    // A socket whose thread could not be told to end is still there.
+    end::undo();
     stderr::flush();
     ExitCode::from(status)
 }
