@@ -62,7 +62,7 @@ impl Scan {
 pub(super) struct Scanning {
     paging: Paging,
     rip: u64,
-    stage: Stage,
+    stage: ScanStage,
     /// The 2 MiB steps with code, ascending, and the code in each.
     steps: VecDeque<(u64, Vec<RangeInclusive<u64>>)>,
     result: Scan,
@@ -70,7 +70,7 @@ pub(super) struct Scanning {
 
 /// What the next piece of a scan is.
 #[derive(Clone, Copy, Debug)]
-enum Stage {
+enum ScanStage {
     /// Finds the code so many steps below the first one.
     Below(u64),
     /// Finds the code so many steps above the first one.
@@ -88,7 +88,7 @@ impl Scanning {
         Some(Self {
             paging,
             rip,
-            stage: Stage::Below(1),
+            stage: ScanStage::Below(1),
             steps: VecDeque::from([(start, text.code_in(start)?)]),
             result: Scan::default(),
         })
@@ -104,40 +104,40 @@ impl Scanning {
         let start = self.rip & !(STEP - 1);
         // Neither goes on at the other end of the address space.
         match self.stage {
-            Stage::Below(n) => {
+            ScanStage::Below(n) => {
                 let step = start.checked_sub(n * STEP);
                 let code = within(n, step).and_then(|step| Some((step, text.code_in(step)?)));
                 self.stage = if code.is_some() {
-                    Stage::Below(n + 1)
+                    ScanStage::Below(n + 1)
                 } else {
-                    Stage::Above(1)
+                    ScanStage::Above(1)
                 };
                 if let Some(code) = code {
                     self.steps.push_front(code);
                 }
             }
-            Stage::Above(n) => {
+            ScanStage::Above(n) => {
                 let step = start.checked_add(n * STEP);
                 let code = within(n, step).and_then(|step| Some((step, text.code_in(step)?)));
                 self.stage = if code.is_some() {
-                    Stage::Above(n + 1)
+                    ScanStage::Above(n + 1)
                 } else {
-                    Stage::Readers { step: 0, window: 0 }
+                    ScanStage::Readers { step: 0, window: 0 }
                 };
                 self.steps.extend(code);
             }
-            Stage::Readers { step, window } => {
+            ScanStage::Readers { step, window } => {
                 let base = self.steps.get(step).map(|(base, _)| *base);
                 let Some(base) = base.filter(|_| !self.result.is_given_up()) else {
                     return Some(self.end());
                 };
                 text.find_in_window(base.saturating_add(window), &mut self.result);
                 self.stage = match window + WINDOW {
-                    STEP => Stage::Readers {
+                    STEP => ScanStage::Readers {
                         step: step + 1,
                         window: 0,
                     },
-                    window => Stage::Readers { step, window },
+                    window => ScanStage::Readers { step, window },
                 };
             }
         }
