@@ -66,7 +66,7 @@ const CHECKS: [Check; 7] = [
     Check {
         name: "core_pattern",
         read: core_pattern,
-        meaning: "a core dump of a VMM that crashed holds data of its guest and is kept where this pattern says",
+        meaning: "a core dump of a VMM that crashed holds registers and console output of its guest, not its memory, and is kept where this pattern says",
         change: "ulimit -c 0 for the VMM and, for a pattern that begins with '|', a program that keeps dumps from other users",
     },
     Check {
