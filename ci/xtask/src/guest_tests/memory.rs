@@ -20,7 +20,7 @@ pub(super) fn all() -> Vec<GuestTest> {
 /// archive that its kernel cannot unpack, which does not run its line.
 fn line(kernel: &str) -> String {
     let run =
-        format!("perfvisor run --pmu off --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}}");
+        format!("perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}}");
     let cmdline = "--cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"echo booted\"'";
     // The runner takes init's own words for the end of a guest that it started.
     let shown = "sed s/^perfvisor.exit=/line.exit=/";
