@@ -27,6 +27,10 @@ use crate::sys::files::FileId;
 use crate::sys::terminal;
 use crate::vcpu::Buses;
 
+/// An initramfs up to this size is read before its memory is found too small; one that
+/// is larger is not, for that takes seconds.
+const WORTH_READING: u64 = 1 << 30;
+
 /// The files of a VM, looked at and found good.
 #[derive(Debug)]
 pub(super) struct Files {
@@ -42,8 +46,11 @@ impl Files {
         let has_room = |initramfs: &Initramfs| {
             boot::check_room(&kernel, initramfs, &config.cmdline, config.memory.size)
         };
-        // By the sizes of the files, before any is read; then by what is inside.
-        has_room(&initramfs)?;
+        // By the sizes of the files, before any is read; then by what is inside. A size
+        // that a refusal names is enough only if it counts what is inside, too.
+        if initramfs.size() > WORTH_READING {
+            has_room(&initramfs)?;
+        }
         initramfs.inspect()?;
         has_room(&initramfs)?;
         Ok(Self { kernel, initramfs })

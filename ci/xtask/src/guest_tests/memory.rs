@@ -19,8 +19,7 @@ pub(super) fn all() -> Vec<GuestTest> {
 /// A refusal names the least size; with it a guest runs its line. Then a guest with an
 /// archive that its kernel cannot unpack, which does not run its line.
 fn line(kernel: &str) -> String {
-    let run =
-        format!("perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}}");
+    let run = format!("perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}}");
     let cmdline = "--cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"echo booted\"'";
     // The runner takes init's own words for the end of a guest that it started.
     let shown = "sed s/^perfvisor.exit=/line.exit=/";

@@ -18,7 +18,7 @@ const PAGE_TABLE: u64 = 64;
 /// an initramfs that has not been inspected, only its files count.
 ///
 /// # Errors
-/// [`BootError::TooSmall`] with a size that is enough.
+/// [`BootError::TooSmall`] with a size that is enough, if the initramfs was inspected.
 pub fn check_room(
     kernel: &KernelImage,
     initramfs: &Initramfs,
