@@ -218,7 +218,7 @@ type Shared<'a> = Mutex<&'a mut Report>;
 /// The whole group, in as few host boots as it takes. An error means that a host could
 /// not be had.
 ///
-/// QEMU's emulation of a nested host now and then wedges a guest or kills the host. A
+/// QEMU's emulation of a nested host now and then wedges a guest or kills the nested host. A
 /// test that did not come to an end there gets a second try, aloud. On a host that counts
 /// instructions, which wedges more often, it gets up to six more. A test that ended and
 /// showed the wrong thing gets none.

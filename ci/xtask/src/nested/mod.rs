@@ -57,7 +57,7 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "6.1|6.12")]
     pub(crate) host_kernel: Option<String>,
     /// CPUs of the nested host. Two CPUs have a QEMU thread each; more than two, and CPUs with
-    /// --icount, share one thread. With two, the emulation now and then kills the host
+    /// --icount, share one thread. With two, the emulation now and then kills the nested host
     /// [default: 1; the number that a hybrid mock PMU needs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: Option<u32>,
