@@ -184,27 +184,11 @@ pub(super) fn connect(path: &Path, within: Duration) -> io::Result<UnixStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let dir = std::env::temp_dir()
-                .join(format!("perfvisor-socket-{name}-{}", std::process::id()));
-            fs::create_dir_all(&dir).unwrap();
-            Self(dir)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            drop(fs::remove_dir_all(&self.0));
-        }
-    }
+    use crate::sys::scratch::Scratch;
 
     #[test]
     fn the_file_is_0600_and_goes_with_the_socket() {
-        let scratch = Scratch::new("mode");
+        let scratch = Scratch::new("socket-mode");
         let path = scratch.0.join("api");
         let socket = ApiSocket::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
@@ -214,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_dead_socket_is_replaced_and_a_live_one_refused() {
-        let scratch = Scratch::new("stale");
+        let scratch = Scratch::new("socket-stale");
         let path = scratch.0.join("api");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
@@ -233,7 +217,7 @@ mod tests {
     /// Whoever may read a directory can lock it.
     #[test]
     fn a_lock_of_the_directory_keeps_nobody_from_starting() {
-        let scratch = Scratch::new("locked");
+        let scratch = Scratch::new("socket-locked");
         let directory = fs::File::open(&scratch.0).unwrap();
         directory.lock().unwrap();
         let socket = ApiSocket::bind(&scratch.0.join("api")).unwrap();
@@ -245,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_file_goes_also_while_its_identity_is_not_known() {
-        let scratch = Scratch::new("unknown");
+        let scratch = Scratch::new("socket-unknown");
         let path = scratch.0.join("api");
         let mut socket = ApiSocket::bind(&path).unwrap();
         socket.file = None;
@@ -255,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_live_socket_whose_queue_is_full_is_refused_too() {
-        let scratch = Scratch::new("full");
+        let scratch = Scratch::new("socket-full");
         let path = scratch.0.join("api");
         let _listener = UnixListener::bind(&path).unwrap();
         // Fills the queue until a client has to wait.
@@ -269,7 +253,7 @@ mod tests {
 
     #[test]
     fn of_two_that_start_at_once_one_has_the_path() {
-        let scratch = Scratch::new("race");
+        let scratch = Scratch::new("socket-race");
         let path = scratch.0.join("api");
         for _ in 0..20 {
             drop(UnixListener::bind(&path).unwrap());
@@ -291,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_is_no_socket_stays() {
-        let scratch = Scratch::new("file");
+        let scratch = Scratch::new("socket-file");
         let path = scratch.0.join("api");
         fs::write(&path, "precious").unwrap();
         let error = ApiSocket::bind(&path).unwrap_err();
@@ -301,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_file_of_a_successor_is_not_removed() {
-        let scratch = Scratch::new("successor");
+        let scratch = Scratch::new("socket-successor");
         let path = scratch.0.join("api");
         let socket = ApiSocket::bind(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -8,6 +8,8 @@ pub mod files;
 pub mod kick;
 pub mod limits;
 pub mod output_file;
+#[cfg(test)]
+pub(crate) mod scratch;
 pub mod signals;
 pub mod terminal;
 pub mod timer;

@@ -153,27 +153,11 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let dir = std::env::temp_dir()
-                .join(format!("perfvisor-output-{name}-{}", std::process::id()));
-            fs::create_dir_all(&dir).unwrap();
-            Self(dir)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            drop(fs::remove_dir_all(&self.0));
-        }
-    }
+    use crate::sys::scratch::Scratch;
 
     #[test]
     fn a_file_stays_as_it_is_until_it_is_taken() {
-        let scratch = Scratch::new("taken");
+        let scratch = Scratch::new("output-taken");
         let path = scratch.0.join("log");
         drop(OutputFile::open(&path).unwrap());
         assert!(!path.exists(), "a new file that nobody took is gone");
@@ -192,7 +176,7 @@ mod tests {
 
     #[test]
     fn there_is_one_writer() {
-        let scratch = Scratch::new("lock");
+        let scratch = Scratch::new("output-lock");
         let path = scratch.0.join("log");
         fs::write(&path, "old").unwrap();
         let first = OutputFile::open(&path).unwrap();
@@ -206,7 +190,7 @@ mod tests {
     /// Whoever may read the file can lock it so, also against its owner.
     #[test]
     fn a_lock_of_a_reader_keeps_nobody_from_writing() {
-        let scratch = Scratch::new("reader");
+        let scratch = Scratch::new("output-reader");
         let path = scratch.0.join("log");
         fs::write(&path, "old").unwrap();
         let writer = OutputFile::open(&path).unwrap();

@@ -57,13 +57,15 @@ pub(super) fn check(
 }
 
 /// Whether a file has this function, with `#[test]` in the lines before it, or in a
-/// `proptest!`.
+/// `proptest!`. A test that is ignored shows nothing.
 fn is_test(text: &str, function: &str) -> bool {
     splits(text, &format!("fn {function}(")).any(|(before, _)| {
         // The last part is what stands before the function in its own line.
         let above = before.rsplit('\n').skip(1).map(str::trim);
         let is_attribute = |line: &&str| line.starts_with("#[") || line.starts_with("//");
-        above.take_while(is_attribute).any(|line| line == "#[test]")
+        let attributes: Vec<_> = above.take_while(is_attribute).collect();
+        attributes.contains(&"#[test]")
+            && !attributes.iter().any(|line| line.starts_with("#[ignore"))
     })
 }
 
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     fn complaints(security: &str) -> Vec<String> {
-        let code = "#[test]\nfn works() {}\n\nfn helps() {}\n\n    #[test]\n    #[ignore]\n    fn too() {}\n";
+        let code = "#[test]\nfn works() {}\n\nfn helps() {}\n\n    #[test]\n    #[should_panic]\n    fn too() {}\n\n#[test]\n#[ignore]\nfn rests() {}\n";
         let texts = [(SECURITY, security), ("a/b.rs", code)];
         let texts = texts.map(|(path, text)| (path.to_owned(), text.to_owned()));
         let mut found = Vec::new();
@@ -89,6 +91,7 @@ mod tests {
         );
         for wrong in [
             "`a/b.rs::helps`",
+            "`a/b.rs::rests`",
             "`a/c.rs::works`",
             "`a/b.rs::work`",
             "row `root`",
