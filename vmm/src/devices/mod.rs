@@ -6,5 +6,6 @@ pub mod debug_exit;
 pub mod i8042;
 pub mod power;
 pub mod serial;
+pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
