@@ -23,7 +23,8 @@ const MEMORY: &str = "size=512M";
 /// The guest that is to run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct GuestArgs {
-    /// Kernel of the guest; vmlinux-6.12 is the uncompressed ELF file of 6.12
+    /// Kernel of the guest. Also: vmlinux-6.1 and vmlinux-6.12, the same kernels as
+    /// uncompressed ELF files
     #[arg(long, value_name = "6.1|6.12", default_value = "6.12")]
     pub(crate) guest_kernel: String,
     /// More flags of perfvisor run, as one argument, such as "--cpus boot=2 --pmu off"

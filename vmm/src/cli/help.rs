@@ -91,7 +91,8 @@ The guest's PMU: off, or
   gp=N      number of general-purpose counters, 2 to 8 [default: the model's number, or
             the host's number of free counters if that is smaller]
   fixed=N   number of fixed counters, 1 to 3, or 1 to 4 with intel-v5; intel-v1 and the
-            AMD models have none [default: as for gp]
+            AMD models have none [default: the model's number, or the host's number of
+            free fixed counters if that is smaller]
   width=N   width of the counters in bits, 32 to 48 [default: the model's]
   policy=P  what happens if the host has too few counters:
               flexible  counters take turns; the guest reads scaled counts [default]

@@ -29,14 +29,14 @@ fn kvm(report: &Report, list: &mut Vec<String>) {
             list.push(format!("load KVM: modprobe {module}"));
         }
         Finding::Value(KvmKindName::None) if !kvm.present => list.push(format!(
-            "enable virtualisation in the firmware, or nested virtualisation in the hypervisor that runs this machine, then load {module}; until then, `cargo xtask nested` runs guests in an emulated host"
+            "enable virtualisation in the firmware, or nested virtualisation in the hypervisor that runs this machine, then load {module}; until then, `cargo xtask guest` runs guests in an emulated host"
         )),
         Finding::Value(KvmKindName::None) if kvm.denied => list.push(match &kvm.access {
             Some(advice) => format!("for access to {}: {advice}", kvm.device),
             None => format!("for access to {}, run as root", kvm.device),
         }),
         Finding::Value(KvmKindName::Emulated) => list.push(format!(
-            "for Linux guests, use bare metal or a virtual machine with nested virtualisation (CPU flag vmx or svm, module {module}); on this machine, `cargo xtask nested` runs them in an emulated host"
+            "for Linux guests, use bare metal or a virtual machine with nested virtualisation (CPU flag vmx or svm, module {module}); on this machine, `cargo xtask guest` runs them in an emulated host"
         )),
         // The device's own line says what is wrong with it.
         Finding::Value(KvmKindName::None) => {}
@@ -145,7 +145,7 @@ mod tests {
     fn each_lack_has_its_advice() {
         let mut bad = report();
         bad.kvm.kind = Finding::Value(KvmKindName::Emulated);
-        assert!(has(&advice(&bad), "cargo xtask nested"));
+        assert!(has(&advice(&bad), "cargo xtask guest"));
 
         let mut bad = report();
         bad.kvm.kind = Finding::Value(KvmKindName::None);

@@ -58,10 +58,11 @@ pub(crate) struct HostArgs {
     pub(crate) host_kernel: Option<String>,
     /// CPUs of the nested host. Two CPUs have a QEMU thread each; more than two, and CPUs with
     /// --icount, share one thread. With two, the emulation now and then kills the nested host
-    /// [default: 1; the number that a hybrid mock PMU needs]
+    /// [default: 1, or as many as a hybrid --mock-pmu needs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: Option<u32>,
-    /// A folder that the nested host or the guest sees at /share
+    /// A folder that the nested host or the guest sees at /share. The nested host cannot write to
+    /// it. A guest can write, but into its own copy: nothing comes back
     #[arg(long, value_name = "DIR")]
     pub(crate) share: Option<PathBuf>,
     /// Time limit of the line in seconds [default: 600; none for an interactive shell]
@@ -70,7 +71,8 @@ pub(crate) struct HostArgs {
     /// Cargo profile with which perfvisor is built
     #[arg(long, value_name = "NAME", default_value = "testrelease")]
     pub(crate) profile: String,
-    /// Path of a static perfvisor to use instead of building it; none: leave perfvisor out
+    /// A static perfvisor, used instead of building one; the word `none` starts a nested host
+    /// that has no perfvisor
     #[arg(long, value_name = "FILE")]
     pub(crate) perfvisor: Option<PathBuf>,
     /// The mock PMU of the nested host.
