@@ -68,9 +68,17 @@ Examples: boot=2   boot=2,max=8,topology=2:2:1:2   boot=2,affinity=[0@[2,3],1@[4
 ";
 
 pub(super) const MEMORY: &str = "\
-Memory: size=N, in bytes or with the suffix K, M or G; 8M to 1023G, a multiple of 4K.
+Memory: size=N[,hugepages=on][,prefault=on]
 
-Examples: size=512M   size=2G   size=536870912
+  size=N        in bytes or with the suffix K, M or G; 8M to 1023G, a multiple of 4K. More
+                than the host's memory and swap is warned of: the host provides a page
+                when the guest first uses it
+  hugepages=on  take it from the host's pool of 2 MiB pages (/proc/sys/vm/nr_hugepages)
+                [default: off]
+  prefault=on   provide all of it before the guest starts; refuses more than the host has
+                [default: off]
+
+Examples: size=512M   size=2G,hugepages=on   size=536870912
 ";
 
 pub(super) const PMU: &str = "\

@@ -73,7 +73,7 @@ pub struct RunArgs {
     )]
     pub cpus: String,
 
-    /// Memory: size=N, in bytes or with the suffix K, M or G
+    /// Memory: size=N, in bytes or with the suffix K, M or G; hugepages=, prefault=
     #[arg(
         long,
         value_name = "OPTIONS",

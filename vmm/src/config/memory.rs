@@ -10,10 +10,13 @@ const MAX_MEMORY: u64 = 1023 << 30;
 /// Memory comes in pages of this size, in bytes.
 const GRAIN: u64 = 4096;
 
+/// A page of the host's pool, in bytes.
+const HUGE_PAGE: u64 = 2 << 20;
+
 const FLAG: Flag = Flag {
     name: "--memory",
-    keys: &["size"],
-    accepted: "size=N[K|M|G]",
+    keys: &["size", "hugepages", "prefault"],
+    accepted: "size=N[K|M|G],hugepages=on|off,prefault=on|off",
 };
 const SIZE: &str = "8M to 1023G in whole pages of 4K, such as 512M, 2G or 536870912";
 
@@ -22,6 +25,10 @@ const SIZE: &str = "8M to 1023G in whole pages of 4K, such as 512M, 2G or 536870
 pub struct MemoryConfig {
     /// Its size in bytes, a multiple of 4096.
     pub size: u64,
+    /// Whether it comes from the host's pool of huge pages.
+    pub hugepages: bool,
+    /// Whether the host provides all of it before the guest starts.
+    pub prefault: bool,
 }
 
 impl MemoryConfig {
@@ -31,7 +38,25 @@ impl MemoryConfig {
         let size = parse_size(text)
             .filter(|size| (MIN_MEMORY..=MAX_MEMORY).contains(size) && size % GRAIN == 0)
             .ok_or_else(|| options.bad("size", text, SIZE))?;
-        Ok(Self { size })
+        let hugepages = switch(&options, "hugepages")?;
+        if hugepages && size % HUGE_PAGE != 0 {
+            return Err(options.bad("size", text, "whole pages of 2M with hugepages=on"));
+        }
+        let prefault = switch(&options, "prefault")?;
+        Ok(Self {
+            size,
+            hugepages,
+            prefault,
+        })
+    }
+}
+
+/// A key that is on or off; off if it is not given.
+fn switch(options: &Options<'_>, key: &'static str) -> Result<bool, ConfigError> {
+    match options.get(key) {
+        None | Some("off") => Ok(false),
+        Some("on") => Ok(true),
+        Some(text) => Err(options.bad(key, text, "on, off")),
     }
 }
 
@@ -78,5 +103,21 @@ mod tests {
             let message = MemoryConfig::parse(text).unwrap_err().to_string();
             assert!(message.contains("8M to 1023G"), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn pages_and_time() {
+        let parse = |text| MemoryConfig::parse(text);
+        let plain = parse("size=64M,hugepages=off").unwrap();
+        assert!(!plain.hugepages && !plain.prefault);
+        let both = parse("size=64M,hugepages=on,prefault=on").unwrap();
+        assert!(both.hugepages && both.prefault);
+        for text in ["size=64M,hugepages=yes", "size=64M,prefault="] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains("on, off"), "{message}");
+        }
+        assert!(parse("size=65M").is_ok());
+        let message = parse("size=65M,hugepages=on").unwrap_err().to_string();
+        assert!(message.contains("2M with hugepages=on"), "{message}");
     }
 }

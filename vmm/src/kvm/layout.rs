@@ -60,6 +60,14 @@ pub const HIGH_RAM: u64 = 0x10_0000;
 pub const DEVICE_GAP: u64 = 3 << 30;
 /// The rest of the RAM.
 pub const ABOVE_4G: u64 = 4 << 30;
+/// The registers of PCI functions, by their BARs.
+pub const PCI_WINDOW: u64 = DEVICE_GAP;
+/// The size of that window in bytes.
+pub const PCI_WINDOW_LEN: u64 = 256 << 20;
+/// PCI's configuration space (ECAM): bus 0.
+pub const PCI_ECAM: u64 = 0xe000_0000;
+/// The size of one bus's configuration space in bytes.
+pub const PCI_ECAM_LEN: u64 = 1 << 20;
 /// The registers of vCPU hot-plug.
 pub const CPU_HOTPLUG: u32 = 0xfd00_0000;
 /// The I/O APIC (where KVM puts it).

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::boot::{BootError, ImageError, InitramfsError};
 use super::hotplug::Hotplug;
+use super::memory::MemoryError;
 use super::parts::{self, Blueprint, Files};
 use super::presence::PresenceKeeper;
 use super::serial_file::{SerialFile, SerialFileError};
@@ -51,14 +52,9 @@ pub enum BuildError {
     /// The file of the serial port is not usable.
     #[error(transparent)]
     SerialFile(#[from] SerialFileError),
-    /// The host has no such amount of memory.
-    #[error("--memory: the host cannot map {mib} MiB; use a smaller size")]
-    Memory {
-        /// The requested size in MiB.
-        mib: u64,
-        /// The host's error.
-        source: vm_memory::mmap::FromRangesError,
-    },
+    /// The guest cannot have its memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// KVM takes fewer vCPUs.
     #[error("--cpus: max={asked} is more than this KVM supports; expected: 1 to {max}")]
     TooManyVcpus {
@@ -120,7 +116,7 @@ impl BuildError {
                 | Self::Initramfs(_)
                 | Self::Boot(_)
                 | Self::SerialFile(_)
-                | Self::Memory { .. }
+                | Self::Memory(_)
                 | Self::TooManyVcpus { .. }
                 | Self::Topology { .. }
         )

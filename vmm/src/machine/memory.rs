@@ -1,17 +1,81 @@
 //! The guest's memory.
 
-use vm_memory::mmap::FromRangesError;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use std::io;
+use std::sync::Arc;
 
-use crate::kvm::layout::{ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END};
+use thiserror::Error;
+use vm_memory::mmap::{FromRangesError, MmapRegionBuilder};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
+};
+
+use crate::config::MemoryConfig;
+use crate::kvm::layout::{
+    ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END, PCI_ECAM, PCI_ECAM_LEN,
+};
 use crate::sys::core_dump;
+use crate::sys::memory_file::{self, PageSize};
+
+/// The reason why the guest cannot have its memory.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The host makes no file of this size.
+    #[error("--memory: the host cannot provide {mib} MiB; use a smaller size")]
+    File {
+        /// The requested size in MiB.
+        mib: u64,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The host cannot map it.
+    #[error("--memory: the host cannot map {mib} MiB; use a smaller size")]
+    Map {
+        /// The requested size in MiB.
+        mib: u64,
+        /// The host's error.
+        source: FromRangesError,
+    },
+    /// The pool of huge pages is too small.
+    #[error(
+        "--memory: hugepages=on: the host has too few free huge pages for {mib} MiB; write {pages} or more to /proc/sys/vm/nr_hugepages, or use hugepages=off"
+    )]
+    HugePages {
+        /// The requested size in MiB.
+        mib: u64,
+        /// How many pages of 2 MiB these are.
+        pages: u64,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The host has less memory, and is to provide all of it now.
+    #[error(
+        "--memory: prefault=on: {mib} MiB are more than the host's {host_mib} MiB of memory and swap; use a smaller size, or prefault=off"
+    )]
+    Prefault {
+        /// The requested size in MiB.
+        mib: u64,
+        /// The host's memory and swap in MiB.
+        host_mib: u64,
+    },
+    /// The host did not provide all of it.
+    #[error(
+        "--memory: prefault=on: the host cannot provide {mib} MiB now; use a smaller size, or prefault=off"
+    )]
+    Populate {
+        /// The requested size in MiB.
+        mib: u64,
+        /// The host's error.
+        source: io::Error,
+    },
+}
 
 /// The kind of a range of the memory map, with the numbers of "INT 15h E820".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeKind {
     /// Usable RAM.
     Ram = 1,
-    /// Not usable: our ACPI tables and reset entry.
+    /// Not usable: our ACPI tables and reset entry, PCI's configuration space.
     Reserved = 2,
 }
 
@@ -46,22 +110,72 @@ impl RamLayout {
         }
     }
 
-    /// Maps it, lazily backed by the host.
+    /// Maps it as one shared memory file, lazily backed by the host unless `config` says
+    /// otherwise.
     ///
     /// # Errors
-    /// If the host gives no such mapping.
-    pub fn allocate(self) -> Result<GuestMemoryMmap, FromRangesError> {
-        let len = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let mut ranges = vec![(GuestAddress(0), len(self.low))];
-        if self.high > 0 {
-            ranges.push((GuestAddress(ABOVE_4G), len(self.high)));
+    /// If the host gives no such file or mapping.
+    pub fn allocate(self, config: MemoryConfig) -> Result<GuestMemoryMmap, MemoryError> {
+        let size = self.low + self.high;
+        let mib = size >> 20;
+        check_against_host(config)?;
+        let pages = if config.hugepages {
+            PageSize::Huge2M
+        } else {
+            PageSize::Normal
+        };
+        let no_huge_pages = |source| MemoryError::HugePages {
+            mib,
+            pages: size >> 21,
+            source,
+        };
+        let file = memory_file::create(c"guest-memory", size, pages).map_err(|source| {
+            if config.hugepages {
+                no_huge_pages(source)
+            } else {
+                MemoryError::File { mib, source }
+            }
+        })?;
+        let file = Arc::new(file);
+        let map_error = |source| MemoryError::Map { mib, source };
+        let mut regions = Vec::new();
+        for (start, offset, len) in [(0, 0, self.low), (ABOVE_4G, self.low, self.high)] {
+            if len == 0 {
+                continue;
+            }
+            // Huge pages are reserved here: a pool that is too small would end the VMM
+            // at the guest's first use of a page.
+            let reserve = if config.hugepages {
+                0
+            } else {
+                libc::MAP_NORESERVE
+            };
+            let region = MmapRegionBuilder::new(usize::try_from(len).unwrap_or(usize::MAX))
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_SHARED | reserve)
+                .with_hugetlbfs(config.hugepages)
+                .with_file_offset(FileOffset::from_arc(Arc::clone(&file), offset))
+                .build();
+            let region = match region {
+                Ok(region) => region,
+                Err(vm_memory::mmap::MmapRegionError::Mmap(source)) if config.hugepages => {
+                    return Err(no_huge_pages(source));
+                }
+                Err(error) => return Err(map_error(error.into())),
+            };
+            let region = GuestRegionMmap::new(region, GuestAddress(start));
+            regions.push(region.ok_or_else(|| map_error(FromRangesError::InvalidGuestRegion))?);
         }
-        let memory = GuestMemoryMmap::from_ranges(&ranges)?;
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| map_error(e.into()))?;
         for region in memory.iter() {
             // A guest's secrets have no place in a core dump of the VMM.
             let len = usize::try_from(region.len()).unwrap_or_default();
             if let Err(error) = core_dump::leave_out(region.as_ptr(), len) {
                 log::warn!("guest memory will be part of core dumps: {error}");
+            }
+            if config.prefault {
+                memory_file::populate(region.as_ptr(), len)
+                    .map_err(|source| MemoryError::Populate { mib, source })?;
             }
         }
         Ok(memory)
@@ -80,6 +194,12 @@ impl RamLayout {
             range(ACPI, HIGH_RAM, RangeKind::Reserved),
             range(HIGH_RAM, self.low, RangeKind::Ram),
         ];
+        // Linux believes the table of PCI's configuration space only if no RAM can be there.
+        map.push(range(
+            PCI_ECAM,
+            PCI_ECAM + PCI_ECAM_LEN,
+            RangeKind::Reserved,
+        ));
         if self.high > 0 {
             map.push(range(ABOVE_4G, ABOVE_4G + self.high, RangeKind::Ram));
         }
@@ -87,14 +207,99 @@ impl RamLayout {
     }
 }
 
+/// A size beyond the host's memory and swap is an error if the host is to provide it
+/// all, and worth a warning otherwise.
+fn check_against_host(config: MemoryConfig) -> Result<(), MemoryError> {
+    let Some(host) = host_memory() else {
+        return Ok(());
+    };
+    let (mib, host_mib) = (config.size >> 20, host >> 20);
+    if config.size <= host {
+        return Ok(());
+    }
+    if config.prefault {
+        return Err(MemoryError::Prefault { mib, host_mib });
+    }
+    log::warn!(
+        "--memory: {mib} MiB are more than the host's {host_mib} MiB of memory and swap: if the guest uses them, the host ends the VM"
+    );
+    Ok(())
+}
+
+/// The host's memory and swap in bytes, if it tells.
+fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    Some((kib("MemTotal:")? + kib("SwapTotal:")?) << 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const PLAIN: MemoryConfig = MemoryConfig {
+        size: 0,
+        hugepages: false,
+        prefault: false,
+    };
+
+    /// A backend maps the file that it gets at these offsets.
+    #[test]
+    fn every_region_is_a_part_of_one_shared_file() {
+        let layout = RamLayout::of((3 << 30) + (1 << 20));
+        let memory = layout.allocate(PLAIN).unwrap();
+        let files: Vec<_> = memory.iter().map(|r| r.file_offset().unwrap()).collect();
+        assert_eq!(files.len(), 2);
+        assert!(std::ptr::eq(files[0].file(), files[1].file()));
+        assert_eq!((files[0].start(), files[1].start()), (0, 3 << 30));
+        assert!(memory.iter().all(|r| r.flags() & libc::MAP_SHARED != 0));
+        let len = files[0].file().metadata().unwrap().len();
+        assert_eq!(len, (3 << 30) + (1 << 20));
+    }
+
+    #[test]
+    fn more_than_the_host_has_is_not_provided_at_once() {
+        let host = host_memory().unwrap();
+        let config = MemoryConfig {
+            size: host + (1 << 20),
+            prefault: true,
+            ..PLAIN
+        };
+        let error = check_against_host(config).unwrap_err().to_string();
+        assert!(
+            error.contains("prefault=on") && error.contains("host's"),
+            "{error}"
+        );
+        let lazily = MemoryConfig {
+            prefault: false,
+            ..config
+        };
+        check_against_host(lazily).unwrap();
+    }
+
+    /// `/proc/self/smaps` tells how much of a mapping is there.
+    #[test]
+    fn prefault_provides_every_page() {
+        for (prefault, kib) in [(false, "0 kB"), (true, "8192 kB")] {
+            let config = MemoryConfig { prefault, ..PLAIN };
+            let memory = RamLayout::of(8 << 20).allocate(config).unwrap();
+            let start = format!("\n{:x}-", memory.iter().next().unwrap().as_ptr().addr());
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let entry = maps.split_once(&start).unwrap().1;
+            let rss = entry.lines().find_map(|line| line.strip_prefix("Rss:"));
+            assert_eq!(rss.unwrap().trim(), kib);
+        }
+    }
+
     /// The flags of the mapping are in `/proc/self/smaps`: "dd" is "do not dump".
     #[test]
     fn guest_memory_is_in_no_core_dump() {
-        let memory = RamLayout::of((3 << 30) + (1 << 20)).allocate().unwrap();
+        let memory = RamLayout::of((3 << 30) + (1 << 20))
+            .allocate(PLAIN)
+            .unwrap();
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         for region in memory.iter() {
             let start = format!("{:x}-", region.as_ptr().addr());

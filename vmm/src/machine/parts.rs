@@ -81,10 +81,7 @@ impl Blueprint<'_> {
     pub(super) fn build_vm(&self, files: &mut Files) -> Result<(Vm, BootState), BuildError> {
         let size = self.config.memory.size;
         let ram = RamLayout::of(size);
-        let memory = ram.allocate().map_err(|source| BuildError::Memory {
-            mib: size >> 20,
-            source,
-        })?;
+        let memory = ram.allocate(self.config.memory)?;
         let inputs = BootInputs {
             kernel: &mut files.kernel,
             initramfs: &mut files.initramfs,

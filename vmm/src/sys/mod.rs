@@ -1,4 +1,4 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, files, the file mode mask, the terminal, core dumps, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, files, the file mode mask, the terminal, core dumps, memory files, an end out of order.
 
 pub mod affinity;
 pub mod clock;
@@ -7,6 +7,7 @@ pub mod end;
 pub mod files;
 pub mod kick;
 pub mod limits;
+pub mod memory_file;
 pub mod output_file;
 #[cfg(test)]
 pub(crate) mod scratch;
