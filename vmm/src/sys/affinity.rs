@@ -28,6 +28,12 @@ impl Tid {
         Self(libc::pid_t::try_from(tid).unwrap_or(0))
     }
 
+    /// The process's first thread.
+    #[must_use]
+    pub fn process() -> Self {
+        Self(libc::pid_t::try_from(std::process::id()).unwrap_or(0))
+    }
+
     /// Its number.
     pub(super) const fn number(self) -> libc::pid_t {
         self.0

@@ -1,4 +1,4 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, files, the file mode mask, the terminal, core dumps, memory files, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, files, streams, the file mode mask, the terminal, core dumps, memory files, an end out of order.
 
 pub mod affinity;
 pub mod clock;
@@ -12,6 +12,7 @@ pub mod output_file;
 #[cfg(test)]
 pub(crate) mod scratch;
 pub mod signals;
+pub mod stream;
 pub mod terminal;
 pub mod timer;
 pub mod umask;

@@ -8,8 +8,23 @@
 //!   queues in RAM ◀───────────── kick, call (eventfds, no exit to us) ─────┘
 //! ```
 
+pub mod console;
 mod device;
+mod queue;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod testing;
+mod worker;
 
 pub use device::{
     ActivateError, Activation, ActiveQueue, ConfigInterrupt, DeviceKind, VirtioDevice,
 };
+
+/// Answers a read of a device's configuration: bytes beyond its end are 0.
+fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let from = usize::try_from(offset).ok();
+    let from = from.and_then(|offset| config.get(offset..));
+    for (to, from) in data.iter_mut().zip(from.unwrap_or_default()) {
+        *to = *from;
+    }
+}

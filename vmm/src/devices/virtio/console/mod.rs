@@ -1,0 +1,417 @@
+//! A console with ports (Virtio 1.2, "Console Device"): each port is a stream of bytes
+//! between the guest and a descriptor of the host.
+//!
+//! ```text
+//!  host reader ─▶ queue of empty buffers ─▶ /dev/hvc0, /dev/vport0p1 …   in: `receive`
+//!  host writer ◀─ queue of full buffers  ◀─ the same                     out: `send`
+//!  open, close, name, size ◀─▶ two queues for control messages           `control`
+//! ```
+//!
+//! No byte waits in the device: what the host has not taken stays in the guest's buffers,
+//! and what the guest has no buffer for stays in the host's pipe. The end of a stream is
+//! a port that closes, in both directions.
+
+mod control;
+mod port;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use self::control::Control;
+use self::port::PortState;
+use super::queue::{DeviceQueue, QueueFault, RING_FEATURES};
+use super::worker::{Progress, Task, Watched, Worker};
+use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, VirtioDevice};
+use crate::sys::stream::{Stream, StreamUse};
+
+/// VIRTIO_CONSOLE_F_SIZE: the configuration has the size of the terminal.
+const F_SIZE: u64 = 1 << 0;
+/// VIRTIO_CONSOLE_F_MULTIPORT: there are control queues.
+const F_MULTIPORT: u64 = 1 << 1;
+/// Descriptors in each queue.
+const QUEUE_SIZE: u16 = 64;
+/// The most ports: Linux gives their numbers five bits in messages of other devices,
+/// and each needs two interrupt vectors.
+pub const MAX_PORTS: usize = 31;
+
+/// The queue numbers of the control messages; each port but the first has its queues
+/// behind them.
+const CONTROL_TO_DRIVER: u16 = 2;
+const CONTROL_FROM_DRIVER: u16 = 3;
+
+/// Tokens of the worker's events.
+const TOKEN_TO_DRIVER: u64 = 0;
+const TOKEN_FROM_DRIVER: u64 = 1;
+const TOKEN_WAKE: u64 = 2;
+const TOKEN_PORTS: u64 = 4;
+
+/// One stream between the guest and the host.
+#[derive(Debug)]
+pub struct ConsolePort {
+    name: String,
+    is_console: bool,
+    input: Option<Stream>,
+    output: Option<Stream>,
+    limit: u64,
+}
+
+impl ConsolePort {
+    /// A terminal of the guest (`/dev/hvc0` for the first). The guest reads `input` and
+    /// prints to `output`; without them it reads nothing and prints to nowhere.
+    ///
+    /// # Errors
+    /// If the host does not tell what a descriptor is.
+    pub fn console(
+        name: &str,
+        input: Option<OwnedFd>,
+        output: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        let mut port = Self::stream(name, input, output)?;
+        port.is_console = true;
+        Ok(port)
+    }
+
+    /// A stream of the guest: `/dev/vportNpM`, whose name is in
+    /// `/sys/class/virtio-ports/vportNpM/name`. The port is open before its name is
+    /// there. The guest reads `input` to its end (`read` returns 0) and writes `output`.
+    /// The first close by the guest closes both, behind all that it has written.
+    ///
+    /// # Errors
+    /// If the host does not tell what a descriptor is.
+    pub fn stream(name: &str, input: Option<OwnedFd>, output: Option<OwnedFd>) -> io::Result<Self> {
+        let open = |fd: Option<OwnedFd>, usage| fd.map(|fd| Stream::new(fd, usage)).transpose();
+        Ok(Self {
+            name: name.to_owned(),
+            is_console: false,
+            input: open(input, StreamUse::Read)?,
+            output: open(output, StreamUse::Write)?,
+            limit: u64::MAX,
+        })
+    }
+
+    /// Lets at most `limit` bytes of the guest through; the others are dropped.
+    #[must_use]
+    pub const fn limit_output(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// What a console's device, its worker and its owner share.
+#[derive(Debug)]
+struct ConsoleShared {
+    size: Mutex<TerminalSize>,
+    /// The way to the driver, while there is one.
+    interrupt: Mutex<Option<ConfigInterrupt>>,
+    /// Whether the driver has not been told of the size.
+    resized: AtomicBool,
+    /// Whether somebody waits for all output to be written.
+    flush: Mutex<bool>,
+    flushed: Condvar,
+    wake: EventFd,
+}
+
+/// Columns and rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TerminalSize {
+    columns: u16,
+    rows: u16,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The host's hand on a console, from any thread.
+#[derive(Clone, Debug)]
+pub struct ConsoleHandle {
+    shared: Arc<ConsoleShared>,
+}
+
+impl ConsoleHandle {
+    /// Tells the guest of a new size of the terminal.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let shared = &self.shared;
+        *locked(&shared.size) = TerminalSize { columns, rows };
+        shared.resized.store(true, Ordering::Release);
+        if let Some(interrupt) = &*locked(&shared.interrupt)
+            && let Err(error) = interrupt.config_changed()
+        {
+            log::debug!("the guest does not hear of its terminal's size: {error}");
+        }
+        shared.wake();
+    }
+
+    /// Waits until the host has taken all that the guest had written, for no longer than
+    /// `within`. Returns whether it has; a device that is not active has nothing.
+    #[must_use]
+    pub fn flush(&self, within: Duration) -> bool {
+        let shared = &self.shared;
+        if locked(&shared.interrupt).is_none() {
+            return true;
+        }
+        let mut waits = locked(&shared.flush);
+        *waits = true;
+        shared.wake();
+        let result = shared
+            .flushed
+            .wait_timeout_while(waits, within, |waits| *waits);
+        result.is_ok_and(|(waits, _)| !*waits)
+    }
+}
+
+impl ConsoleShared {
+    fn wake(&self) {
+        // An eventfd that is full wakes as well.
+        drop(self.wake.write(1));
+    }
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct VirtioConsole {
+    queue_sizes: Vec<u16>,
+    shared: Arc<ConsoleShared>,
+    /// The ports, while there is no worker.
+    ports: Vec<ConsolePort>,
+    worker: Option<Worker<ConsoleTask>>,
+}
+
+impl VirtioConsole {
+    /// A console with these ports, whose terminals have `columns` and `rows` (0: unknown).
+    ///
+    /// # Errors
+    /// If the host gives no eventfd, or there are no ports or more than [`MAX_PORTS`].
+    pub fn new(
+        ports: Vec<ConsolePort>,
+        (columns, rows): (u16, u16),
+    ) -> io::Result<(Self, ConsoleHandle)> {
+        if ports.is_empty() || ports.len() > MAX_PORTS {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let shared = Arc::new(ConsoleShared {
+            size: Mutex::new(TerminalSize { columns, rows }),
+            interrupt: Mutex::default(),
+            resized: AtomicBool::new(false),
+            flush: Mutex::default(),
+            flushed: Condvar::new(),
+            wake: EventFd::new(EFD_NONBLOCK)?,
+        });
+        let handle = ConsoleHandle {
+            shared: Arc::clone(&shared),
+        };
+        let console = Self {
+            queue_sizes: vec![QUEUE_SIZE; 2 + 2 * ports.len()],
+            shared,
+            ports,
+            worker: None,
+        };
+        Ok((console, handle))
+    }
+}
+
+/// The numbers of the queues of a port: to the driver, from the driver.
+const fn port_queues(port: usize) -> (usize, usize) {
+    match port {
+        0 => (0, 1),
+        _ => (2 + 2 * port, 3 + 2 * port),
+    }
+}
+
+impl VirtioDevice for VirtioConsole {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Console
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn features(&self) -> u64 {
+        F_SIZE | F_MULTIPORT | RING_FEATURES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let TerminalSize { columns, rows } = *locked(&self.shared.size);
+        let mut config = [0; 12];
+        let ports = u32::try_from(self.queue_sizes.len() / 2 - 1).unwrap_or_default();
+        let fields = columns.to_le_bytes().into_iter().chain(rows.to_le_bytes());
+        let fields = fields.chain(ports.to_le_bytes());
+        config
+            .iter_mut()
+            .zip(fields)
+            .for_each(|(to, from)| *to = from);
+        super::copy_config(&config, offset, data);
+    }
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.reset();
+        let Activation {
+            memory,
+            features,
+            queues,
+            config_interrupt,
+        } = activation;
+        let mut by_number: Vec<Option<DeviceQueue>> = Vec::new();
+        by_number.resize_with(self.queue_sizes.len(), || None);
+        for queue in queues {
+            if let Some(place) = by_number.get_mut(usize::from(queue.index)) {
+                *place = Some(DeviceQueue::new(queue, &memory, features)?);
+            }
+        }
+        let mut take = |number: usize| by_number.get_mut(number).and_then(Option::take);
+        let control = if features & F_MULTIPORT == 0 {
+            None
+        } else {
+            let mut required =
+                |number: u16| take(usize::from(number)).ok_or(ActivateError::MissingQueue(number));
+            let to_driver = required(CONTROL_TO_DRIVER)?;
+            Some(Control::new(to_driver, required(CONTROL_FROM_DRIVER)?))
+        };
+        let ports = std::mem::take(&mut self.ports).into_iter().enumerate();
+        let ports = ports.map(|(number, port)| {
+            let (receive, send) = port_queues(number);
+            let mut port = PortState::new(port, take(receive), take(send));
+            port.guest_open = control.is_none() && number == 0;
+            port
+        });
+        let task = ConsoleTask {
+            ports: ports.collect(),
+            control,
+            shared: Arc::clone(&self.shared),
+            interrupt: config_interrupt.clone(),
+            buffer: vec![0; port::CHUNK],
+        };
+        *locked(&self.shared.interrupt) = Some(config_interrupt);
+        let what = "start the console's thread";
+        let host = |source| ActivateError::Host { what, source };
+        let started = self.worker.insert(Worker::new(task).map_err(host)?).start();
+        started.map_err(|source| {
+            self.reset();
+            host(source)
+        })
+    }
+
+    fn reset(&mut self) {
+        *locked(&self.shared.interrupt) = None;
+        if let Some(task) = self.worker.take().and_then(Worker::into_task) {
+            let ports = task.ports.into_iter();
+            self.ports = ports.map(PortState::into_port).collect();
+        }
+    }
+
+    fn pause(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.pause();
+        }
+    }
+
+    fn resume(&mut self) {
+        if let Some(worker) = &mut self.worker
+            && let Err(error) = worker.start()
+        {
+            log::warn!("console: it does not go on: {error}");
+        }
+    }
+}
+
+impl Drop for VirtioConsole {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+/// The work of the console's thread.
+#[derive(Debug)]
+struct ConsoleTask {
+    ports: Vec<PortState>,
+    /// `None` for a driver without ports.
+    control: Option<Control>,
+    shared: Arc<ConsoleShared>,
+    interrupt: ConfigInterrupt,
+    buffer: Vec<u8>,
+}
+
+impl Task for ConsoleTask {
+    fn name(&self) -> &str {
+        "console"
+    }
+
+    fn watched(&self) -> Vec<Watched> {
+        let wake = Watched {
+            fd: self.shared.wake.as_raw_fd(),
+            events: EventSet::IN,
+            token: TOKEN_WAKE,
+        };
+        let control = self.control.iter().flat_map(Control::watched);
+        let ports = self.ports.iter().zip(0_u64..);
+        let ports = ports.flat_map(|(port, number)| {
+            let first = TOKEN_PORTS + number * port::TOKENS;
+            port.watched(first)
+        });
+        std::iter::once(wake).chain(control).chain(ports).collect()
+    }
+
+    fn ready(&mut self, token: u64, events: u32) {
+        let Some(token) = token.checked_sub(TOKEN_PORTS) else {
+            return;
+        };
+        let number = usize::try_from(token / port::TOKENS).ok();
+        if let Some(port) = number.and_then(|number| self.ports.get_mut(number)) {
+            port.ready(token % port::TOKENS, events);
+        }
+    }
+
+    fn work(&mut self) -> Result<Progress, QueueFault> {
+        let mut progress = Progress::Wait;
+        if let Some(control) = &mut self.control {
+            progress = progress.or(control.hear(&mut self.ports)?);
+        }
+        for port in &mut self.ports {
+            progress = progress.or(port.send(&mut self.buffer)?);
+            progress = progress.or(port.receive(&mut self.buffer)?);
+        }
+        if let Some(control) = &mut self.control {
+            let resized = self.shared.resized.swap(false, Ordering::AcqRel);
+            if resized {
+                self.ports.iter_mut().for_each(PortState::resized);
+            }
+            let size = *locked(&self.shared.size);
+            control.tell(&mut self.ports, size)?;
+        }
+        self.answer_flush()?;
+        Ok(progress)
+    }
+
+    fn interrupt(&self) -> &ConfigInterrupt {
+        &self.interrupt
+    }
+}
+
+impl ConsoleTask {
+    /// Tells whoever waits if all output has gone.
+    fn answer_flush(&self) -> Result<(), QueueFault> {
+        let mut waits = locked(&self.shared.flush);
+        if !*waits {
+            return Ok(());
+        }
+        for port in &self.ports {
+            if !port.is_flushed()? {
+                return Ok(());
+            }
+        }
+        *waits = false;
+        self.shared.flushed.notify_all();
+        Ok(())
+    }
+}
