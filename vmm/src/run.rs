@@ -1,6 +1,7 @@
 //! From the command line to the exit status.
 
-use std::io;
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,7 +9,10 @@ use clap::Parser;
 use thiserror::Error;
 use vpmu::host::linux::sysfs::Sysfs;
 
-use crate::cli::{Cli, Command, LOG_VARIABLE, RunArgs, log_filter, refusal};
+use crate::cli::{
+    Cli, Command, ConfigFileError, LOG_VARIABLE, RunArgs, as_config_file, log_filter, refusal,
+    with_config_file,
+};
 use crate::config::{ConfigError, VmConfig};
 use crate::control::{self, ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::doctor;
@@ -33,6 +37,12 @@ pub enum RunError {
     /// A flag is not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The configuration file is not usable.
+    #[error(transparent)]
+    ConfigFile(#[from] ConfigFileError),
+    /// Standard output takes no configuration file.
+    #[error("--print-config: cannot write to standard output")]
+    Print(#[source] io::Error),
     /// The guest cannot have its PMU.
     #[error(transparent)]
     Pmu(#[from] PmuError),
@@ -58,12 +68,15 @@ impl RunError {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Socket(_) => USAGE,
+            Self::Config(_) | Self::ConfigFile(_) | Self::Socket(_) => USAGE,
             Self::Pmu(error) if error.is_usage() => USAGE,
             Self::Build(error) if error.is_usage() => USAGE,
-            Self::Pmu(_) | Self::Build(_) | Self::Signals(_) | Self::Deadline(_) | Self::Api(_) => {
-                HOST
-            }
+            Self::Print(_)
+            | Self::Pmu(_)
+            | Self::Build(_)
+            | Self::Signals(_)
+            | Self::Deadline(_)
+            | Self::Api(_) => HOST,
         }
     }
 }
@@ -77,11 +90,19 @@ pub fn main() -> ExitCode {
         .parse_filters(&filter)
         .target(env_logger::Target::Pipe(Box::new(LogLines)))
         .init();
-    let cli = match Cli::try_parse() {
+    let words = match with_config_file(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(error) => {
+            report(&error);
+            return ExitCode::from(USAGE);
+        }
+    };
+    let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
-        Err(error) => return report_usage(&error),
+        Err(error) => return report_usage(&error, &words),
     };
     let args = match cli.command {
+        Command::Run(args) if args.print_config => return print_config(&args, &words),
         Command::Run(args) => args,
         Command::Doctor(args) => return doctor::run(&args),
         Command::Ctl(args) => return control::ctl(&args),
@@ -207,14 +228,31 @@ fn serve_api(
     server.map(Some).map_err(RunError::Api)
 }
 
+/// Writes the flags as a configuration file, if they can be used.
+fn print_config(args: &RunArgs, words: &[OsString]) -> ExitCode {
+    let checked = args.vm_config().map(drop).map_err(RunError::from);
+    let text = checked.and_then(|()| as_config_file(words).map_err(RunError::from));
+    let written = text.and_then(|text| {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes()).map_err(RunError::Print)
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
 /// Help goes out as it is, a mistake as one line.
-fn report_usage(error: &clap::Error) -> ExitCode {
+fn report_usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         // Nobody reads the help: nothing to be done.
         drop(error.print());
         return ExitCode::SUCCESS;
     }
-    let words: Vec<_> = std::env::args_os().skip(1).collect();
-    stderr::line(&format!("perfvisor: {}", refusal(error, &words)));
+    let words = words.get(1..).unwrap_or_default();
+    stderr::line(&format!("perfvisor: {}", refusal(error, words)));
     ExitCode::from(USAGE)
 }

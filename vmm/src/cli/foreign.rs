@@ -49,7 +49,7 @@ const FOREIGN: [Foreign; 36] = [
     missing(&["--rng", "-rng"], "virtio-rng", "--cmdline with random.trust_cpu=on"),
     missing(&["--balloon"], "balloons", "--memory size=N for a fixed size"),
     missing(&["--tpm", "-tpmdev"], "TPMs", "a guest that needs none"),
-    missing(&["--config", "--config-file", "--cfg", "-readconfig", "--no-api"], "configuration files", "flags (perfvisor run --help)"),
+    renamed(&["--config-file", "--cfg", "-readconfig"], "--config FILE, a TOML file with flags as keys"),
     missing(
         &["--restore", "--snapshot", "-loadvm", "-incoming", "-snapshot"],
         "snapshots", "perfvisor ctl pause and resume to halt a guest for a time",

@@ -35,6 +35,24 @@ Environment:
   PERFVISOR_LOG  the log on standard error: off, error, warn [default], info, debug or
                  trace";
 
+pub(super) const CONFIG: &str = "\
+A TOML file with flags of this command. Its keys are the names of the flags. The value of
+a key is the text of the flag, or a table of its KEY=VALUE pairs, where true is on and
+false is off; a flag that may be repeated takes an array.
+
+A flag of the command line replaces the file's. Of a flag that may be repeated, the
+file's values come first. Paths are relative to the current folder. --print-config writes
+such a file.
+
+Example:
+  kernel = \"vmlinuz\"
+  initramfs = [\"guest.cpio\"]
+  memory = { size = \"2G\" }
+  [cpus]
+  boot = 2
+  max = 4
+";
+
 pub(super) const KERNEL: &str = "\
 The kernel, in one of these formats:
   bzImage      a Linux kernel, 5.x or later, as distributions ship it

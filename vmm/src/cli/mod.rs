@@ -1,5 +1,6 @@
 //! The command line as text. [`crate::config`] checks the values.
 
+mod config_file;
 mod foreign;
 mod help;
 mod log_filter;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{MonitorArg, api_socket};
 
+pub use config_file::{ConfigFileError, as_config_file, with_config_file};
 pub use log_filter::{VARIABLE as LOG_VARIABLE, log_filter};
 pub use usage::refusal;
 
@@ -116,6 +118,14 @@ pub struct RunArgs {
     /// KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub kvm_device: PathBuf,
+
+    /// A TOML file with flags; a flag of the command line replaces the file's
+    #[arg(long, value_name = "FILE", long_help = help::CONFIG)]
+    pub config: Option<PathBuf>,
+
+    /// Print these flags and all defaults as a file for --config, and start nothing
+    #[arg(long)]
+    pub print_config: bool,
 }
 
 /// The flags of `perfvisor doctor`.

@@ -61,6 +61,8 @@ fn nothing_is_read_but_regular_files() {
         let parts = ["--initramfs", path, kind, WHAT_WORKS];
         refuses(&["--kernel", &kernel, "--initramfs", path], 2, &parts);
         let filter = format!("type=software,filter=@{path}");
+        let parts = ["--config", path, kind, WHAT_WORKS];
+        refuses(&["--config", path], 2, &parts);
         let parts = ["--pmu filter=", path, kind, WHAT_WORKS];
         refuses(&["--kernel", &kernel, "--pmu", &filter], 2, &parts);
     }

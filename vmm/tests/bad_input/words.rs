@@ -97,11 +97,7 @@ fn the_flags_of_other_vmms_are_known() {
         (&["--rng", "src=/dev/urandom"], "no virtio-rng yet; use "),
         (&["--balloon", "size=0"], "no balloons yet; use --memory"),
         (&["--tpm", "socket=x"], "no TPMs yet; use "),
-        (&["--config", "vm.toml"], "no configuration files yet; use "),
-        (
-            &["--config-file", "vm.json"],
-            "no configuration files yet; use ",
-        ),
+        (&["--config-file", "vm.json"], "use --config FILE"),
         (&["--restore", "source_url=x"], "no snapshots yet; use "),
         (&["--seccomp", "true"], "no sandboxes yet; use "),
         (
