@@ -146,6 +146,14 @@ pub enum StopReason {
         /// The host CPUs on which this PMU counts.
         counts: CpuSet,
     },
+    /// The process that served a device is lost.
+    #[error("{flag}: {text}; the guest cannot go on without it")]
+    BackendLost {
+        /// The flag of the device, with the value that names it.
+        flag: String,
+        /// Who is lost, and why.
+        text: String,
+    },
     /// The event loop failed.
     #[error("the event loop failed")]
     EventLoop(#[source] event_manager::Error),

@@ -1,6 +1,7 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, clocks and timers, affinity, files, streams, the file mode mask, the terminal, core dumps, memory files, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets without a file, clocks and timers, affinity, files, streams, the file mode mask, who we are, the terminal, core dumps, memory files, an end out of order.
 
 pub mod affinity;
+pub mod child;
 pub mod clock;
 pub mod core_dump;
 pub mod end;
@@ -9,6 +10,7 @@ pub mod kick;
 pub mod limits;
 pub mod memory_file;
 pub mod output_file;
+pub mod own_socket;
 #[cfg(test)]
 pub(crate) mod scratch;
 pub mod signals;
@@ -16,3 +18,4 @@ pub mod stream;
 pub mod terminal;
 pub mod timer;
 pub mod umask;
+pub mod user;

@@ -8,11 +8,14 @@
 //!   queues in RAM ◀───────────── kick, call (eventfds, no exit to us) ─────┘
 //! ```
 
+pub mod backend;
 pub mod console;
 mod device;
 mod queue;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod testing;
+mod vhost_rings;
+pub mod vhost_user;
 mod worker;
 
 pub use device::{

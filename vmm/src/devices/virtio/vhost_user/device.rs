@@ -1,0 +1,248 @@
+//! The device that a driver sees, in front of a back end.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use virtio_queue::QueueT;
+
+use super::super::backend::BackendProcess;
+use super::super::{ActivateError, Activation, DeviceKind, VirtioDevice, copy_config, vhost_rings};
+use super::connection::Connection;
+use super::fault::BackendFault;
+use super::kind::{Kind, Shape};
+use crate::error_text::one_line;
+use crate::stop::{StopReason, StopSignal};
+
+/// How long the end of a lost back end is waited for, to tell how it ended.
+const OBITUARY_TIME: Duration = Duration::from_secs(2);
+
+/// A virtio device that a back end serves.
+#[derive(Debug)]
+pub struct VhostUserDevice {
+    kind: Kind,
+    shape: Shape,
+    loss: Arc<Loss>,
+    // Before the process, which would be lost otherwise.
+    connection: Connection,
+    running: Option<Running>,
+}
+
+/// What a device has from DRIVER_OK to its reset.
+#[derive(Debug)]
+struct Running {
+    activation: Activation,
+    /// The next entry of each queue, while the device is paused.
+    paused_at: Option<Vec<u16>>,
+}
+
+/// A back end that has not agreed to anything yet.
+#[derive(Debug)]
+pub struct Backend {
+    /// The device's flag, with the value that names it, for messages: `--fs tag=T`.
+    pub flag: String,
+    /// The way to it.
+    pub socket: UnixStream,
+    /// Its process, if it is ours.
+    pub process: Option<BackendProcess>,
+}
+
+/// A back end that cannot serve its device.
+#[derive(Debug, Error)]
+#[error("{flag}: {text}")]
+pub struct BackendUnusable {
+    /// The device's flag.
+    pub flag: String,
+    /// Who is not usable, and why.
+    pub text: String,
+}
+
+/// What is done when the back end is lost.
+#[derive(Debug)]
+struct Loss {
+    /// The flag of the device: "--fs tag=T".
+    flag: String,
+    stop: Arc<StopSignal>,
+    /// The back end's process, if it is ours.
+    process: Mutex<Option<BackendProcess>>,
+}
+
+impl Loss {
+    /// Ends the VM, which cannot go on without the device.
+    fn end_vm(&self, fault: &BackendFault) {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = describe(fault, process.as_mut());
+        self.stop.stop(StopReason::BackendLost {
+            flag: self.flag.clone(),
+            text,
+        });
+    }
+}
+
+/// Who is lost, and why.
+fn describe(fault: &BackendFault, process: Option<&mut BackendProcess>) -> String {
+    match (fault, process) {
+        (BackendFault::Gone, Some(process)) => {
+            format!("{} {}", process.name(), process.obituary(OBITUARY_TIME))
+        }
+        (_, Some(process)) => format!("{}: {}", process.name(), one_line(fault)),
+        (_, None) => format!("the back end: {}", one_line(fault)),
+    }
+}
+
+impl VhostUserDevice {
+    /// A device in front of the back end at the other end of `socket`. If that is a
+    /// process of ours, the process goes with the device.
+    ///
+    /// # Errors
+    /// If the back end is none, is not for such a device, or does not answer in time.
+    pub fn connect(
+        backend: Backend,
+        kind: Kind,
+        stop: &Arc<StopSignal>,
+    ) -> Result<Self, BackendUnusable> {
+        let Backend {
+            flag,
+            socket,
+            mut process,
+        } = backend;
+        let agreed = Connection::open(socket, &kind).and_then(|mut connection| {
+            let shape = kind.shape(&mut connection)?;
+            Ok((connection, shape))
+        });
+        let (connection, shape) = match agreed {
+            Ok(agreed) => agreed,
+            Err(fault) => {
+                let text = describe(&fault, process.as_mut());
+                return Err(BackendUnusable { flag, text });
+            }
+        };
+        let loss = Arc::new(Loss {
+            flag,
+            stop: Arc::clone(stop),
+            process: Mutex::new(process),
+        });
+        let of_watch = Arc::clone(&loss);
+        connection.tell_loss(Box::new(move || of_watch.end_vm(&BackendFault::Gone)));
+        Ok(Self {
+            kind,
+            shape,
+            loss,
+            connection,
+            running: None,
+        })
+    }
+
+    /// Ends the VM, unless the guest's driver is to blame.
+    fn check<T>(&self, result: Result<T, BackendFault>) -> Result<T, BackendFault> {
+        if let Err(fault) = &result
+            && !fault.is_drivers()
+        {
+            self.loss.end_vm(fault);
+        }
+        result
+    }
+
+    fn start(&mut self, running: &Running, bases: &[u16]) -> Result<(), BackendFault> {
+        let Activation { memory, queues, .. } = &running.activation;
+        let started = self.connection.start_queues(memory, queues, bases);
+        self.check(started)?;
+        for queue in queues {
+            // What the driver asked for while nobody listened; a ring starts at a kick.
+            // A counter that is full wakes as well.
+            drop(queue.kick.write(1));
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, running: &Running) -> Option<Vec<u16>> {
+        let stopped = self.connection.stop_queues(&running.activation.queues);
+        self.check(stopped).ok()
+    }
+
+    fn try_activate(&mut self, activation: Activation) -> Result<(), BackendFault> {
+        let given = self
+            .connection
+            .set_up(&activation.memory, activation.features);
+        self.check(given)?;
+        let bases: Vec<_> = activation
+            .queues
+            .iter()
+            .map(|queue| queue.queue.next_avail())
+            .collect();
+        let running = Running {
+            activation,
+            paused_at: None,
+        };
+        if let Err(fault) = self.start(&running, &bases) {
+            // Some queues may run: the driver's fault leaves none behind.
+            if fault.is_drivers() {
+                self.stop(&running);
+            }
+            return Err(fault);
+        }
+        self.running = Some(running);
+        Ok(())
+    }
+}
+
+impl VirtioDevice for VhostUserDevice {
+    fn kind(&self) -> DeviceKind {
+        self.kind.device_kind()
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.shape.queue_sizes
+    }
+
+    fn features(&self) -> u64 {
+        self.shape.features
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        copy_config(&self.shape.config, offset, data);
+    }
+
+    /// Nothing in the configuration of these devices is for the driver to write.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        vhost_rings::require(&activation, self.kind.needed_queues())?;
+        self.try_activate(activation)
+            .map_err(|fault| ActivateError::Host {
+                what: "start the device at its back end",
+                source: io::Error::other(fault),
+            })
+    }
+
+    fn reset(&mut self) {
+        if let Some(running) = self.running.take()
+            && running.paused_at.is_none()
+        {
+            self.stop(&running);
+        }
+    }
+
+    fn pause(&mut self) {
+        let Some(mut running) = self.running.take() else {
+            return;
+        };
+        if running.paused_at.is_none() {
+            running.paused_at = self.stop(&running);
+        }
+        self.running = Some(running);
+    }
+
+    fn resume(&mut self) {
+        let Some(mut running) = self.running.take() else {
+            return;
+        };
+        if let Some(bases) = running.paused_at.take() {
+            // A back end that fails ends the VM.
+            drop(self.start(&running, &bases));
+        }
+        self.running = Some(running);
+    }
+}
