@@ -99,30 +99,6 @@ pub(crate) fn counts(console: &str, event: &str) -> Vec<f64> {
         .collect()
 }
 
-/// What `perf stat -x, -I` has counted of an event in each interval, for each second
-/// of it.
-pub(crate) fn interval_rates(console: &str, event: &str) -> Vec<f64> {
-    let of_event = format!(",,{event},");
-    let (mut rates, mut before) = (Vec::new(), 0.0);
-    for line in console.lines().filter(|line| line.contains(&of_event)) {
-        let mut numbers = line.split(',').map(|part| part.trim().parse::<f64>());
-        if let (Some(Ok(time)), Some(Ok(count))) = (numbers.next(), numbers.next()) {
-            rates.push(count / (time - before));
-            before = time;
-        }
-    }
-    rates
-}
-
-/// The task clocks that `perf stat -x,` has counted, in milliseconds.
-pub(crate) fn task_clocks(console: &str) -> Vec<f64> {
-    console
-        .lines()
-        .filter(|line| line.contains(",msec,task-clock,"))
-        .filter_map(|line| line.split(',').next()?.trim().parse().ok())
-        .collect()
-}
-
 /// Three loops of 10^9 instructions and one of twice as many were counted as that.
 pub(crate) fn accurate(console: &str, event: &str) -> Result<()> {
     /// Instructions of the shorter loop.

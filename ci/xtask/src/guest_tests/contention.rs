@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::on_host::Hosted;
+use super::said::{self, FOLLOW, counts_or_none, lost_for_a_while, steady};
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
@@ -94,7 +95,7 @@ fn taken(policy: &str, (counters, lost): (u32, &str), guest: &str) -> String {
     format!(
         "mkdir -p /g; cd /g; test -e usr || cpio -id <{{guest.cpio}} 2>/dev/null; cd /; \
          mkdir -p /g/proc /g/sys /g/dev; mount -t proc p /g/proc; mount -t sysfs s /g/sys; mount -t devtmpfs d /g/dev; \
-         rm -f /g/go; mkfifo /g/go; {}word counting; sleep 2; \
+         rm -f /g/go; mkfifo /g/go; {}{FOLLOW}word counting; follow instructions >/tmp/said & sleep 2; \
          show() {{ n=0; while [ $((n += 1)) -le 150 ]; do $ctl pmu >/tmp/pmu; \
            [ $(awk -v s=$1 -v w=$2 '$2 == s && (w == \"\" || $NF == w)' /tmp/pmu | wc -l) = {counters} ] && break; sleep 0.1; done; cat /tmp/pmu; }}; \
          said() {{ grep -c ,instructions, /tmp/console; }}; \
@@ -103,7 +104,7 @@ fn taken(policy: &str, (counters, lost): (u32, &str), guest: &str) -> String {
          chroot /g /usr/bin/perf stat -x, -a -e cycles:D,cycles:D,cycles:D,cycles:D cat /go 2>/tmp/hog & hog=$!; \
          echo '=== during'; show {lost}; until_two_more; timeout 20 sh -c 'echo >/g/go'; wait $hog; \
          echo '=== after'; show counting; \
-         echo '=== hog'; cat /tmp/hog; wait $vmm; echo '=== console'; cat /tmp/console; \
+         echo '=== hog'; cat /tmp/hog; wait $vmm; echo '=== said'; cat /tmp/said; echo '=== console'; cat /tmp/console; \
          umount /g/proc /g/sys /g/dev",
         run.started()
     )
@@ -127,6 +128,12 @@ fn total(seen: &Seen, name: &str) -> Result<u64> {
         .with_context(|| format!("no {name} in: {}", seen.vmm))?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
     Ok(digits.unwrap_or_default().parse()?)
+}
+
+/// What was counted from one count of the guest's console to the next.
+fn intervals(seen: &Seen, console: &str) -> Result<Vec<said::Interval>> {
+    let counts = counts_or_none(console, "instructions");
+    said::intervals(perf::section(&seen.console, "said")?, &counts)
 }
 
 /// A host process takes every counter: the guest's flexible ones wait, what it reads is
@@ -156,8 +163,7 @@ fn flexible() -> GuestTest {
                     "the host's own events did not count"
                 );
                 let console = section_to_the_end(&seen.console, "console")?;
-                let rates = perf::interval_rates(console, "instructions");
-                steady(&rates)?;
+                steady(&intervals(seen, console)?)?;
                 complaints::none(console)?;
                 ensure!(total(seen, "revocations")? >= 3, "{}", seen.vmm);
                 ensure!(total(seen, "scaled_reads")? > 0, "{}", seen.vmm);
@@ -175,26 +181,6 @@ fn section_to_the_end<'a>(console: &'a str, name: &str) -> Result<&'a str> {
     Ok(after)
 }
 
-/// The mock PMU counts the host's ticks, as many each second. What is not counted is
-/// estimated and not lost: it would be a fraction of an eighth. A host that is busy
-/// elsewhere gives the guest less than its second now and then.
-fn steady(rates: &[f64]) -> Result<()> {
-    ensure!(rates.len() > 8, "{rates:?}");
-    let mut sorted = rates.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let usual = sorted[sorted.len() / 2];
-    let within = |factor: f64| {
-        let near = |rate: &&f64| (usual / factor..usual * factor).contains(*rate);
-        rates[1..].iter().filter(near).count()
-    };
-    ensure!(within(8.0) == rates.len() - 1, "some are lost: {rates:?}");
-    ensure!(
-        within(2.0) * 4 >= rates.len() * 3,
-        "not the same: {rates:?}"
-    );
-    Ok(())
-}
-
 /// The same with pinned counters: they are in error, visibly, scale nothing, and are
 /// back when the guest enables them again.
 fn pinned() -> GuestTest {
@@ -206,7 +192,7 @@ fn pinned() -> GuestTest {
                 "pinned",
                 (1, "error"),
                 "echo counting; for i in 1 2 3 4 5 6 7 8; do \
-                 perf stat -x, -e instructions,task-clock spin 2000000000 2>&1; done",
+                 perf stat -x, -e instructions spin 2000000000 2>&1; done",
             ),
             |seen, _| {
                 let (before, during) = (
@@ -227,44 +213,10 @@ fn pinned() -> GuestTest {
                 );
                 let console = section_to_the_end(&seen.console, "console")?;
                 complaints::none(console)?;
-                let counts = counts_or_none(console, "instructions");
-                lost_for_a_while(&counts, &perf::task_clocks(console))
+                lost_for_a_while(&intervals(seen, console)?)
             },
         )
     }
-}
-
-/// What `perf stat -x,` has counted of an event each time; 0 where it has not.
-fn counts_or_none(console: &str, event: &str) -> Vec<f64> {
-    let of_event = format!(",,{event},");
-    let lines = console.lines().filter(|line| line.contains(&of_event));
-    let count = |line: &str| line.split(',').next()?.trim().parse().ok();
-    lines.map(|line| count(line).unwrap_or(0.0)).collect()
-}
-
-/// Of eight counts of the same loop one at least is hardly any, and three at least, with
-/// the last, are whole: the mock PMU counts the host's ticks, as many in each
-/// millisecond.
-fn lost_for_a_while(counts: &[f64], milliseconds: &[f64]) -> Result<()> {
-    ensure!(
-        counts.len() == 8 && milliseconds.len() == 8,
-        "{counts:?} {milliseconds:?}"
-    );
-    let rates: Vec<f64> = counts
-        .iter()
-        .zip(milliseconds)
-        .map(|(c, t)| c / t)
-        .collect();
-    let usual = rates.iter().copied().fold(0.0, f64::max);
-    let whole = |rate: &f64| *rate > usual / 2.0;
-    let (least, wholes) = (
-        rates.iter().copied().fold(f64::MAX, f64::min),
-        rates.iter().filter(|r| whole(r)).count(),
-    );
-    ensure!(least < usual / 8.0, "nothing was lost: {rates:?}");
-    ensure!(wholes >= 3, "too much was lost: {rates:?}");
-    ensure!(whole(&rates[7]), "the last one is not whole: {rates:?}");
-    Ok(())
 }
 
 /// A guest that multiplexes by itself: sampling at 4,000 Hz for ten seconds loses
@@ -330,37 +282,5 @@ fn idle() -> GuestTest {
                 seen.says("signals=0")
             },
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_lost_is_told_from_what_was_not() {
-        let time = [1.0; 8];
-        let good = [1.0, 0.4, 0.0, 0.3, 1.1, 1.0, 1.0, 1.0];
-        lost_for_a_while(&good, &time).unwrap();
-        for bad in [
-            [1.0; 8],
-            [1.0, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
-            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1],
-        ] {
-            assert!(lost_for_a_while(&bad, &time).is_err(), "{bad:?}");
-        }
-        assert!(lost_for_a_while(&good[1..], &time[1..]).is_err());
-        let console = "<not counted>,,instructions,0,0.00,,\n12,,instructions,9,100.00,,\n";
-        assert_eq!(counts_or_none(console, "instructions"), [0.0, 12.0]);
-    }
-
-    #[test]
-    fn a_busy_host_is_no_loss() {
-        let mut rates = [0.3, 1.0, 1.1, 0.9, 0.3, 1.7, 1.0, 1.0, 1.0, 1.0];
-        steady(&rates).unwrap();
-        rates[4] = 0.0;
-        assert!(steady(&rates).is_err());
-        assert!(steady(&[1.0; 5]).is_err());
-        assert!(steady(&[1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0]).is_err());
     }
 }

@@ -22,6 +22,7 @@ mod perf;
 mod perf_storm;
 mod perf_test;
 mod rdpmc;
+mod said;
 mod seen;
 mod table;
 mod uncore;
