@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -31,6 +32,18 @@ pub(crate) fn run(cmd: &mut Command) -> Result<()> {
         bail!("`{}` failed ({status})", shown(cmd));
     }
     Ok(())
+}
+
+/// Does something that takes long, and says so, and how long it took.
+///
+/// # Errors
+/// As `work`.
+pub(crate) fn long<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    say!("{what}: this may take minutes");
+    let began = Instant::now();
+    let done = work()?;
+    say!("{what}: took {:.0} s", began.elapsed().as_secs_f32());
+    Ok(done)
 }
 
 /// Runs a command and returns its standard output; fails, with the end of its

@@ -18,8 +18,14 @@ use crate::cpio::Cpio;
 use crate::kernels::Kernel;
 use crate::{cmd, headers, mock_pmu, paths, programs, say};
 
-/// Modules of the nested host: KVM, and the way out.
-const HOST_MODULES: [&str; 4] = ["irqbypass", "kvm-amd", "virtio-pci", "virtio-console"];
+/// Modules of the nested host: KVM, the way out, and disks.
+const HOST_MODULES: [&str; 5] = [
+    "irqbypass",
+    "kvm-amd",
+    "virtio-pci",
+    "virtio-console",
+    "virtio-blk",
+];
 
 /// Modules that a distribution loads in the guest when it sees the CPU (by `modprobe`
 /// here): the PMU `power`. Those of AMD's uncore are built in.
@@ -27,12 +33,24 @@ const GUEST_MODULES: [&str; 1] = ["rapl"];
 
 /// What an archive is made of; equal stamps, equal archives.
 #[derive(Debug, Default)]
-struct Stamp(DefaultHasher);
+pub(crate) struct Stamp(DefaultHasher);
 
 impl Stamp {
-    fn text(mut self, text: &str) -> Self {
+    pub(crate) fn text(mut self, text: &str) -> Self {
         text.hash(&mut self.0);
         self
+    }
+
+    /// A file of the workspace: its bytes, whenever they were written.
+    pub(crate) fn contents(self, path: &Path) -> Result<Self> {
+        let read = || format!("cannot read {}", path.display());
+        let text = fs::read_to_string(path).with_context(read)?;
+        Ok(self.text(&text))
+    }
+
+    /// What is written beside an archive.
+    pub(crate) fn value(&self) -> String {
+        format!("{:016x}", self.0.finish())
     }
 
     fn file(mut self, path: &Path) -> Result<Self> {
@@ -54,7 +72,7 @@ fn cached(
 ) -> Result<PathBuf> {
     let dir = paths::cache("images")?;
     let (path, stamp_path) = (dir.join(name), dir.join(format!("{name}.stamp")));
-    let stamp = format!("{:016x}", stamp.0.finish());
+    let stamp = stamp.value();
     if path.exists() && fs::read_to_string(&stamp_path).is_ok_and(|old| old == stamp) {
         return Ok(path);
     }

@@ -8,12 +8,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{artifacts, bzimage, cmd, paths, say, setup};
+use crate::apt::Apt;
+use crate::{artifacts, bzimage, cmd, paths, say};
 
 /// One kernel, unpacked.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
-    /// "6.1" or "6.12".
+    /// "6.1", "6.12" or "7".
     pub(crate) series: String,
     /// The folder of `vmlinuz`, `vmlinux` and `modules`.
     pub(crate) dir: PathBuf,
@@ -21,15 +22,27 @@ pub(crate) struct Kernel {
     pub(crate) stamp: String,
 }
 
-/// Every kernel of `resources/artifacts.txt`, fetched if need be.
+/// The kernels of `resources/artifacts.txt` of this machine's release of Debian, fetched if
+/// need be.
 pub(crate) fn all() -> Result<Vec<Kernel>> {
-    artifacts::kernels()?
-        .iter()
-        .map(|(series, meta)| fetch(series, meta))
+    let mine = artifacts::kernels()?.into_iter();
+    mine.filter(|(.., suite)| suite.is_none())
+        .map(|(series, meta, _)| fetch(&series, &meta, &Apt::of_this_machine()))
         .collect()
 }
 
-fn fetch(series: &str, meta: &str) -> Result<Kernel> {
+/// Those of other releases of Debian.
+pub(crate) fn of_other_releases() -> Result<Vec<Kernel>> {
+    let mut all = Vec::new();
+    for (series, meta, suite) in artifacts::kernels()? {
+        if let Some(suite) = suite {
+            all.push(fetch(&series, &meta, &Apt::of_release(&suite)?)?);
+        }
+    }
+    Ok(all)
+}
+
+fn fetch(series: &str, meta: &str, apt: &Apt) -> Result<Kernel> {
     let dir = paths::cache("kernels")?.join(series);
     let stamp = dir.join("stamp");
     if let Ok(stamp) = fs::read_to_string(&stamp) {
@@ -44,38 +57,30 @@ fn fetch(series: &str, meta: &str) -> Result<Kernel> {
         fs::remove_dir_all(&fresh)?;
     }
     fs::create_dir_all(&fresh)?;
-    let package = versioned(series, meta)?;
+    let package = versioned(series, meta, apt)?;
     say!("downloading {package}");
-    cmd::run(
-        Command::new("apt-get")
-            .args(["download", "-q", &package])
-            .current_dir(&fresh),
-    )
-    .with_context(|| format!("cannot download {package}; is the network there?"))?;
-    let deb = one_file(&fresh, "deb")?;
-    cmd::run(
-        Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(&deb)
-            .arg(fresh.join("root")),
-    )?;
-    fs::rename(
-        one_file(&fresh.join("root/boot"), "vmlinuz")?,
-        fresh.join("vmlinuz"),
-    )?;
-    let modules = ["root/lib/modules", "root/usr/lib/modules"].map(|p| fresh.join(p));
-    match modules.iter().find(|p| p.is_dir()) {
-        Some(modules) => fs::rename(modules, fresh.join("modules"))?,
-        None => bail!("{package} holds no modules"),
-    }
+    let name = unpack(&package, apt, &fresh)?;
+    let release = package.strip_prefix("linux-image-").unwrap_or(&package);
+    let root = fresh.join("root");
+    let found = |places: [String; 2]| {
+        places
+            .map(|p| root.join(p))
+            .into_iter()
+            .find(|p| p.exists())
+    };
+    let (Some(image), Some(modules)) = (
+        found([
+            format!("boot/vmlinuz-{release}"),
+            format!("usr/lib/modules/{release}/vmlinuz"),
+        ]),
+        found(["lib/modules".into(), "usr/lib/modules".into()]),
+    ) else {
+        bail!("{package} holds no kernel, or no modules");
+    };
+    fs::copy(image, fresh.join("vmlinuz"))?;
+    fs::rename(modules, fresh.join("modules"))?;
     bzimage::extract(&fresh.join("vmlinuz"), &fresh.join("vmlinux"))?;
-    let name = deb
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    fs::remove_file(&deb)?;
-    fs::remove_dir_all(fresh.join("root"))?;
+    fs::remove_dir_all(root)?;
     fs::write(fresh.join("stamp"), &name)?;
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
@@ -88,13 +93,32 @@ fn fetch(series: &str, meta: &str) -> Result<Kernel> {
     })
 }
 
+/// Downloads a kernel's package, and those that Debian has split off from it, and unpacks
+/// them to `root`. Returns the name of the first one's file.
+fn unpack(package: &str, apt: &Apt, fresh: &Path) -> Result<String> {
+    const PARTS: [&str; 3] = ["linux-base-", "linux-binary-", "linux-modules-"];
+    let mut packages = vec![package.to_owned()];
+    let parts = apt.depends(package).unwrap_or_default().into_iter();
+    packages.extend(parts.filter(|name| PARTS.iter().any(|part| name.starts_with(part))));
+    let mut first = None;
+    for package in packages {
+        let deb = apt.download(&package, fresh)?;
+        let mut unpack = Command::new("dpkg-deb");
+        cmd::run(unpack.arg("-x").arg(&deb).arg(fresh.join("root")))?;
+        fs::remove_file(&deb)?;
+        let name = deb.file_stem().unwrap_or_default().to_string_lossy();
+        first.get_or_insert_with(|| name.into_owned());
+    }
+    Ok(first.unwrap_or_default())
+}
+
 /// The package that the meta package depends on now.
-fn versioned(series: &str, meta: &str) -> Result<String> {
-    if let Some(package) = depends(meta) {
+fn versioned(series: &str, meta: &str, apt: &Apt) -> Result<String> {
+    if let Some(package) = depends(meta, apt) {
         return checked(series, meta, package);
     }
-    setup::apt_update()?;
-    match depends(meta) {
+    apt.update()?;
+    match depends(meta, apt) {
         Some(package) => checked(series, meta, package),
         None => bail!(
             "the package archive has no {meta}; the images are made from Debian 12 \
@@ -103,14 +127,9 @@ fn versioned(series: &str, meta: &str) -> Result<String> {
     }
 }
 
-fn depends(meta: &str) -> Option<String> {
-    let out = cmd::text(Command::new("apt-cache").args(["depends", meta])).ok()?;
-    let mut lines = out
-        .lines()
-        .filter_map(|l| l.trim().strip_prefix("Depends: "));
-    lines
-        .find(|p| p.starts_with("linux-image-"))
-        .map(str::to_owned)
+fn depends(meta: &str, apt: &Apt) -> Option<String> {
+    let mut packages = apt.depends(meta)?.into_iter();
+    packages.find(|p| p.starts_with("linux-image-"))
 }
 
 fn checked(series: &str, meta: &str, package: String) -> Result<String> {
@@ -118,21 +137,6 @@ fn checked(series: &str, meta: &str, package: String) -> Result<String> {
         return Ok(package);
     }
     bail!("{meta} is {package} here, not a kernel {series}: the images are made from Debian 12")
-}
-
-/// The only file of a folder with this word in its name.
-fn one_file(dir: &Path, word: &str) -> Result<PathBuf> {
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let path = entry?.path();
-        if path.is_file()
-            && path
-                .file_name()
-                .is_some_and(|n| n.to_string_lossy().contains(word))
-        {
-            return Ok(path);
-        }
-    }
-    bail!("no {word} in {}", dir.display())
 }
 
 impl Kernel {

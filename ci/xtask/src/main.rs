@@ -6,6 +6,7 @@
 //! | module | does |
 //! |---|---|
 //! | `paths`, `cmd`, `cpio`, `artifacts` | places, other programs, archives, the table of packages |
+//! | `apt`, `systems` | Debian's packages, and root file systems that are made of them |
 //! | `setup`, `kernels`, `bzimage`, `programs`, `images` | what the runners need, made once under `target/xtask` |
 //! | `headers`, `mock_pmu` | the kernel module that gives the nested host a PMU |
 //! | `patience` | when something that stands still is given up |
@@ -16,6 +17,7 @@
 //! | `perf`, `complaints` | what perf and the kernel of a guest say, and what they must |
 //! | `demo` | perf in a guest, shown and checked |
 
+mod apt;
 mod artifacts;
 mod bzimage;
 mod check;
@@ -39,6 +41,7 @@ mod place;
 mod programs;
 mod report;
 mod setup;
+mod systems;
 mod test;
 
 use std::process::ExitCode;

@@ -57,8 +57,11 @@ pub(crate) fn no_native_guests() -> Option<String> {
 /// # Errors
 /// As [`nested::prepare`].
 pub(crate) fn prepare(args: &HostArgs) -> Result<Place> {
-    let asked =
-        args.icount || args.host_kernel.is_some() || args.cpus.is_some() || args.mock_pmu.is_some();
+    let asked = args.icount
+        || args.host_kernel.is_some()
+        || args.cpus.is_some()
+        || args.mock_pmu.is_some()
+        || args.debian;
     let Some(reason) = no_native_guests()
         .filter(|_| !asked)
         .or(asked.then(|| "an option of the nested host is given".to_owned()))

@@ -17,9 +17,22 @@ use crate::{cmd, paths, say};
 /// # Errors
 /// If `target/xtask` cannot be written to.
 pub(crate) fn alone() -> Result<File> {
-    let lock = paths::cache("")?.join("lock");
-    let lock = File::create(lock).context("cannot write under target/")?;
-    lock.lock().context("cannot lock target/xtask")?;
+    lock(
+        "lock",
+        "another xtask sets up this machine or builds images",
+    )
+}
+
+/// Takes a lock of `target/xtask`, and says who has it if it is not free.
+///
+/// # Errors
+/// If `target/xtask` cannot be written to.
+pub(crate) fn lock(name: &str, whose: &str) -> Result<File> {
+    let lock = File::create(paths::cache("")?.join(name)).context("cannot write under target/")?;
+    if lock.try_lock().is_err() {
+        say!("waiting: {whose}");
+        lock.lock().context("cannot lock target/xtask")?;
+    }
     Ok(lock)
 }
 
@@ -28,7 +41,18 @@ pub(crate) fn alone() -> Result<File> {
 /// # Errors
 /// Names the packages if there is no apt-get, no right to install, or apt-get fails.
 pub(crate) fn tools() -> Result<()> {
-    let missing = missing(&artifacts::load()?);
+    install(&missing(&artifacts::load()?, false))
+}
+
+/// Installs what makes root file systems, and is missing.
+///
+/// # Errors
+/// As [`tools`].
+pub(crate) fn makers() -> Result<()> {
+    install(&missing(&artifacts::load()?, true))
+}
+
+fn install(missing: &[String]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -41,23 +65,29 @@ pub(crate) fn tools() -> Result<()> {
     cmd::run(
         as_root("apt-get")?
             .args(["install", "-y", "-q", "--no-install-recommends"])
-            .args(&missing),
+            .args(missing),
     )
     .with_context(|| format!("cannot install {list}"))
 }
 
-/// Refreshes the package lists.
+/// Refreshes the package lists of this machine.
 pub(crate) fn apt_update() -> Result<()> {
     cmd::run(as_root("apt-get")?.args(["update", "-q"])).context("cannot refresh the package lists")
 }
 
-fn missing(all: &[Artifact]) -> Vec<String> {
+/// The packages that are missing: of what makes root file systems, or of all else.
+fn missing(all: &[Artifact], makers: bool) -> Vec<String> {
     let mut packages: Vec<String> = all
         .iter()
         .filter_map(|a| match a {
-            Artifact::Program { name, package } => (!cmd::in_path(name)).then_some(package),
-            Artifact::File { path, package } => (!Path::new(path).exists()).then_some(package),
-            Artifact::Kernel { .. } => None,
+            Artifact::Program { name, package } if !makers => {
+                (!cmd::in_path(name)).then_some(package)
+            }
+            Artifact::File { path, package } if !makers => {
+                (!Path::new(path).exists()).then_some(package)
+            }
+            Artifact::Maker { name, package } if makers => (!cmd::in_path(name)).then_some(package),
+            _ => None,
         })
         .cloned()
         .collect();
@@ -66,7 +96,11 @@ fn missing(all: &[Artifact]) -> Vec<String> {
     packages
 }
 
-fn as_root(program: &str) -> Result<Command> {
+/// A program that runs as root, by sudo if we are not.
+///
+/// # Errors
+/// If there is no sudo.
+pub(crate) fn as_root(program: &str) -> Result<Command> {
     let mut command = if cmd::is_root() {
         Command::new(program)
     } else if cmd::in_path("sudo") {
@@ -95,6 +129,7 @@ mod tests {
             artifact("/nonexistent/b"),
             artifact("/"),
         ];
-        assert_eq!(missing(&all), ["p"]);
+        assert_eq!(missing(&all, false), ["p"]);
+        assert!(missing(&all, true).is_empty());
     }
 }

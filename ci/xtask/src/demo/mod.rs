@@ -61,6 +61,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         profile: "release".into(),
         perfvisor: None,
         mock_pmu,
+        debian: false,
     };
     let place = place::prepare(&host)?;
     let pmu = args.pmu.as_deref();

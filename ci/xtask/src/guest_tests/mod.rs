@@ -286,6 +286,7 @@ fn run_once<'a>(
         profile: "testrelease".into(),
         perfvisor: None,
         mock_pmu,
+        debian: false,
     };
     let place = place::prepare(&host)?;
     let mut job = job(&place, tests)?;

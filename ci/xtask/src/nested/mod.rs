@@ -25,7 +25,7 @@ use crate::kernels::{self, Kernel};
 use crate::keyboard::RawTerminal;
 use crate::mock_pmu::Spec;
 use crate::patience::{Patience, Why};
-use crate::{images, say, setup};
+use crate::{images, say, setup, systems};
 use qemu::Machine;
 use stream::{Event, Stream, Watched};
 
@@ -84,6 +84,10 @@ pub(crate) struct HostArgs {
                 core:gp=4+uncore:name=power. See resources/mock-pmu/README.md"
     )]
     pub(crate) mock_pmu: Option<Spec>,
+    /// Give the nested host the root file system of a Debian 13 instead of busybox: with virtiofsd,
+    /// passt, gcc, python3 and perf, kernels in /boot, and a user `user` who may use /dev/kvm
+    #[arg(long)]
+    pub(crate) debian: bool,
 }
 
 /// What a job is: a shell line, and files that it finds.
@@ -145,6 +149,8 @@ pub(crate) struct Host {
     icount: bool,
     timeout: Option<u64>,
     share: Vec<u8>,
+    /// Disks, of which the first one is its root file system.
+    disks: Vec<PathBuf>,
 }
 
 /// Builds and fetches what the host needs.
@@ -155,16 +161,24 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     let series = args.host_kernel.as_deref().unwrap_or("6.12");
     let cpus = cpus(args, series)?;
     let share = images::share(args.share.as_deref())?;
-    let _alone = setup::alone()?;
+    let alone = setup::alone()?;
     setup::tools()?;
     let kernels = kernels::all()?;
     let kernel = pick(&kernels, "--host-kernel", series)?;
     let mut archives = vec![images::host(&kernel)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
-    archives.push(images::images(&kernels, &images::guest(&kernels)?)?);
+    if !args.debian {
+        archives.push(images::images(&kernels, &images::guest(&kernels)?)?);
+    }
     if args.mock_pmu.is_some() {
         archives.push(images::mock_pmu(&kernel)?);
     }
+    drop(alone);
+    let disks = if args.debian {
+        vec![systems::host(&kernels)?]
+    } else {
+        Vec::new()
+    };
     Ok(Host {
         kernel,
         archives,
@@ -176,6 +190,7 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
         icount: args.icount,
         timeout: args.timeout,
         share,
+        disks,
     })
 }
 
@@ -217,8 +232,13 @@ impl Host {
         };
         let pmu = self.mock_pmu.as_ref();
         let pmu = pmu.map_or_else(String::new, |spec| format!(", mock PMU {}", spec.text()));
+        let system = if self.disks.is_empty() {
+            ""
+        } else {
+            ", Debian 13"
+        };
         format!(
-            "nested host, kernel {}, {} CPU(s){time}{pmu}",
+            "nested host, kernel {}, {} CPU(s){time}{pmu}{system}",
             self.kernel.series, self.cpus
         )
     }
@@ -317,6 +337,9 @@ impl Host {
         }
         if !self.icount {
             cpio.file("job/alarm", 0o644, ALARM)?;
+        }
+        if !self.disks.is_empty() {
+            cpio.file("job/root", 0o644, b"/dev/vda\n")?;
         }
         if job.interactive {
             cpio.file("job/keys", 0o644, b"")?;

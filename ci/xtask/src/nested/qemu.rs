@@ -158,6 +158,9 @@ fn arguments(host: &Host, initrd: &Path, console: &Path, keys: Option<&Path>) ->
         "virtio-serial-pci,id=out,ioeventfd=off,max_ports=5",
     ]);
     let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    for (n, disk) in host.disks.iter().enumerate() {
+        words.extend(drive(n, disk));
+    }
     let out = |fd: u32| format!("file,path=/dev/fd/{fd}");
     let mut ports = vec![(1, out(3)), (2, out(4)), (3, out(5))];
     ports.extend(keys.map(|keys| (4, format!("pipe,path={}", keys.display()))));
@@ -170,6 +173,17 @@ fn arguments(host: &Host, initrd: &Path, console: &Path, keys: Option<&Path>) ->
         ));
     }
     words
+}
+
+/// A disk. What is written to it goes to a file that is gone with QEMU.
+fn drive(n: usize, disk: &Path) -> [String; 4] {
+    let file = disk.display();
+    [
+        "-drive".into(),
+        format!("if=none,id=disk{n},format=raw,snapshot=on,cache=unsafe,file={file}"),
+        "-device".into(),
+        format!("virtio-blk-pci,drive=disk{n}"),
+    ]
 }
 
 /// The two FIFOs of QEMU's `pipe`: what we write to the one is typed; nothing is written to
