@@ -19,6 +19,7 @@ pub(crate) fn fetch(kernel: &Kernel) -> Result<PathBuf> {
     let dir = paths::cache("headers")?.join(&kernel.series);
     let build = dir.join("usr/src").join(format!("linux-headers-{release}"));
     if fs::read_to_string(dir.join("stamp")).is_ok_and(|old| old == kernel.stamp) {
+        makefile(&dir, &build)?;
         return Ok(build);
     }
     if dir.exists() {
@@ -26,7 +27,6 @@ pub(crate) fn fetch(kernel: &Kernel) -> Result<PathBuf> {
     }
     fs::create_dir_all(&dir)?;
     let package = format!("linux-headers-{release}");
-    let mut common = None;
     for name in std::iter::once(package.clone()).chain(parts(&package, version)?) {
         let exact = if name.starts_with("linux-headers-") {
             format!("{name}={version}")
@@ -34,16 +34,8 @@ pub(crate) fn fetch(kernel: &Kernel) -> Result<PathBuf> {
             name.clone()
         };
         unpack(&exact, &kernel.series, &dir)?;
-        if name.ends_with("-common") {
-            common = Some(dir.join("usr/src").join(name));
-        }
     }
-    let Some(common) = common else {
-        bail!("{package} depends on no package of common headers");
-    };
-    // It includes the one of /usr/src.
-    let makefile = format!("include {}\n", common.join("Makefile").display());
-    fs::write(build.join("Makefile"), makefile)?;
+    makefile(&dir, &build)?;
     // With it a tool that we do not need (pahole) would be needed.
     let vmlinux = build.join("vmlinux");
     if vmlinux.exists() {
@@ -51,6 +43,29 @@ pub(crate) fn fetch(kernel: &Kernel) -> Result<PathBuf> {
     }
     fs::write(dir.join("stamp"), &kernel.stamp)?;
     Ok(build)
+}
+
+/// Has the build folder's makefile include that of the common headers where they are now:
+/// the package's own includes the one of /usr/src, and `target` may have been moved.
+fn makefile(dir: &Path, build: &Path) -> Result<()> {
+    let sources = dir.join("usr/src");
+    let read = || format!("cannot read {}", sources.display());
+    let mut common = None;
+    for entry in fs::read_dir(&sources).with_context(read)? {
+        let path = entry.with_context(read)?.path();
+        if path.to_string_lossy().ends_with("-common") {
+            common = Some(path);
+        }
+    }
+    let Some(common) = common else {
+        bail!("{} has no common headers", sources.display());
+    };
+    let text = format!("include {}\n", common.join("Makefile").display());
+    let makefile = build.join("Makefile");
+    if fs::read_to_string(&makefile).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    fs::write(&makefile, text).with_context(|| format!("cannot write {}", makefile.display()))
 }
 
 /// The release and the package version of a kernel's stamp.
@@ -115,6 +130,25 @@ fn unpack(package: &str, series: &str, dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_that_were_moved_name_their_new_place() {
+        let dir = std::env::temp_dir().join(format!("xtask-headers-{}", std::process::id()));
+        for at in ["a", "b"].map(|name| dir.join(name)) {
+            let build = at.join("usr/src/linux-headers-6.1");
+            if at.ends_with("b") {
+                fs::rename(dir.join("a"), &at).unwrap();
+            } else {
+                fs::create_dir_all(&build).unwrap();
+                fs::create_dir_all(at.join("usr/src/linux-headers-6.1-common")).unwrap();
+            }
+            makefile(&at, &build).unwrap();
+            let text = fs::read_to_string(build.join("Makefile")).unwrap();
+            let place = at.join("usr/src/linux-headers-6.1-common/Makefile");
+            assert_eq!(text, format!("include {}\n", place.display()));
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn a_stamp_names_the_release() {

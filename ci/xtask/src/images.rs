@@ -120,7 +120,7 @@ pub(crate) fn guest(kernels: &[Kernel]) -> Result<PathBuf> {
     for kernel in kernels {
         stamp = stamp.text(&kernel.stamp);
     }
-    cached("guest.cpio", stamp, |cpio| {
+    cached(&format!("guest-{}.cpio", names(kernels)), stamp, |cpio| {
         cpio.copy("init", 0o755, &init)?;
         busybox(cpio)?;
         cpio.copy("usr/bin/perf", 0o755, &perf)?;
@@ -133,6 +133,12 @@ pub(crate) fn guest(kernels: &[Kernel]) -> Result<PathBuf> {
             .iter()
             .try_for_each(|kernel| guest_modules(cpio, kernel))
     })
+}
+
+/// The series of kernels, for the name of an archive.
+fn names(kernels: &[Kernel]) -> String {
+    let names: Vec<&str> = kernels.iter().map(|k| k.series.as_str()).collect();
+    names.join("+")
 }
 
 /// Where Debian's perf looks for the scripts of `perf test`.
@@ -250,7 +256,7 @@ pub(crate) fn images(kernels: &[Kernel], guest: &Path) -> Result<PathBuf> {
     for kernel in kernels {
         stamp = stamp.text(&kernel.stamp);
     }
-    cached("images.cpio", stamp, |cpio| {
+    cached(&format!("images-{}.cpio", names(kernels)), stamp, |cpio| {
         for Kernel { series, dir, .. } in kernels {
             cpio.copy(
                 &format!("images/vmlinuz-{series}"),

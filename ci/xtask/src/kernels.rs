@@ -31,6 +31,20 @@ pub(crate) fn all() -> Result<Vec<Kernel>> {
         .collect()
 }
 
+/// Of [`all`] those of some series; all of them if none is named.
+///
+/// # Errors
+/// If one cannot be had, or there is none of that series.
+pub(crate) fn some(wanted: &[String]) -> Result<Vec<Kernel>> {
+    if wanted.is_empty() {
+        return all();
+    }
+    let mine = artifacts::kernels()?.into_iter();
+    mine.filter(|(series, _, suite)| suite.is_none() && wanted.contains(series))
+        .map(|(series, meta, _)| fetch(&series, &meta, &Apt::of_this_machine()))
+        .collect()
+}
+
 /// Those of other releases of Debian.
 pub(crate) fn of_other_releases() -> Result<Vec<Kernel>> {
     let mut all = Vec::new();

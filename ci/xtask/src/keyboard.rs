@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -101,9 +102,27 @@ pub(crate) fn pass_on(fifo: &Path, events: Sender<Event>) -> Result<()> {
                 return;
             }
         }
-        let _host_gone = to.write_all(&[END_OF_INPUT]);
+        end_input(&mut to);
     });
     Ok(())
+}
+
+/// Gives a process what standard input has, which is no terminal, and then the end of it.
+pub(crate) fn feed(mut to: ChildStdin) {
+    thread::spawn(move || {
+        if io::copy(&mut io::stdin().lock(), &mut to).is_ok() {
+            end_input(&mut to);
+        }
+    });
+}
+
+/// Types the end of the input until nobody reads it: a shell that is not up yet, or sets
+/// its terminal, throws away what was typed before.
+fn end_input(to: &mut impl Write) {
+    const AGAIN: Duration = Duration::from_secs(2);
+    while to.write_all(&[END_OF_INPUT]).is_ok() && to.flush().is_ok() {
+        thread::sleep(AGAIN);
+    }
 }
 
 /// Finds the commands among the keys: as perfvisor does at a terminal.

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::kernels::Kernel;
-use crate::{cmd, headers, paths, say};
+use crate::{cmd, headers, paths};
 
 /// Where the module lies in the nested host.
 pub(crate) const MODULE: &str = "modules/mock_pmu.ko";
@@ -135,7 +135,6 @@ pub(crate) struct Built {
 /// If the headers cannot be had or the compiler complains.
 pub(crate) fn build(kernel: &Kernel) -> Result<Built> {
     let headers = headers::fetch(kernel)?;
-    say!("building the mock PMU for {}", kernel.series);
     let dir = paths::cache("mock-pmu")?.join(&kernel.series);
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
@@ -152,7 +151,10 @@ pub(crate) fn build(kernel: &Kernel) -> Result<Built> {
         .arg(&headers)
         .arg(format!("M={}", dir.display()))
         .args(["KCFLAGS=-Werror", "modules"]);
-    cmd::output(&mut make).context("the mock PMU does not build")?;
+    cmd::long(
+        &format!("building the mock PMU for {}", kernel.series),
+        || cmd::output(&mut make).context("the mock PMU does not build"),
+    )?;
     let self_test = self_test(&dir)?;
     Ok(Built {
         module: dir.join("mock_pmu.ko"),

@@ -2,7 +2,7 @@
 //! can run Linux, else in the nested host.
 
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::kernels::Kernel;
 use crate::nested::stream::{self, Event, Stream, Watched};
 use crate::nested::{self, Ended, Host, HostArgs, Job};
-use crate::{cmd, images, kernels, paths, programs, say, setup};
+use crate::{cmd, images, kernels, keyboard, paths, programs, say, setup};
 
 /// A place to start perfvisor in.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Native {
         let share_bytes = images::share(args.share.as_deref())?;
         let _alone = setup::alone()?;
         setup::tools()?;
-        let kernels = kernels::all()?;
+        let kernels = kernels::some(&args.kernels)?;
         let mut native = Self {
             guest: images::guest(&kernels)?,
             kernels,
@@ -194,7 +194,14 @@ impl Native {
             // perfvisor looks after the terminal, which is its own: nothing comes between.
             let mut shell = Command::new("sh");
             let shell = shell.args(["-c", &job.line]).env("PATH", path);
-            return reap(shell.spawn().context("cannot start the shell")?);
+            if !io::stdin().is_terminal() {
+                shell.stdin(Stdio::piped());
+            }
+            let mut shell = shell.spawn().context("cannot start the shell")?;
+            if let Some(stdin) = shell.stdin.take() {
+                keyboard::feed(stdin);
+            }
+            return reap(shell);
         }
         let (output, output_in) = io::pipe()?;
         let (error, error_in) = io::pipe()?;

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::{cmd, paths, say};
+use crate::{cmd, paths};
 
 /// The target that makes cargo keep RUSTFLAGS off proc-macros and build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -43,9 +43,11 @@ fn static_output(profile: &str, name: &str) -> PathBuf {
 
 /// Builds `perfvisor` as a static program.
 pub(crate) fn perfvisor(profile: &str) -> Result<PathBuf> {
-    say!("building perfvisor (static, profile {profile})");
-    cmd::run(static_cargo(profile).args(["-p", "perfvisor", "--bin", "perfvisor"]))
-        .context("perfvisor does not build")?;
+    let what = format!("building perfvisor (static, profile {profile})");
+    cmd::long(&what, || {
+        cmd::run(static_cargo(profile).args(["-p", "perfvisor", "--bin", "perfvisor"]))
+            .context("perfvisor does not build")
+    })?;
     Ok(static_output(profile, "perfvisor"))
 }
 
@@ -110,7 +112,9 @@ pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {
     for name in &names {
         cargo.args(["--bin", name]);
     }
-    cmd::run(&mut cargo).context("the guest's test programs do not build")?;
+    cmd::long("building the guest's test programs", || {
+        cmd::run(&mut cargo).context("the guest's test programs do not build")
+    })?;
     Ok(names
         .iter()
         .map(|name| static_output(profile, name))
@@ -123,7 +127,6 @@ pub(crate) fn payloads() -> Result<Vec<(String, PathBuf)>> {
     let profile = "testrelease";
     let dir = paths::target().join("payloads");
     let names = guest_binaries(true)?;
-    say!("building the bare-metal payloads");
     let mut cargo = cmd::cargo();
     cargo
         .env_remove("RUSTFLAGS")
@@ -132,7 +135,9 @@ pub(crate) fn payloads() -> Result<Vec<(String, PathBuf)>> {
         .args(["--config", "guest-tests/payload.toml", "--target-dir"])
         .arg(&dir);
     // rustc warns of the ABI without SSE for each payload: guest-tests/DESIGN.md.
-    cmd::output(&mut cargo).context("the payloads do not build")?;
+    cmd::long("building the bare-metal payloads", || {
+        cmd::output(&mut cargo).context("the payloads do not build")
+    })?;
     let place = |name: String| {
         let path = dir.join(TARGET).join(profile).join(&name);
         (name, path)

@@ -48,6 +48,13 @@ const PATIENCE: Patience = Patience {
 /// Seconds that it may take on any machine.
 const LIMIT: u64 = 3600;
 
+/// The kernels that it boots; what is no series is refused later, with those that there are.
+fn kernels(args: &DemoArgs) -> Vec<String> {
+    let host = args.host_kernel.as_deref();
+    let guest = args.guest_kernel.trim_start_matches("vmlinux-");
+    vec![host.unwrap_or(nested::DEFAULT_KERNEL).into(), guest.into()]
+}
+
 /// Runs the demo. The exit status is 0 if perf showed what it must.
 pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
     let nested = args.mock_pmu || args.host_kernel.is_some() || place::no_native_guests().is_some();
@@ -62,6 +69,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         perfvisor: None,
         mock_pmu,
         debian: false,
+        kernels: kernels(args),
     };
     let place = place::prepare(&host)?;
     let pmu = args.pmu.as_deref();

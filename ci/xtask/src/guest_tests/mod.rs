@@ -39,7 +39,6 @@ use anyhow::{Result, anyhow};
 use crate::complaints;
 use crate::guest::{self, GuestArgs};
 use crate::images;
-use crate::mock_pmu::Spec;
 use crate::nested::stream::Stream;
 use crate::nested::{Ended, HostArgs, Job};
 use crate::patience::Patience;
@@ -269,15 +268,10 @@ fn patience(tests: &[&GuestTest], icount: bool) -> Patience {
 /// A test that did not come to an end, and why.
 type Stuck<'a> = (&'a GuestTest, String);
 
-/// Boots one host and runs the tests in it. Returns those that did not come to an end.
-fn run_once<'a>(
-    nested: Option<NestedHost>,
-    tests: &[&'a GuestTest],
-    report: &Shared<'_>,
-) -> Result<Vec<Stuck<'a>>> {
+/// The host of these tests.
+fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArgs> {
     let mock_pmu = nested.map(|host| host.mock_pmu).filter(|m| !m.is_empty());
-    let mock_pmu: Option<Spec> = mock_pmu.map(str::parse).transpose()?;
-    let host = HostArgs {
+    Ok(HostArgs {
         icount: nested.is_some_and(|host| host.icount),
         host_kernel: nested.map(|host| host.kernel.to_owned()),
         cpus: None,
@@ -285,9 +279,19 @@ fn run_once<'a>(
         timeout: Some(60 + tests.iter().map(|t| t.ended_after()).sum::<u64>()),
         profile: "testrelease".into(),
         perfvisor: None,
-        mock_pmu,
+        mock_pmu: mock_pmu.map(str::parse).transpose()?,
         debian: false,
-    };
+        kernels: Vec::new(),
+    })
+}
+
+/// Boots one host and runs the tests in it. Returns those that did not come to an end.
+fn run_once<'a>(
+    nested: Option<NestedHost>,
+    tests: &[&'a GuestTest],
+    report: &Shared<'_>,
+) -> Result<Vec<Stuck<'a>>> {
+    let host = host_args(nested, tests)?;
     let place = place::prepare(&host)?;
     let mut job = job(&place, tests)?;
     job.patience = Some(patience(tests, host.icount));

@@ -25,10 +25,12 @@ use crate::kernels::{self, Kernel};
 use crate::keyboard::RawTerminal;
 use crate::mock_pmu::Spec;
 use crate::patience::{Patience, Why};
-use crate::{images, say, setup, systems};
+use crate::{artifacts, images, say, setup, systems};
 use qemu::Machine;
 use stream::{Event, Stream, Watched};
 
+/// The kernel of a nested host when nobody names one.
+pub(crate) const DEFAULT_KERNEL: &str = "6.12";
 /// How often a host that died before the job started is started again.
 const RESTARTS: u32 = 2;
 /// CPUs of a host when nothing asks for more. With two, one patches the host's text while
@@ -88,6 +90,9 @@ pub(crate) struct HostArgs {
     /// passt, gcc, python3 and perf, kernels in /boot, and a user `user` who may use /dev/kvm
     #[arg(long)]
     pub(crate) debian: bool,
+    /// The kernels that are needed, of hosts and of guests; none: all that there are.
+    #[arg(skip)]
+    pub(crate) kernels: Vec<String>,
 }
 
 /// What a job is: a shell line, and files that it finds.
@@ -158,12 +163,12 @@ pub(crate) struct Host {
 /// # Errors
 /// Names the option, package or program at fault.
 pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
-    let series = args.host_kernel.as_deref().unwrap_or("6.12");
+    let series = args.host_kernel.as_deref().unwrap_or(DEFAULT_KERNEL);
     let cpus = cpus(args, series)?;
     let share = images::share(args.share.as_deref())?;
     let alone = setup::alone()?;
     setup::tools()?;
-    let kernels = kernels::all()?;
+    let kernels = kernels::some(&args.kernels)?;
     let kernel = pick(&kernels, "--host-kernel", series)?;
     let mut archives = vec![images::host(&kernel)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
@@ -215,7 +220,9 @@ pub(crate) fn pick(kernels: &[Kernel], flag: &str, series: &str) -> Result<Kerne
     if let Some(kernel) = kernels.iter().find(|k| k.series == series) {
         return Ok(kernel.clone());
     }
-    let known: Vec<&str> = kernels.iter().map(|k| k.series.as_str()).collect();
+    let all = artifacts::kernels()?.into_iter();
+    let known = all.filter(|(.., suite)| suite.is_none());
+    let known: Vec<String> = known.map(|(series, ..)| series).collect();
     bail!(
         "{flag} {series}: no such kernel; there are {}",
         known.join(" and ")
