@@ -17,6 +17,7 @@
 //! event_loop               console, signals, stop, on one thread
 //! machine                  memory, boot, ACPI, CPUID, hot-plug: a VM put together
 //! doctor, control          perfvisor doctor; the control API, perfvisor ctl
+//! launch                   a VM from its configuration to its end
 //! run                      from the command line to the exit status
 //! ```
 //!
@@ -35,6 +36,7 @@ pub mod event_loop;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz_input;
 pub mod kvm;
+pub mod launch;
 pub mod machine;
 pub mod output;
 pub mod pmu;

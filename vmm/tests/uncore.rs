@@ -76,7 +76,12 @@ fn run(name: &str, operator: impl Fn(&MachineControl) + Send) -> Option<Arc<Shar
     let pmu = PmuPlan::new(&config.pmu, &config.cpus, &sysfs, &HostCpus::read(&sysfs)).unwrap();
     let pmu = pmu.unwrap().with_uncore(&plan, &config.cpus).unwrap();
     let uncore = pmu.uncore().unwrap();
-    let machine = Machine::build(&config, pmu.hooks().unwrap()).unwrap();
+    let machine = Machine::build(
+        &config,
+        pmu.hooks().unwrap(),
+        vmm::machine::MachineExtras::none().unwrap(),
+    )
+    .unwrap();
     let control = machine.control();
     thread::scope(|scope| {
         let watched = Arc::clone(&uncore);

@@ -2,6 +2,7 @@
 
 mod affinity_watch;
 mod console;
+mod relay;
 
 use std::fmt;
 use std::os::fd::AsRawFd;
@@ -13,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub use affinity_watch::AffinityWatch;
 pub use console::Console;
+pub use relay::SignalRelay;
 
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::signals::EndSignals;
@@ -37,7 +39,11 @@ impl EventLoop {
     /// # Errors
     /// If the host gives no epoll, or does not let it watch the signals and the end: a
     /// VM that starts can be ended.
-    pub fn new(stop: Arc<StopSignal>, signals: EndSignals) -> Result<Self, event_manager::Error> {
+    pub fn new(
+        stop: Arc<StopSignal>,
+        signals: EndSignals,
+        relay: Option<SignalRelay>,
+    ) -> Result<Self, event_manager::Error> {
         let manager = EventManager::<Subscriber>::new()?;
         let mut events = Self {
             manager,
@@ -49,6 +55,7 @@ impl EventLoop {
         })?;
         events.add_required(SignalListener {
             signals,
+            relay,
             stop,
             refused: None,
         })?;
@@ -145,6 +152,7 @@ impl MutEventSubscriber for StopListener {
 
 struct SignalListener {
     signals: EndSignals,
+    relay: Option<SignalRelay>,
     stop: Arc<StopSignal>,
     refused: Option<event_manager::Error>,
 }
@@ -157,7 +165,11 @@ impl RequiredListener for SignalListener {
 
 impl MutEventSubscriber for SignalListener {
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
-        if let Some(signal) = self.signals.take() {
+        let Some(signal) = self.signals.take() else {
+            return;
+        };
+        let relay = self.relay.as_mut();
+        if !relay.is_some_and(|relay| relay.take(signal)) {
             self.stop.stop(StopReason::HostSignal(signal));
         }
     }
@@ -177,7 +189,7 @@ mod tests {
         let stop = Arc::new(StopSignal::new().unwrap());
         // epoll_ctl(2): EPERM for a regular file.
         let file = std::fs::File::open("/proc/self/exe").unwrap();
-        let error = EventLoop::new(stop, EndSignals::of_file(file)).unwrap_err();
+        let error = EventLoop::new(stop, EndSignals::of_file(file), None).unwrap_err();
         assert!(
             matches!(error, event_manager::Error::Epoll(error) if error.errno() == libc::EPERM)
         );

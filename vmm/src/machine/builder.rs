@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::boot::{BootError, ImageError, InitramfsError};
+use super::extras::MachineExtras;
 use super::hotplug::Hotplug;
 use super::memory::MemoryError;
 use super::parts::{self, Blueprint, Files};
@@ -18,7 +19,7 @@ use crate::devices::BusError;
 use crate::devices::cpu_hotplug::CpuHotplug;
 use crate::devices::power::PowerButton;
 use crate::devices::serial::ConsoleOutput;
-use crate::event_loop::{AffinityWatch, EventLoop};
+use crate::event_loop::{AffinityWatch, EventLoop, SignalRelay};
 use crate::kvm::{Hypervisor, KvmError, Vm};
 use crate::pmu::PmuHooks;
 use crate::probe::{self, LinuxNeedsHardware};
@@ -161,12 +162,13 @@ fn open_hypervisor(config: &VmConfig) -> Result<Hypervisor, BuildError> {
 }
 
 /// The loop that ends with the VM. From here on the signals that end the VMM wait.
-fn event_loop(stop: &Arc<StopSignal>) -> Result<EventLoop, BuildError> {
-    let signals = EndSignals::block().map_err(|source| BuildError::Host {
+fn event_loop(stop: &Arc<StopSignal>, relay: Option<SignalRelay>) -> Result<EventLoop, BuildError> {
+    let relayed = relay.as_ref().map_or(&[][..], SignalRelay::also);
+    let signals = EndSignals::block(relayed).map_err(|source| BuildError::Host {
         what: "signals",
         source,
     })?;
-    EventLoop::new(Arc::clone(stop), signals).map_err(BuildError::EventLoop)
+    EventLoop::new(Arc::clone(stop), signals, relay).map_err(BuildError::EventLoop)
 }
 
 impl Machine {
@@ -175,7 +177,11 @@ impl Machine {
     ///
     /// # Errors
     /// The first thing that cannot be.
-    pub fn build(config: &VmConfig, hooks: PmuHooks) -> Result<Self, BuildError> {
+    pub fn build(
+        config: &VmConfig,
+        hooks: PmuHooks,
+        extras: MachineExtras,
+    ) -> Result<Self, BuildError> {
         let mut files = Files::open(config)?;
         let host = |what| move |source| BuildError::Host { what, source };
         let hypervisor = open_hypervisor(config)?;
@@ -187,10 +193,10 @@ impl Machine {
         let (vm, boot_state) = blueprint.build_vm(&mut files)?;
         probe::check_kernel(&config.kernel, &hypervisor)?;
         let created = blueprint.create_vcpus(&vm, boot_state)?;
-        let stop = Arc::new(StopSignal::new().map_err(host("an eventfd"))?);
+        let stop = extras.stop;
         // May create a file: behind all that refuses what the user gave.
         let serial_file = SerialFile::open(config, &files)?;
-        let serial = parts::open_serial(&config.serial, serial_file.as_ref())?;
+        let serial = parts::open_serial(&config.serial, serial_file.as_ref(), extras.console)?;
         let lines = parts::connect_lines(&vm, &serial)?;
         let vcpus = Arc::new(VcpuSet::default());
         let presence = Arc::new(PresenceKeeper::new(
@@ -202,12 +208,11 @@ impl Machine {
         ));
         let hotplug = CpuHotplug::new(Arc::clone(&presence) as _);
         let buses = Arc::new(parts::build_buses(config, &stop, &serial, hotplug)?);
-        let mut events = event_loop(&stop)?;
+        let mut events = event_loop(&stop, extras.signals)?;
         let tty = config.serial == SerialConfig::Tty;
         let console = serial.output.clone();
         if tty {
-            let input = parts::console(serial, &stop);
-            events.add(input.map_err(host("standard input"))?);
+            events.add(parts::console(serial, &stop).map_err(host("standard input"))?);
         }
         kick::install_handler().map_err(host("the signal handler of kicks"))?;
         let source = VcpuSource {
@@ -225,14 +230,15 @@ impl Machine {
         watch_required_cpus(&mut events, &vcpus, &stop)?;
         // Behind all that refuses: the reason of a refusal is the only line.
         vcpus::warn_of_leaks(&created.leaked);
+        let control = MachineControl {
+            vcpus,
+            hotplug: Arc::new(hotplug),
+            stop,
+            power_button: lines.power_button,
+            console,
+        };
         Ok(Self {
-            control: MachineControl {
-                vcpus,
-                hotplug: Arc::new(hotplug),
-                stop,
-                power_button: lines.power_button,
-                console,
-            },
+            control,
             events,
             tty,
             serial_file,

@@ -4,6 +4,7 @@ pub mod acpi;
 pub mod boot;
 pub mod builder;
 pub mod cpuid;
+mod extras;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod hotplug;
@@ -14,6 +15,7 @@ mod serial_file;
 mod vcpus;
 
 pub use builder::{BuildError, Machine, MachineControl};
+pub use extras::MachineExtras;
 pub use hotplug::{Hotplug, HotplugError};
 pub use serial_file::SerialFileError;
 pub use vcpus::StartError;

@@ -148,11 +148,15 @@ impl Blueprint<'_> {
 pub(super) fn open_serial(
     config: &SerialConfig,
     file: Option<&SerialFile>,
+    instead: Option<Box<dyn Write + Send>>,
 ) -> Result<SerialParts, BuildError> {
     let host = |source| BuildError::Host {
         what: "the serial port",
         source,
     };
+    if let Some(out) = instead {
+        return SerialPort::create(ConsoleOutput::to(out).map_err(host)?).map_err(host);
+    }
     let out: Box<dyn Write + Send> = match config {
         SerialConfig::Tty => Box::new(terminal::stdout().map_err(host)?),
         SerialConfig::Null => return SerialPort::create(ConsoleOutput::default()).map_err(host),

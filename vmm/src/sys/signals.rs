@@ -41,12 +41,17 @@ pub struct EndSignals {
 }
 
 impl EndSignals {
-    /// Blocks the signals in this thread and in those it creates from now on.
+    /// Blocks the signals in this thread and in those it creates from now on; those of
+    /// `also` come through the descriptor as well.
     ///
     /// # Errors
     /// What `pthread_sigmask` or `signalfd` says.
-    pub fn block() -> io::Result<Self> {
-        let set = ending();
+    pub fn block(also: &[i32]) -> io::Result<Self> {
+        let mut set = ending();
+        for signal in also {
+            // SAFETY: `set` is initialised; an invalid number is refused.
+            unsafe { libc::sigaddset(&raw mut set, *signal) };
+        }
         block(&set)?;
         // SAFETY: `set` is initialised; -1 asks for a new descriptor.
         let fd =

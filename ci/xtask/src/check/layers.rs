@@ -38,6 +38,7 @@ const VMM: Layers = Layers {
         &["event_loop"],
         &["machine"],
         &["doctor", "control"],
+        &["launch"],
         &["run"],
     ],
 };
