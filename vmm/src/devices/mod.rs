@@ -1,9 +1,10 @@
-//! The devices that a guest reaches by ports and memory-mapped registers.
+//! The devices that a guest reaches by ports, memory-mapped registers and PCI.
 
 pub mod bus;
 pub mod cpu_hotplug;
 pub mod debug_exit;
 pub mod i8042;
+pub mod pci;
 pub mod power;
 pub mod serial;
 pub mod virtio;

@@ -7,11 +7,12 @@ use kvm_bindings::{
     KVM_CAP_HALT_POLL, KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap, kvm_msi,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, MsrExitReason, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, MsrExitReason, NoDatamatch, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::layout;
+use super::msi::{MsiLine, MsiRoutes};
 use super::{KvmError, MsrFilter, Vcpu, ioctl};
 
 /// A KVM virtual machine and the memory that it may touch.
@@ -19,6 +20,7 @@ use super::{KvmError, MsrFilter, Vcpu, ioctl};
 pub struct Vm {
     fd: Arc<VmFd>,
     memory: GuestMemoryMmap,
+    routes: Arc<MsiRoutes>,
 }
 
 /// Sends message-signalled interrupts to a VM, from any thread.
@@ -50,8 +52,10 @@ impl Vm {
         fd.set_tss_address(layout::TSS)
             .map_err(ioctl("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(ioctl("KVM_CREATE_IRQCHIP"))?;
+        let fd = Arc::new(fd);
         let vm = Self {
-            fd: Arc::new(fd),
+            routes: Arc::new(MsiRoutes::new(Arc::clone(&fd))),
+            fd,
             memory,
         };
         vm.register_memory()?;
@@ -100,6 +104,25 @@ impl Vm {
         self.fd
             .register_irqfd(event, gsi)
             .map_err(ioctl("KVM_IRQFD"))
+    }
+
+    /// A new message-signalled interrupt, not connected yet.
+    ///
+    /// # Errors
+    /// If the host gives no eventfd, or this KVM has no route left.
+    pub fn msi_line(&self) -> Result<MsiLine, KvmError> {
+        self.routes.line()
+    }
+
+    /// Makes each guest write to `address`, of any width and value, a write of 1 to
+    /// `event`, without an exit to us.
+    ///
+    /// # Errors
+    /// What the ioctl says.
+    pub fn connect_write(&self, event: &EventFd, address: u64) -> Result<(), KvmError> {
+        self.fd
+            .register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(ioctl("KVM_IOEVENTFD"))
     }
 
     /// A way to interrupt this VM that other threads may hold.

@@ -14,11 +14,13 @@ use super::parts::{self, Blueprint, Files};
 use super::presence::PresenceKeeper;
 use super::serial_file::{SerialFile, SerialFileError};
 use super::vcpus::{self, StartError, VcpuSource};
+use super::virtio::{DeviceContext, DeviceError, VirtioFunctions};
 use crate::config::{SerialConfig, Topology, VmConfig};
 use crate::devices::BusError;
 use crate::devices::cpu_hotplug::CpuHotplug;
 use crate::devices::power::PowerButton;
 use crate::devices::serial::ConsoleOutput;
+use crate::devices::virtio::pci::TransportError;
 use crate::event_loop::{AffinityWatch, EventLoop, SignalRelay};
 use crate::kvm::{Hypervisor, KvmError, Vm};
 use crate::pmu::PmuHooks;
@@ -86,6 +88,20 @@ pub enum BuildError {
     /// Two devices want the same addresses.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A virtio device cannot be made.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A virtio device cannot be on PCI.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The bus has no room for them.
+    #[error("{count} virtio devices are more than the PCI bus has room for; use at most {most}")]
+    TooManyDevices {
+        /// How many devices.
+        count: usize,
+        /// The largest number that fits.
+        most: usize,
+    },
     /// The ACPI tables do not fit their area.
     #[error(
         "--cpus: the ACPI tables of max={vcpus} vCPUs do not fit their memory area; use a smaller max"
@@ -120,6 +136,8 @@ impl BuildError {
                 | Self::Memory(_)
                 | Self::TooManyVcpus { .. }
                 | Self::Topology { .. }
+                | Self::TooManyDevices { .. }
+                | Self::Device(DeviceError::Usage { .. })
         )
     }
 }
@@ -137,6 +155,8 @@ pub struct MachineControl {
     pub power_button: PowerButton,
     /// What its guest prints.
     pub console: ConsoleOutput,
+    /// Its virtio devices.
+    pub devices: VirtioFunctions,
 }
 
 /// A VM that is ready to run.
@@ -172,8 +192,9 @@ fn event_loop(stop: &Arc<StopSignal>, relay: Option<SignalRelay>) -> Result<Even
 }
 
 impl Machine {
-    /// Checks everything that a file or the host decides, then builds the VM.
-    /// Nothing of the guest runs yet.
+    /// Checks everything that a file or the host decides, then builds the VM with the
+    /// devices of `config`, and those of `extras` behind them. Nothing of the guest runs
+    /// yet.
     ///
     /// # Errors
     /// The first thing that cannot be.
@@ -199,16 +220,14 @@ impl Machine {
         let serial = parts::open_serial(&config.serial, serial_file.as_ref(), extras.console)?;
         let lines = parts::connect_lines(&vm, &serial)?;
         let vcpus = Arc::new(VcpuSet::default());
-        let presence = Arc::new(PresenceKeeper::new(
-            PresenceTable::new(created.vcpus.into_values()),
-            &vcpus,
-            lines.hotplug,
-            hooks.uncore.clone(),
-            Arc::clone(&hooks.totals),
-        ));
+        let table = PresenceTable::new(created.vcpus.into_values());
+        let presence = PresenceKeeper::new(table, &vcpus, lines.hotplug, &hooks);
+        let presence = Arc::new(presence);
         let hotplug = CpuHotplug::new(Arc::clone(&presence) as _);
-        let buses = Arc::new(parts::build_buses(config, &stop, &serial, hotplug)?);
+        let mut buses = parts::build_buses(config, &stop, &serial, hotplug)?;
         let mut events = event_loop(&stop, extras.signals)?;
+        let mut context = DeviceContext::new(config, &stop, &mut events);
+        let devices = VirtioFunctions::build(&vm, &mut buses, &mut context, extras.devices)?;
         let tty = config.serial == SerialConfig::Tty;
         let console = serial.output.clone();
         if tty {
@@ -221,7 +240,7 @@ impl Machine {
             memory: vm.memory().clone(),
             interrupter: vm.interrupter(),
             topology: config.cpus.topology,
-            buses,
+            buses: Arc::new(buses),
             stop: Arc::clone(&stop),
             observer: Arc::clone(&presence) as _,
         };
@@ -236,6 +255,7 @@ impl Machine {
             stop,
             power_button: lines.power_button,
             console,
+            devices,
         };
         Ok(Self {
             control,
@@ -272,6 +292,7 @@ impl Machine {
         self.control.vcpus.start();
         self.events.run();
         self.control.hotplug.end();
+        self.control.devices.reset();
         self.empty_console();
         drop(terminal);
         match self.control.stop.reason() {

@@ -13,9 +13,11 @@ mod parts;
 mod presence;
 mod serial_file;
 mod vcpus;
+pub mod virtio;
 
 pub use builder::{BuildError, Machine, MachineControl};
 pub use extras::MachineExtras;
 pub use hotplug::{Hotplug, HotplugError};
 pub use serial_file::SerialFileError;
 pub use vcpus::StartError;
+pub use virtio::{DeviceContext, DeviceError, DeviceMaker, NamedDevice, VirtioFunctions};

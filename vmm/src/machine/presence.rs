@@ -18,7 +18,7 @@ use vpmu::ids::VcpuId;
 
 use crate::devices::cpu_hotplug::{GuestAnswer, HotplugLine, HotplugOwner, SlotFlags};
 use crate::kvm::Vcpu;
-use crate::pmu::{SharedUncore, VmTotals};
+use crate::pmu::{PmuHooks, SharedUncore, VmTotals};
 use crate::vcpu::presence::{PresenceStep, PresenceSteps, PresenceTable};
 use crate::vcpu::{ThreadObserver, VcpuSet};
 
@@ -39,15 +39,14 @@ impl PresenceKeeper {
         table: PresenceTable<Vcpu>,
         vcpus: &Arc<VcpuSet>,
         line: HotplugLine,
-        uncore: Option<Arc<SharedUncore>>,
-        totals: Arc<VmTotals>,
+        hooks: &PmuHooks,
     ) -> Self {
         Self {
             table: Mutex::new(table),
             vcpus: Arc::downgrade(vcpus),
             line,
-            uncore,
-            totals,
+            uncore: hooks.uncore.clone(),
+            totals: Arc::clone(&hooks.totals),
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod backend;
 pub mod console;
 mod device;
+pub mod pci;
 mod queue;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod testing;

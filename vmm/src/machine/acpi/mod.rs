@@ -2,11 +2,14 @@
 //! ACPI").
 //!
 //! ```text
-//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (COM1, the power button, vCPUs, the event device, _S5)
-//!                 └▶ MADT (every possible vCPU, the I/O APIC, IRQ 4)
+//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (COM1, the power button, PCI, vCPUs, the event
+//!                 │                device, _S5)
+//!                 ├▶ MADT (every possible vCPU, the I/O APIC, IRQ 4)
+//!                 └▶ MCFG (PCI's configuration space)
 //! ```
 
 mod cpus;
+mod pci;
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -47,9 +50,11 @@ pub fn tables(cpus: &CpusConfig) -> Option<Vec<u8>> {
     let dsdt = image.add(dsdt(cpus).as_slice());
     let fadt = image.add(&bytes_of(&fadt(dsdt)));
     let madt = image.add(madt(cpus).as_slice());
+    let mcfg = image.add(&self::pci::mcfg());
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    xsdt.add_entry(mcfg);
     let xsdt = image.add(&bytes_of(&xsdt));
     let rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
     image.bytes.get_mut(..rsdp.len())?.copy_from_slice(&rsdp);
@@ -120,6 +125,7 @@ fn dsdt(cpus: &CpusConfig) -> Sdt {
     let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
     let button = aml::Device::new("PWRB".into(), vec![&hid, &uid]);
     aml::Scope::new("_SB_".into(), vec![&com1, &button]).to_aml_bytes(&mut dsdt);
+    self::pci::to_aml(&mut dsdt);
     self::cpus::to_aml(cpus, &mut dsdt);
     events(&mut dsdt);
     let s5 = aml::Package::new(vec![
@@ -216,7 +222,7 @@ mod tests {
     fn every_table_has_its_checksum() {
         let image = tables(&cpus(4)).unwrap();
         assert_eq!(&image[..8], b"RSD PTR ");
-        for signature in [b"XSDT", b"FACP", b"DSDT", b"APIC"] {
+        for signature in [b"XSDT", b"FACP", b"DSDT", b"APIC", b"MCFG"] {
             find(&image, signature);
         }
     }
@@ -229,6 +235,20 @@ mod tests {
         assert_ne!(flags & 1 << 20, 0);
         assert_ne!(flags & 1 << 10, 0);
         assert!((fadt[8], fadt[131]) >= (6, 3));
+    }
+
+    /// PCI Firmware 3.3, "MCFG": bus 0 of segment 0; Linux wants the range reserved.
+    #[test]
+    fn the_mcfg_names_a_reserved_range() {
+        let image = tables(&cpus(1)).unwrap();
+        let mcfg = find(&image, b"MCFG");
+        assert_eq!(mcfg.len(), 60);
+        let place = u64::from_le_bytes(mcfg[44..52].try_into().unwrap());
+        assert_eq!(mcfg[52..56], [0; 4], "segment 0, from bus 0 to bus 0");
+        let map = crate::machine::memory::RamLayout::of(512 << 20).map();
+        let reserved = map.iter().find(|range| range.start == place).unwrap();
+        assert_eq!(reserved.size, 1 << 20);
+        assert_eq!(reserved.kind, crate::machine::memory::RangeKind::Reserved);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vpmu::ids::VcpuId;
 
 use super::super::MachineControl;
+use super::super::VirtioFunctions;
 use super::super::hotplug::{Hotplug, StartVcpu};
 use super::super::presence::PresenceKeeper;
 use super::super::vcpus::{StartError, StartFailure};
@@ -13,6 +14,7 @@ use crate::devices::cpu_hotplug::HotplugLine;
 use crate::devices::power::PowerButton;
 use crate::devices::serial::ConsoleOutput;
 use crate::kvm::{KvmError, Vcpu};
+use crate::pmu::PmuHooks;
 use crate::stop::StopSignal;
 use crate::vcpu::presence::PresenceTable;
 use crate::vcpu::{VcpuHandle, VcpuSet};
@@ -42,8 +44,7 @@ impl MachineControl {
             PresenceTable::new([]),
             &vcpus,
             HotplugLine::new()?,
-            None,
-            Arc::default(),
+            &PmuHooks::none(),
         );
         let hotplug = Hotplug::new(Arc::new(keeper), Arc::clone(&vcpus), NoThreads);
         Ok(Self {
@@ -52,6 +53,7 @@ impl MachineControl {
             stop: Arc::new(StopSignal::new()?),
             power_button: PowerButton::new()?,
             console: ConsoleOutput::default(),
+            devices: VirtioFunctions::default(),
         })
     }
 }

@@ -1,0 +1,49 @@
+//! PCI in the tables: a bus with its windows in the DSDT (PCI Firmware 3.3; ACPI 6.5,
+//! "PNP0A08"), and the place of its configuration space in the MCFG.
+//!
+//! Linux uses that place only if its memory map reserves it, and a device `PNP0C02` as
+//! well.
+
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, aml};
+
+use super::{OEM, REVISION, TABLE, bytes_of};
+use crate::devices::pci::{CONFIG_PORT_COUNT, CONFIG_PORTS};
+use crate::kvm::layout::{PCI_ECAM, PCI_ECAM_LEN, PCI_WINDOW, PCI_WINDOW_LEN};
+
+/// The table of configuration spaces: one, of bus 0 in segment 0.
+pub(super) fn mcfg() -> Vec<u8> {
+    let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
+    mcfg.add_ecam(PCI_ECAM, 0, 0, 0);
+    bytes_of(&mcfg)
+}
+
+/// Adds the bus, and the device that reserves its configuration space.
+pub(super) fn to_aml(dsdt: &mut Sdt) {
+    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A08"));
+    let cid = aml::Name::new("_CID".into(), &aml::EISAName::new("PNP0A03"));
+    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
+    let segment = aml::Name::new("_SEG".into(), &aml::ZERO);
+    let number = aml::Name::new("_BBN".into(), &aml::ZERO);
+    let buses = aml::AddressSpace::new_bus_number(0u16, 0u16);
+    let ports = u8::try_from(CONFIG_PORT_COUNT).unwrap_or(u8::MAX);
+    let config = aml::IO::new(CONFIG_PORTS, CONFIG_PORTS, 1, ports);
+    let first = u32::try_from(PCI_WINDOW).unwrap_or(u32::MAX);
+    let last = u32::try_from(PCI_WINDOW + PCI_WINDOW_LEN - 1).unwrap_or(u32::MAX);
+    let cacheable = aml::AddressSpaceCacheable::NotCacheable;
+    let window = aml::AddressSpace::new_memory(cacheable, true, first, last, None);
+    let resources = aml::ResourceTemplate::new(vec![&buses, &config, &window]);
+    let resources = aml::Name::new("_CRS".into(), &resources);
+    let parts: Vec<&dyn Aml> = vec![&hid, &cid, &uid, &segment, &number, &resources];
+    let bus = aml::Device::new("PCI0".into(), parts);
+    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C02"));
+    let uid = aml::Name::new("_UID".into(), &"PCI configuration");
+    let place = u32::try_from(PCI_ECAM).unwrap_or(u32::MAX);
+    let len = u32::try_from(PCI_ECAM_LEN).unwrap_or(0);
+    let space = aml::Memory32Fixed::new(true, place, len);
+    let resources = aml::ResourceTemplate::new(vec![&space]);
+    let resources = aml::Name::new("_CRS".into(), &resources);
+    let reserved = aml::Device::new("ECAM".into(), vec![&hid, &uid, &resources]);
+    aml::Scope::new("_SB_".into(), vec![&bus, &reserved]).to_aml_bytes(dsdt);
+}

@@ -1,0 +1,199 @@
+//! The virtio devices of a VM: where they are made, and where they become PCI functions
+//! 00:01.0, 00:02.0 and so on, in this order: those that `--disk` and the like ask for,
+//! then those of [`super::MachineExtras`].
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+
+use super::builder::BuildError;
+use crate::config::VmConfig;
+use crate::devices::pci::{
+    CONFIG_PORT_COUNT, CONFIG_PORTS, ConfigMemory, ConfigPorts, HostBridge, InterruptLine,
+    MAX_FUNCTIONS, PciBus,
+};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::pci::{BAR_LEN, FunctionParts, VirtioPci};
+use crate::event_loop::EventLoop;
+use crate::kvm::{Vm, layout};
+use crate::stop::StopSignal;
+use crate::vcpu::Buses;
+
+/// The makers of the devices that the configuration asks for, in the order of their PCI
+/// functions. A device's flag adds its lines here.
+fn configured(config: &VmConfig) -> Vec<DeviceMaker> {
+    // `config` will be looked at by the first device with a flag.
+    let _ = config;
+    Vec::new()
+}
+
+/// A virtio device, and what logs and errors call it.
+#[derive(Debug)]
+pub struct NamedDevice {
+    /// The name, such as `disk0`.
+    pub name: String,
+    /// The device.
+    pub device: Box<dyn VirtioDevice>,
+}
+
+/// What the maker of a device may use.
+pub struct DeviceContext<'a> {
+    /// The VM's configuration.
+    pub config: &'a VmConfig,
+    /// Ends the VM.
+    pub stop: &'a Arc<StopSignal>,
+    /// Serves file descriptors on the main thread.
+    pub events: &'a mut EventLoop,
+}
+
+impl<'a> DeviceContext<'a> {
+    pub(super) const fn new(
+        config: &'a VmConfig,
+        stop: &'a Arc<StopSignal>,
+        events: &'a mut EventLoop,
+    ) -> Self {
+        Self {
+            config,
+            stop,
+            events,
+        }
+    }
+}
+
+impl fmt::Debug for DeviceContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceContext").finish_non_exhaustive()
+    }
+}
+
+/// Makes one device. Called once, before the first vCPU runs and after everything else
+/// that can refuse the VM; what it has started ends when the device is dropped.
+pub type DeviceMaker = Box<dyn FnOnce(&mut DeviceContext<'_>) -> Result<NamedDevice, DeviceError>>;
+
+/// The reason why a device cannot be made.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// What the user gave is not usable.
+    #[error("{flag}: {reason}")]
+    Usage {
+        /// The flag.
+        flag: &'static str,
+        /// The value, why it is not usable, and what works.
+        reason: String,
+    },
+    /// The host refused something.
+    #[error("{device}: cannot {what}")]
+    Host {
+        /// The device.
+        device: String,
+        /// The step that failed.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The PCI functions of a VM.
+#[derive(Clone, Debug, Default)]
+pub struct VirtioFunctions(Vec<Arc<Mutex<VirtioPci>>>);
+
+impl VirtioFunctions {
+    /// Makes the devices, and puts them on a bus that the guest finds on `buses`.
+    pub(super) fn build(
+        vm: &Vm,
+        buses: &mut Buses,
+        context: &mut DeviceContext<'_>,
+        extra: Vec<Box<dyn VirtioDevice>>,
+    ) -> Result<Self, BuildError> {
+        let mut makers = configured(context.config);
+        for (number, device) in extra.into_iter().enumerate() {
+            let name = format!("extra{number}-{:?}", device.kind()).to_lowercase();
+            makers.push(Box::new(|_| Ok(NamedDevice { name, device })));
+        }
+        // The host bridge has a number, too.
+        let (count, most) = (makers.len(), MAX_FUNCTIONS - 1);
+        if count > most {
+            return Err(BuildError::TooManyDevices { count, most });
+        }
+        let mut bus = PciBus::default();
+        bus.add(Arc::new(Mutex::new(HostBridge::default())));
+        let mut functions = Vec::new();
+        let window = layout::PCI_WINDOW..layout::PCI_WINDOW + layout::PCI_WINDOW_LEN;
+        for (maker, place) in makers.into_iter().zip(window.step_by(BAR_LEN as usize)) {
+            let function = add_function(vm, buses, maker(context)?, place)?;
+            bus.add(Arc::clone(&function) as _);
+            functions.push(function);
+        }
+        let bus = Arc::new(bus);
+        let memory = ConfigMemory::new(Arc::clone(&bus));
+        buses.mmio.claim(
+            layout::PCI_ECAM,
+            layout::PCI_ECAM_LEN,
+            Arc::new(Mutex::new(memory)),
+        )?;
+        buses.pio.claim(
+            CONFIG_PORTS.into(),
+            CONFIG_PORT_COUNT,
+            Arc::new(Mutex::new(ConfigPorts::new(bus))),
+        )?;
+        Ok(Self(functions))
+    }
+
+    /// Stops the devices for a while, in their order. Call it when no vCPU runs.
+    pub fn pause(&self) {
+        for function in &self.0 {
+            lock(function).pause();
+        }
+    }
+
+    /// Has them go on, the last one first. Call it before a vCPU runs.
+    pub fn resume(&self) {
+        for function in self.0.iter().rev() {
+            lock(function).resume();
+        }
+    }
+
+    /// Stops them for good: returns when their workers have stopped.
+    pub fn reset(&self) {
+        for function in &self.0 {
+            lock(function).reset();
+        }
+    }
+}
+
+fn lock(function: &Mutex<VirtioPci>) -> MutexGuard<'_, VirtioPci> {
+    function.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a device a function whose BAR is at `place`.
+fn add_function(
+    vm: &Vm,
+    buses: &mut Buses,
+    device: NamedDevice,
+    place: u64,
+) -> Result<Arc<Mutex<VirtioPci>>, BuildError> {
+    let NamedDevice { name, device } = device;
+    // One for the configuration.
+    let vectors = device.queue_sizes().len() + 1;
+    let line = |_| {
+        vm.msi_line()
+            .map(|line| Box::new(line) as Box<dyn InterruptLine>)
+    };
+    let function = VirtioPci::new(FunctionParts {
+        name,
+        device,
+        lines: (0..vectors).map(line).collect::<Result<_, _>>()?,
+        memory: vm.memory().clone(),
+        place: u32::try_from(place).unwrap_or(u32::MAX),
+    })?;
+    for (event, address) in function.notify_addresses() {
+        vm.connect_write(event, address)?;
+    }
+    let function = Arc::new(Mutex::new(function));
+    buses
+        .mmio
+        .claim(place, BAR_LEN.into(), Arc::clone(&function) as _)?;
+    Ok(function)
+}
