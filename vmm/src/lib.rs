@@ -18,6 +18,7 @@
 //! machine                  memory, boot, ACPI, CPUID, hot-plug: a VM put together
 //! doctor, control          perfvisor doctor; the control API, perfvisor ctl
 //! launch                   a VM from its configuration to its end
+//! exec                     perfvisor exec: a command in a guest of its own
 //! run                      from the command line to the exit status
 //! ```
 //!
@@ -33,6 +34,7 @@ pub mod devices;
 pub mod doctor;
 mod error_text;
 pub mod event_loop;
+pub mod exec;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz_input;
 pub mod kvm;

@@ -15,6 +15,7 @@ use crate::config::ConfigError;
 use crate::control;
 use crate::doctor;
 use crate::error_text::report;
+use crate::exec::exec;
 use crate::launch::{Ended, Launch, LaunchError};
 use crate::machine::MachineExtras;
 use crate::output::stderr::{self, LogLines};
@@ -77,15 +78,23 @@ pub fn main() -> ExitCode {
     let args = match cli.command {
         Command::Run(args) if args.print_config => return print_config(&args, &words),
         Command::Run(args) => args,
+        Command::Exec(args) => return finish(|| exec(&args)),
         Command::Doctor(args) => return doctor::run(&args),
         Command::Ctl(args) => return control::ctl(&args),
     };
+    finish(|| {
+        run(&args).unwrap_or_else(|error| {
+            report(&error);
+            error.exit_status()
+        })
+    })
+}
+
+/// Runs a VM with all that it needs around it.
+fn finish(run: impl FnOnce() -> u8) -> ExitCode {
     stderr::start();
     signals::ignore_told_otherwise();
-    let status = run(&args).unwrap_or_else(|error| {
-        report(&error);
-        error.exit_status()
-    });
+    let status = run();
     // A socket whose thread could not be told to end is still there.
     end::undo();
     stderr::flush();

@@ -65,6 +65,9 @@ pub enum StopReason {
     /// The guest wrote this to the port of `--debug-exit`.
     #[error("the guest ended the VM with {0:#x} at port 0xf4")]
     DebugExit(u32),
+    /// The command of `perfvisor exec` has ended, or its time is over.
+    #[error("the command ended")]
+    CommandEnded,
     /// `perfvisor ctl shutdown --force`.
     #[error("the control API ended the VM (shutdown --force)")]
     ApiShutdown,
@@ -166,7 +169,7 @@ impl StopReason {
     pub const fn is_order(&self) -> bool {
         matches!(
             self,
-            Self::ConsoleQuit | Self::ApiShutdown | Self::HostSignal(_)
+            Self::ConsoleQuit | Self::CommandEnded | Self::ApiShutdown | Self::HostSignal(_)
         )
     }
 
@@ -176,7 +179,11 @@ impl StopReason {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::PowerOff | Self::Reset | Self::ConsoleQuit | Self::ApiShutdown => 0,
+            Self::PowerOff
+            | Self::Reset
+            | Self::ConsoleQuit
+            | Self::CommandEnded
+            | Self::ApiShutdown => 0,
             Self::DebugExit(value) => {
                 let [low, ..] = value.to_le_bytes();
                 low << 1 | 1

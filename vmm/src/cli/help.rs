@@ -230,3 +230,52 @@ Take a vCPU out; done when the guest has released it and its thread has ended.
 
 If the guest refuses, its reason is shown. If the guest does not answer, the request
 times out after 30 s. vCPU 0 is the boot CPU and cannot be removed.";
+
+pub(super) const EXEC_ABOUT: &str = "\
+Run a command of this host in a virtual machine of its own.
+
+The guest has the host's kernel and the host's files: / read-only, with what is written
+to it thrown away at the end, and the working directory read-write at the same path.
+Standard input, output and error, the terminal, Ctrl-C, Ctrl-Z and signals are the
+command's, and its exit status is perfvisor's. In the guest everybody may use perf and
+see the kernel's symbols. Needed: access to /dev/kvm, and virtiofsd. No root.";
+
+pub(super) const EXEC: &str = "\
+Examples:
+  perfvisor exec -- perf stat ./my-program
+  perfvisor exec --cpus 4 --pmu type=core -- perf record -g make test
+  perfvisor exec --rw ~/.cache --env CC=clang -- make -j4
+  perfvisor exec --user root --timeout 10m -- ./install-and-test.sh
+  tar c src | perfvisor exec -- sh -c 'tar x -C /tmp && ./build' > log
+
+perf record:
+  perf.data lies in the working directory. perf report on the host finds the symbols of
+  programs, which have the same paths. For the guest kernel's, keep its symbols as well:
+    perfvisor exec -- sh -c 'perf record -a sleep 5; cat /proc/kallsyms > kallsyms'
+    perf report --kallsyms kallsyms
+
+Exit status:
+  the command's own, and
+  2     a flag is not usable
+  124   --timeout ended the command
+  125   the guest could not be set up, or died; the last line says why
+  126   the command cannot be executed
+  127   the command is not there
+  128+n signal n ended the command (130: Ctrl-C)
+
+Three signals of INT, TERM, HUP and QUIT within 2 s end the machine of a command that
+takes none. What the command leaves running is killed at its end.
+
+Environment:
+  PERFVISOR_LOG  the log on standard error: off, error [default], warn, info, debug or
+                 trace
+The command gets PATH, HOME, USER, LOGNAME, SHELL, TERM, COLORTERM, LANG, LC_* and TZ of
+the caller, and the variables of --env.";
+
+pub(super) const EXEC_KERNEL: &str = "\
+The guest's kernel: a Linux bzImage.
+  host  /boot/vmlinuz-VERSION of the running kernel, else the newest in /boot
+  PATH  another one
+Its modules are taken from /lib/modules/VERSION. It needs virtio_pci, virtio_console,
+virtiofs and overlay, built in or as modules; the kernels of Debian 12 and 13, Ubuntu
+and Fedora have them.";

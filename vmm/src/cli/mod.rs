@@ -1,6 +1,7 @@
 //! The command line as text. [`crate::config`] checks the values.
 
 mod config_file;
+mod exec;
 mod foreign;
 mod help;
 mod log_filter;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{MonitorArg, api_socket};
 
 pub use config_file::{ConfigFileError, as_config_file, with_config_file};
+pub use exec::ExecArgs;
 pub use log_filter::{VARIABLE as LOG_VARIABLE, log_filter};
 pub use usage::refusal;
 
@@ -36,6 +38,10 @@ pub enum Command {
     /// Start a virtual machine and stay until it ends
     #[command(long_about = help::RUN_ABOUT, after_help = help::RUN)]
     Run(Box<RunArgs>),
+
+    /// Run a command of this host in a virtual machine, with its files, streams and exit status
+    #[command(long_about = help::EXEC_ABOUT, after_help = help::EXEC)]
+    Exec(Box<ExecArgs>),
 
     /// Report what works on this host, what does not work, and what to change
     #[command(long_about = help::DOCTOR_ABOUT, after_help = help::DOCTOR)]

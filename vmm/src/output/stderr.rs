@@ -40,6 +40,11 @@ pub fn flush() {
     }
 }
 
+/// Writes text as it is. Nobody can be told if that fails.
+pub fn text(text: &str) {
+    write(text.as_bytes());
+}
+
 fn write(bytes: &[u8]) {
     match QUEUE.get() {
         // A line is of no use in part.

@@ -20,6 +20,7 @@
 //! vCPU starts), the uncore PMUs (behind a lock), and the totals at the end.
 
 mod budget;
+mod caveat;
 pub mod event_filter;
 mod filter;
 mod guest_clock;
@@ -226,6 +227,7 @@ impl PmuPlan {
         let rules = self.rules.clone();
         let uncore = self.uncore.clone();
         let monitors = Arc::clone(&self.monitors);
+        let totals = Arc::clone(&self.totals);
         // What the clock counts is what the guest reads.
         let is_clock = backing.is_clock();
         let clock: Clock = if is_clock {
@@ -260,6 +262,7 @@ impl PmuPlan {
                 entry_cost,
                 uncore: uncore.clone(),
                 monitors: Arc::clone(&monitors),
+                totals: Arc::clone(&totals),
             };
             let build = move || Ok(Box::new(PmuPort::new(parts)?) as Box<dyn MsrPort>);
             Box::new(build) as PortBuilder
@@ -305,6 +308,17 @@ impl PmuPlan {
     #[must_use]
     pub fn monitors(&self) -> Arc<VmMonitors> {
         Arc::clone(&self.monitors)
+    }
+
+    /// What a reader of the guest's counts must know, if there is anything: counts of a
+    /// clock, scaled ones, lost ones. Complete after all vCPUs have ended.
+    #[must_use]
+    pub fn caveat(&self) -> Option<String> {
+        let clock = match self.backing {
+            PmuBacking::Software(reason) if self.totals.has_counted() => Some(reason),
+            _ => None,
+        };
+        caveat::text(clock, &self.totals.get())
     }
 
     /// The totals of the vCPUs in one line; complete after all vCPUs have ended.

@@ -22,6 +22,7 @@ use super::monitors::VmMonitors;
 use super::pmi::PmiInjector;
 use super::rdpmc::{Ring, Sites, UserAccess};
 use super::status;
+use super::totals::VmTotals;
 use super::uncore::{SharedUncore, UncorePort};
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
@@ -50,6 +51,7 @@ pub(super) struct PmuPort {
     /// The guest's privilege level is of use if a signal ends the run.
     wants_level: bool,
     troubles_said: u64,
+    totals: Arc<VmTotals>,
 }
 
 /// The parts of a port.
@@ -79,6 +81,8 @@ pub(super) struct PmuPortParts {
     pub(super) uncore: Option<Arc<SharedUncore>>,
     /// The monitors of the VM.
     pub(super) monitors: Arc<VmMonitors>,
+    /// The VM's totals.
+    pub(super) totals: Arc<VmTotals>,
 }
 
 impl PmuPort {
@@ -109,6 +113,7 @@ impl PmuPort {
             linger: Linger::default(),
             wants_level: false,
             troubles_said: 0,
+            totals: parts.totals,
         })
     }
 

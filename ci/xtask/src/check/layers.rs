@@ -39,6 +39,7 @@ const VMM: Layers = Layers {
         &["machine"],
         &["doctor", "control"],
         &["launch"],
+        &["exec"],
         &["run"],
     ],
 };

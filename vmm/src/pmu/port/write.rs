@@ -46,6 +46,7 @@ impl PmuPort {
             self.is_served(vcpu)?;
         }
         if effect == Effect::Enables {
+            self.totals.counter_started();
             self.take_pce(vcpu);
         }
         Ok(self.pmu.write(access, value)?)
