@@ -48,7 +48,8 @@ fn serve(program: &Path, folder: &SharedFolder) -> io::Result<(BackendProcess, U
         .arg(format!("--fd={}", listener.as_raw_fd()))
         .arg("--shared-dir")
         .arg(&folder.path)
-        .args(["--log-level", "warn"])
+        // One file system: an overlay crosses no mount point that the guest is told of.
+        .args(["--log-level", "warn", "--no-announce-submounts"])
         .args(isolation(user::is_root()));
     if folder.readonly {
         command.arg("--readonly");
