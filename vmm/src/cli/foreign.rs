@@ -33,15 +33,15 @@ const FOREIGN: [Foreign; 36] = [
         &["--disk", "--block", "--rwdisk", "--root", "--rwroot", "--pmem", "--drive", "-drive", "-hdb", "-hdc", "-hdd", "-cdrom", "-blockdev"],
         "disks", "--initramfs PATH for the root file system",
     ),
-    missing(
-        &["--net", "--network", "--netdev", "--tap", "--host-ip", "-net", "-netdev", "-nic"],
-        "networks", "--serial tty to reach the guest",
+    renamed(
+        &["--network", "--netdev", "--tap", "--host-ip", "-net", "-netdev", "-nic"],
+        "--net user, or tap=NAME",
     ),
-    missing(
-        &["--fs", "--shared-dir", "--virtiofsd", "-virtfs", "-fsdev"],
-        "shared folders", "another --initramfs PATH, whose files are added",
+    renamed(
+        &["--shared-dir", "--virtiofsd", "-virtfs", "-fsdev"],
+        "--fs tag=NAME,path=FOLDER",
     ),
-    missing(&["--vsock", "--cid"], "vsock", "--serial tty to reach the guest"),
+    renamed(&["--cid"], "--vsock cid=N"),
     missing(
         &["--console", "--debug-console", "-chardev", "-monitor", "-parallel"],
         "other consoles than the serial one", "--serial tty, file=PATH or null",

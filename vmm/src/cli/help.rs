@@ -158,6 +158,41 @@ its host, also with share=cputime, and attackers have read keys from energy coun
 Examples: power=on   power=on,share=raw   amd_l3=on,amd_df=on
 ";
 
+pub(super) const FS: &str = "\
+A folder of the host for the guest, which mounts it with: mount -t virtiofs T /mnt
+tag=T,path=DIR[,readonly=R], or tag=T,socket=S; repeat the flag for several folders
+
+  tag=T       the name by which the guest mounts it, up to 36 bytes
+  path=DIR    the folder. virtiofsd is started for it and ends with the VM. It acts with
+              the rights of whoever starts perfvisor, so their user id in the guest is
+              their user id on the host; root in the guest acts as they do, too
+  readonly=R  on or off [default: off]: whether the guest may only read
+  socket=S    in place of path: a virtiofsd that listens at this Unix socket
+
+Examples: tag=src,path=/home/me/src   tag=usr,path=/usr,readonly=on   tag=x,socket=/run/fs
+";
+
+pub(super) const NET: &str = "\
+A network card: user[,mac=M], tap=T[,mac=M], or vhost-user=on,socket=S[,mac=M]; repeat
+the flag for several cards
+
+  user      the host's network without root: passt is started for the card and ends with
+            the VM. The guest gets its address by DHCP
+  tap=T     a tap device of the host, served by the host's kernel (vhost-net)
+  socket=S  with vhost-user=on: a process that listens at this Unix socket
+  mac=M     the card's address, such as 52:54:00:12:34:56 [default: a random one]
+
+Examples: user   tap=tap0   vhost-user=on,socket=/run/net.sock,mac=52:54:00:12:34:56
+";
+
+pub(super) const VSOCK: &str = "\
+Sockets between guest and host (AF_VSOCK), by the host's kernel (vhost-vsock): cid=N
+
+  cid=N  the guest's address, 3 to 4294967294; no other guest of the host may have it
+
+Example: cid=3
+";
+
 pub(super) const SERIAL: &str = "\
 The serial console, ttyS0 in the guest:
   tty        this terminal

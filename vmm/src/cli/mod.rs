@@ -103,6 +103,19 @@ pub struct RunArgs {
     #[arg(long, value_name = "OPTIONS", long_help = help::UNCORE)]
     pub uncore: Option<String>,
 
+    /// A folder of the host, as virtiofs: tag=T,path=DIR[,readonly=on], or tag=T,socket=S; may
+    /// be repeated
+    #[arg(long, value_name = "OPTIONS", long_help = help::FS)]
+    pub fs: Vec<String>,
+
+    /// A network card: user, tap=T, or vhost-user=on,socket=S; may be repeated
+    #[arg(long, value_name = "OPTIONS", long_help = help::NET)]
+    pub net: Vec<String>,
+
+    /// Sockets between guest and host (AF_VSOCK): cid=N, the guest's address
+    #[arg(long, value_name = "OPTIONS", long_help = help::VSOCK)]
+    pub vsock: Option<String>,
+
     /// Serial console: tty, file=PATH[,append=on] or null
     #[arg(
         long,

@@ -2,8 +2,8 @@
 
 use super::RunArgs;
 use crate::config::{
-    self, ConfigError, CpusConfig, MemoryConfig, PmuArg, SerialConfig, UncoreArg, VmConfig,
-    api_socket,
+    self, ConfigError, CpusConfig, FsConfig, MemoryConfig, NetConfig, PmuArg, SerialConfig,
+    UncoreArg, VmConfig, VsockConfig, api_socket,
 };
 
 impl RunArgs {
@@ -21,6 +21,8 @@ impl RunArgs {
             None => UncoreArg::default(),
         };
         config::uncore_goes_with_a_pmu(uncore, &pmu)?;
+        let fs = all(&self.fs, FsConfig::parse)?;
+        config::tags_differ(&fs)?;
         Ok(VmConfig {
             kernel: self.kernel.clone(),
             initramfs: self.initramfs.clone(),
@@ -29,6 +31,9 @@ impl RunArgs {
             memory: MemoryConfig::parse(&self.memory)?,
             pmu,
             uncore,
+            fs,
+            net: all(&self.net, NetConfig::parse)?,
+            vsock: self.vsock.as_deref().map(VsockConfig::parse).transpose()?,
             serial: SerialConfig::parse(&self.serial)?,
             api_socket: self
                 .api_socket
@@ -39,4 +44,12 @@ impl RunArgs {
             kvm_device: self.kvm_device.clone(),
         })
     }
+}
+
+/// The values of a flag that may be repeated.
+fn all<T>(
+    texts: &[String],
+    parse: impl Fn(&str) -> Result<T, ConfigError>,
+) -> Result<Vec<T>, ConfigError> {
+    texts.iter().map(|text| parse(text)).collect()
 }

@@ -68,6 +68,26 @@ pub enum ConfigError {
         /// What would do.
         accepted: &'static str,
     },
+    /// Two keys, or a key and a word, that do not go together.
+    #[error("{flag}: '{key}' excludes another key of this value; expected: {accepted}")]
+    KeyExcludes {
+        /// The flag.
+        flag: &'static str,
+        /// One of the keys.
+        key: &'static str,
+        /// What the flag takes.
+        accepted: &'static str,
+    },
+    /// Two devices with one name.
+    #[error("{flag}: {key} '{value}' is given twice; use a different {key} for each {flag}")]
+    SameName {
+        /// The flag.
+        flag: &'static str,
+        /// The key.
+        key: &'static str,
+        /// The name.
+        value: String,
+    },
     /// The PMU model cannot have this many.
     #[error("--pmu: {0}")]
     Model(vpmu::guest::ModelConfigError),

@@ -38,25 +38,16 @@ impl MemoryConfig {
         let size = parse_size(text)
             .filter(|size| (MIN_MEMORY..=MAX_MEMORY).contains(size) && size % GRAIN == 0)
             .ok_or_else(|| options.bad("size", text, SIZE))?;
-        let hugepages = switch(&options, "hugepages")?;
+        let hugepages = options.switch("hugepages")?.unwrap_or(false);
         if hugepages && size % HUGE_PAGE != 0 {
             return Err(options.bad("size", text, "whole pages of 2M with hugepages=on"));
         }
-        let prefault = switch(&options, "prefault")?;
+        let prefault = options.switch("prefault")?.unwrap_or(false);
         Ok(Self {
             size,
             hugepages,
             prefault,
         })
-    }
-}
-
-/// A key that is on or off; off if it is not given.
-fn switch(options: &Options<'_>, key: &'static str) -> Result<bool, ConfigError> {
-    match options.get(key) {
-        None | Some("off") => Ok(false),
-        Some("on") => Ok(true),
-        Some(text) => Err(options.bad(key, text, "on, off")),
     }
 }
 

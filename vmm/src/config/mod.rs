@@ -9,23 +9,30 @@ pub(crate) mod api_socket;
 mod cpus;
 mod error;
 pub mod event;
+mod fs;
 mod memory;
 mod monitor;
+mod net;
 mod options;
 mod pmu;
 mod serial;
 mod uncore;
+mod vsock;
 
 use std::path::PathBuf;
 
 pub use affinity::{Affinity, CoreTypes};
 pub use cpus::{CpusConfig, MAX_VCPUS, Topology};
 pub use error::ConfigError;
+pub(crate) use fs::tags_differ;
+pub use fs::{FsConfig, FsSource};
 pub use memory::{MIN_MEMORY, MemoryConfig};
 pub use monitor::{MonitorArg, MonitorPolicy};
+pub use net::{MacAddress, NetConfig, NetSource};
 pub use pmu::{FilterArg, PmuArg, PmuConfig, PmuKind, RdpmcPolicy};
 pub use serial::SerialConfig;
 pub use uncore::{Share, UncoreArg};
+pub use vsock::VsockConfig;
 
 /// The longest kernel command line, without its NUL (Linux x86: 2,048 bytes
 /// with it).
@@ -48,6 +55,12 @@ pub struct VmConfig {
     pub pmu: PmuArg,
     /// The uncore PMUs.
     pub uncore: UncoreArg,
+    /// Shared folders, no two with one tag.
+    pub fs: Vec<FsConfig>,
+    /// Network cards.
+    pub net: Vec<NetConfig>,
+    /// Sockets between guest and host.
+    pub vsock: Option<VsockConfig>,
     /// The serial console.
     pub serial: SerialConfig,
     /// The control API's socket.

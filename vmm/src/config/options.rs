@@ -1,5 +1,7 @@
 //! The `key=value,key=value` style of flag values, as in Cloud Hypervisor.
 
+use std::path::PathBuf;
+
 use super::ConfigError;
 
 /// A flag and what it takes, for messages.
@@ -78,6 +80,27 @@ impl<'a> Options<'a> {
         match text.parse() {
             Ok(number) if range.contains(&number) => Ok(Some(number)),
             _ => Err(self.bad(key, text, accepted)),
+        }
+    }
+
+    /// A key that is on or off, if given.
+    pub(super) fn switch(&self, key: &'static str) -> Result<Option<bool>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some("on") => Ok(Some(true)),
+            Some("off") => Ok(Some(false)),
+            Some(text) => Err(self.bad(key, text, "on, off")),
+        }
+    }
+
+    /// A path, if given.
+    pub(super) fn path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(text) if text.is_empty() || text.contains('\0') => {
+                Err(self.bad(key, text, "a path"))
+            }
+            Some(text) => Ok(Some(text.into())),
         }
     }
 

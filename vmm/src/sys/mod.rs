@@ -10,7 +10,6 @@ pub mod kick;
 pub mod limits;
 pub mod memory_file;
 pub mod output_file;
-pub mod own_socket;
 #[cfg(test)]
 pub(crate) mod scratch;
 pub mod signals;
@@ -18,4 +17,5 @@ pub mod stream;
 pub mod terminal;
 pub mod timer;
 pub mod umask;
+pub mod unix_socket;
 pub mod user;

@@ -15,6 +15,7 @@ pub mod pci;
 mod queue;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod testing;
+pub mod vhost;
 mod vhost_rings;
 pub mod vhost_user;
 mod worker;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::process::BackendProcess;
 use super::program::{Program, ProgramError};
-use crate::sys::own_socket;
+use crate::sys::unix_socket;
 use crate::sys::user;
 
 /// The program, where Debian, Arch, Fedora and cargo put it.
@@ -42,7 +42,7 @@ pub fn start(folder: &SharedFolder) -> Result<(BackendProcess, UnixStream), Prog
 }
 
 fn serve(program: &Path, folder: &SharedFolder) -> io::Result<(BackendProcess, UnixStream)> {
-    let (listener, socket) = own_socket::listener_with_connection()?;
+    let (listener, socket) = unix_socket::listener_with_connection()?;
     let mut command = Command::new(program);
     command
         .arg(format!("--fd={}", listener.as_raw_fd()))

@@ -218,8 +218,10 @@ impl VirtioDevice for VhostUserDevice {
     }
 
     fn reset(&mut self) {
+        // While the VM ends, nobody waits for a back end.
         if let Some(running) = self.running.take()
             && running.paused_at.is_none()
+            && self.loss.stop.reason().is_none()
         {
             self.stop(&running);
         }

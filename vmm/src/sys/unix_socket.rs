@@ -1,12 +1,15 @@
-//! A listening socket without a file, whose first connection is ours.
+//! Unix sockets: a listening one without a file, whose first connection is ours; and a
+//! connection that waits for nobody.
 #![expect(
     unsafe_code,
-    reason = "std binds no autobound name and sets no backlog"
+    reason = "std has no autobound name, no backlog and no connect that does not wait"
 )]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// How many names are tried: whoever connects to one before us makes it useless.
 const TRIES: u32 = 16;
@@ -35,6 +38,37 @@ pub fn listener_with_connection() -> io::Result<(OwnedFd, UnixStream)> {
         }
     }
     Err(io::Error::from(io::ErrorKind::AddrInUse))
+}
+
+/// Connects to the socket at `path`. Does not wait for a listener whose queue is full.
+///
+/// # Errors
+/// What the host says, or that the path is longer than an address holds (107 bytes).
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    // SAFETY: all-zero is a valid `sockaddr_un`.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or_default();
+    let bytes = path.as_os_str().as_bytes();
+    // One byte is the NUL at its end.
+    if bytes.is_empty() || bytes.len() >= address.sun_path.len() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path of a socket has 1 to 107 bytes",
+        ));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    let len = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or_default();
+    let client = unix_socket(libc::SOCK_NONBLOCK)?;
+    // SAFETY: `address` is a valid address of `len` bytes.
+    let result = unsafe { libc::connect(client.as_raw_fd(), (&raw const address).cast(), len) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let client = UnixStream::from(client);
+    client.set_nonblocking(false)?;
+    Ok(client)
 }
 
 fn unix_socket(flags: libc::c_int) -> io::Result<OwnedFd> {
@@ -85,6 +119,32 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::sys::scratch::Scratch;
+
+    #[test]
+    fn a_connection_waits_for_nobody() {
+        let scratch = Scratch::new("unix-socket");
+        let path = scratch.0.join("socket");
+        let kind = |path: &Path| connect(path).unwrap_err().kind();
+        assert_eq!(kind(&path), io::ErrorKind::NotFound);
+        let long = scratch.0.join("x".repeat(200));
+        assert_eq!(kind(&long), io::ErrorKind::InvalidInput);
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match connect(&path) {
+                Ok(connection) => waiting.push(connection),
+                Err(error) => break error.kind(),
+            }
+            if waiting.len() == 1 {
+                // SAFETY: the call takes numbers.
+                unsafe { libc::listen(listener.as_raw_fd(), 0) };
+            }
+        };
+        assert_eq!((refused, waiting.len()), (io::ErrorKind::WouldBlock, 1));
+        drop(listener);
+        assert_eq!(kind(&path), io::ErrorKind::ConnectionRefused);
+    }
 
     /// Whoever knows the name comes second, and only when the first was accepted.
     #[test]
