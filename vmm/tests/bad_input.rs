@@ -7,6 +7,8 @@
 )]
 
 mod common;
+#[path = "bad_input/devices.rs"]
+mod devices;
 #[path = "bad_input/files.rs"]
 mod files;
 #[path = "bad_input/serial.rs"]

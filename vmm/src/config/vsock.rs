@@ -27,6 +27,12 @@ impl VsockConfig {
             _ => Err(options.bad("cid", text, CID)),
         }
     }
+
+    /// The flag with its value, for messages.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        format!("--vsock cid={}", self.cid)
+    }
 }
 
 #[cfg(test)]

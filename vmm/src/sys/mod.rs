@@ -1,4 +1,4 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets without a file, clocks and timers, affinity, files, streams, the file mode mask, who we are, the terminal, core dumps, memory files, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets without a file, clocks and timers, affinity, files, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, an end out of order.
 
 pub mod affinity;
 pub mod child;
@@ -14,6 +14,7 @@ pub mod output_file;
 pub(crate) mod scratch;
 pub mod signals;
 pub mod stream;
+pub mod tap;
 pub mod terminal;
 pub mod timer;
 pub mod umask;

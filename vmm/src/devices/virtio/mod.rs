@@ -16,6 +16,7 @@ mod queue;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod testing;
 pub mod vhost;
+pub mod vhost_kernel;
 mod vhost_rings;
 pub mod vhost_user;
 mod worker;

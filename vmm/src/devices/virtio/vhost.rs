@@ -2,15 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::backend::{self, ProgramError, SharedFolder};
+use super::backend::{self, BackendProcess, Isolation, ProgramError, SharedFolder};
 use super::vhost_user::{Backend, BackendUnusable, Kind, VhostUserDevice};
-use crate::config::{FsConfig, FsSource, NetConfig, NetSource};
+use super::{VirtioDevice, vhost_kernel};
+use crate::config::{FsConfig, FsSource, NetConfig, NetSource, VsockConfig};
 use crate::stop::StopSignal;
+use crate::sys::tap::{self, TapFault};
 use crate::sys::unix_socket;
 
 /// Why a device of `--fs`, `--net` or `--vsock` cannot be made.
@@ -22,7 +25,7 @@ pub enum VhostError {
         /// The flag.
         flag: String,
         /// The folder.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -32,12 +35,12 @@ pub enum VhostError {
         /// The flag.
         flag: String,
         /// The socket.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
     /// There is no program for it.
-    #[error("{flag}: {source}")]
+    #[error("{flag}")]
     Program {
         /// The flag.
         flag: String,
@@ -47,6 +50,40 @@ pub enum VhostError {
     /// The back end is not usable.
     #[error(transparent)]
     Backend(#[from] BackendUnusable),
+    /// There is no such tap device, or it is none.
+    #[error("{flag}: {text}")]
+    NoTap {
+        /// The flag.
+        flag: String,
+        /// What is wrong, and what works.
+        text: String,
+    },
+    /// The host does not give the tap device to this user.
+    #[error("{flag}: {text}")]
+    TapRefused {
+        /// The flag.
+        flag: String,
+        /// What is wrong, and what works.
+        text: &'static str,
+    },
+    /// Another guest has the address.
+    #[error("{flag}: another guest of this host has this cid; use another one")]
+    CidTaken {
+        /// The flag.
+        flag: String,
+    },
+    /// The host's kernel does not serve the device.
+    #[error("{flag}: cannot {what}; use {advice}")]
+    Kernel {
+        /// The flag.
+        flag: String,
+        /// The step that failed.
+        what: &'static str,
+        /// What works.
+        advice: &'static str,
+        /// Why.
+        source: vhost::Error,
+    },
     /// The host refused something.
     #[error("{flag}: cannot {what}")]
     Host {
@@ -63,7 +100,10 @@ impl VhostError {
     /// Whether what the user gave is to blame, rather than the host.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Folder { .. } | Self::Socket { .. })
+        matches!(
+            self,
+            Self::Folder { .. } | Self::Socket { .. } | Self::NoTap { .. }
+        )
     }
 }
 
@@ -74,8 +114,14 @@ impl VhostError {
 /// If the folder, the program or the back end is not usable.
 pub fn open_fs(config: &FsConfig, stop: &Arc<StopSignal>) -> Result<VhostUserDevice, VhostError> {
     let flag = config.flag();
-    let backend = match &config.source {
-        FsSource::Socket(path) => at_socket(flag, path)?,
+    let kind = Kind::Fs {
+        tag: config.tag.clone(),
+    };
+    match &config.source {
+        FsSource::Socket(path) => {
+            let backend = at_socket(flag, path)?;
+            Ok(VhostUserDevice::connect(backend, kind, stop)?)
+        }
         FsSource::Folder { path, readonly } => {
             let fault = |source| VhostError::Folder {
                 flag: flag.clone(),
@@ -89,40 +135,129 @@ pub fn open_fs(config: &FsConfig, stop: &Arc<StopSignal>) -> Result<VhostUserDev
                 path: std::path::absolute(path).map_err(fault)?,
                 readonly: *readonly,
             };
-            started(flag, backend::start_virtiofsd(&folder))?
+            share(&flag, &folder, &kind, stop)
         }
-    };
-    let kind = Kind::Fs {
-        tag: config.tag.clone(),
-    };
-    Ok(VhostUserDevice::connect(backend, kind, stop)?)
+    }
 }
 
-/// Makes a network card that a process serves; starts passt if it is to. The calling
-/// thread must live as long as the VM.
+/// Has virtiofsd serve the folder, as well isolated as this user can have it.
+fn share(
+    flag: &str,
+    folder: &SharedFolder,
+    kind: &Kind,
+    stop: &Arc<StopSignal>,
+) -> Result<VhostUserDevice, VhostError> {
+    let [best, second] = Isolation::of_this_user();
+    let try_one = |isolation| -> Result<VhostUserDevice, VhostError> {
+        let started = backend::start_virtiofsd(folder, isolation);
+        let backend = started_backend(flag.to_owned(), started)?;
+        Ok(VhostUserDevice::connect(backend, kind.clone(), stop)?)
+    };
+    match try_one(best) {
+        // It ends if the host gives it no namespaces.
+        Err(VhostError::Backend(first)) if first.is_gone => {
+            let device = try_one(second)?;
+            log::debug!("{first}");
+            if second == Isolation::Nothing {
+                log::warn!(
+                    "{flag}: this host gives virtiofsd no namespaces: the guest's kernel could reach files outside of {}",
+                    folder.path.display()
+                );
+            }
+            Ok(device)
+        }
+        result => result,
+    }
+}
+
+/// Makes a network card; starts passt if it is to. The calling thread must live as long as
+/// the VM.
 ///
 /// # Errors
-/// If the program or the back end is not usable.
-pub fn open_net(config: &NetConfig, stop: &Arc<StopSignal>) -> Result<VhostUserDevice, VhostError> {
+/// If the program, the back end or the tap device is not usable.
+pub fn open_net(
+    config: &NetConfig,
+    stop: &Arc<StopSignal>,
+) -> Result<Box<dyn VirtioDevice>, VhostError> {
     let flag = config.flag();
     let mac = mac_of(config)?;
     let backend = match &config.source {
-        NetSource::User => started(flag, backend::start_passt())?,
+        NetSource::User => started_backend(flag, backend::start_passt())?,
         NetSource::Socket(path) => at_socket(flag, path)?,
-        NetSource::Tap(_) => {
-            return Err(VhostError::Host {
-                flag,
-                what: "use a tap device yet",
-                source: io::Error::from(io::ErrorKind::Unsupported),
-            });
-        }
+        NetSource::Tap(name) => return open_tap(flag, name, mac, stop),
     };
-    Ok(VhostUserDevice::connect(backend, Kind::Net { mac }, stop)?)
+    let kind = Kind::Net { mac };
+    Ok(Box::new(VhostUserDevice::connect(backend, kind, stop)?))
 }
 
-fn started(
+fn open_tap(
     flag: String,
-    started: Result<(backend::BackendProcess, std::os::unix::net::UnixStream), ProgramError>,
+    name: &str,
+    mac: [u8; 6],
+    stop: &Arc<StopSignal>,
+) -> Result<Box<dyn VirtioDevice>, VhostError> {
+    let tap = match tap::open(name) {
+        Ok(tap) => tap,
+        Err(TapFault::Missing) => {
+            let text = format!(
+                "there is no network device {name}; use one that was made, by 'ip tuntap add dev {name} mode tap user $USER' for example"
+            );
+            return Err(VhostError::NoTap { flag, text });
+        }
+        Err(TapFault::NoTap) => {
+            let text = format!("{name} is no tap device with one queue; use another one");
+            return Err(VhostError::NoTap { flag, text });
+        }
+        Err(TapFault::Busy) => {
+            let text = "another program uses this tap device; use another one";
+            return Err(VhostError::TapRefused { flag, text });
+        }
+        Err(TapFault::Forbidden) => {
+            let text = "this tap device is another user's; use one that was made for this user";
+            return Err(VhostError::TapRefused { flag, text });
+        }
+        Err(TapFault::Host(what, source)) => {
+            return Err(VhostError::Host { flag, what, source });
+        }
+    };
+    match vhost_kernel::open_tap(flag.clone(), tap, mac, stop) {
+        Ok(card) => Ok(Box::new(card)),
+        Err(source) => Err(VhostError::Kernel {
+            flag,
+            what: "have the host's kernel serve the card",
+            advice: "modprobe vhost_net, and a user that may open /dev/vhost-net; or --net user",
+            source,
+        }),
+    }
+}
+
+/// Makes the device of `--vsock`.
+///
+/// # Errors
+/// If the host has no vhost-vsock for us, or another guest has the address.
+pub fn open_vsock(
+    config: VsockConfig,
+    stop: &Arc<StopSignal>,
+) -> Result<Box<dyn VirtioDevice>, VhostError> {
+    match vhost_kernel::open_vsock(config, stop) {
+        Ok(device) => Ok(Box::new(device)),
+        Err(vhost::Error::IoctlError(error)) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(VhostError::CidTaken {
+                flag: config.flag(),
+            })
+        }
+        Err(source) => Err(VhostError::Kernel {
+            flag: config.flag(),
+            what: "have the host's kernel serve it",
+            advice: "modprobe vhost_vsock, and a user that may open /dev/vhost-vsock",
+            source,
+        }),
+    }
+}
+
+fn started_backend(
+    flag: String,
+    started: Result<(BackendProcess, UnixStream), ProgramError>,
 ) -> Result<Backend, VhostError> {
     match started {
         Ok((process, socket)) => Ok(Backend {

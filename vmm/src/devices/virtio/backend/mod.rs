@@ -13,4 +13,4 @@ mod virtiofsd;
 pub use passt::start as start_passt;
 pub use process::BackendProcess;
 pub use program::ProgramError;
-pub use virtiofsd::{SharedFolder, start as start_virtiofsd};
+pub use virtiofsd::{Isolation, SharedFolder, start as start_virtiofsd};

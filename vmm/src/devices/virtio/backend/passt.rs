@@ -15,7 +15,7 @@ pub(super) const PASST: Program = Program {
     name: "passt",
     places: &["/usr/bin/passt", "/usr/local/bin/passt"],
     options: &["--fd", "--vhost-user"],
-    install: "install a passt of 2025 or later (the package passt of Debian 13, Fedora 42, Ubuntu 25.04)",
+    install: "use a passt of 2025 or later (the package passt of Debian 13, Fedora 42 or Ubuntu 25.04), or --net tap=",
 };
 
 /// Starts passt; returns the process and the way to it.
@@ -24,7 +24,7 @@ pub(super) const PASST: Program = Program {
 /// If there is no program that can do it, or what the host says.
 pub fn start() -> Result<(BackendProcess, UnixStream), ProgramError> {
     let path = PASST.find()?;
-    serve(&path).map_err(|source| ProgramError::Run { path, source })
+    serve(&path).map_err(|source| PASST.does_not_run(path, source))
 }
 
 fn serve(program: &Path) -> io::Result<(BackendProcess, UnixStream)> {

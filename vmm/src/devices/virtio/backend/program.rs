@@ -54,10 +54,12 @@ pub enum ProgramError {
         install: &'static str,
     },
     /// It does not run.
-    #[error("cannot run {path}", path = path.display())]
+    #[error("cannot run {path}; {install}", path = path.display())]
     Run {
         /// The file.
         path: PathBuf,
+        /// How to get another one.
+        install: &'static str,
         /// Why.
         source: io::Error,
     },
@@ -70,6 +72,15 @@ impl Program {
     /// If there is none: what is wrong with the first one.
     pub(super) fn find(&self) -> Result<PathBuf, ProgramError> {
         self.find_in(std::env::var_os("PATH").as_deref(), std::env::home_dir())
+    }
+
+    /// The error of a file that cannot be started.
+    pub(super) fn does_not_run(&self, path: PathBuf, source: io::Error) -> ProgramError {
+        ProgramError::Run {
+            path,
+            install: self.install,
+            source,
+        }
     }
 
     fn find_in(
@@ -114,10 +125,7 @@ impl Program {
     }
 
     fn check(&self, file: &Path) -> Result<(), ProgramError> {
-        let help = help_of(file).map_err(|source| ProgramError::Run {
-            path: file.to_owned(),
-            source,
-        })?;
+        let help = help_of(file).map_err(|error| self.does_not_run(file.to_owned(), error))?;
         let missing = self.options.iter().find(|option| !names(&help, option));
         missing.map_or(Ok(()), |option| {
             Err(ProgramError::TooOld {
@@ -185,7 +193,7 @@ mod tests {
         name: "served",
         places: &["~/served", "/does/not/exist/served"],
         options: &["--fd", "--readonly"],
-        install: "install the package served",
+        install: "use the package served",
     };
 
     fn write(file: &Path, script: &str) {
@@ -204,7 +212,7 @@ mod tests {
         };
         let text = find().unwrap_err().to_string();
         assert!(text.contains("neither in PATH nor in ~/served"), "{text}");
-        assert!(text.ends_with("install the package served"), "{text}");
+        assert!(text.ends_with("use the package served"), "{text}");
 
         write(
             &dir("a").join("served"),

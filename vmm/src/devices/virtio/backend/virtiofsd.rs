@@ -20,7 +20,7 @@ pub(super) const VIRTIOFSD: Program = Program {
         "~/.cargo/bin/virtiofsd",
     ],
     options: &["--fd", "--shared-dir", "--sandbox", "--readonly"],
-    install: "install the package virtiofsd (Debian 13, Ubuntu 24.10, Fedora), or run: cargo install virtiofsd",
+    install: "use the package virtiofsd (of Debian 13, Ubuntu 24.10 or Fedora), or cargo install virtiofsd",
 };
 
 /// A folder that a guest sees.
@@ -32,41 +32,74 @@ pub struct SharedFolder {
     pub readonly: bool,
 }
 
+/// What keeps virtiofsd, and so the guest's kernel, in the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Namespaces of its own, in which the folder is the root.
+    Namespaces,
+    /// The folder is its root.
+    Chroot,
+    /// Nothing: whoever controls the guest's kernel can do with the host's files what the
+    /// user who started us can.
+    Nothing,
+}
+
+impl Isolation {
+    /// Those that are tried for this user, the best one first.
+    #[must_use]
+    pub fn of_this_user() -> [Self; 2] {
+        let second = if user::is_root() {
+            Self::Chroot
+        } else {
+            Self::Nothing
+        };
+        [Self::Namespaces, second]
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespace",
+            Self::Chroot => "chroot",
+            Self::Nothing => "none",
+        }
+    }
+}
+
 /// Starts virtiofsd for a folder; returns the process and the way to it.
 ///
 /// # Errors
 /// If there is no program that can do it, or what the host says.
-pub fn start(folder: &SharedFolder) -> Result<(BackendProcess, UnixStream), ProgramError> {
+pub fn start(
+    folder: &SharedFolder,
+    isolation: Isolation,
+) -> Result<(BackendProcess, UnixStream), ProgramError> {
     let path = VIRTIOFSD.find()?;
-    serve(&path, folder).map_err(|source| ProgramError::Run { path, source })
+    serve(&path, folder, isolation).map_err(|source| VIRTIOFSD.does_not_run(path, source))
 }
 
-fn serve(program: &Path, folder: &SharedFolder) -> io::Result<(BackendProcess, UnixStream)> {
+fn serve(
+    program: &Path,
+    folder: &SharedFolder,
+    isolation: Isolation,
+) -> io::Result<(BackendProcess, UnixStream)> {
     let (listener, socket) = unix_socket::listener_with_connection()?;
     let mut command = Command::new(program);
     command
         .arg(format!("--fd={}", listener.as_raw_fd()))
         .arg("--shared-dir")
         .arg(&folder.path)
+        .args(["--log-level", "warn", "--sandbox", isolation.word()])
         // One file system: an overlay crosses no mount point that the guest is told of.
-        .args(["--log-level", "warn", "--no-announce-submounts"])
-        .args(isolation(user::is_root()));
+        .arg("--no-announce-submounts");
     if folder.readonly {
         command.arg("--readonly");
+    }
+    if !user::is_root() {
+        // Only root may open a file by its handle.
+        command.arg("--inode-file-handles=never");
     }
     // Its log level, if it is in our environment for us.
     command.env_remove("RUST_LOG");
     let process = BackendProcess::start(VIRTIOFSD.name, command, listener.as_fd())?;
     Ok((process, socket))
-}
-
-/// How virtiofsd is kept in its folder. Root has chroot. Everybody else has no sandbox of
-/// virtiofsd's that keeps the caller's ids: see DESIGN.md.
-const fn isolation(root: bool) -> &'static [&'static str] {
-    if root {
-        &["--sandbox", "chroot"]
-    } else {
-        // Only root may open a file by its handle.
-        &["--sandbox", "none", "--inode-file-handles=never"]
-    }
 }

@@ -57,6 +57,8 @@ pub struct BackendUnusable {
     pub flag: String,
     /// Who is not usable, and why.
     pub text: String,
+    /// Whether it went away, rather than that it answered or was silent.
+    pub is_gone: bool,
 }
 
 /// What is done when the back end is lost.
@@ -116,7 +118,12 @@ impl VhostUserDevice {
             Ok(agreed) => agreed,
             Err(fault) => {
                 let text = describe(&fault, process.as_mut());
-                return Err(BackendUnusable { flag, text });
+                let is_gone = matches!(fault, BackendFault::Gone);
+                return Err(BackendUnusable {
+                    flag,
+                    text,
+                    is_gone,
+                });
             }
         };
         let loss = Arc::new(Loss {

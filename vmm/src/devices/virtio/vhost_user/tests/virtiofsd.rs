@@ -12,9 +12,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::fake::memory;
 use super::{activation, queue, stopped};
+use crate::config::{FsConfig, FsSource};
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::backend::{self, ProgramError, SharedFolder};
-use crate::devices::virtio::vhost_user::{Backend, BackendUnusable, Kind, VhostUserDevice};
+use crate::devices::virtio::backend::{self, Isolation, SharedFolder};
+use crate::devices::virtio::vhost::{VhostError, open_fs};
+use crate::devices::virtio::vhost_user::{Backend, Kind, VhostUserDevice};
 use crate::stop::StopSignal;
 use crate::sys::scratch::Scratch;
 
@@ -26,30 +28,25 @@ const ANSWER: u64 = 0x31000;
 const INIT: u32 = 26;
 const LOOKUP: u32 = 1;
 
-type Connected = (Result<VhostUserDevice, BackendUnusable>, Arc<StopSignal>);
+type Shared = (Result<VhostUserDevice, VhostError>, Arc<StopSignal>);
 
 /// `None`, told loudly, where there is no virtiofsd.
-fn share(path: &Path) -> Option<Connected> {
-    let folder = SharedFolder {
-        path: path.to_owned(),
-        readonly: false,
-    };
-    let (process, socket) = match backend::start_virtiofsd(&folder) {
-        Ok(started) => started,
-        Err(error @ (ProgramError::Missing { .. } | ProgramError::TooOld { .. })) => {
-            eprintln!("NOT TESTED: {error}");
-            return None;
-        }
-        Err(error) => panic!("{error}"),
-    };
+fn share(path: &Path) -> Option<Shared> {
     let stop = Arc::new(StopSignal::new().unwrap());
-    let backend = Backend {
-        flag: "--fs tag=real".into(),
-        socket,
-        process: Some(process),
+    let config = FsConfig {
+        tag: "real".into(),
+        source: FsSource::Folder {
+            path: path.to_owned(),
+            readonly: false,
+        },
     };
-    let kind = Kind::Fs { tag: "real".into() };
-    Some((VhostUserDevice::connect(backend, kind, &stop), stop))
+    match open_fs(&config, &stop) {
+        Err(error @ VhostError::Program { .. }) => {
+            eprintln!("NOT TESTED: {error}");
+            None
+        }
+        device => Some((device, stop)),
+    }
 }
 
 /// A driver of one request at a time.
@@ -221,8 +218,20 @@ fn a_virtiofsd_that_is_killed_or_does_not_start_is_told() {
     );
     assert!(reason.contains(") was killed by signal 9"), "{reason}");
 
-    let (device, _stop) = share(&scratch.0.join("missing")).unwrap();
-    let error = device.unwrap_err().to_string();
+    let folder = SharedFolder {
+        path: scratch.0.join("missing"),
+        readonly: true,
+    };
+    let (process, socket) = backend::start_virtiofsd(&folder, Isolation::Nothing).unwrap();
+    let backend = Backend {
+        flag: "--fs tag=real".into(),
+        socket,
+        process: Some(process),
+    };
+    let kind = Kind::Fs { tag: "real".into() };
+    let error = VhostUserDevice::connect(backend, kind, &stop).unwrap_err();
+    assert!(error.is_gone);
+    let error = error.to_string();
     assert!(error.contains(") ended with status 1: "), "{error}");
     assert!(error.contains("missing does not exist"), "{error}");
 }
