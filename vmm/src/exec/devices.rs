@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::folders::{Folders, SharedPath};
 use super::plan;
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::backend::{ProgramError, SharedFolder, start_virtiofsd};
+use crate::devices::virtio::backend::{Isolation, ProgramError, SharedFolder, start_virtiofsd};
 use crate::devices::virtio::console::{ConsoleHandle, ConsolePort, VirtioConsole};
 use crate::devices::virtio::vhost_user::{Backend, BackendUnusable, Kind, VhostUserDevice};
 use crate::stop::StopSignal;
@@ -78,10 +78,12 @@ fn streams(control: UnixStream) -> io::Result<Vec<ConsolePort>> {
 
 fn serve(folder: &SharedPath, stop: &Arc<StopSignal>) -> Result<VhostUserDevice, DeviceError> {
     let SharedPath { share, host } = folder;
-    let (process, socket) = start_virtiofsd(&SharedFolder {
+    let shared = SharedFolder {
         path: PathBuf::from(host),
         readonly: !share.writable,
-    })?;
+    };
+    // The command is the caller's, and is to see whose the files are.
+    let (process, socket) = start_virtiofsd(&shared, Isolation::that_keeps_owners())?;
     let backend = Backend {
         flag: format!("the host's {}", host.display()),
         socket,

@@ -137,8 +137,7 @@ impl BuildError {
                 | Self::TooManyVcpus { .. }
                 | Self::Topology { .. }
                 | Self::TooManyDevices { .. }
-                | Self::Device(DeviceError::Usage { .. })
-        )
+        ) || matches!(self, Self::Device(error) if error.is_usage())
     }
 }
 

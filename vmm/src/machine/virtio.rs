@@ -16,6 +16,7 @@ use crate::devices::pci::{
 };
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::pci::{BAR_LEN, FunctionParts, VirtioPci};
+use crate::devices::virtio::vhost::{self, VhostError};
 use crate::event_loop::EventLoop;
 use crate::kvm::{Vm, layout};
 use crate::stop::StopSignal;
@@ -24,9 +25,29 @@ use crate::vcpu::Buses;
 /// The makers of the devices that the configuration asks for, in the order of their PCI
 /// functions. A device's flag adds its lines here.
 fn configured(config: &VmConfig) -> Vec<DeviceMaker> {
-    // `config` will be looked at by the first device with a flag.
-    let _ = config;
-    Vec::new()
+    let mut makers: Vec<DeviceMaker> = Vec::new();
+    for (number, folder) in config.fs.iter().cloned().enumerate() {
+        makers.push(Box::new(move |context| {
+            let device = Box::new(vhost::open_fs(&folder, context.stop)?);
+            let name = format!("fs{number}");
+            Ok(NamedDevice { name, device })
+        }));
+    }
+    for (number, card) in config.net.iter().cloned().enumerate() {
+        makers.push(Box::new(move |context| {
+            let device = vhost::open_net(&card, context.stop)?;
+            let name = format!("net{number}");
+            Ok(NamedDevice { name, device })
+        }));
+    }
+    if let Some(vsock) = config.vsock {
+        makers.push(Box::new(move |context| {
+            let device = vhost::open_vsock(vsock, context.stop)?;
+            let name = "vsock".to_owned();
+            Ok(NamedDevice { name, device })
+        }));
+    }
+    makers
 }
 
 /// A virtio device, and what logs and errors call it.
@@ -83,6 +104,9 @@ pub enum DeviceError {
         /// The value, why it is not usable, and what works.
         reason: String,
     },
+    /// A device that another process or the host's kernel serves.
+    #[error(transparent)]
+    Vhost(#[from] VhostError),
     /// The host refused something.
     #[error("{device}: cannot {what}")]
     Host {
@@ -93,6 +117,18 @@ pub enum DeviceError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl DeviceError {
+    /// Whether what the user gave is to blame, rather than the host.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        match self {
+            Self::Usage { .. } => true,
+            Self::Vhost(error) => error.is_usage(),
+            Self::Host { .. } => false,
+        }
+    }
 }
 
 /// The PCI functions of a VM.

@@ -45,15 +45,21 @@ pub enum Isolation {
 }
 
 impl Isolation {
-    /// Those that are tried for this user, the best one first.
+    /// Those that are tried for this user, the best one first. Without root, the guest sees
+    /// the files of other users as nobody's in namespaces.
     #[must_use]
     pub fn of_this_user() -> [Self; 2] {
-        let second = if user::is_root() {
+        [Self::Namespaces, Self::that_keeps_owners()]
+    }
+
+    /// The one in which the guest sees whose each file is.
+    #[must_use]
+    pub fn that_keeps_owners() -> Self {
+        if user::is_root() {
             Self::Chroot
         } else {
             Self::Nothing
-        };
-        [Self::Namespaces, second]
+        }
     }
 
     const fn word(self) -> &'static str {
