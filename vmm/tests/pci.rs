@@ -18,7 +18,7 @@ use clap::Parser;
 use common::{Code, Guest, PATIENCE};
 use vmm::cli::{Cli, Command};
 use vmm::devices::virtio::{ActivateError, Activation, DeviceKind, VirtioDevice};
-use vmm::machine::{Machine, MachineExtras};
+use vmm::machine::{Machine, MachineControl, MachineExtras};
 use vmm::pmu::PmuHooks;
 use vmm::stop::StopReason;
 
@@ -49,7 +49,8 @@ trait PciCode: Sized {
 
     fn expect(self, address: u32, value: u32) -> Self {
         let (address, value) = (address.to_le_bytes(), value.to_le_bytes());
-        self.words(&[&[0xbf], &address, &[0x81, 0x3f], &value]).or_die()
+        self.words(&[&[0xbf], &address, &[0x81, 0x3f], &value])
+            .or_die()
     }
 
     fn wait_for_bit(self, address: u32, bit: u32) -> Self {
@@ -192,7 +193,11 @@ impl VirtioDevice for Echo {
 }
 
 /// A guest with an [`Echo`] runs to its end, or until `operator` ends it.
-fn run(name: &str, code: &Code, operator: impl Fn(&Machine, &Seen)) -> Option<(StopReason, Arc<Seen>)> {
+fn run(
+    name: &str,
+    code: &Code,
+    operator: impl FnOnce(&MachineControl, &Seen) + Send + 'static,
+) -> Option<(StopReason, Arc<Seen>)> {
     let guest = Guest::new(name, code)?;
     let kernel = guest.0.display().to_string();
     let line = "perfvisor run --memory size=16M --serial null --pmu off --kernel";
@@ -218,10 +223,12 @@ fn run(name: &str, code: &Code, operator: impl Fn(&Machine, &Seen)) -> Option<(S
             thread::sleep(Duration::from_millis(20));
         }
     });
-    operator(&machine, &seen);
+    let (control, watched) = (machine.control(), Arc::clone(&seen));
+    let operator = thread::spawn(move || operator(&control, &watched));
     let reason = machine.run();
     ended.store(true, Ordering::Release);
     watch.join().unwrap();
+    operator.join().unwrap();
     Some((Arc::into_inner(reason).unwrap_or(StopReason::Reset), seen))
 }
 
@@ -265,4 +272,27 @@ fn a_guest_finds_the_bus_and_a_device_interrupts_it() {
     assert_eq!(seen.activations.load(Ordering::Acquire), 2);
     assert_eq!(seen.kicks.load(Ordering::Acquire), 3);
     assert_eq!(*seen.features.lock().unwrap(), 1 << 32);
+}
+
+/// The vCPUs stand before the devices do, and run after them: no queue is touched in
+/// between.
+#[test]
+fn a_pause_stops_the_device_too() {
+    // jmp to itself
+    let code = driver().raw(&[0xeb, 0xfe]);
+    let outcome = run("pci-pause", &code, |control, seen| {
+        let start = Instant::now();
+        while seen.activations.load(Ordering::Acquire) == 0 {
+            assert!(start.elapsed() < PATIENCE, "the driver");
+            thread::sleep(Duration::from_millis(5));
+        }
+        control.pause(PATIENCE).unwrap();
+        assert!(seen.paused.load(Ordering::Acquire) && control.vcpus.is_paused());
+        control.resume();
+        assert!(!seen.paused.load(Ordering::Acquire) && !control.vcpus.is_paused());
+        control.stop.stop(StopReason::ApiShutdown);
+    });
+    if let Some((reason, _)) = outcome {
+        assert!(matches!(reason, StopReason::ApiShutdown), "{reason}");
+    }
 }

@@ -130,7 +130,7 @@ impl VmControl {
 
     pub(super) fn pause(&mut self, _: &RouteCall<'_>) -> Response {
         self.status = None;
-        match self.machine.vcpus.pause(VCPU_TIME) {
+        match self.machine.pause(VCPU_TIME) {
             Ok(()) => state(200, NewState::Paused),
             Err(error) => Response::error(
                 503,
@@ -141,7 +141,7 @@ impl VmControl {
 
     pub(super) fn resume(&mut self, _: &RouteCall<'_>) -> Response {
         self.status = None;
-        self.machine.vcpus.resume();
+        self.machine.resume();
         state(200, NewState::Running)
     }
 

@@ -29,8 +29,8 @@ use crate::stop::{StopReason, StopSignal};
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
 use crate::sys::terminal::RawTerminal;
-use crate::vcpu::VcpuSet;
 use crate::vcpu::presence::PresenceTable;
+use crate::vcpu::{NoAnswer, VcpuSet};
 
 /// How often the end of a VM looks whether the reader of its console reads.
 const CONSOLE_LOOK: Duration = Duration::from_millis(50);
@@ -156,6 +156,24 @@ pub struct MachineControl {
     pub console: ConsoleOutput,
     /// Its virtio devices.
     pub devices: VirtioFunctions,
+}
+
+impl MachineControl {
+    /// Stops every vCPU at an exit boundary, then the devices in their order.
+    ///
+    /// # Errors
+    /// If a vCPU does not within `within`; the guest runs on as before then.
+    pub fn pause(&self, within: Duration) -> Result<(), NoAnswer> {
+        self.vcpus.pause(within)?;
+        self.devices.pause();
+        Ok(())
+    }
+
+    /// Has the devices go on, the last one first, then the vCPUs.
+    pub fn resume(&self) {
+        self.devices.resume();
+        self.vcpus.resume();
+    }
 }
 
 /// A VM that is ready to run.

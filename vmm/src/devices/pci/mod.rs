@@ -13,6 +13,8 @@ mod bus;
 mod config_space;
 mod host_bridge;
 mod msix;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod testing;
 
 pub use bus::{
     CONFIG_PORT_COUNT, CONFIG_PORTS, ConfigMemory, ConfigPorts, MAX_FUNCTIONS, PciBus, PciFunction,
@@ -20,6 +22,3 @@ pub use bus::{
 pub use config_space::{ConfigSpace, FunctionIds};
 pub use host_bridge::HostBridge;
 pub use msix::{InterruptLine, MAX_VECTORS, Msix, VECTOR_LEN};
-
-#[cfg(test)]
-pub(crate) use msix::tests;

@@ -234,48 +234,14 @@ fn positions(offset: u64, len: usize) -> Range<usize> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::sync::{Arc, Mutex};
 
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
-
+    use super::super::testing::FakeLine;
     use super::*;
 
-    /// A line without KVM, and what it is connected to.
-    #[derive(Debug)]
-    pub(crate) struct FakeLine {
-        event: EventFd,
-        pub(crate) message: Arc<Mutex<Option<MsiMessage>>>,
-    }
-
-    impl FakeLine {
-        pub(crate) fn new() -> Self {
-            Self {
-                event: EventFd::new(EFD_NONBLOCK).unwrap(),
-                message: Arc::default(),
-            }
-        }
-    }
-
-    impl InterruptLine for FakeLine {
-        fn event(&self) -> &EventFd {
-            &self.event
-        }
-        fn connect(&mut self, message: MsiMessage) -> Result<(), KvmError> {
-            if message.address == u64::MAX {
-                return Err(KvmError::Missing("such messages"));
-            }
-            *self.message.lock().unwrap() = Some(message);
-            Ok(())
-        }
-        fn disconnect(&mut self) -> Result<(), KvmError> {
-            *self.message.lock().unwrap() = None;
-            Ok(())
-        }
-    }
-
     fn msix(count: usize) -> (Msix, Vec<Arc<Mutex<Option<MsiMessage>>>>) {
-        let lines: Vec<_> = (0..count).map(|_| FakeLine::new()).collect();
+        let lines: Vec<_> = (0..count).map(|_| FakeLine::new().unwrap()).collect();
         let messages = lines.iter().map(|line| Arc::clone(&line.message)).collect();
         let lines = lines.into_iter().map(|line| Box::new(line) as _).collect();
         (Msix::new(lines), messages)

@@ -10,6 +10,8 @@
 //! an exit to the VMM. The vectors of queues are fixed from DRIVER_OK to the reset.
 
 mod common;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -91,6 +93,7 @@ pub struct VirtioPci {
     interrupt: Option<ConfigInterrupt>,
     /// Whether the device works: it was activated without an error.
     is_active: bool,
+    is_paused: bool,
     /// What of `interrupt` the ISR status has told.
     told: (u8, bool),
     faults: RateLimit,
@@ -136,6 +139,7 @@ impl VirtioPci {
             kicks,
             interrupt: None,
             is_active: false,
+            is_paused: false,
             told: (0, false),
             faults: RateLimit::new(),
         })
@@ -151,14 +155,15 @@ impl VirtioPci {
 
     /// Stops the device for a while, if it works.
     pub fn pause(&mut self) {
-        if self.is_active {
+        if self.is_active && !self.is_paused {
             self.device.pause();
+            self.is_paused = true;
         }
     }
 
-    /// Has it go on.
+    /// Has it go on, if it was stopped for a while.
     pub fn resume(&mut self) {
-        if self.is_active {
+        if std::mem::take(&mut self.is_paused) {
             self.device.resume();
         }
     }
@@ -168,6 +173,7 @@ impl VirtioPci {
     pub fn reset(&mut self) {
         self.device.reset();
         self.is_active = false;
+        self.is_paused = false;
         self.interrupt = None;
         self.told = (0, false);
         self.common.reset();

@@ -6,7 +6,7 @@ use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::devices::pci::tests::FakeLine;
+use crate::devices::pci::testing::FakeLine;
 use crate::devices::virtio::{ActivateError, DeviceKind};
 use crate::kvm::MsiMessage;
 
@@ -16,7 +16,7 @@ struct Log {
     active: Option<Activation>,
     activations: usize,
     resets: usize,
-    paused: bool,
+    pauses: i32,
     fails: bool,
     config: [u8; 8],
 }
@@ -61,15 +61,15 @@ impl VirtioDevice for FakeDevice {
         let mut log = self.0.lock().unwrap();
         log.resets += 1;
         log.active = None;
-        log.paused = false;
+        log.pauses = 0;
     }
     fn pause(&mut self) {
         let mut log = self.0.lock().unwrap();
         assert!(log.active.is_some());
-        log.paused = true;
+        log.pauses += 1;
     }
     fn resume(&mut self) {
-        self.0.lock().unwrap().paused = false;
+        self.0.lock().unwrap().pauses -= 1;
     }
 }
 
@@ -92,7 +92,7 @@ impl Rig {
     fn new() -> Self {
         let device = FakeDevice::default();
         let log = Arc::clone(&device.0);
-        let lines: Vec<_> = (0..3).map(|_| FakeLine::new()).collect();
+        let lines: Vec<_> = (0..3).map(|_| FakeLine::new().unwrap()).collect();
         let messages = lines.iter().map(|line| Arc::clone(&line.message)).collect();
         let ram = [(GuestAddress(0), usize::try_from(RAM).unwrap())];
         let function = VirtioPci::new(FunctionParts {
@@ -327,9 +327,15 @@ fn a_device_that_does_not_start_needs_a_reset_and_is_not_paused() {
     rig.log.lock().unwrap().fails = false;
     rig.start();
     rig.function.pause();
-    assert!(rig.log.lock().unwrap().paused);
+    rig.function.pause();
+    assert_eq!(rig.log.lock().unwrap().pauses, 1);
     rig.function.resume();
-    assert!(!rig.log.lock().unwrap().paused);
+    rig.function.resume();
+    assert_eq!(rig.log.lock().unwrap().pauses, 0);
+    rig.function.pause();
+    rig.function.reset();
+    rig.function.resume();
+    assert_eq!(rig.log.lock().unwrap().pauses, 0, "a reset ends a pause");
 }
 
 #[test]
@@ -444,7 +450,8 @@ fn a_function_without_memory_space_does_not_answer() {
 #[test]
 fn any_access_anywhere_is_taken() {
     let mut rig = Rig::new();
-    for offset in 0..0x8000u64 {
+    let edges = (0..6).map(|page| page << 12).flat_map(|at| at..at + 0x80);
+    for offset in edges.chain(0x7ff0..0x8010) {
         for len in [1, 2, 4, 8] {
             let value = (offset as u8).wrapping_mul(31);
             BusDevice::write(&mut rig.function, offset, &vec![value; len]);
