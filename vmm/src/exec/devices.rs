@@ -15,7 +15,7 @@ use super::plan;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::backend::{Isolation, ProgramError, SharedFolder, start_virtiofsd};
 use crate::devices::virtio::console::{ConsoleHandle, ConsolePort, VirtioConsole};
-use crate::devices::virtio::vhost_user::{Backend, BackendUnusable, Kind, VhostUserDevice};
+use crate::devices::virtio::vhost_user::{Backend, BackendKind, BackendUnusable, VhostUserDevice};
 use crate::stop::StopSignal;
 
 /// The reason why a device cannot be.
@@ -90,5 +90,9 @@ fn serve(folder: &SharedPath, stop: &Arc<StopSignal>) -> Result<VhostUserDevice,
         process: Some(process),
     };
     let tag = share.tag.clone();
-    Ok(VhostUserDevice::connect(backend, Kind::Fs { tag }, stop)?)
+    Ok(VhostUserDevice::connect(
+        backend,
+        BackendKind::Fs { tag },
+        stop,
+    )?)
 }

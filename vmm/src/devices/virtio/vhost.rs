@@ -9,7 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::backend::{self, BackendProcess, Isolation, ProgramError, SharedFolder};
-use super::vhost_user::{Backend, BackendUnusable, Kind, VhostUserDevice};
+use super::vhost_user::{Backend, BackendKind, BackendUnusable, VhostUserDevice};
 use super::{VirtioDevice, vhost_kernel};
 use crate::config::{FsConfig, FsSource, NetConfig, NetSource, VsockConfig};
 use crate::stop::StopSignal;
@@ -114,7 +114,7 @@ impl VhostError {
 /// If the folder, the program or the back end is not usable.
 pub fn open_fs(config: &FsConfig, stop: &Arc<StopSignal>) -> Result<VhostUserDevice, VhostError> {
     let flag = config.flag();
-    let kind = Kind::Fs {
+    let kind = BackendKind::Fs {
         tag: config.tag.clone(),
     };
     match &config.source {
@@ -144,7 +144,7 @@ pub fn open_fs(config: &FsConfig, stop: &Arc<StopSignal>) -> Result<VhostUserDev
 fn share(
     flag: &str,
     folder: &SharedFolder,
-    kind: &Kind,
+    kind: &BackendKind,
     stop: &Arc<StopSignal>,
 ) -> Result<VhostUserDevice, VhostError> {
     let [best, second] = Isolation::of_this_user();
@@ -186,7 +186,7 @@ pub fn open_net(
         NetSource::Socket(path) => at_socket(flag, path)?,
         NetSource::Tap(name) => return open_tap(flag, name, mac, stop),
     };
-    let kind = Kind::Net { mac };
+    let kind = BackendKind::Net { mac };
     Ok(Box::new(VhostUserDevice::connect(backend, kind, stop)?))
 }
 

@@ -39,7 +39,7 @@ pub trait KernelEngine: Send {
 
 /// What a device shows to its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
+pub(super) struct KernelShape {
     /// The largest size of each queue.
     pub(super) queue_sizes: Vec<u16>,
     /// The features that are offered.
@@ -56,13 +56,13 @@ pub struct KernelDevice<E> {
     flag: String,
     engine: E,
     memory: LateMemory,
-    shape: Shape,
+    shape: KernelShape,
     stop: Arc<StopSignal>,
-    running: Option<Running>,
+    running: Option<KernelRun>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct KernelRun {
     activation: Activation,
     /// The next entry of each queue, while the device is paused.
     paused_at: Option<Vec<u16>>,
@@ -82,7 +82,7 @@ impl<E: KernelEngine + Debug> KernelDevice<E> {
         flag: String,
         engine: E,
         memory: LateMemory,
-        shape: Shape,
+        shape: KernelShape,
         stop: &Arc<StopSignal>,
     ) -> Self {
         Self {
@@ -186,7 +186,7 @@ impl<E: KernelEngine + Debug> VirtioDevice for KernelDevice<E> {
                 source: io::Error::other(fault),
             });
         }
-        self.running = Some(Running {
+        self.running = Some(KernelRun {
             activation,
             paused_at: None,
         });

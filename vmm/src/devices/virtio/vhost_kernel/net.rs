@@ -10,7 +10,7 @@ use vhost::vhost_kern::net::Net;
 use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
 
 use super::super::DeviceKind;
-use super::device::{KernelDevice, KernelEngine, Shape};
+use super::device::{KernelDevice, KernelEngine, KernelShape};
 use super::memory::LateMemory;
 use crate::stop::StopSignal;
 use crate::sys::tap::{self, TapOffloads};
@@ -59,7 +59,7 @@ pub fn open(
     let net = Net::new(memory.clone())?;
     net.set_owner()?;
     let kernel_features = net.get_features()? & KERNEL;
-    let shape = Shape {
+    let shape = KernelShape {
         queue_sizes: vec![256; 2],
         features: kernel_features | OURS,
         kernel_features,

@@ -9,7 +9,7 @@ use vhost::vsock::VhostVsock;
 use virtio_bindings::{virtio_config, virtio_ring};
 
 use super::super::DeviceKind;
-use super::device::{KernelDevice, KernelEngine, Shape};
+use super::device::{KernelDevice, KernelEngine, KernelShape};
 use super::memory::LateMemory;
 use crate::config::VsockConfig;
 use crate::stop::StopSignal;
@@ -44,7 +44,7 @@ pub fn open(
     vsock.set_owner()?;
     vsock.set_guest_cid(config.cid.into())?;
     let kernel_features = vsock.get_features()? & KERNEL;
-    let shape = Shape {
+    let shape = KernelShape {
         // The third is for events, of which there are none: we save no connections.
         queue_sizes: vec![128; 3],
         features: kernel_features,

@@ -16,8 +16,8 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
 use super::super::ActiveQueue;
 use super::super::vhost_rings;
 use super::fault::BackendFault;
-use super::kind::Kind;
-use super::watch::{OnLoss, Watch};
+use super::kind::BackendKind;
+use super::watch::{BackendWatch, OnLoss};
 
 /// How long a back end may take for one talk. It answers at once, but for the end of
 /// what it does for the guest at that time, on a disk that is busy.
@@ -27,9 +27,9 @@ pub(super) const ANSWER_TIME: Duration = Duration::from_secs(20);
 const ADDRESS_OFFSET: u64 = 1 << 46;
 
 /// A connection to a back end that has agreed to serve a device.
-pub(super) struct Connection {
+pub(super) struct BackendConnection {
     frontend: Frontend,
-    watch: Watch,
+    watch: BackendWatch,
     time: Duration,
     features: u64,
     queues: u16,
@@ -37,33 +37,33 @@ pub(super) struct Connection {
     broken: bool,
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for BackendConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
+        f.debug_struct("BackendConnection")
             .field("features", &self.features)
             .field("queues", &self.queues)
             .finish_non_exhaustive()
     }
 }
 
-impl Connection {
+impl BackendConnection {
     /// Agrees with the back end at the other end of `socket` on how to serve a device of
     /// this kind.
     ///
     /// # Errors
     /// If it is none, is not for such a device, or does not answer in time.
-    pub(super) fn open(socket: UnixStream, kind: &Kind) -> Result<Self, BackendFault> {
+    pub(super) fn open(socket: UnixStream, kind: &BackendKind) -> Result<Self, BackendFault> {
         Self::open_within(socket, kind, ANSWER_TIME)
     }
 
     pub(super) fn open_within(
         socket: UnixStream,
-        kind: &Kind,
+        kind: &BackendKind,
         time: Duration,
     ) -> Result<Self, BackendFault> {
         let host = |what| move |source: io::Error| BackendFault::Host { what, source };
         let copy = socket.try_clone().map_err(host("copy a socket"))?;
-        let watch = Watch::start(copy).map_err(host("watch a socket"))?;
+        let watch = BackendWatch::start(copy).map_err(host("watch a socket"))?;
         let mut connection = Self {
             frontend: Frontend::from_stream(socket, kind.max_queues().into()),
             watch,
@@ -77,13 +77,13 @@ impl Connection {
         Ok(connection)
     }
 
-    fn negotiate(&mut self, kind: &Kind) -> Result<(), BackendFault> {
+    fn negotiate(&mut self, kind: &BackendKind) -> Result<(), BackendFault> {
         let mut wanted = VhostUserProtocolFeatures::REPLY_ACK;
         if kind.config_is_theirs() {
             wanted |= VhostUserProtocolFeatures::CONFIG;
         }
         // A network card's queues come in pairs, of which there is one.
-        if !matches!(kind, Kind::Net { .. }) {
+        if !matches!(kind, BackendKind::Net { .. }) {
             wanted |= VhostUserProtocolFeatures::MQ;
         }
         let features = self.talk("tell its features", |frontend| {
@@ -117,7 +117,7 @@ impl Connection {
         Ok(())
     }
 
-    fn agree_on_queues(&mut self, kind: &Kind) -> Result<(), BackendFault> {
+    fn agree_on_queues(&mut self, kind: &BackendKind) -> Result<(), BackendFault> {
         let has = self.talk("tell its number of queues", |frontend| {
             frontend.get_queue_num()
         })?;

@@ -10,9 +10,9 @@ use virtio_queue::QueueT;
 
 use super::super::backend::BackendProcess;
 use super::super::{ActivateError, Activation, DeviceKind, VirtioDevice, copy_config, vhost_rings};
-use super::connection::Connection;
+use super::connection::BackendConnection;
 use super::fault::BackendFault;
-use super::kind::{Kind, Shape};
+use super::kind::{BackendKind, BackendShape};
 use crate::error_text::one_line;
 use crate::stop::{StopReason, StopSignal};
 
@@ -22,17 +22,17 @@ const OBITUARY_TIME: Duration = Duration::from_secs(2);
 /// A virtio device that a back end serves.
 #[derive(Debug)]
 pub struct VhostUserDevice {
-    kind: Kind,
-    shape: Shape,
-    loss: Arc<Loss>,
+    kind: BackendKind,
+    shape: BackendShape,
+    loss: Arc<BackendLoss>,
     // Before the process, which would be lost otherwise.
-    connection: Connection,
-    running: Option<Running>,
+    connection: BackendConnection,
+    running: Option<BackendRun>,
 }
 
 /// What a device has from DRIVER_OK to its reset.
 #[derive(Debug)]
-struct Running {
+struct BackendRun {
     activation: Activation,
     /// The next entry of each queue, while the device is paused.
     paused_at: Option<Vec<u16>>,
@@ -63,7 +63,7 @@ pub struct BackendUnusable {
 
 /// What is done when the back end is lost.
 #[derive(Debug)]
-struct Loss {
+struct BackendLoss {
     /// The flag of the device: "--fs tag=T".
     flag: String,
     stop: Arc<StopSignal>,
@@ -71,7 +71,7 @@ struct Loss {
     process: Mutex<Option<BackendProcess>>,
 }
 
-impl Loss {
+impl BackendLoss {
     /// Ends the VM, which cannot go on without the device.
     fn end_vm(&self, fault: &BackendFault) {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,7 +102,7 @@ impl VhostUserDevice {
     /// If the back end is none, is not for such a device, or does not answer in time.
     pub fn connect(
         backend: Backend,
-        kind: Kind,
+        kind: BackendKind,
         stop: &Arc<StopSignal>,
     ) -> Result<Self, BackendUnusable> {
         let Backend {
@@ -110,7 +110,7 @@ impl VhostUserDevice {
             socket,
             mut process,
         } = backend;
-        let agreed = Connection::open(socket, &kind).and_then(|mut connection| {
+        let agreed = BackendConnection::open(socket, &kind).and_then(|mut connection| {
             let shape = kind.shape(&mut connection)?;
             Ok((connection, shape))
         });
@@ -126,7 +126,7 @@ impl VhostUserDevice {
                 });
             }
         };
-        let loss = Arc::new(Loss {
+        let loss = Arc::new(BackendLoss {
             flag,
             stop: Arc::clone(stop),
             process: Mutex::new(process),
@@ -152,7 +152,7 @@ impl VhostUserDevice {
         result
     }
 
-    fn start(&mut self, running: &Running, bases: &[u16]) -> Result<(), BackendFault> {
+    fn start(&mut self, running: &BackendRun, bases: &[u16]) -> Result<(), BackendFault> {
         let Activation { memory, queues, .. } = &running.activation;
         let started = self.connection.start_queues(memory, queues, bases);
         self.check(started)?;
@@ -164,7 +164,7 @@ impl VhostUserDevice {
         Ok(())
     }
 
-    fn stop(&mut self, running: &Running) -> Option<Vec<u16>> {
+    fn stop(&mut self, running: &BackendRun) -> Option<Vec<u16>> {
         let stopped = self.connection.stop_queues(&running.activation.queues);
         self.check(stopped).ok()
     }
@@ -179,7 +179,7 @@ impl VhostUserDevice {
             .iter()
             .map(|queue| queue.queue.next_avail())
             .collect();
-        let running = Running {
+        let running = BackendRun {
             activation,
             paused_at: None,
         };

@@ -3,7 +3,7 @@
 use virtio_bindings::{virtio_blk, virtio_config, virtio_net, virtio_ring};
 
 use super::super::DeviceKind;
-use super::connection::Connection;
+use super::connection::BackendConnection;
 use super::fault::BackendFault;
 
 /// The bytes of a disk's configuration up to the fields of zoned disks (Virtio 1.2,
@@ -18,7 +18,7 @@ const TAG_BYTES: usize = 36;
 
 /// A kind of device that a back end serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum BackendKind {
     /// A shared folder, with the name by which the guest mounts it: at most 36 bytes.
     Fs {
         /// The tag.
@@ -35,7 +35,7 @@ pub enum Kind {
 
 /// What a device shows to its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
+pub(super) struct BackendShape {
     /// The largest size of each queue.
     pub(super) queue_sizes: Vec<u16>,
     /// The features that are offered.
@@ -44,7 +44,7 @@ pub(super) struct Shape {
     pub(super) config: Vec<u8>,
 }
 
-impl Kind {
+impl BackendKind {
     /// The type of the device.
     #[must_use]
     pub const fn device_kind(&self) -> DeviceKind {
@@ -116,15 +116,18 @@ impl Kind {
     }
 
     /// What the device shows, with this back end.
-    pub(super) fn shape(&self, backend: &mut Connection) -> Result<Shape, BackendFault> {
+    pub(super) fn shape(
+        &self,
+        backend: &mut BackendConnection,
+    ) -> Result<BackendShape, BackendFault> {
         let features = backend.features() & self.passed();
         match self {
-            Self::Fs { tag } => Ok(Shape {
+            Self::Fs { tag } => Ok(BackendShape {
                 queue_sizes: vec![1024; 2],
                 features,
                 config: fs_config(tag),
             }),
-            Self::Net { mac } => Ok(Shape {
+            Self::Net { mac } => Ok(BackendShape {
                 queue_sizes: vec![256; 2],
                 features: features | 1 << virtio_net::VIRTIO_NET_F_MAC,
                 config: mac.to_vec(),
@@ -141,7 +144,7 @@ impl Kind {
                     queues = u16::from_le_bytes(bytes).clamp(1, limit.max(1));
                     field.copy_from_slice(&queues.to_le_bytes());
                 }
-                Ok(Shape {
+                Ok(BackendShape {
                     queue_sizes: vec![256; usize::from(queues)],
                     features,
                     config,

@@ -16,4 +16,4 @@ mod tests;
 mod watch;
 
 pub use device::{Backend, BackendUnusable, VhostUserDevice};
-pub use kind::Kind;
+pub use kind::BackendKind;

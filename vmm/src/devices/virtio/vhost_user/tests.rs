@@ -11,16 +11,16 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::fake::{Answer, Fake, Request, memory};
-use super::connection::Connection;
+use super::connection::BackendConnection;
 use super::fault::BackendFault;
-use super::{Backend, Kind, VhostUserDevice};
+use super::{Backend, BackendKind, VhostUserDevice};
 use crate::devices::virtio::{
     ActivateError, Activation, ActiveQueue, ConfigInterrupt, VirtioDevice,
 };
 use crate::stop::StopSignal;
 
-fn fs() -> Kind {
-    Kind::Fs {
+fn fs() -> BackendKind {
+    BackendKind::Fs {
         tag: "share".into(),
     }
 }
@@ -49,7 +49,10 @@ fn activation(memory: &GuestMemoryMmap, features: u64, queues: Vec<ActiveQueue>)
     }
 }
 
-fn connect(fake: &mut Fake, kind: Kind) -> (Result<VhostUserDevice, String>, Arc<StopSignal>) {
+fn connect(
+    fake: &mut Fake,
+    kind: BackendKind,
+) -> (Result<VhostUserDevice, String>, Arc<StopSignal>) {
     let stop = Arc::new(StopSignal::new().unwrap());
     let backend = Backend {
         flag: "--fs tag=share".into(),
@@ -100,7 +103,7 @@ fn a_disk_has_the_configuration_of_its_back_end() {
         body[12 + 34..12 + 36].copy_from_slice(&5_u16.to_le_bytes());
         Some(Answer::Body(body))
     });
-    let device = connect(&mut fake, Kind::Block).0.unwrap();
+    let device = connect(&mut fake, BackendKind::Block).0.unwrap();
     let mut sectors = [0; 8];
     device.read_config(0, &mut sectors);
     assert_eq!(u64::from_le_bytes(sectors), 8192);
@@ -115,7 +118,7 @@ fn a_disk_has_the_configuration_of_its_back_end() {
 fn a_card_has_our_address_and_no_control_queue() {
     let mut fake = Fake::serving(|_| None);
     let mac = [2, 3, 4, 5, 6, 7];
-    let device = connect(&mut fake, Kind::Net { mac }).0.unwrap();
+    let device = connect(&mut fake, BackendKind::Net { mac }).0.unwrap();
     let mut config = [0; 6];
     device.read_config(0, &mut config);
     assert_eq!(config, mac);
@@ -197,7 +200,7 @@ fn a_hostile_driver_loses_its_device_only() {
 #[test]
 fn a_back_end_that_is_for_something_else_is_refused() {
     type Script = fn(&Request) -> Option<Answer>;
-    let cases: [(Script, Kind, &str); 7] = [
+    let cases: [(Script, BackendKind, &str); 7] = [
         (
             |r| (r.code == fake::GET_FEATURES).then_some(Answer::Number(1 << 30)),
             fs(),
@@ -215,7 +218,7 @@ fn a_back_end_that_is_for_something_else_is_refused() {
         ),
         (
             |r| (r.code == fake::GET_PROTOCOL_FEATURES).then_some(Answer::Number(1)),
-            Kind::Block,
+            BackendKind::Block,
             "it has no configuration of the device",
         ),
         (
@@ -230,7 +233,7 @@ fn a_back_end_that_is_for_something_else_is_refused() {
         ),
         (
             |r| (r.code == fake::GET_CONFIG).then_some(Answer::Body(vec![0; 72])),
-            Kind::Block,
+            BackendKind::Block,
             "tell its configuration",
         ),
     ];
@@ -318,7 +321,7 @@ fn a_back_end_that_does_not_answer_is_not_waited_for_for_ever() {
     ] {
         let mut fake = Fake::serving(move |r| (r.code >= silent).then_some(Answer::Silence));
         let time = Duration::from_millis(20);
-        let result = Connection::open_within(fake.socket(), &fs(), time);
+        let result = BackendConnection::open_within(fake.socket(), &fs(), time);
         // Only an answer is missed: the protocol features need none.
         let fault = result.map(|_| ()).unwrap_err();
         assert!(matches!(fault, BackendFault::Silent { .. }), "{fault}");

@@ -18,25 +18,25 @@ use crate::sys::signals;
 pub(super) type OnLoss = Box<dyn FnOnce() + Send>;
 
 /// A watch over one connection. Dropped, it ends its thread.
-pub(super) struct Watch {
-    shared: Arc<Shared>,
+pub(super) struct BackendWatch {
+    shared: Arc<WatchShared>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for BackendWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
+        f.debug_struct("BackendWatch").finish_non_exhaustive()
     }
 }
 
-struct Shared {
+struct WatchShared {
     socket: UnixStream,
     wake: EventFd,
-    state: Mutex<State>,
+    state: Mutex<WatchState>,
 }
 
 #[derive(Default)]
-struct State {
+struct WatchState {
     /// Until when the answers to a talk must have come, while there is one.
     deadline: Option<Instant>,
     /// Whether the last deadline was missed.
@@ -47,8 +47,8 @@ struct State {
     on_loss: Option<OnLoss>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl WatchShared {
+    fn lock(&self) -> MutexGuard<'_, WatchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -58,7 +58,7 @@ impl Shared {
     }
 }
 
-impl Watch {
+impl BackendWatch {
     /// Watches the connection that `socket` is a copy of.
     pub(super) fn start(socket: UnixStream) -> io::Result<Self> {
         let epoll = Epoll::new()?;
@@ -67,7 +67,7 @@ impl Watch {
         watch(wake.as_raw_fd(), EventSet::IN)?;
         // Hang-ups and errors are told without being asked for.
         watch(socket.as_raw_fd(), EventSet::READ_HANG_UP)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WatchShared {
             socket,
             wake,
             state: Mutex::default(),
@@ -111,7 +111,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for BackendWatch {
     fn drop(&mut self) {
         self.shared.lock().ends = true;
         self.shared.wake();
@@ -124,7 +124,7 @@ impl Drop for Watch {
     }
 }
 
-impl Shared {
+impl WatchShared {
     fn run(&self, epoll: &Epoll) {
         let mut lost = false;
         loop {

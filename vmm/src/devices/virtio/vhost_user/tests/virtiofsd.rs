@@ -16,7 +16,7 @@ use crate::config::{FsConfig, FsSource};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::backend::{self, Isolation, SharedFolder};
 use crate::devices::virtio::vhost::{VhostError, open_fs};
-use crate::devices::virtio::vhost_user::{Backend, Kind, VhostUserDevice};
+use crate::devices::virtio::vhost_user::{Backend, BackendKind, VhostUserDevice};
 use crate::stop::StopSignal;
 use crate::sys::scratch::Scratch;
 
@@ -28,10 +28,10 @@ const ANSWER: u64 = 0x31000;
 const INIT: u32 = 26;
 const LOOKUP: u32 = 1;
 
-type Shared = (Result<VhostUserDevice, VhostError>, Arc<StopSignal>);
+type SharedDevice = (Result<VhostUserDevice, VhostError>, Arc<StopSignal>);
 
 /// `None`, told loudly, where there is no virtiofsd.
-fn share(path: &Path) -> Option<Shared> {
+fn share(path: &Path) -> Option<SharedDevice> {
     let stop = Arc::new(StopSignal::new().unwrap());
     let config = FsConfig {
         tag: "real".into(),
@@ -228,7 +228,7 @@ fn a_virtiofsd_that_is_killed_or_does_not_start_is_told() {
         socket,
         process: Some(process),
     };
-    let kind = Kind::Fs { tag: "real".into() };
+    let kind = BackendKind::Fs { tag: "real".into() };
     let error = VhostUserDevice::connect(backend, kind, &stop).unwrap_err();
     assert!(error.is_gone);
     let error = error.to_string();
