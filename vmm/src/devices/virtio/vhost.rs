@@ -170,6 +170,16 @@ fn share(
     }
 }
 
+/// Makes the disk that a process serves at this socket.
+///
+/// # Errors
+/// If nobody serves the socket, or something else is served there.
+pub fn open_disk(socket: &Path, stop: &Arc<StopSignal>) -> Result<VhostUserDevice, VhostError> {
+    let flag = format!("--disk socket={}", socket.display());
+    let backend = at_socket(flag, socket)?;
+    Ok(VhostUserDevice::connect(backend, BackendKind::Block, stop)?)
+}
+
 /// Makes a network card; starts passt if it is to. The calling thread must live as long as
 /// the VM.
 ///

@@ -1,6 +1,8 @@
 //! The front end against a back end of the test's own.
 
+mod driver;
 mod fake;
+mod storage_daemon;
 mod virtiofsd;
 
 use std::sync::Arc;
