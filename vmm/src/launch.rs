@@ -6,11 +6,11 @@ use std::sync::Arc;
 use thiserror::Error;
 use vpmu::host::linux::sysfs::Sysfs;
 
-use crate::config::{ConfigError, VmConfig};
+use crate::config::{ConfigError, CpusConfig, PmuArg, VmConfig};
 use crate::control::{ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
 use crate::machine::{BuildError, Machine, MachineControl, MachineExtras};
 use crate::output::stderr;
-use crate::pmu::{HostCpus, PmuError, PmuHooks, PmuPlan, UncoreHosts, place};
+use crate::pmu::{HostCpus, PmuBacking, PmuError, PmuHooks, PmuPlan, UncoreHosts, place};
 use crate::stop::{END_TIME, EndWatch, StopReason, StopSignal};
 use crate::sys::{end, limits};
 
@@ -167,6 +167,16 @@ fn plan_pmus(
     };
     log::info!("uncore: {hosts}");
     plan.with_uncore(&hosts.plan(), cpus).map(Some)
+}
+
+/// Whether a clock, and no PMU of the host, would count for a guest with this PMU.
+///
+/// # Errors
+/// If the guest cannot have it.
+pub fn counts_by_clock(pmu: &PmuArg, cpus: &CpusConfig) -> Result<bool, LaunchError> {
+    let sysfs = Sysfs::default();
+    let plan = PmuPlan::new(pmu, cpus, &sysfs, &HostCpus::read(&sysfs))?;
+    Ok(plan.is_some_and(|plan| matches!(plan.host(), PmuBacking::Software(_))))
 }
 
 /// Serves the control API of a machine, if it is to have one.

@@ -10,6 +10,7 @@
 //!    └─▶ lost: beyond the limit        └─▶ lost: refused
 //! ```
 
+pub mod log_line;
 pub mod stderr;
 
 use std::collections::VecDeque;

@@ -18,6 +18,7 @@ use crate::error_text::report;
 use crate::exec::exec;
 use crate::launch::{Ended, Launch, LaunchError};
 use crate::machine::MachineExtras;
+use crate::output::log_line;
 use crate::output::stderr::{self, LogLines};
 use crate::sys::{end, signals, terminal};
 
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
     let filter = log_filter(std::env::var_os(LOG_VARIABLE).as_deref());
     env_logger::Builder::new()
         .parse_filters(&filter)
+        .format(log_line::write)
         .target(env_logger::Target::Pipe(Box::new(LogLines)))
         .init();
     let words = match with_config_file(std::env::args_os().collect()) {

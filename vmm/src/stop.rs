@@ -59,6 +59,9 @@ pub enum StopReason {
     /// The guest asked for a reset (ACPI reset register or keyboard controller).
     #[error("the guest asked for a reset")]
     Reset,
+    /// The guest's kernel has panicked.
+    #[error("the guest's kernel panicked")]
+    GuestPanic,
     /// The user typed the quit key.
     #[error("the user ended the VM at the console (Ctrl-A x)")]
     ConsoleQuit,
@@ -175,7 +178,8 @@ impl StopReason {
 
     /// The exit status of the process: 0 if the guest, the console or the
     /// control API ended the VM, 128 + n for signal n as shells do, 2 v + 1 (its
-    /// lowest eight bits) for v at the debug exit, 1 for a failure.
+    /// lowest eight bits) for v at the debug exit, 6 for a panic of the guest's kernel, 1 for
+    /// another failure.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -184,6 +188,7 @@ impl StopReason {
             | Self::ConsoleQuit
             | Self::CommandEnded
             | Self::ApiShutdown => 0,
+            Self::GuestPanic => GUEST_PANIC,
             Self::DebugExit(value) => {
                 let [low, ..] = value.to_le_bytes();
                 low << 1 | 1
@@ -256,6 +261,10 @@ impl StopSignal {
         &self.event
     }
 }
+
+/// The status of a guest whose kernel has panicked. Even, as the values of
+/// `--debug-exit` are odd.
+const GUEST_PANIC: u8 = 6;
 
 /// The instruction pointer of a vCPU that was reset.
 const RESET_VECTOR: u64 = 0xfff0;

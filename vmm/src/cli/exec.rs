@@ -51,6 +51,10 @@ pub struct ExecArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub timeout: Option<Duration>,
 
+    /// Run the command under perf record and draw its profile as a flame graph (SVG)
+    #[arg(long, value_name = "FILE")]
+    pub flamegraph: Option<PathBuf>,
+
     /// Show the guest kernel's messages and Perfvisor's own on standard error
     #[arg(long)]
     pub verbose: bool,

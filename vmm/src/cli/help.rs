@@ -18,7 +18,9 @@ Examples:
 
 Console:
   With --serial tty the terminal belongs to the guest, Ctrl-C included.
-  Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A.
+  Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A, Ctrl-A ? shows these keys.
+  A serial line does not know the terminal's size: in the guest, use
+  stty rows LINES cols COLUMNS.
   The guest waits for whoever reads its output. If nobody has read for 5 s, bytes
   are lost; perfvisor ctl info and a line at the end say how many.
 
@@ -27,6 +29,8 @@ Exit status:
         perfvisor ctl shutdown --force)
   1     the host cannot run the VM, or the guest failed (by a triple fault, for example)
   2     a flag, or a file that a flag names, is not usable; nothing was started
+  6     the guest's kernel panicked, and has the driver pvpanic; without it, a panic
+        resets the guest (by panic=-1 in --cmdline)
   4     the VM did not end within 5 s of its reason to end; the end was cut short
   128+n signal n ended the VM (130 for SIGINT, 143 for SIGTERM)
   odd   with --debug-exit: twice the value that the guest wrote, plus 1
@@ -281,6 +285,7 @@ Examples:
   perfvisor exec --cpus 4 --pmu type=core -- perf record -g make test
   perfvisor exec --rw ~/.cache --env CC=clang -- make -j4
   perfvisor exec --user root --timeout 10m -- ./install-and-test.sh
+  perfvisor exec --flamegraph out.svg -- ./my-program
   tar c src | perfvisor exec -- sh -c 'tar x -C /tmp && ./build' > log
 
 perf record:

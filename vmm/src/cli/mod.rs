@@ -67,7 +67,7 @@ pub struct RunArgs {
     #[arg(
         long,
         value_name = "TEXT",
-        default_value = "console=ttyS0",
+        default_value = "console=ttyS0 panic=-1",
         allow_hyphen_values = true
     )]
     pub cmdline: String,

@@ -80,7 +80,7 @@ fn unknown_flag(error: &clap::Error, path: &str, words: &[&str]) -> Option<Strin
     }
     if at_top {
         return Some(format!(
-            "no command before {flag}; use perfvisor run {flag}, perfvisor doctor or perfvisor ctl"
+            "no command before {flag}; use perfvisor run {flag}, perfvisor exec, perfvisor doctor or perfvisor ctl"
         ));
     }
     Some(match context(error, ContextKind::SuggestedArg) {

@@ -11,12 +11,18 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{drain, watch};
 use crate::devices::serial::{self, SerialPort};
+use crate::output::stderr;
 use crate::stop::{StopReason, StopSignal};
 
 /// Ctrl-A.
 const ESCAPE: u8 = 1;
 /// After [`ESCAPE`]: end the VM.
 const QUIT: u8 = b'x';
+/// After [`ESCAPE`]: show the keys.
+const HELP: u8 = b'?';
+/// The keys, on a terminal in raw mode.
+const KEYS: &str =
+    "\r\nperfvisor: Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A, Ctrl-A ? shows this\r\n";
 
 /// Standard input as the guest's keyboard.
 #[derive(Debug)]
@@ -80,6 +86,7 @@ impl Console {
             match keys.press(byte) {
                 Key::Guest(byte) => bytes.push(byte),
                 Key::Nothing => {}
+                Key::Help => stderr::text(KEYS),
                 Key::Quit => self.stop.stop(StopReason::ConsoleQuit),
             }
         }
@@ -134,6 +141,7 @@ struct EscapeKeys {
 enum Key {
     Guest(u8),
     Nothing,
+    Help,
     Quit,
 }
 
@@ -145,6 +153,7 @@ impl EscapeKeys {
                 Key::Nothing
             }
             (true, QUIT) => Key::Quit,
+            (true, HELP) => Key::Help,
             (true, ESCAPE) | (false, _) => Key::Guest(byte),
             (true, _) => Key::Nothing,
         }
@@ -158,14 +167,20 @@ mod tests {
     #[test]
     fn ctrl_a_is_a_command_and_twice_is_itself() {
         let mut keys = EscapeKeys::default();
-        let pressed: Vec<_> = b"a\x01\x01b\x01c\x01x"
+        let pressed: Vec<_> = b"a\x01\x01b\x01c\x01?\x01x"
             .iter()
             .map(|&byte| keys.press(byte))
             .filter(|key| *key != Key::Nothing)
             .collect();
         assert_eq!(
             pressed,
-            [Key::Guest(b'a'), Key::Guest(1), Key::Guest(b'b'), Key::Quit]
+            [
+                Key::Guest(b'a'),
+                Key::Guest(1),
+                Key::Guest(b'b'),
+                Key::Help,
+                Key::Quit
+            ]
         );
     }
 }

@@ -18,6 +18,7 @@ mod initramfs;
 mod kernel;
 mod modules;
 mod plan;
+mod profile;
 mod session;
 mod user;
 
@@ -30,6 +31,7 @@ pub use devices::DeviceError;
 pub use folders::FolderError;
 pub use kernel::KernelError;
 pub use modules::DriversError;
+pub use profile::ProfileError;
 pub use user::UserError;
 
 use self::plan::ExecPlan;
@@ -61,6 +63,9 @@ pub enum ExecError {
     /// The kernel has not what the guest needs.
     #[error(transparent)]
     Drivers(#[from] DriversError),
+    /// There is no profile.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// A device cannot be.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::thread;
 
 use guest_words::{Job, Terminal};
@@ -11,10 +12,12 @@ use rustix::process::umask;
 use super::folders::{AskedFolders, Folders};
 use super::initramfs::GuestInitramfs;
 use super::kernel::GuestKernel;
+use super::profile::{Profile, under_perf};
 use super::user::GuestUser;
 use super::{ExecError, host_error, modules};
 use crate::cli::ExecArgs;
 use crate::config::{self, CpusConfig, MemoryConfig, PmuArg, SerialConfig, UncoreArg, VmConfig};
+use crate::launch;
 
 /// The most vCPUs that a guest has by default.
 const MOST_CPUS: usize = 4;
@@ -37,15 +40,15 @@ pub(super) struct ExecPlan {
     pub(super) terminal: bool,
     /// The file behind the configuration's initramfs.
     pub(super) initramfs: GuestInitramfs,
+    /// The picture to draw at the end.
+    pub(super) profile: Option<Profile>,
 }
 
 impl ExecPlan {
     /// Checks the flags, and what they name.
     pub(super) fn make(args: &ExecArgs) -> Result<Self, ExecError> {
-        let (cpus, memory, pmu) = (cpus(args)?, memory(args)?, PmuArg::parse(&args.pmu)?);
-        config::types_go_with_hybrid(&cpus, &pmu)?;
-        config::nested_goes_without_a_pmu(&cpus, &pmu)?;
-        let folders = Folders::find(&AskedFolders {
+        let mut config = machine(args)?;
+        let mut folders = Folders::find(&AskedFolders {
             root: args.root.clone(),
             writable: args.rw.clone(),
             readable: args.ro.clone(),
@@ -54,9 +57,21 @@ impl ExecPlan {
         let environment = user.environment(&args.env)?;
         let kernel = GuestKernel::find(&args.kernel)?;
         let modules = modules::needed(&kernel, &args.root, false)?;
+        let profile = match &args.flamegraph {
+            Some(picture) => Some(Profile::prepare(picture)?),
+            None => None,
+        };
+        let command = match &profile {
+            Some(profile) => {
+                folders.shared.push(profile.share());
+                let by_clock = launch::counts_by_clock(&config.pmu, &config.cpus)?;
+                under_perf(&args.command, by_clock)
+            }
+            None => args.command.clone(),
+        };
         let terminal = io::stdin().is_terminal().then(terminal);
         let job = Job {
-            command: args.command.clone(),
+            command,
             environment,
             directory: folders.directory.clone(),
             credentials: user.credentials,
@@ -71,30 +86,40 @@ impl ExecPlan {
         };
         let initramfs =
             GuestInitramfs::create(&job, &modules).map_err(host_error("the initramfs"))?;
-        let quiet = if args.verbose { "" } else { QUIET };
-        let config = VmConfig {
-            kernel: kernel.path,
-            initramfs: vec![initramfs.path()],
-            cmdline: format!("{CMDLINE}{quiet}"),
-            cpus,
-            memory,
-            pmu,
-            uncore: UncoreArg::default(),
-            fs: Vec::new(),
-            net: Vec::new(),
-            vsock: None,
-            serial: SerialConfig::Null,
-            api_socket: None,
-            debug_exit: false,
-            kvm_device: args.kvm_device.clone(),
-        };
+        config.kernel = kernel.path;
+        config.initramfs = vec![initramfs.path()];
         Ok(Self {
             config,
             folders,
             terminal: terminal.is_some(),
             initramfs,
+            profile,
         })
     }
+}
+
+/// The machine of these flags; it has no kernel yet.
+fn machine(args: &ExecArgs) -> Result<VmConfig, ExecError> {
+    let (cpus, memory, pmu) = (cpus(args)?, memory(args)?, PmuArg::parse(&args.pmu)?);
+    config::types_go_with_hybrid(&cpus, &pmu)?;
+    config::nested_goes_without_a_pmu(&cpus, &pmu)?;
+    let quiet = if args.verbose { "" } else { QUIET };
+    Ok(VmConfig {
+        kernel: PathBuf::new(),
+        initramfs: Vec::new(),
+        cmdline: format!("{CMDLINE}{quiet}"),
+        cpus,
+        memory,
+        pmu,
+        uncore: UncoreArg::default(),
+        fs: Vec::new(),
+        net: Vec::new(),
+        vsock: None,
+        serial: SerialConfig::Null,
+        api_socket: None,
+        debug_exit: false,
+        kvm_device: args.kvm_device.clone(),
+    })
 }
 
 /// `--cpus`: a number, or the options of `perfvisor run`.

@@ -12,12 +12,13 @@ use rustix::process::{Signal, getpid, kill_process};
 use super::console_log::ConsoleLog;
 use super::devices::ExecDevices;
 use super::plan::{self, ExecPlan};
+use super::profile::Profile;
 use super::{ExecError, SET_UP, host_error};
 use crate::cli::ExecArgs;
 use crate::devices::virtio::console::ConsoleHandle;
 use crate::event_loop::SignalRelay;
 use crate::launch::{Ended, Launch, LaunchError};
-use crate::machine::MachineExtras;
+use crate::machine::{Machine, MachineExtras};
 use crate::output::stderr;
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::signals;
@@ -35,6 +36,8 @@ const FLUSH: Duration = Duration::from_millis(200);
 
 /// Runs a planned command to its end; returns the exit status of the process.
 pub(super) fn run(plan: ExecPlan, args: &ExecArgs) -> Result<u8, ExecError> {
+    // Before the first process is started.
+    Machine::check_files(&plan.config).map_err(LaunchError::from)?;
     let mut extras = MachineExtras::none().map_err(LaunchError::from)?;
     let stop = Arc::clone(&extras.stop);
     let started = signals::start_thread(|| Ok(ExecDevices::start(&plan.folders, &stop)));
@@ -75,7 +78,12 @@ pub(super) fn run(plan: ExecPlan, args: &ExecArgs) -> Result<u8, ExecError> {
     }
     let ended = launch.run();
     session.finished();
-    Ok(session.status(&ended, &log))
+    let status = session.status(&ended, &log);
+    match plan.profile.as_ref().map(Profile::draw) {
+        // What the command says of itself comes first.
+        Some(Err(error)) if status == 0 => Err(error.into()),
+        _ => Ok(status),
+    }
 }
 
 /// How a command ended, and how far it got.

@@ -209,6 +209,14 @@ fn event_loop(stop: &Arc<StopSignal>, relay: Option<SignalRelay>) -> Result<Even
 }
 
 impl Machine {
+    /// Checks the kernel and the initramfs, and that the memory is enough for both.
+    ///
+    /// # Errors
+    /// As [`Machine::build`], for these.
+    pub fn check_files(config: &VmConfig) -> Result<(), BuildError> {
+        Files::open(config).map(drop)
+    }
+
     /// Checks everything that a file or the host decides, then builds the VM with the
     /// devices of `config`, and those of `extras` behind them. Nothing of the guest runs
     /// yet.

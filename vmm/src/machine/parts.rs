@@ -16,6 +16,7 @@ use crate::config::{SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::i8042::{self, KeyboardController};
+use crate::devices::panic::{self, PanicDevice};
 use crate::devices::power::{self, PowerButton, PowerDevice};
 use crate::devices::serial::{self, ConsoleOutput, Limited, SerialParts, SerialPort};
 use crate::devices::{Bus, BusError};
@@ -213,6 +214,12 @@ pub(super) fn build_buses(
         power::CONTROL_PORT.into(),
         power::PORT_COUNT,
         Arc::new(Mutex::new(power)),
+    )?;
+    let panic = PanicDevice::new(Arc::clone(stop));
+    pio.claim(
+        panic::PORT.into(),
+        panic::PORT_COUNT,
+        Arc::new(Mutex::new(panic)),
     )?;
     if config.debug_exit {
         let device = DebugExit::new(Arc::clone(stop));

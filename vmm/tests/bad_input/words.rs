@@ -21,7 +21,7 @@ fn a_missing_command_is_named_with_the_choices() {
     let ctl = |word: &'static str| ["ctl", "--api-socket", "/x", word];
     let (vcpu, monitor) = (ctl("vcpu"), ctl("monitor"));
     for (args, command, accepted) in [
-        (&[][..], "perfvisor", "run, doctor or ctl"),
+        (&[][..], "perfvisor", "run, exec, doctor or ctl"),
         (&vcpu[..3], "perfvisor ctl", "monitor, vcpu or shutdown"),
         (&vcpu, "perfvisor ctl vcpu", "add, remove or list"),
         (&monitor, "perfvisor ctl monitor", "add, remove or list"),
@@ -49,7 +49,10 @@ fn a_misspelt_command_or_flag_is_told_the_right_one() {
             "no command 'rnu'; did you mean 'run'? (see perfvisor --help)",
         ),
         (&["docter"], "did you mean 'doctor'?"),
-        (&["start"], "no command 'start'; use run, doctor or ctl"),
+        (
+            &["start"],
+            "no command 'start'; use run, exec, doctor or ctl",
+        ),
         (
             &["ctl", "--api-socket", "/x", "puase"],
             "did you mean 'pause'? (see perfvisor ctl --help)",

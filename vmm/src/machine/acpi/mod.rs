@@ -20,7 +20,7 @@ use acpi_tables::{Aml, aml};
 use vpmu::ids::VcpuId;
 
 use crate::config::CpusConfig;
-use crate::devices::{cpu_hotplug, power, serial};
+use crate::devices::{cpu_hotplug, panic, power, serial};
 use crate::kvm::layout::{ACPI, ACPI_END, IO_APIC, LOCAL_APIC};
 
 const OEM: [u8; 6] = *b"PRFVSR";
@@ -124,7 +124,12 @@ fn dsdt(cpus: &CpusConfig) -> Sdt {
     let com1 = aml::Device::new("COM1".into(), vec![&hid, &uid, &crs]);
     let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
     let button = aml::Device::new("PWRB".into(), vec![&hid, &uid]);
-    aml::Scope::new("_SB_".into(), vec![&com1, &button]).to_aml_bytes(&mut dsdt);
+    let port = aml::IO::new(panic::PORT, panic::PORT, 0, 1);
+    let port = aml::ResourceTemplate::new(vec![&port]);
+    let hid = aml::Name::new("_HID".into(), &panic::ACPI_ID);
+    let crs = aml::Name::new("_CRS".into(), &port);
+    let panicked = aml::Device::new("PEVT".into(), vec![&hid, &uid, &crs]);
+    aml::Scope::new("_SB_".into(), vec![&com1, &button, &panicked]).to_aml_bytes(&mut dsdt);
     self::pci::to_aml(&mut dsdt);
     self::cpus::to_aml(cpus, &mut dsdt);
     events(&mut dsdt);

@@ -46,7 +46,13 @@ impl PmuPort {
             self.is_served(vcpu)?;
         }
         if effect == Effect::Enables {
-            self.totals.counter_started();
+            // The global control is set at boot, with no counter behind it.
+            if matches!(
+                access.register(),
+                Register::EventSel(_) | Register::FixedCtrCtrl
+            ) {
+                self.totals.counter_started();
+            }
             self.take_pce(vcpu);
         }
         Ok(self.pmu.write(access, value)?)
