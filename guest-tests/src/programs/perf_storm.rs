@@ -1,6 +1,7 @@
-//! `perf_storm SEED OPERATIONS`: random uses of `perf_event_open(2)`, as a fuzzer of
+//! `perf_storm SEED OPERATIONS [SECONDS]`: random uses of `perf_event_open(2)`, as a fuzzer of
 //! perf makes them: any attributes, groups, inheritance, ioctls, reads, mappings,
-//! polls, forks, moves between CPUs. The same seed gives the same operations.
+//! polls, forks, moves between CPUs. The same seed gives the same operations, until the
+//! seconds are over, if they are said. Only in a guest: it may stop the machine it runs on.
 //!
 //! A call may fail. The program fails if it is ended by a signal. What is at stake is
 //! the kernel's log, and the VMM behind the PMU.
@@ -11,6 +12,7 @@ mod attr;
 mod system;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use attr::{Attr, Random};
 use system::{Fd, Mapping};
@@ -225,19 +227,22 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let mut number = || args.next().and_then(|text| text.parse().ok());
     let (Some(seed), Some(operations)) = (number(), number()) else {
-        eprintln!("usage: perf_storm SEED OPERATIONS");
+        eprintln!("usage: perf_storm SEED OPERATIONS [SECONDS]");
         return ExitCode::from(2);
     };
+    let until = number().map(|seconds| Instant::now() + Duration::from_secs(seconds));
     system::ignore_signals();
     let mut storm = Storm::new(seed, false);
-    for n in 1..=operations {
+    let mut done = 0;
+    while done < operations && until.is_none_or(|until| Instant::now() < until) {
         storm.operation();
-        if n % REPORT == 0 {
-            println!("operation {n}");
+        done += 1;
+        if done % REPORT == 0 {
+            println!("operation {done}");
         }
     }
     let (opened, refused, read) = (storm.opened, storm.refused, storm.read);
     storm.finish();
-    println!("operations={operations} opened={opened} refused={refused} read={read}");
+    println!("operations={done} opened={opened} refused={refused} read={read}");
     ExitCode::SUCCESS
 }

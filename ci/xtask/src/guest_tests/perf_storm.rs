@@ -9,45 +9,72 @@ use super::on_host::{ENDED, Hosted};
 use super::{GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
 
-/// Operations of the storm; `PERF_FUZZ=60000 cargo xtask test perf-storm` asks for more.
-const OPERATIONS: u32 = 2_000;
+/// A storm.
+struct Storm {
+    /// The most operations.
+    operations: u32,
+    /// The most seconds, of the guest's.
+    seconds: u32,
+}
+
+/// In every run of the tests.
+const SHORT: Storm = Storm {
+    operations: 600,
+    seconds: 30,
+};
+/// On request: ten minutes.
+const LONG: Storm = Storm {
+    operations: u32::MAX,
+    seconds: 600,
+};
 /// Operations before the sizes of the VMM are looked at first.
-const FIRST: u32 = 300;
-/// The guest's own bound of samples a second: above it a slow CPU does nothing else.
-const MOST_SAMPLES: u32 = 1_000;
+const FIRST: u32 = 200;
+/// The guest's own bound of samples a second, of each event: above it a slow CPU does
+/// nothing else.
+const MOST_SAMPLES: u32 = 100;
 /// The most lines that the VMM may log, whatever the guest does for however long.
 const MOST_LINES: usize = 100;
 
 /// On a clock, and on a PMU of the host's.
 pub(super) fn all() -> Vec<GuestTest> {
+    let clock = ("clock", "", "--pmu type=software");
+    let host_pmu = ("host-pmu", "core:gp=4", "--pmu type=auto");
+    let long = |kind| GuestTest {
+        on_request: "perf-storm-long",
+        ..row("perf-storm-long", kind, &LONG)
+    };
     vec![
-        row("clock", "", "--pmu type=software"),
-        row("host-pmu", "core:gp=4", "--pmu type=auto"),
+        row("perf-storm", clock, &SHORT),
+        row("perf-storm", host_pmu, &SHORT),
+        long(clock),
+        long(host_pmu),
     ]
 }
 
-fn operations() -> u32 {
-    let wanted = std::env::var("PERF_FUZZ").ok().and_then(|n| n.parse().ok());
-    wanted.unwrap_or(OPERATIONS)
-}
-
 /// vCPU 2 comes and goes where the host has looked and the guest may go on.
-fn guest_line(operations: u32) -> String {
+fn guest_line(storm: &Storm) -> String {
+    let Storm {
+        operations,
+        seconds,
+    } = storm;
     format!(
         "cd /sys/devices/system/cpu; \
          at() {{ echo $1; until [ -d cpu2 ]; do sleep 0.2; done; while [ -d cpu2 ]; do sleep 0.2; done; }}; \
          echo -1 >/proc/sys/kernel/perf_event_paranoid; \
          echo {MOST_SAMPLES} >/proc/sys/kernel/perf_event_max_sample_rate; at boot; \
          perf_storm 7 {FIRST}; echo first=$?; at warm; \
-         perf_storm 20261129 {operations}; echo storm=$?; at calm; {ASK}"
+         perf_storm 20261129 {operations} {seconds}; echo storm=$?; at calm; {ASK}"
     )
 }
 
-fn row(name: &str, mock_pmu: &'static str, flags: &str) -> GuestTest {
-    let operations = operations();
+fn row(
+    name: &str,
+    (kind, mock_pmu, flags): (&str, &'static str, &str),
+    storm: &Storm,
+) -> GuestTest {
     let run = Hosted {
         flags: &format!("--cpus boot=2,max=3 {flags} 2>/tmp/log"),
-        line: &guest_line(operations),
+        line: &guest_line(storm),
         ..Hosted::default()
     };
     let line = format!(
@@ -61,10 +88,8 @@ fn row(name: &str, mock_pmu: &'static str, flags: &str) -> GuestTest {
     GuestTest {
         runs: Runs::OnHost,
         mock_pmu,
-        limit: 240 + u64::from(operations) / 10,
-        // An emulated host needs more than ten minutes for one.
-        on_request: "perf-storm",
-        ..GuestTest::new(format!("perf-storm/{name}"), line, check)
+        limit: 240 + 2 * u64::from(storm.seconds),
+        ..GuestTest::new(format!("{name}/{kind}"), line, check)
     }
 }
 

@@ -26,17 +26,28 @@ impl Random {
         (0..count).fold(0, |bits, bit| bits | u64::from(self.below(of) == 0) << bit)
     }
 
-    /// A sample period, seldom so short that it keeps a CPU busy.
+    /// A sample period. At a count each nanosecond the usual one overflows less than a
+    /// hundred times a second: as many counters as a CPU has must leave it time for
+    /// something else, also in an emulation, where a sample takes a millisecond. The short
+    /// one is rare, and the kernel's limit of samples holds it.
     pub(crate) fn period(&mut self) -> u64 {
-        match self.below(16) {
+        match self.below(64) {
             0 => 100 + self.below(1_000),
-            1..=4 => 10_000 + self.below(1_000_000),
-            5..=8 => 1_000_000 + self.below(100_000_000),
-            9 => self.next(),
+            1..=15 => LEAST_PERIOD + self.below(100_000_000),
+            16..=31 => 1_000_000_000 + self.below(10_000_000_000),
+            32..=35 => self.next(),
             _ => 0,
         }
     }
 }
+
+/// The shortest of the usual periods.
+const LEAST_PERIOD: u64 = 10_000_000;
+/// The shortest period of a software clock, in nanoseconds. All that are open may run at a
+/// time, each by a timer of its own.
+const LEAST_CLOCK: u64 = 50_000_000;
+/// The most samples a second that are asked for by number.
+const MOST_SAMPLES: u64 = 100;
 
 /// `perf_event_attr` as of its 7th version.
 #[repr(C)]
@@ -100,9 +111,8 @@ impl Attr {
         }
         let period = random.period();
         let period = match (flags & FREQ == 0, kind == 1) {
-            (false, _) => period % 1_000,
-            // A software clock has a timer of its own, which alone can keep a CPU busy.
-            (true, true) => period.max(1_000_000),
+            (false, _) => period % MOST_SAMPLES,
+            (true, true) => period.max(LEAST_CLOCK),
             (true, false) => period,
         };
         Self {
