@@ -151,6 +151,30 @@ impl Keys {
 mod tests {
     use super::*;
 
+    /// A guest that throws away what was typed too early, and goes after that.
+    struct Late(Vec<u8>);
+
+    impl Write for Late {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0.len() == 2 {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_end_is_typed_until_nobody_reads() {
+        let mut guest = Late(Vec::new());
+        end_input(&mut guest);
+        assert_eq!(guest.0, [END_OF_INPUT; 2]);
+    }
+
     #[test]
     fn the_command_key_is_found_also_between_reads() {
         let mut keys = Keys::default();

@@ -20,8 +20,10 @@ pub(super) const FOLLOW: &str = "\
 /// From one count of the console to the next.
 #[derive(Debug)]
 pub(super) struct Interval {
-    /// What was counted.
-    pub(super) count: f64,
+    /// What was counted; 0 if nothing was.
+    count: f64,
+    /// Whether the guest says that its task did not run, with a count of nothing.
+    not_counted: bool,
     /// The least CPU time that the VMM had, in nanoseconds.
     least: f64,
     /// The most.
@@ -33,7 +35,7 @@ pub(super) struct Interval {
 ///
 /// # Errors
 /// If most of them are too short beside the time from one look to the next.
-pub(super) fn intervals(said: &str, counts: &[f64]) -> Result<Vec<Interval>> {
+pub(super) fn intervals(said: &str, counts: &[Option<f64>]) -> Result<Vec<Interval>> {
     let records: Vec<(usize, f64, f64)> = said.lines().filter_map(record).collect();
     // The first look after so many counts were there.
     let at = |n: usize| records.iter().find(|record| record.0 >= n);
@@ -43,7 +45,8 @@ pub(super) fn intervals(said: &str, counts: &[f64]) -> Result<Vec<Interval>> {
             break;
         };
         all.push(Interval {
-            count,
+            count: count.unwrap_or(0.0),
+            not_counted: count.is_none(),
             least: (end.1 - begin.2).max(0.0),
             most: end.2 - begin.1,
         });
@@ -93,13 +96,20 @@ impl Interval {
 /// # Errors
 /// Shows the intervals.
 pub(super) fn steady(intervals: &[Interval]) -> Result<()> {
-    ensure!(intervals.len() > 8, "{intervals:?}");
-    let mut rates: Vec<f64> = intervals.iter().map(Interval::rate).collect();
+    let all = intervals.len();
+    // A perf that was late once makes the next interval so short that the task which it
+    // counts does not run in it.
+    let intervals: Vec<_> = intervals.iter().filter(|i| !i.not_counted).collect();
+    ensure!(
+        intervals.len() > 8 && intervals.len() * 10 >= all * 9,
+        "{intervals:?} of {all}"
+    );
+    let mut rates: Vec<f64> = intervals.iter().map(|interval| interval.rate()).collect();
     rates.sort_by(f64::total_cmp);
     let usual = rates[rates.len() / 2];
     // The first one begins with the guest's perf.
     let within = |factor| {
-        let near = |interval: &&Interval| interval.is_within(factor, usual);
+        let near = |interval: &&&Interval| interval.is_within(factor, usual);
         intervals[1..].iter().filter(near).count()
     };
     ensure!(
@@ -133,8 +143,8 @@ pub(super) fn lost_for_a_while(intervals: &[Interval]) -> Result<()> {
     Ok(())
 }
 
-/// What `perf stat -x,` has counted of an event each time; 0 where it has not.
-pub(super) fn counts_or_none(console: &str, event: &str) -> Vec<f64> {
+/// What `perf stat -x,` has counted of an event each time; `None` where it has not.
+pub(super) fn counts_or_none(console: &str, event: &str) -> Vec<Option<f64>> {
     let of_event = format!(",,{event},");
     let lines = console.lines().filter(|line| line.contains(&of_event));
     // With `-I` the time stands before it.
@@ -142,7 +152,7 @@ pub(super) fn counts_or_none(console: &str, event: &str) -> Vec<f64> {
         let (before, _) = line.split_once(&of_event)?;
         before.split(',').next_back()?.trim().parse().ok()
     };
-    lines.map(|line| count(line).unwrap_or(0.0)).collect()
+    lines.map(count).collect()
 }
 
 #[cfg(test)]
@@ -153,6 +163,7 @@ mod tests {
     fn having(count: &[f64], seconds: &[f64]) -> Vec<Interval> {
         let interval = |(&count, &seconds): (&f64, &f64)| Interval {
             count,
+            not_counted: false,
             least: seconds * 0.8,
             most: seconds * 1.2,
         };
@@ -172,6 +183,14 @@ mod tests {
         // And more than it had: made up.
         (counts[4], had[4]) = (1.2, 0.09);
         assert!(steady(&having(&counts, &had)).is_err());
+        // The guest itself says that its task did not run.
+        (counts[4], had[4]) = (0.0, 1.0);
+        let mut idle = having(&counts, &had);
+        assert!(steady(&idle).is_err());
+        idle[4].not_counted = true;
+        steady(&idle).unwrap();
+        idle[5].not_counted = true;
+        assert!(steady(&idle).is_err());
         assert!(steady(&having(&[1.0; 5], &[1.0; 5])).is_err());
         assert!(steady(&having(&[0.0; 12], &[1.0; 12])).is_err());
         let uneven = [1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0];
@@ -197,20 +216,21 @@ mod tests {
     fn counts_are_read_with_and_without_a_time() {
         let console = "<not counted>,,instructions,0,0.00,,\n12,,instructions,9,100.00,,\n\
                        1.01,34,,instructions,9,100.00,,\n1.01,5,,cycles,9,100.00,,\n";
-        assert_eq!(counts_or_none(console, "instructions"), [0.0, 12.0, 34.0]);
+        let counts = counts_or_none(console, "instructions");
+        assert_eq!(counts, [None, Some(12.0), Some(34.0)]);
     }
 
     #[test]
     fn an_interval_has_the_bounds_of_its_ends() {
         // Two lines came between two looks.
         let said = "said 0 100 110\nsaid 1 200 220\nsaid 3 400 420\nsaid 4 500 510\n";
-        let all = intervals(said, &[1.0, 1.0, 1.0, 1.0]).unwrap();
+        let all = intervals(said, &[Some(1.0); 4]).unwrap();
         let bounds: Vec<_> = all.iter().map(|i| (i.least, i.most)).collect();
         assert_eq!(
             bounds,
             [(90.0, 120.0), (180.0, 220.0), (0.0, 20.0), (80.0, 110.0)]
         );
-        assert!(intervals("said 0 1 2\nsaid 4 3 4\n", &[1.0; 4]).is_err());
+        assert!(intervals("said 0 1 2\nsaid 4 3 4\n", &[Some(1.0); 4]).is_err());
     }
 
     /// What the shell of a line sees of a console that grows, in pieces.
