@@ -9,6 +9,8 @@
 mod common;
 #[path = "bad_input/devices.rs"]
 mod devices;
+#[path = "bad_input/disks.rs"]
+mod disks;
 #[path = "bad_input/exec.rs"]
 mod exec;
 #[path = "bad_input/files.rs"]

@@ -29,9 +29,9 @@ const fn renamed(names: &'static [&'static str], instead: &'static str) -> Forei
 
 #[rustfmt::skip]
 const FOREIGN: [Foreign; 36] = [
-    missing(
-        &["--disk", "--block", "--rwdisk", "--root", "--rwroot", "--pmem", "--drive", "-drive", "-hdb", "-hdc", "-hdd", "-cdrom", "-blockdev"],
-        "disks", "--initramfs PATH for the root file system",
+    renamed(
+        &["--block", "--rwdisk", "--root", "--rwroot", "--pmem", "--drive", "-drive", "-hdb", "-hdc", "-hdd", "-cdrom", "-blockdev"],
+        "--disk path=P, with readonly=on or format=qcow2",
     ),
     renamed(
         &["--network", "--netdev", "--tap", "--host-ip", "-net", "-netdev", "-nic"],
@@ -43,10 +43,10 @@ const FOREIGN: [Foreign; 36] = [
     ),
     renamed(&["--cid"], "--vsock cid=N"),
     missing(
-        &["--console", "--debug-console", "-chardev", "-monitor", "-parallel"],
-        "other consoles than the serial one", "--serial tty, file=PATH or null",
+        &["--debug-console", "-chardev", "-monitor", "-parallel"],
+        "such consoles", "--serial or --console, with tty, file=PATH or null",
     ),
-    missing(&["--rng", "-rng"], "virtio-rng", "--cmdline with random.trust_cpu=on"),
+    renamed(&["-rng"], "--rng on"),
     missing(&["--balloon"], "balloons", "--memory size=N for a fixed size"),
     missing(&["--tpm", "-tpmdev"], "TPMs", "a guest that needs none"),
     renamed(&["--config-file", "--cfg", "-readconfig"], "--config FILE, a TOML file with flags as keys"),
@@ -128,10 +128,10 @@ mod tests {
 
     #[test]
     fn the_value_of_a_flag_does_not_matter() {
-        let said = answer("--disk=path=a.img").unwrap();
+        let said = answer("--balloon=size=0").unwrap();
         assert_eq!(
             said,
-            "--disk: no disks yet; use --initramfs PATH for the root file system"
+            "--balloon: no balloons yet; use --memory size=N for a fixed size"
         );
         assert_eq!(
             answer("-m").unwrap(),

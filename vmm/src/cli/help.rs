@@ -206,6 +206,32 @@ The serial console, ttyS0 in the guest:
   null       no output and no input
 ";
 
+pub(super) const DISK: &str = "\
+A disk (/dev/vda and on, in the order of the flags):
+  path=P        a regular file or a block device
+  readonly=on   the guest cannot write it; several VMs may read it then. off: this VM is
+                its only user, which a lock on the file makes sure
+  format=raw    the bytes of P are the disk
+  format=qcow2  P is a qcow2 image that needs no other file
+                Without format=, the bytes of P are the disk, and a P that starts as an
+                image does is refused: its content may be the guest's
+  direct=on     past the host's page cache
+  id=NAME       /dev/disk/by-id/virtio-NAME in the guest, up to 20 characters
+
+When the host has no room for what the guest writes, the VM is paused: make room, then
+perfvisor ctl resume. Nothing is lost.
+
+Example: path=debian.qcow2,format=qcow2,id=root";
+
+pub(super) const CONSOLE: &str = "\
+The virtio console, hvc0 in the guest (console=hvc0 in --cmdline); it is faster than the
+serial console and knows the size of the terminal:
+  tty        this terminal; needs --serial null or --serial file=PATH
+  file=PATH  output to a file, which is created, or emptied when the VM starts, up to
+             1 GiB; no input
+  null       no output and no input
+";
+
 pub(super) const API_SOCKET: &str = "\
 The control API: path=PATH, or PATH alone, of a Unix socket for perfvisor ctl. The socket
 is created at the start, with mode 0600, and removed at the end.

@@ -125,6 +125,18 @@ pub struct RunArgs {
     )]
     pub serial: String,
 
+    /// Disk: path=P, and optionally readonly=, format=, direct=, id=; may be repeated
+    #[arg(long, value_name = "OPTIONS", long_help = help::DISK)]
+    pub disk: Vec<String>,
+
+    /// Virtio console (/dev/hvc0), none by default: tty, file=PATH or null
+    #[arg(long, value_name = "OPTIONS", long_help = help::CONSOLE)]
+    pub console: Option<String>,
+
+    /// Virtio source of random bytes: on or off
+    #[arg(long, value_name = "SWITCH", default_value = "off")]
+    pub rng: String,
+
     /// Unix socket of the control API, for perfvisor ctl: path=PATH, or PATH alone
     #[arg(long, value_name = "OPTIONS", long_help = help::API_SOCKET)]
     pub api_socket: Option<OsString>,

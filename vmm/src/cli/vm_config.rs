@@ -2,8 +2,8 @@
 
 use super::RunArgs;
 use crate::config::{
-    self, ConfigError, CpusConfig, FsConfig, MemoryConfig, NetConfig, PmuArg, SerialConfig,
-    UncoreArg, VmConfig, VsockConfig, api_socket,
+    self, ConfigError, ConsoleConfig, CpusConfig, DiskConfig, FsConfig, MemoryConfig, NetConfig,
+    PmuArg, SerialConfig, UncoreArg, VmConfig, VsockConfig, api_socket,
 };
 
 impl RunArgs {
@@ -23,6 +23,10 @@ impl RunArgs {
         config::uncore_goes_with_a_pmu(uncore, &pmu)?;
         let fs = all(&self.fs, FsConfig::parse)?;
         config::tags_differ(&fs)?;
+        let serial = SerialConfig::parse(&self.serial)?;
+        let console = self.console.as_deref().map(ConsoleConfig::parse);
+        let console = console.transpose()?;
+        config::one_terminal(&serial, console.as_ref())?;
         Ok(VmConfig {
             kernel: self.kernel.clone(),
             initramfs: self.initramfs.clone(),
@@ -34,7 +38,10 @@ impl RunArgs {
             fs,
             net: all(&self.net, NetConfig::parse)?,
             vsock: self.vsock.as_deref().map(VsockConfig::parse).transpose()?,
-            serial: SerialConfig::parse(&self.serial)?,
+            serial,
+            disks: all(&self.disk, DiskConfig::parse)?,
+            console,
+            rng: config::rng::parse(&self.rng)?,
             api_socket: self
                 .api_socket
                 .as_deref()

@@ -88,6 +88,19 @@ pub enum ConfigError {
         /// The name.
         value: String,
     },
+    /// A flag that is on or off is neither.
+    #[error("{flag}: '{value}' is not possible; expected: on or off")]
+    BadSwitch {
+        /// The flag.
+        flag: &'static str,
+        /// What the user wrote.
+        value: String,
+    },
+    /// Two flags want the terminal.
+    #[error(
+        "--console: tty is given, and --serial takes the terminal too; use --serial null or --serial file=PATH with it"
+    )]
+    TwoTerminals,
     /// The PMU model cannot have this many.
     #[error("--pmu: {0}")]
     Model(vpmu::guest::ModelConfigError),

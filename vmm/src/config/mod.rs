@@ -6,7 +6,9 @@
 
 mod affinity;
 pub(crate) mod api_socket;
+mod console;
 mod cpus;
+mod disk;
 mod error;
 pub mod event;
 mod fs;
@@ -15,6 +17,7 @@ mod monitor;
 mod net;
 mod options;
 mod pmu;
+pub(crate) mod rng;
 mod serial;
 mod uncore;
 mod vsock;
@@ -22,7 +25,9 @@ mod vsock;
 use std::path::PathBuf;
 
 pub use affinity::{Affinity, CoreTypes};
+pub use console::ConsoleConfig;
 pub use cpus::{CpusConfig, MAX_VCPUS, Topology};
+pub use disk::{DiskConfig, DiskFormat};
 pub use error::ConfigError;
 pub(crate) use fs::tags_differ;
 pub use fs::{FsConfig, FsSource};
@@ -63,12 +68,26 @@ pub struct VmConfig {
     pub vsock: Option<VsockConfig>,
     /// The serial console.
     pub serial: SerialConfig,
+    /// The disks, in the order of their device numbers.
+    pub disks: Vec<DiskConfig>,
+    /// The virtio console, if there is one.
+    pub console: Option<ConsoleConfig>,
+    /// Whether the guest has a source of random bytes.
+    pub rng: bool,
     /// The control API's socket.
     pub api_socket: Option<PathBuf>,
     /// Whether a write to port 0xf4 ends the VM.
     pub debug_exit: bool,
     /// The KVM device.
     pub kvm_device: PathBuf,
+}
+
+impl VmConfig {
+    /// Whether one of the guest's consoles is this terminal.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        self.serial == SerialConfig::Tty || self.console == Some(ConsoleConfig::Tty)
+    }
 }
 
 /// The kernel command line fits where x86 kernels read it.
@@ -100,6 +119,17 @@ pub(crate) fn types_go_with_hybrid(cpus: &CpusConfig, pmu: &PmuArg) -> Result<()
         (false, Some(_)) => Err(ConfigError::TypesWithoutHybrid),
         (true, Some(_)) | (false, None) => Ok(()),
     }
+}
+
+/// The terminal has one reader and one writer.
+pub(crate) fn one_terminal(
+    serial: &SerialConfig,
+    console: Option<&ConsoleConfig>,
+) -> Result<(), ConfigError> {
+    if *serial == SerialConfig::Tty && console == Some(&ConsoleConfig::Tty) {
+        return Err(ConfigError::TwoTerminals);
+    }
+    Ok(())
 }
 
 /// What a guest of the guest writes to a counter would be taken for the guest's.

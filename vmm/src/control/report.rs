@@ -34,6 +34,9 @@ pub struct Info {
     pub uptime_ms: u64,
     /// Whether the guest runs.
     pub state: PowerState,
+    /// Why it is paused, if nobody has ordered it: the host's disk is full.
+    #[serde(default)]
+    pub paused_because: Option<String>,
     /// The number of vCPUs that are plugged in.
     pub vcpus: u16,
     /// The number of possible vCPUs: `max=` of `--cpus`.

@@ -189,6 +189,7 @@ mod tests {
             pid: 1,
             uptime_ms: 0,
             state: PowerState::Running,
+            paused_because: None,
             vcpus: 1,
             possible_vcpus: 2,
             memory_bytes: 0,

@@ -29,6 +29,9 @@ pub(super) fn info(info: &Info) -> String {
             PowerState::Paused => "paused",
         },
     );
+    if let Some(reason) = &info.paused_because {
+        line("because", reason);
+    }
     line(
         "uptime",
         &format!("{}.{:03} s", info.uptime_ms / 1000, info.uptime_ms % 1000),

@@ -100,6 +100,7 @@ impl VmControl {
             } else {
                 PowerState::Running
             },
+            paused_because: self.machine.host_full.reason(),
             vcpus: count(has_it),
             possible_vcpus: count(|_| true),
             memory_bytes: self.facts.memory_bytes,

@@ -81,14 +81,9 @@ impl Console {
         let Some(keys) = &mut self.keys else {
             return serial::lock(&self.port).input(typed);
         };
-        let mut bytes = Vec::with_capacity(typed.len());
-        for &byte in typed {
-            match keys.press(byte) {
-                Key::Guest(byte) => bytes.push(byte),
-                Key::Nothing => {}
-                Key::Help => stderr::text(KEYS),
-                Key::Quit => self.stop.stop(StopReason::ConsoleQuit),
-            }
+        let (bytes, quit) = keys.filter(typed);
+        if quit {
+            self.stop.stop(StopReason::ConsoleQuit);
         }
         serial::lock(&self.port).input(&bytes);
     }
@@ -133,7 +128,7 @@ impl MutEventSubscriber for Console {
 
 /// The command key of the console.
 #[derive(Debug, Default)]
-struct EscapeKeys {
+pub(super) struct EscapeKeys {
     escaped: bool,
 }
 
@@ -146,6 +141,21 @@ enum Key {
 }
 
 impl EscapeKeys {
+    /// The guest's bytes of what was typed, and whether the VM is to end.
+    pub(super) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::with_capacity(typed.len());
+        let mut quit = false;
+        for &byte in typed {
+            match self.press(byte) {
+                Key::Guest(byte) => bytes.push(byte),
+                Key::Nothing => {}
+                Key::Help => stderr::text(KEYS),
+                Key::Quit => quit = true,
+            }
+        }
+        (bytes, quit)
+    }
+
     fn press(&mut self, byte: u8) -> Key {
         match (std::mem::take(&mut self.escaped), byte) {
             (false, ESCAPE) => {

@@ -3,6 +3,7 @@
 mod affinity_watch;
 mod console;
 mod relay;
+mod typed;
 
 use std::fmt;
 use std::os::fd::AsRawFd;
@@ -15,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use affinity_watch::AffinityWatch;
 pub use console::Console;
 pub use relay::SignalRelay;
+pub use typed::TypedPipe;
 
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::signals::EndSignals;

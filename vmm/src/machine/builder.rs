@@ -1,25 +1,27 @@
 //! Putting a VM together, and running it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use super::boot::{BootError, ImageError, InitramfsError};
 use super::extras::MachineExtras;
+use super::host_full::{HostFull, PauseOnFull};
 use super::hotplug::Hotplug;
 use super::memory::MemoryError;
 use super::parts::{self, Blueprint, Files};
 use super::presence::PresenceKeeper;
-use super::serial_file::{SerialFile, SerialFileError};
+use super::serial_file::{ConsoleFiles, SerialFileError};
 use super::vcpus::{self, StartError, VcpuSource};
-use super::virtio::{DeviceContext, DeviceError, VirtioFunctions};
-use crate::config::{SerialConfig, Topology, VmConfig};
+use super::virtio::{DeviceContext, DeviceError, DeviceShared, VirtioFunctions};
+use crate::config::{ConsoleConfig, SerialConfig, Topology, VmConfig};
 use crate::devices::BusError;
 use crate::devices::cpu_hotplug::CpuHotplug;
 use crate::devices::power::PowerButton;
 use crate::devices::serial::ConsoleOutput;
+use crate::devices::virtio::OutputState;
 use crate::devices::virtio::pci::TransportError;
 use crate::event_loop::{AffinityWatch, EventLoop, SignalRelay};
 use crate::kvm::{Hypervisor, KvmError, Vm};
@@ -28,7 +30,7 @@ use crate::probe::{self, LinuxNeedsHardware};
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
-use crate::sys::terminal::RawTerminal;
+use crate::sys::terminal::{RawTerminal, size};
 use crate::vcpu::presence::PresenceTable;
 use crate::vcpu::{NoAnswer, VcpuSet};
 
@@ -156,6 +158,8 @@ pub struct MachineControl {
     pub console: ConsoleOutput,
     /// Its virtio devices.
     pub devices: VirtioFunctions,
+    /// Why it is paused without an order.
+    pub host_full: Arc<HostFull>,
 }
 
 impl MachineControl {
@@ -171,6 +175,7 @@ impl MachineControl {
 
     /// Has the devices go on, the last one first, then the vCPUs.
     pub fn resume(&self) {
+        self.host_full.forget();
         self.devices.resume();
         self.vcpus.resume();
     }
@@ -183,7 +188,7 @@ pub struct Machine {
     events: EventLoop,
     /// Whether the console is this terminal.
     tty: bool,
-    serial_file: Option<SerialFile>,
+    console_files: ConsoleFiles,
     // Last: the vCPU threads use its memory until they are joined.
     _vm: Vm,
 }
@@ -231,31 +236,30 @@ impl Machine {
         let mut files = Files::open(config)?;
         let host = |what| move |source| BuildError::Host { what, source };
         let hypervisor = open_hypervisor(config)?;
-        let blueprint = Blueprint {
-            config,
-            hooks: &hooks,
-            hypervisor: &hypervisor,
-        };
+        let blueprint = Blueprint::new(config, &hooks, &hypervisor);
         let (vm, boot_state) = blueprint.build_vm(&mut files)?;
         probe::check_kernel(&config.kernel, &hypervisor)?;
         let created = blueprint.create_vcpus(&vm, boot_state)?;
         let stop = extras.stop;
         // May create a file: behind all that refuses what the user gave.
-        let serial_file = SerialFile::open(config, &files)?;
-        let serial = parts::open_serial(&config.serial, serial_file.as_ref(), extras.console)?;
+        let console_files = ConsoleFiles::open(config, &files)?;
+        let serial_file = console_files.serial.as_ref();
+        let serial = parts::open_serial(&config.serial, serial_file, extras.console)?;
         let lines = parts::connect_lines(&vm, &serial)?;
         let vcpus = Arc::new(VcpuSet::default());
         let table = PresenceTable::new(created.vcpus.into_values());
-        let presence = PresenceKeeper::new(table, &vcpus, lines.hotplug, &hooks);
-        let presence = Arc::new(presence);
+        let presence = Arc::new(PresenceKeeper::new(table, &vcpus, lines.hotplug, &hooks));
         let hotplug = CpuHotplug::new(Arc::clone(&presence) as _);
         let mut buses = parts::build_buses(config, &stop, &serial, hotplug)?;
-        let mut events = event_loop(&stop, extras.signals)?;
-        let mut context = DeviceContext::new(config, &stop, &mut events);
+        let shared = DeviceShared::new(console_files.console.as_ref());
+        let shared = shared.map_err(host("an eventfd"))?;
+        let signals = extras.signals.or_else(|| size_relay(config, &shared));
+        let mut events = event_loop(&stop, signals)?;
+        let mut context = DeviceContext::new(config, &stop, &mut events, &shared);
         let devices = VirtioFunctions::build(&vm, &mut buses, &mut context, extras.devices)?;
-        let tty = config.serial == SerialConfig::Tty;
+        let host_full = shared.host_full;
         let console = serial.output.clone();
-        if tty {
+        if config.serial == SerialConfig::Tty {
             events.add(parts::console(serial, &stop).map_err(host("standard input"))?);
         }
         kick::install_handler().map_err(host("the signal handler of kicks"))?;
@@ -281,12 +285,14 @@ impl Machine {
             power_button: lines.power_button,
             console,
             devices,
+            host_full,
         };
+        events.add(Arc::new(Mutex::new(PauseOnFull::new(&control))));
         Ok(Self {
             control,
             events,
-            tty,
-            serial_file,
+            tty: config.has_terminal(),
+            console_files,
             _vm: vm,
         })
     }
@@ -303,10 +309,7 @@ impl Machine {
     /// # Errors
     /// If the file cannot be emptied.
     pub fn take_files(&mut self) -> Result<(), BuildError> {
-        if let Some(file) = &mut self.serial_file {
-            file.take()?;
-        }
-        Ok(())
+        Ok(self.console_files.take()?)
     }
 
     /// Runs the guest to its end, and says why it ended. The terminal is the
@@ -317,6 +320,7 @@ impl Machine {
         self.control.vcpus.start();
         self.events.run();
         self.control.hotplug.end();
+        self.flush_devices();
         self.control.devices.reset();
         self.empty_console();
         drop(terminal);
@@ -324,6 +328,30 @@ impl Machine {
             Some(reason) => Arc::clone(reason),
             // The loop ends for no other cause.
             None => Arc::new(StopReason::PowerOff),
+        }
+    }
+
+    /// Waits for the readers of what the guest has written to its devices: while they
+    /// read, unless somebody wants the VM to end.
+    fn flush_devices(&mut self) {
+        let MachineControl { devices, stop, .. } = &self.control;
+        let (mut ordered, mut moved) = (None, Instant::now());
+        // A VM that is paused ends so: what it has not written, it has not.
+        while !self.control.vcpus.is_paused() {
+            match devices.flush_output(CONSOLE_LOOK) {
+                OutputState::Done => break,
+                OutputState::Moves => moved = Instant::now(),
+                OutputState::Stands => {}
+            }
+            self.events.serve_pending();
+            ordered = ordered.or_else(|| stop.is_ordered().then(Instant::now));
+            let is_over = |since: Instant| since.elapsed() >= ORDERED_TIME;
+            if moved.elapsed() >= READER_TIME || ordered.is_some_and(is_over) {
+                break;
+            }
+            if ordered.is_none() {
+                stop.deadline().extend();
+            }
         }
     }
 
@@ -363,6 +391,22 @@ fn watch_required_cpus(
         source,
     })?;
     events.add_required(watch).map_err(BuildError::EventLoop)
+}
+
+/// Tells the guest of the size of this terminal, if that is its virtio console.
+fn size_relay(config: &VmConfig, shared: &DeviceShared<'_>) -> Option<SignalRelay> {
+    if config.console != Some(ConsoleConfig::Tty) {
+        return None;
+    }
+    let console = Arc::clone(&shared.terminal);
+    let changed = libc::SIGWINCH;
+    Some(SignalRelay::new(&[changed], move |signal| {
+        let is_size = i32::try_from(signal) == Ok(changed);
+        if is_size && let (Some(console), Some((columns, rows))) = (console.get(), size()) {
+            console.resize(columns, rows);
+        }
+        is_size
+    }))
 }
 
 fn raw_terminal() -> Option<RawTerminal> {

@@ -7,8 +7,10 @@ pub mod cpuid;
 mod extras;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+pub mod host_full;
 pub mod hotplug;
 pub mod memory;
+mod own_devices;
 mod parts;
 mod presence;
 mod serial_file;
@@ -17,6 +19,7 @@ pub mod virtio;
 
 pub use builder::{BuildError, Machine, MachineControl};
 pub use extras::MachineExtras;
+pub use host_full::HostFull;
 pub use hotplug::{Hotplug, HotplugError};
 pub use serial_file::SerialFileError;
 pub use vcpus::StartError;

@@ -72,12 +72,24 @@ impl Files {
 /// All that decides what a VM becomes.
 #[derive(Debug)]
 pub(super) struct Blueprint<'a> {
-    pub(super) config: &'a VmConfig,
-    pub(super) hooks: &'a PmuHooks,
-    pub(super) hypervisor: &'a Hypervisor,
+    config: &'a VmConfig,
+    hooks: &'a PmuHooks,
+    hypervisor: &'a Hypervisor,
 }
 
-impl Blueprint<'_> {
+impl<'a> Blueprint<'a> {
+    pub(super) const fn new(
+        config: &'a VmConfig,
+        hooks: &'a PmuHooks,
+        hypervisor: &'a Hypervisor,
+    ) -> Self {
+        Self {
+            config,
+            hooks,
+            hypervisor,
+        }
+    }
+
     /// Memory with everything in it, and a VM around it.
     pub(super) fn build_vm(&self, files: &mut Files) -> Result<(Vm, BootState), BuildError> {
         let size = self.config.memory.size;

@@ -1,4 +1,4 @@
-//! The file of `--serial file=PATH`: which files it may be, and from when it is the
+//! The files of `--serial file=PATH` and `--console file=PATH`: which files it may be, and from when it is the
 //! guest's.
 
 use std::fs::{self, File};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::parts::Files;
-use crate::config::{FilterArg, PmuArg, SerialConfig, VmConfig};
+use crate::config::{ConsoleConfig, FilterArg, PmuArg, SerialConfig, VmConfig};
 use crate::sys::files::{FileFault, FileId, is_null_device};
 use crate::sys::output_file::{Lock, OutputFile};
 
@@ -16,16 +16,20 @@ use crate::sys::output_file::{Lock, OutputFile};
 #[derive(Debug, Error)]
 pub enum SerialFileError {
     /// It cannot be opened, created or emptied.
-    #[error("--serial: cannot write {path}; expected: tty, null or file=PATH with a writable PATH")]
+    #[error("{flag}: cannot write {path}; expected: tty, null or file=PATH with a writable PATH")]
     Write {
+        /// The flag.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
     /// It is no regular file.
-    #[error("--serial: file={path} is {kind}; use {instead}")]
+    #[error("{flag}: file={path} is {kind}; use {instead}")]
     NotAFile {
+        /// The flag.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// What it is.
@@ -35,19 +39,23 @@ pub enum SerialFileError {
     },
     /// The VM reads it.
     #[error(
-        "--serial: file={path} is the file of {flag}, and would be overwritten; use another file"
+        "{flag}: file={path} is the file of {other}, and would be overwritten; use another file"
     )]
     Same {
+        /// The flag.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// The flag that names it too.
-        flag: &'static str,
+        other: &'static str,
     },
     /// Another process writes it.
     #[error(
-        "--serial: file={path} is the console of another VM; use another file, or end that VM first"
+        "{flag}: file={path} is the console of another VM; use another file, or end that VM first"
     )]
     InUse {
+        /// The flag.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
     },
@@ -56,6 +64,7 @@ pub enum SerialFileError {
 /// The guest's console, if it is a file.
 #[derive(Debug)]
 pub(super) struct SerialFile {
+    flag: &'static str,
     path: PathBuf,
     append: bool,
     output: OutputFile,
@@ -64,41 +73,67 @@ pub(super) struct SerialFile {
 impl SerialFile {
     /// Opens the file of `--serial`, and locks it. Its content stays until
     /// [`SerialFile::take`]. `None` if the console is no file, or /dev/null.
-    pub(super) fn open(config: &VmConfig, files: &Files) -> Result<Option<Self>, SerialFileError> {
-        let SerialConfig::File { path, append } = &config.serial else {
-            return Ok(None);
-        };
+    fn open(config: &VmConfig, files: &Files) -> Result<Option<Self>, SerialFileError> {
+        match &config.serial {
+            SerialConfig::File { path, append } => {
+                Self::open_at("--serial", path, *append, config, files)
+            }
+            SerialConfig::Tty | SerialConfig::Null => Ok(None),
+        }
+    }
+
+    /// Opens the file of `--console` in the same way.
+    fn open_console(config: &VmConfig, files: &Files) -> Result<Option<Self>, SerialFileError> {
+        match &config.console {
+            Some(ConsoleConfig::File(path)) => {
+                Self::open_at("--console", path, false, config, files)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn open_at(
+        flag: &'static str,
+        path: &Path,
+        append: bool,
+        config: &VmConfig,
+        files: &Files,
+    ) -> Result<Option<Self>, SerialFileError> {
         if is_null_device(path) {
             return Ok(None);
         }
         let output = OutputFile::open(path).map_err(|fault| match fault {
-            FileFault::Io(source) => write_error(path)(source),
+            FileFault::Io(source) => write_error(flag, path)(source),
             FileFault::Kind(kind) => SerialFileError::NotAFile {
-                path: path.clone(),
+                flag,
+                path: path.to_owned(),
                 kind,
                 instead: instead_of(kind),
             },
         })?;
-        if let Some(flag) = files
-            .flag_of(output.id())
-            .or_else(|| filter(config, output.id()))
-        {
+        let named = files.flag_of(output.id());
+        if let Some(other) = named.or_else(|| filter(config, output.id())) {
             return Err(SerialFileError::Same {
-                path: path.clone(),
                 flag,
+                path: path.to_owned(),
+                other,
             });
         }
         match output.lock() {
             Lock::Ours => {}
-            Lock::Another => return Err(SerialFileError::InUse { path: path.clone() }),
+            Lock::Another => {
+                let path = path.to_owned();
+                return Err(SerialFileError::InUse { flag, path });
+            }
             Lock::NotPossible(error) => log::warn!(
-                "--serial: file={} cannot be locked against a second VM: {error}",
+                "{flag}: file={} cannot be locked against a second VM: {error}",
                 path.display()
             ),
         }
         Ok(Some(Self {
-            path: path.clone(),
-            append: *append,
+            flag,
+            path: path.to_owned(),
+            append,
             output,
         }))
     }
@@ -110,15 +145,39 @@ impl SerialFile {
 
     /// Empties the file, unless the bytes are to be appended: from here on it is the
     /// guest's.
-    pub(super) fn take(&mut self) -> Result<(), SerialFileError> {
+    fn take(&mut self) -> Result<(), SerialFileError> {
         self.output
             .take(self.append)
-            .map_err(write_error(&self.path))
+            .map_err(write_error(self.flag, &self.path))
     }
 }
 
-fn write_error(path: &Path) -> impl Fn(io::Error) -> SerialFileError {
+/// The files of the guest's consoles.
+#[derive(Debug)]
+pub(super) struct ConsoleFiles {
+    pub(super) serial: Option<SerialFile>,
+    pub(super) console: Option<SerialFile>,
+}
+
+impl ConsoleFiles {
+    /// Opens those that the configuration names.
+    pub(super) fn open(config: &VmConfig, files: &Files) -> Result<Self, SerialFileError> {
+        Ok(Self {
+            serial: SerialFile::open(config, files)?,
+            console: SerialFile::open_console(config, files)?,
+        })
+    }
+
+    /// Makes them the guest's.
+    pub(super) fn take(&mut self) -> Result<(), SerialFileError> {
+        let mut files = self.serial.iter_mut().chain(&mut self.console);
+        files.try_for_each(SerialFile::take)
+    }
+}
+
+fn write_error(flag: &'static str, path: &Path) -> impl Fn(io::Error) -> SerialFileError {
     move |source| SerialFileError::Write {
+        flag,
         path: path.to_owned(),
         source,
     }

@@ -4,19 +4,24 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 
 use super::builder::BuildError;
+use super::host_full::HostFull;
+use super::own_devices;
+use super::serial_file::SerialFile;
 use crate::config::VmConfig;
 use crate::devices::pci::{
     CONFIG_PORT_COUNT, CONFIG_PORTS, ConfigMemory, ConfigPorts, HostBridge, InterruptLine,
     MAX_FUNCTIONS, PciBus,
 };
-use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::console::ConsoleHandle;
 use crate::devices::virtio::pci::{BAR_LEN, FunctionParts, VirtioPci};
 use crate::devices::virtio::vhost::{self, VhostError};
+use crate::devices::virtio::{OutputState, VirtioDevice};
 use crate::event_loop::EventLoop;
 use crate::kvm::{Vm, layout};
 use crate::stop::StopSignal;
@@ -25,7 +30,7 @@ use crate::vcpu::Buses;
 /// The makers of the devices that the configuration asks for, in the order of their PCI
 /// functions. A device's flag adds its lines here.
 fn configured(config: &VmConfig) -> Vec<DeviceMaker> {
-    let mut makers: Vec<DeviceMaker> = Vec::new();
+    let mut makers = own_devices::makers(config);
     for (number, folder) in config.fs.iter().cloned().enumerate() {
         makers.push(Box::new(move |context| {
             let device = Box::new(vhost::open_fs(&folder, context.stop)?);
@@ -67,6 +72,29 @@ pub struct DeviceContext<'a> {
     pub stop: &'a Arc<StopSignal>,
     /// Serves file descriptors on the main thread.
     pub events: &'a mut EventLoop,
+    /// What they share with the machine.
+    pub(super) shared: &'a DeviceShared<'a>,
+}
+
+/// What virtio devices share with the machine around them.
+#[derive(Debug)]
+pub(super) struct DeviceShared<'a> {
+    /// Pauses the VM when the host's disk is full.
+    pub(super) host_full: Arc<HostFull>,
+    /// The file of `--console`, if it is one.
+    pub(super) console_file: Option<&'a SerialFile>,
+    /// The terminal's size goes there.
+    pub(super) terminal: Arc<OnceLock<ConsoleHandle>>,
+}
+
+impl<'a> DeviceShared<'a> {
+    pub(super) fn new(console_file: Option<&'a SerialFile>) -> io::Result<Self> {
+        Ok(Self {
+            host_full: Arc::new(HostFull::new()?),
+            console_file,
+            terminal: Arc::default(),
+        })
+    }
 }
 
 impl<'a> DeviceContext<'a> {
@@ -74,11 +102,13 @@ impl<'a> DeviceContext<'a> {
         config: &'a VmConfig,
         stop: &'a Arc<StopSignal>,
         events: &'a mut EventLoop,
+        shared: &'a DeviceShared<'a>,
     ) -> Self {
         Self {
             config,
             stop,
             events,
+            shared,
         }
     }
 }
@@ -175,6 +205,20 @@ impl VirtioFunctions {
             Arc::new(Mutex::new(ConfigPorts::new(bus))),
         )?;
         Ok(Self(functions))
+    }
+
+    /// Waits until the host has taken what the guest has written, for no longer than
+    /// `within` for each device.
+    #[must_use]
+    pub fn flush_output(&self, within: Duration) -> OutputState {
+        let mut state = OutputState::Done;
+        for function in &self.0 {
+            match (state, lock(function).flush_output(within)) {
+                (OutputState::Moves, _) | (_, OutputState::Done) => {}
+                (_, found) => state = found,
+            }
+        }
+        state
     }
 
     /// Stops the devices for a while, in their order. Call it when no vCPU runs.

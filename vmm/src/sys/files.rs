@@ -86,10 +86,12 @@ pub(super) fn must_be_regular(metadata: &Metadata) -> Result<(), FileFault> {
     if metadata.is_file() {
         return Ok(());
     }
-    Err(FileFault::Kind(kind(metadata.file_type())))
+    Err(FileFault::Kind(kind_of(metadata.file_type())))
 }
 
-fn kind(of: FileType) -> &'static str {
+/// What a file of this type is, in words.
+#[must_use]
+pub fn kind_of(of: FileType) -> &'static str {
     if of.is_dir() {
         "a directory"
     } else if of.is_symlink() {
@@ -100,6 +102,8 @@ fn kind(of: FileType) -> &'static str {
         "a socket"
     } else if of.is_block_device() {
         "a block device"
+    } else if of.is_file() {
+        "a regular file"
     } else {
         "a character device"
     }

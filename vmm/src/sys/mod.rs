@@ -1,15 +1,18 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets without a file, clocks and timers, affinity, files, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets without a file, clocks and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, an end out of order.
 
 pub mod affinity;
 pub mod child;
 pub mod clock;
 pub mod core_dump;
+pub mod disk_io;
 pub mod end;
+pub mod file_lock;
 pub mod files;
 pub mod kick;
 pub mod limits;
 pub mod memory_file;
 pub mod output_file;
+pub mod random;
 #[cfg(test)]
 pub(crate) mod scratch;
 pub mod signals;

@@ -1,17 +1,13 @@
 //! A file that a flag names for output: opened without following a link or waiting for
 //! anybody, locked against a second writer, and untouched until it is taken.
-#![expect(unsafe_code, reason = "locks of open files have no safe binding")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::file_lock::{self, LockKind, LockRefusal};
 use super::files::{FileFault, FileId, must_be_regular};
-
-/// How often a lock is tried that its owner gives back meanwhile.
-const TRIES: u32 = 10;
 
 /// Whether this process is the only writer.
 #[derive(Debug)]
@@ -97,35 +93,15 @@ impl OutputFile {
     /// Locks the file against other writers who lock (fcntl(2), "open file description
     /// locks").
     pub fn lock(&self) -> Lock {
-        for _ in 0..TRIES {
-            let Err(error) = self.lock_command(libc::F_OFD_SETLK, &mut whole_file()) else {
-                return Lock::Ours;
-            };
-            if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) {
-                return Lock::NotPossible(error);
-            }
+        match file_lock::lock(&self.file, LockKind::Write) {
+            Ok(()) => Lock::Ours,
+            Err(LockRefusal::Writer) => Lock::Another,
             // Only who may write can hold a lock for writing.
-            let mut holder = whole_file();
-            match self.lock_command(libc::F_OFD_GETLK, &mut holder) {
-                Err(error) => return Lock::NotPossible(error),
-                Ok(()) if i32::from(holder.l_type) == libc::F_WRLCK => return Lock::Another,
-                Ok(()) if i32::from(holder.l_type) == libc::F_RDLCK => {
-                    return Lock::NotPossible(io::Error::other("a reader has locked it"));
-                }
-                // It was given back in between.
-                Ok(()) => {}
+            Err(LockRefusal::Reader) => {
+                Lock::NotPossible(io::Error::other("a reader has locked it"))
             }
+            Err(LockRefusal::Host(error)) => Lock::NotPossible(error),
         }
-        Lock::Another
-    }
-
-    fn lock_command(&self, command: i32, lock: &mut libc::flock) -> io::Result<()> {
-        // SAFETY: the descriptor is open, and these commands read and write one `flock`.
-        let result = unsafe { libc::fcntl(self.file.as_raw_fd(), command, &raw mut *lock) };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
     }
 }
 
@@ -137,14 +113,6 @@ impl Drop for OutputFile {
             drop(std::fs::remove_file(&self.path));
         }
     }
-}
-
-/// A lock for writing, of all bytes.
-fn whole_file() -> libc::flock {
-    // SAFETY: all-zero is a valid `flock`.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::c_short::try_from(libc::F_WRLCK).unwrap_or_default();
-    lock
 }
 
 #[cfg(test)]
@@ -194,15 +162,8 @@ mod tests {
         let path = scratch.0.join("log");
         fs::write(&path, "old").unwrap();
         let writer = OutputFile::open(&path).unwrap();
-        let reader = OutputFile {
-            file: File::open(&path).unwrap(),
-            id: writer.id(),
-            path: path.clone(),
-            goes: false,
-        };
-        let mut lock = whole_file();
-        lock.l_type = libc::c_short::try_from(libc::F_RDLCK).unwrap();
-        reader.lock_command(libc::F_OFD_SETLK, &mut lock).unwrap();
+        let reader = File::open(&path).unwrap();
+        file_lock::lock(&reader, LockKind::Read).unwrap();
         assert!(matches!(writer.lock(), Lock::NotPossible(_)));
         // The older kind of lock excludes other locks of its kind only.
         let old_kind = File::open(&path).unwrap();

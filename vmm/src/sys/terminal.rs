@@ -83,6 +83,13 @@ pub fn restore_on_panic() {
     }));
 }
 
+/// Columns and rows of the terminal that is standard output; `None` if it is none.
+#[must_use]
+pub fn size() -> Option<(u16, u16)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some((size.ws_col, size.ws_row))
+}
+
 /// A second descriptor of standard input.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use super::{Code, Scratch, WHAT_WORKS, cpio, elf, refuses};
 
 /// Whether guests can run here; says so if not.
-fn kvm() -> bool {
+pub(crate) fn kvm() -> bool {
     let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
     if let Err(error) = &kvm {
         eprintln!("skipped: /dev/kvm does not open here ({error})");

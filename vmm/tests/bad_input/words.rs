@@ -84,20 +84,16 @@ fn a_misspelt_command_or_flag_is_told_the_right_one() {
 fn the_flags_of_other_vmms_are_known() {
     for (args, said) in [
         (
-            &["--disk", "path=a.img"][..],
-            "--disk: no disks yet; use --initramfs",
+            &["-drive", "file=a.img"][..],
+            "-drive is no flag of perfvisor run; use --disk path=P",
         ),
-        (
-            &["--disk=path=a.img"],
-            "--disk: no disks yet; use --initramfs",
-        ),
-        (&["-drive", "file=a.img"], "-drive: no disks yet; use "),
+        (&["--rwdisk=a.img"], "use --disk path=P"),
         (&["--net", "tap=t0"], "no networks yet; use "),
         (&["-nic", "user"], "no networks yet; use "),
         (&["--fs", "tag=x"], "no shared folders yet; use "),
         (&["--vsock", "cid=3"], "no vsock yet; use "),
-        (&["--console", "off"], "use --serial"),
-        (&["--rng", "src=/dev/urandom"], "no virtio-rng yet; use "),
+        (&["-chardev", "stdio"], "use --serial or --console"),
+        (&["-rng", "x"], "use --rng on"),
         (&["--balloon", "size=0"], "no balloons yet; use --memory"),
         (&["--tpm", "socket=x"], "no TPMs yet; use "),
         (&["--config-file", "vm.json"], "use --config FILE"),

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
 
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
@@ -135,6 +136,17 @@ pub enum ActivateError {
     },
 }
 
+/// How far the host has taken what the guest has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputState {
+    /// All of it, or the device writes nowhere.
+    Done,
+    /// Some more of it since the last time.
+    Moves,
+    /// Nothing since the last time: nobody reads.
+    Stands,
+}
+
 /// A virtio device without its transport.
 ///
 /// The transport calls every method from one thread at a time. After [`reset`] and
@@ -169,6 +181,12 @@ pub trait VirtioDevice: Send + Debug {
 
     /// Stops, and forgets the queues. Also called when it has not started.
     fn reset(&mut self);
+
+    /// Waits until the host has taken what the guest has written, for no longer than
+    /// `within`. Called at the end of the guest, before the last reset.
+    fn flush_output(&mut self, _within: Duration) -> OutputState {
+        OutputState::Done
+    }
 
     /// Stops for a while.
     fn pause(&mut self);

@@ -9,10 +9,14 @@
 //! ```
 
 pub mod backend;
+pub mod block;
 pub mod console;
 mod device;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod pci;
 mod queue;
+pub mod rng;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod testing;
 pub mod vhost;
@@ -22,7 +26,7 @@ pub mod vhost_user;
 mod worker;
 
 pub use device::{
-    ActivateError, Activation, ActiveQueue, ConfigInterrupt, DeviceKind, VirtioDevice,
+    ActivateError, Activation, ActiveQueue, ConfigInterrupt, DeviceKind, OutputState, VirtioDevice,
 };
 
 /// Answers a read of a device's configuration: bytes beyond its end are 0.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use thiserror::Error;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{ActivateError, ActiveQueue};
@@ -82,9 +82,29 @@ impl Chain {
         memory: &GuestMemoryMmap,
         offset: u64,
         into: &mut [u8],
-    ) -> Result<usize, vm_memory::GuestMemoryError> {
+    ) -> Result<usize, GuestMemoryError> {
+        Self::copy_from(&self.readable, memory, offset, into)
+    }
+
+    /// Copies bytes to the writable buffers from `offset` on; returns how many.
+    pub(super) fn write_at(
+        &self,
+        memory: &GuestMemoryMmap,
+        offset: u64,
+        from: &[u8],
+    ) -> Result<usize, GuestMemoryError> {
+        Self::copy_to(&self.writable, memory, offset, from)
+    }
+
+    /// Copies bytes of some buffers from `offset` on; returns how many.
+    pub(super) fn copy_from(
+        buffers: &[GuestBuffer],
+        memory: &GuestMemoryMmap,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<usize, GuestMemoryError> {
         let mut done = 0;
-        for buffer in pieces(&self.readable, offset, into.len()) {
+        for buffer in pieces(buffers, offset, into.len()) {
             let len = buffer.len as usize;
             let Some(part) = into.get_mut(done..done + len) else {
                 break;
@@ -95,15 +115,15 @@ impl Chain {
         Ok(done)
     }
 
-    /// Copies bytes to the writable buffers from `offset` on; returns how many.
-    pub(super) fn write_at(
-        &self,
+    /// Copies bytes to some buffers from `offset` on; returns how many.
+    pub(super) fn copy_to(
+        buffers: &[GuestBuffer],
         memory: &GuestMemoryMmap,
         offset: u64,
         from: &[u8],
-    ) -> Result<usize, vm_memory::GuestMemoryError> {
+    ) -> Result<usize, GuestMemoryError> {
         let mut done = 0;
-        for buffer in pieces(&self.writable, offset, from.len()) {
+        for buffer in pieces(buffers, offset, from.len()) {
             let len = buffer.len as usize;
             let Some(part) = from.get(done..done + len) else {
                 break;
@@ -301,7 +321,7 @@ impl DeviceQueue {
     }
 
     /// The fault of memory that was there when the chain was checked.
-    pub(super) fn memory_fault(&self, _: vm_memory::GuestMemoryError) -> QueueFault {
+    pub(super) fn memory_fault(&self, _: GuestMemoryError) -> QueueFault {
         self.chain_fault("has a buffer outside of RAM")
     }
 

@@ -84,6 +84,11 @@ impl TestDriver {
         device: &mut dyn VirtioDevice,
         features: u64,
     ) -> Result<(), ActivateError> {
+        device.activate(self.activation(features))
+    }
+
+    /// All queues, empty, for a device.
+    pub(crate) fn activation(&mut self, features: u64) -> Activation {
         for queue in &mut self.queues {
             queue.clear();
         }
@@ -91,12 +96,12 @@ impl TestDriver {
         let call = self.config_call.try_clone().unwrap();
         self.interrupt = ConfigInterrupt::new(call);
         let queues = self.queues.iter().zip(0..);
-        device.activate(Activation {
+        Activation {
             memory: self.memory.clone(),
             features,
             queues: queues.map(|(queue, index)| queue.active(index)).collect(),
             config_interrupt: self.interrupt.clone(),
-        })
+        }
     }
 
     /// The bytes at an address.

@@ -18,8 +18,9 @@ use std::thread::JoinHandle;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::ConfigInterrupt;
 use super::queue::QueueFault;
+use super::{ActivateError, ConfigInterrupt};
+use crate::error_text::one_line;
 use crate::rate_limit::RateLimit;
 use crate::sys::affinity::{self, Tid};
 
@@ -68,6 +69,9 @@ pub(super) trait Task: Send + Debug + 'static {
     /// The device's name, for logs and for the thread.
     fn name(&self) -> &str;
 
+    /// Its thread starts, for the first time or after a pause.
+    fn start(&mut self) {}
+
     /// What wakes it. A regular file cannot: it is always ready.
     fn watched(&self) -> Vec<Watched>;
 
@@ -110,11 +114,23 @@ impl<T: Task> Worker<T> {
     ///
     /// # Errors
     /// The host's error, if it gives no eventfd.
-    pub(super) fn new(task: T) -> io::Result<Self> {
-        Ok(Self {
-            state: WorkerState::Stopped(Some(task)),
-            stop: EventFd::new(EFD_NONBLOCK)?,
-        })
+    pub(super) fn new(task: T) -> Result<Self, ActivateError> {
+        let stop = EventFd::new(EFD_NONBLOCK).map_err(|source| ActivateError::Host {
+            what: "create an eventfd",
+            source,
+        })?;
+        let state = WorkerState::Stopped(Some(task));
+        Ok(Self { state, stop })
+    }
+
+    /// Starts the thread of a task that can be lost with its thread.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub(super) fn activate(task: T) -> Result<Self, ActivateError> {
+        let mut worker = Self::new(task)?;
+        worker.start()?;
+        Ok(worker)
     }
 
     /// Ends the thread: when this returns, nothing works on the queues.
@@ -134,7 +150,7 @@ impl<T: Task> Worker<T> {
     ///
     /// # Errors
     /// The host's error; the driver sees a device that needs a reset.
-    pub(super) fn start(&mut self) -> io::Result<()> {
+    pub(super) fn start(&mut self) -> Result<(), ActivateError> {
         let WorkerState::Stopped(slot) = &mut self.state else {
             return Ok(());
         };
@@ -154,8 +170,18 @@ impl<T: Task> Worker<T> {
             Err((task, error)) => {
                 *slot = task;
                 drop(interrupt.needs_reset());
-                Err(error)
+                Err(ActivateError::Host {
+                    what: "start a device's thread",
+                    source: error,
+                })
             }
+        }
+    }
+
+    /// Starts the thread after a pause; a failure is in the log.
+    pub(super) fn resume(&mut self) {
+        if let Err(error) = self.start() {
+            log::warn!("a virtio device does not go on: {}", one_line(&error));
         }
     }
 
@@ -197,6 +223,7 @@ fn spawn<T: Task>(task: T, epoll: Epoll) -> Result<JoinHandle<Option<T>>, (Optio
     let spawned = std::thread::Builder::new().name(name).spawn(move || {
         let mut task = take(&there)?;
         leave_the_vcpus();
+        task.start();
         run(&epoll, &mut task);
         Some(task)
     });

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use vpmu::ids::VcpuId;
 
 use super::super::MachineControl;
-use super::super::VirtioFunctions;
 use super::super::hotplug::{Hotplug, StartVcpu};
 use super::super::presence::PresenceKeeper;
 use super::super::vcpus::{StartError, StartFailure};
+use super::super::{HostFull, VirtioFunctions};
 use crate::devices::cpu_hotplug::HotplugLine;
 use crate::devices::power::PowerButton;
 use crate::devices::serial::ConsoleOutput;
@@ -54,6 +54,7 @@ impl MachineControl {
             power_button: PowerButton::new()?,
             console: ConsoleOutput::default(),
             devices: VirtioFunctions::default(),
+            host_full: Arc::new(HostFull::new()?),
         })
     }
 }

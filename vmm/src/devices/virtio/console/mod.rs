@@ -18,7 +18,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use self::control::Control;
 use self::port::PortState;
 use super::queue::{DeviceQueue, QueueFault, RING_FEATURES};
 use super::worker::{Progress, Task, Watched, Worker};
-use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, VirtioDevice};
+use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, OutputState, VirtioDevice};
 use crate::sys::stream::{Stream, StreamUse};
 
 /// VIRTIO_CONSOLE_F_SIZE: the configuration has the size of the terminal.
@@ -113,6 +113,8 @@ struct ConsoleShared {
     interrupt: Mutex<Option<ConfigInterrupt>>,
     /// Whether the driver has not been told of the size.
     resized: AtomicBool,
+    /// Bytes that the host has taken.
+    taken: AtomicU64,
     /// Whether somebody waits for all output to be written.
     flush: Mutex<bool>,
     flushed: Condvar,
@@ -201,6 +203,7 @@ impl VirtioConsole {
             size: Mutex::new(TerminalSize { columns, rows }),
             interrupt: Mutex::default(),
             resized: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
             flush: Mutex::default(),
             flushed: Condvar::new(),
             wake: EventFd::new(EFD_NONBLOCK)?,
@@ -215,6 +218,54 @@ impl VirtioConsole {
             worker: None,
         };
         Ok((console, handle))
+    }
+}
+
+impl VirtioConsole {
+    pub(super) fn take_back(&mut self, task: ConsoleTask) {
+        let ports = task.ports.into_iter();
+        self.ports = ports.map(PortState::into_port).collect();
+    }
+
+    /// The work of the device's thread. It has the ports.
+    pub(super) fn task(&mut self, activation: Activation) -> Result<ConsoleTask, ActivateError> {
+        let Activation {
+            memory,
+            features,
+            queues,
+            config_interrupt,
+        } = activation;
+        let mut by_number: Vec<Option<DeviceQueue>> = Vec::new();
+        by_number.resize_with(self.queue_sizes.len(), || None);
+        for queue in queues {
+            if let Some(place) = by_number.get_mut(usize::from(queue.index)) {
+                *place = Some(DeviceQueue::new(queue, &memory, features)?);
+            }
+        }
+        let mut take = |number: usize| by_number.get_mut(number).and_then(Option::take);
+        let control = if features & F_MULTIPORT == 0 {
+            None
+        } else {
+            let mut required =
+                |number: u16| take(usize::from(number)).ok_or(ActivateError::MissingQueue(number));
+            let to_driver = required(CONTROL_TO_DRIVER)?;
+            Some(Control::new(to_driver, required(CONTROL_FROM_DRIVER)?))
+        };
+        let ports = std::mem::take(&mut self.ports).into_iter().enumerate();
+        let ports = ports.map(|(number, port)| {
+            let (receive, send) = port_queues(number);
+            let mut port = PortState::new(port, take(receive), take(send));
+            port.guest_open = control.is_none() && number == 0;
+            port
+        });
+        *locked(&self.shared.interrupt) = Some(config_interrupt.clone());
+        Ok(ConsoleTask {
+            ports: ports.collect(),
+            control,
+            shared: Arc::clone(&self.shared),
+            interrupt: config_interrupt,
+            buffer: vec![0; port::CHUNK],
+        })
     }
 }
 
@@ -256,57 +307,30 @@ impl VirtioDevice for VirtioConsole {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.reset();
-        let Activation {
-            memory,
-            features,
-            queues,
-            config_interrupt,
-        } = activation;
-        let mut by_number: Vec<Option<DeviceQueue>> = Vec::new();
-        by_number.resize_with(self.queue_sizes.len(), || None);
-        for queue in queues {
-            if let Some(place) = by_number.get_mut(usize::from(queue.index)) {
-                *place = Some(DeviceQueue::new(queue, &memory, features)?);
-            }
-        }
-        let mut take = |number: usize| by_number.get_mut(number).and_then(Option::take);
-        let control = if features & F_MULTIPORT == 0 {
-            None
-        } else {
-            let mut required =
-                |number: u16| take(usize::from(number)).ok_or(ActivateError::MissingQueue(number));
-            let to_driver = required(CONTROL_TO_DRIVER)?;
-            Some(Control::new(to_driver, required(CONTROL_FROM_DRIVER)?))
-        };
-        let ports = std::mem::take(&mut self.ports).into_iter().enumerate();
-        let ports = ports.map(|(number, port)| {
-            let (receive, send) = port_queues(number);
-            let mut port = PortState::new(port, take(receive), take(send));
-            port.guest_open = control.is_none() && number == 0;
-            port
-        });
-        let task = ConsoleTask {
-            ports: ports.collect(),
-            control,
-            shared: Arc::clone(&self.shared),
-            interrupt: config_interrupt.clone(),
-            buffer: vec![0; port::CHUNK],
-        };
-        *locked(&self.shared.interrupt) = Some(config_interrupt);
-        let what = "start the console's thread";
-        let host = |source| ActivateError::Host { what, source };
-        let started = self.worker.insert(Worker::new(task).map_err(host)?).start();
-        started.map_err(|source| {
+        let task = self.task(activation)?;
+        let started = self.worker.insert(Worker::new(task)?).start();
+        if started.is_err() {
             self.reset();
-            host(source)
-        })
+        }
+        started
     }
 
     fn reset(&mut self) {
         *locked(&self.shared.interrupt) = None;
         if let Some(task) = self.worker.take().and_then(Worker::into_task) {
-            let ports = task.ports.into_iter();
-            self.ports = ports.map(PortState::into_port).collect();
+            self.take_back(task);
+        }
+    }
+
+    fn flush_output(&mut self, within: Duration) -> OutputState {
+        let shared = Arc::clone(&self.shared);
+        let before = shared.taken.load(Ordering::Relaxed);
+        if (ConsoleHandle { shared }).flush(within) {
+            OutputState::Done
+        } else if self.shared.taken.load(Ordering::Relaxed) != before {
+            OutputState::Moves
+        } else {
+            OutputState::Stands
         }
     }
 
@@ -317,10 +341,8 @@ impl VirtioDevice for VirtioConsole {
     }
 
     fn resume(&mut self) {
-        if let Some(worker) = &mut self.worker
-            && let Err(error) = worker.start()
-        {
-            log::warn!("console: it does not go on: {error}");
+        if let Some(worker) = &mut self.worker {
+            worker.resume();
         }
     }
 }
@@ -333,7 +355,7 @@ impl Drop for VirtioConsole {
 
 /// The work of the console's thread.
 #[derive(Debug)]
-struct ConsoleTask {
+pub(super) struct ConsoleTask {
     ports: Vec<PortState>,
     /// `None` for a driver without ports.
     control: Option<Control>,
@@ -379,6 +401,10 @@ impl Task for ConsoleTask {
         }
         for port in &mut self.ports {
             progress = progress.or(port.send(&mut self.buffer)?);
+            let taken = port.take_count();
+            if taken > 0 {
+                self.shared.taken.fetch_add(taken, Ordering::Relaxed);
+            }
             progress = progress.or(port.receive(&mut self.buffer)?);
         }
         if let Some(control) = &mut self.control {

@@ -35,6 +35,8 @@ pub(super) struct PortState {
     output_ready: bool,
     /// The chain that is being written, and how many of its bytes have gone.
     sending: Option<u64>,
+    /// Bytes that the host has taken since the last look.
+    taken: u64,
     chain: Chain,
     spare: Chain,
     /// Whether the guest has opened the port.
@@ -58,6 +60,7 @@ impl PortState {
             input_ready: true,
             output_ready: true,
             sending: None,
+            taken: 0,
             chain: Chain::default(),
             spare: Chain::default(),
             guest_open: false,
@@ -228,6 +231,7 @@ impl PortState {
         match output.write(bytes) {
             Ok(len) if len > 0 => {
                 self.sending = Some(sent + len as u64);
+                self.taken += len as u64;
                 self.port.limit = self.port.limit.saturating_sub(len as u64);
                 if self.port.limit == 0 {
                     log::warn!(
@@ -249,6 +253,11 @@ impl PortState {
             },
         }
         true
+    }
+
+    /// Bytes that the host has taken since the last call.
+    pub(super) const fn take_count(&mut self) -> u64 {
+        std::mem::replace(&mut self.taken, 0)
     }
 
     /// Whether the host has taken all that the guest has sent.

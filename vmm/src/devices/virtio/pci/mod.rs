@@ -15,6 +15,7 @@ pub mod fuzz;
 mod places;
 #[cfg(test)]
 mod tests;
+use std::time::Duration;
 
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
@@ -23,7 +24,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::common::{ACKNOWLEDGE, CommonConfig, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, QueueSetup};
 use self::places::{CapabilityOffsets, Part};
-use super::{Activation, ActiveQueue, ConfigInterrupt, VirtioDevice};
+use super::{Activation, ActiveQueue, ConfigInterrupt, OutputState, VirtioDevice};
 use crate::devices::BusDevice;
 use crate::devices::pci::{ConfigSpace, InterruptLine, MAX_VECTORS, Msix, PciFunction};
 use crate::rate_limit::RateLimit;
@@ -151,6 +152,15 @@ impl VirtioPci {
         let base = u64::from(self.place);
         let queues = (0..).zip(&self.kicks);
         queues.map(move |(queue, kick)| (kick, base + places::notify_offset(queue)))
+    }
+
+    /// Waits for the host to take what the guest has written, if the device works.
+    pub fn flush_output(&mut self, within: Duration) -> OutputState {
+        if self.is_active {
+            self.device.flush_output(within)
+        } else {
+            OutputState::Done
+        }
     }
 
     /// Stops the device for a while, if it works.
