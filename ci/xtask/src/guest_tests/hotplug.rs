@@ -264,7 +264,7 @@ fn during_record() -> GuestTest {
         &format!(
             "load=; for n in 1 2 3; do while :; do :; done & load=$load\\ $!; done; (echo echo recording; \
              echo while [ -d /sys/devices/system/cpu/cpu1 ] \\; do sleep 0.2 \\; done) >/tmp/load; echo ready; \
-             perf record -a -e cycles -F 200 -o /tmp/perf.data sh /tmp/load 2>&1; echo record=$?; \
+             perf record -B -N -a -e cycles -F 100 -o /tmp/perf.data sh /tmp/load 2>&1; echo record=$?; \
              echo report=$(perf report -i /tmp/perf.data --stdio 2>/dev/null | grep -c %); {}",
             ending()
         ),

@@ -18,16 +18,16 @@ pub(super) fn all() -> Vec<GuestTest> {
     all
 }
 
-/// Stat and record on each pair of kernels, with one vCPU and with four; and with the
-/// guest's kernel as an ELF file, and at its link address. By the wall's clock: see
-/// [`perf::SLOW_HOST`].
+/// Each guest kernel on each host kernel, with one vCPU and with four, at a random address:
+/// stat and record. The same with the guest's kernel as an ELF file, and at its link
+/// address. By the wall's clock: see [`perf::SLOW_HOST`].
 fn profiles() -> Vec<GuestTest> {
     let nested = crate::place::no_native_guests().is_some();
     let row = |name: String, host_kernel, guest_kernel| GuestTest {
         host_kernel,
         guest_kernel,
         limit: 150,
-        ..GuestTest::new(name, perf::line(nested), profiled)
+        ..GuestTest::new(name, format!("{BOOTED}{}", perf::line(nested)), profiled)
     };
     let mut rows = vec![
         row("perf/vmlinux-6.1".into(), "6.12", "vmlinux-6.1"),
@@ -51,10 +51,23 @@ fn profiles() -> Vec<GuestTest> {
     rows
 }
 
-fn profiled(seen: &Seen, _: &GuestTest) -> Result<()> {
+/// What has booted.
+const BOOTED: &str = "echo release=$(uname -r); echo vcpus=$(nproc); ls -d /share\n";
+
+fn booted(seen: &Seen, test: &GuestTest) -> Result<()> {
+    let series = test.guest_kernel.trim_start_matches("vmlinux-");
+    let release = format!("release={series}.");
+    let booted = seen.console.lines().any(|line| line.starts_with(&release));
+    ensure!(booted, "the console has no line `{release}`");
+    seen.says(&format!("vcpus={}", test.vcpus))?;
+    seen.says("/share")
+}
+
+fn profiled(seen: &Seen, test: &GuestTest) -> Result<()> {
     /// A slow host's samples are few, and some lie where the guest was left.
     const AMONG_THE_FIRST: usize = 3;
     seen.succeeded()?;
+    booted(seen, test)?;
     perf::cycles(&seen.console)?;
     // A machine with a PMU may count them.
     if seen.vmm_is_clock_derived() {

@@ -89,17 +89,13 @@ pub(crate) fn names() -> Result<Vec<String>> {
 
 /// Runs every payload that the report wants.
 pub(crate) fn run(report: &mut Report) {
-    let all = match programs::payloads() {
-        Ok(all) => all,
+    let names = match names() {
+        Ok(names) => names,
         Err(error) => return report.fail("payloads", &format!("{error:#}")),
     };
-    let wanted: Vec<_> = all
-        .iter()
-        .flat_map(|(name, path)| runs(name, path))
-        .filter(|run| report.wants(&run.name))
-        .collect();
-    let beside = neighbours::wanted(report);
-    if wanted.is_empty() && beside.is_empty() {
+    let mut names: Vec<_> = names.into_iter().filter(|n| report.wants(n)).collect();
+    names.extend(neighbours::wanted(report));
+    if names.is_empty() {
         return;
     }
     if let Err(error) = std::fs::File::options()
@@ -107,18 +103,20 @@ pub(crate) fn run(report: &mut Report) {
         .write(true)
         .open("/dev/kvm")
     {
-        for name in wanted.iter().map(|run| &run.name).chain(&beside) {
+        for name in &names {
             report.skip(name, &format!("/dev/kvm: {error}"));
         }
         return;
     }
-    let perfvisor = match programs::perfvisor("testrelease") {
-        Ok(perfvisor) => perfvisor,
+    let built = programs::payloads().and_then(|all| Ok((all, programs::perfvisor("testrelease")?)));
+    let (all, perfvisor) = match built {
+        Ok(built) => built,
         Err(error) => return report.fail("payloads", &format!("{error:#}")),
     };
-    for run in &wanted {
+    let runs = all.iter().flat_map(|(name, path)| runs(name, path));
+    for run in runs.filter(|run| names.contains(&run.name)) {
         let began = Instant::now();
-        match run_one(&perfvisor, run) {
+        match run_one(&perfvisor, &run) {
             Ok(Outcome::Passed) => report.settle(&run.name, began.elapsed(), Ok(())),
             Ok(Outcome::Skipped(reason)) => report.skip(&run.name, reason),
             Err(error) => report.settle(&run.name, began.elapsed(), Err(error)),
