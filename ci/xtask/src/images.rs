@@ -252,24 +252,29 @@ pub(crate) fn mock_pmu(kernel: &Kernel) -> Result<PathBuf> {
 
 /// `/images` of the nested host: the kernels and the guest image.
 pub(crate) fn images(kernels: &[Kernel], guest: &Path) -> Result<PathBuf> {
-    let mut stamp = Stamp::default().text("images 1").file(guest)?;
-    for kernel in kernels {
-        stamp = stamp.text(&kernel.stamp);
-    }
+    let stamp = stamp_of(kernels, Stamp::default().text("images 2").file(guest)?);
     cached(&format!("images-{}.cpio", names(kernels)), stamp, |cpio| {
-        for Kernel { series, dir, .. } in kernels {
-            cpio.copy(
-                &format!("images/vmlinuz-{series}"),
-                0o644,
-                &dir.join("vmlinuz"),
-            )?;
-            cpio.copy(
-                &format!("images/vmlinux-{series}"),
-                0o644,
-                &dir.join("vmlinux"),
-            )?;
-        }
+        copy_kernels(cpio, kernels, "vmlinuz")?;
         cpio.copy("images/guest.cpio", 0o644, guest)
+    })
+}
+
+/// The kernels as ELF files, there too: each is larger than all else together.
+pub(crate) fn elf_kernels(kernels: &[Kernel]) -> Result<PathBuf> {
+    let stamp = stamp_of(kernels, Stamp::default().text("vmlinux 1"));
+    cached(&format!("vmlinux-{}.cpio", names(kernels)), stamp, |cpio| {
+        copy_kernels(cpio, kernels, "vmlinux")
+    })
+}
+
+fn stamp_of(kernels: &[Kernel], stamp: Stamp) -> Stamp {
+    let add = |stamp: Stamp, kernel: &Kernel| stamp.text(&kernel.stamp);
+    kernels.iter().fold(stamp, add)
+}
+
+fn copy_kernels(cpio: &mut Cpio<impl Write>, kernels: &[Kernel], file: &str) -> Result<()> {
+    kernels.iter().try_for_each(|Kernel { series, dir, .. }| {
+        cpio.copy(&format!("images/{file}-{series}"), 0o644, &dir.join(file))
     })
 }
 

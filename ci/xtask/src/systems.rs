@@ -34,6 +34,20 @@ pub(crate) fn host(kernels: &[Kernel]) -> Result<PathBuf> {
     make("host", HOST_SUITE, &folders.collect::<Vec<_>>(), stamp)
 }
 
+/// The releases of which there are disks for guests.
+const GUEST_SUITES: [&str; 2] = ["bookworm", "trixie"];
+
+/// The disks of a Debian 12 and of a Debian 13 for guests, with their own kernels and
+/// initramfs in /boot.
+///
+/// # Errors
+/// As [`host`].
+pub(crate) fn guests() -> Result<Vec<PathBuf>> {
+    let _alone = alone()?;
+    let make = |suite| make("guest", suite, &[], Stamp::default());
+    GUEST_SUITES.into_iter().map(make).collect()
+}
+
 /// Keeps others out who make disks. What needs none goes on.
 fn alone() -> Result<File> {
     setup::lock("lock-systems", "another xtask makes root file systems")

@@ -69,7 +69,9 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         perfvisor: None,
         mock_pmu,
         debian: false,
+        guest_disks: false,
         kernels: kernels(args),
+        no_elf: !args.guest_kernel.starts_with("vmlinux-"),
     };
     let place = place::prepare(&host)?;
     let pmu = args.pmu.as_deref();

@@ -9,6 +9,7 @@
 mod contention;
 mod control;
 mod energy;
+mod exec;
 mod hotplug;
 mod hybrid;
 mod marks;
@@ -40,7 +41,7 @@ use crate::complaints;
 use crate::guest::{self, GuestArgs};
 use crate::images;
 use crate::nested::stream::Stream;
-use crate::nested::{Ended, HostArgs, Job};
+use crate::nested::{self, Ended, HostArgs, Job};
 use crate::patience::Patience;
 use crate::place::{self, Place};
 use crate::report::Report;
@@ -56,6 +57,10 @@ pub(crate) struct GuestTest {
     pub(crate) host_kernel: &'static str,
     /// The mock PMU of the nested host, which the test then needs; empty: none.
     pub(crate) mock_pmu: &'static str,
+    /// Whether the nested host is a Debian 13, which the test then needs.
+    pub(crate) debian: bool,
+    /// Files of a line on the host, in its /images.
+    pub(crate) files: &'static [(&'static str, &'static str)],
     /// How time passes.
     pub(crate) clock: Clock,
     /// Where the line runs.
@@ -126,6 +131,8 @@ impl GuestTest {
             name: name.into(),
             host_kernel: "6.12",
             mock_pmu: "",
+            debian: false,
+            files: &[],
             clock: Clock::Wall,
             runs: Runs::InGuest,
             guest_kernel: "6.12",
@@ -144,9 +151,11 @@ impl GuestTest {
         let nested = NestedHost {
             kernel: self.host_kernel,
             mock_pmu: self.mock_pmu,
+            debian: self.debian,
             icount: self.clock != Clock::Wall,
         };
-        let anywhere = self.clock != Clock::Instructions && self.mock_pmu.is_empty();
+        let anywhere =
+            self.clock != Clock::Instructions && self.mock_pmu.is_empty() && !self.debian;
         (!(native && anywhere)).then_some(nested)
     }
 }
@@ -156,6 +165,7 @@ impl GuestTest {
 struct NestedHost {
     kernel: &'static str,
     mock_pmu: &'static str,
+    debian: bool,
     icount: bool,
 }
 
@@ -190,10 +200,19 @@ pub(crate) fn run(report: &mut Report) {
     let mut groups: Vec<_> = groups.into_iter().collect();
     // The longest are taken first.
     groups.sort_by_key(|(_, tests)| tests.iter().map(|t| t.limit).sum::<u64>());
+    let debian = groups
+        .iter()
+        .find(|(host, _)| host.is_some_and(|host| host.debian));
+    let debian =
+        debian.and_then(|(host, tests)| host_args(*host, &tests.iter().collect::<Vec<_>>()).ok());
     let (queue, report) = (Mutex::new(groups), Mutex::new(report));
     // Not in the loop's head, where it would hold the lock for the whole turn.
     let next = || locked(&queue).pop();
     thread::scope(|scope| {
+        if let Some(host) = &debian {
+            // Whoever needs them next tells of an error.
+            scope.spawn(|| nested::make_disks(host).ok());
+        }
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some((host, tests)) = next() {
@@ -280,8 +299,12 @@ fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArg
         profile: "testrelease".into(),
         perfvisor: None,
         mock_pmu: mock_pmu.map(str::parse).transpose()?,
-        debian: false,
+        debian: nested.is_some_and(|host| host.debian),
+        guest_disks: false,
         kernels: Vec::new(),
+        no_elf: !tests
+            .iter()
+            .any(|test| test.guest_kernel.starts_with("vmlinux-")),
     })
 }
 
@@ -367,10 +390,12 @@ fn name_of(nested: Option<NestedHost>) -> String {
         Some(NestedHost {
             kernel,
             mock_pmu,
+            debian,
             icount,
         }) => {
             let time = if icount { "-icount" } else { "" };
-            format!("{kernel}{time}{mock_pmu}").replace([':', '=', '+'], "-")
+            let system = if debian { "-debian" } else { "" };
+            format!("{kernel}{time}{system}{mock_pmu}").replace([':', '=', '+'], "-")
         }
     }
 }
@@ -402,6 +427,12 @@ fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
         Place::Native(_) => "",
     };
     for (n, test) in tests.iter().enumerate() {
+        for (name, text) in test.files {
+            let file = (format!("images/{name}"), text.as_bytes().to_vec());
+            if !job.files.contains(&file) {
+                job.files.push(file);
+            }
+        }
         if test.runs == Runs::OnHost {
             let line = with_images(&payloads::place(&test.line, place, &mut job)?, place)?;
             let line = crate::cmd::quoted(&format!("{TIDY}{line}"));

@@ -4,8 +4,8 @@
 use anyhow::{bail, ensure};
 
 use super::{
-    GuestTest, contention, control, hotplug, hybrid, memory, mock, models, monitors, payloads,
-    perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm,
+    GuestTest, contention, control, exec, hotplug, hybrid, memory, mock, models, monitors,
+    payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm,
 };
 
 /// The kernels of hosts and of guests.
@@ -29,6 +29,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(payloads::all());
     all.extend(uncore::all());
     all.extend(uncore_storm::all());
+    all.extend(exec::all());
     all
 }
 

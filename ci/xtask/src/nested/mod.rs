@@ -90,9 +90,15 @@ pub(crate) struct HostArgs {
     /// passt, gcc, python3 and perf, kernels in /boot, and a user `user` who may use /dev/kvm
     #[arg(long)]
     pub(crate) debian: bool,
+    /// Give the Debian host two more disks, for guests: /dev/vdb is a Debian 12, /dev/vdc a Debian 13
+    #[arg(long, requires = "debian")]
+    pub(crate) guest_disks: bool,
     /// The kernels that are needed, of hosts and of guests; none: all that there are.
     #[arg(skip)]
     pub(crate) kernels: Vec<String>,
+    /// Whether the kernels' ELF files may be left out.
+    #[arg(skip)]
+    pub(crate) no_elf: bool,
 }
 
 /// What a job is: a shell line, and files that it finds.
@@ -175,15 +181,14 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     if !args.debian {
         archives.push(images::images(&kernels, &images::guest(&kernels)?)?);
     }
+    if !args.debian && !args.no_elf {
+        archives.push(images::elf_kernels(&kernels)?);
+    }
     if args.mock_pmu.is_some() {
         archives.push(images::mock_pmu(&kernel)?);
     }
     drop(alone);
-    let disks = if args.debian {
-        vec![systems::host(&kernels)?]
-    } else {
-        Vec::new()
-    };
+    let disks = disks(args, &kernels)?;
     Ok(Host {
         kernel,
         archives,
@@ -197,6 +202,31 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
         share,
         disks,
     })
+}
+
+/// The disks that the host has: its own, and those for guests.
+fn disks(args: &HostArgs, kernels: &[Kernel]) -> Result<Vec<PathBuf>> {
+    let mut disks = Vec::new();
+    if args.debian {
+        disks.push(systems::host(kernels)?);
+    }
+    if args.guest_disks {
+        disks.extend(systems::guests()?);
+    }
+    Ok(disks)
+}
+
+/// Makes the disks of such a host, ahead of time: it takes minutes, and [`prepare`] then
+/// finds them.
+///
+/// # Errors
+/// As [`prepare`].
+pub(crate) fn make_disks(args: &HostArgs) -> Result<()> {
+    let alone = setup::alone()?;
+    setup::tools()?;
+    let kernels = kernels::some(&args.kernels)?;
+    drop(alone);
+    disks(args, &kernels).map(drop)
 }
 
 /// How many CPUs the host has; `series` is its kernel's.
