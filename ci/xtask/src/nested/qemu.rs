@@ -16,8 +16,9 @@ use crate::{cmd, keyboard, paths};
 
 const MEMORY: &str = "4G";
 /// With SVM. Without XSAVE: TCG executes a guest's XSETBV without telling KVM, whose
-/// CPUID leaf 0DH is then wrong, and each guest kernel warns of it.
-const CPU: &str = "max,+svm,-xsave";
+/// CPUID leaf 0DH is then wrong, and each guest kernel warns of it. Then also without what
+/// needs XSAVE: a kernel 7 uses AVX for a check of its own, at boot, if the CPU shows it.
+const CPU: &str = "max,+svm,-xsave,-avx,-avx2,-fma,-f16c";
 const CMDLINE: &str = "console=ttyS0 quiet loglevel=5 oops=panic panic=-1";
 /// By the wall's clock, a TSC that is taken as it is and of a known rate: on a busy machine
 /// the clocksource watchdog's reads take too long, and the kernel gives the TSC up.
