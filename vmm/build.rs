@@ -4,10 +4,10 @@
 //! It is a cargo build of its own, as it needs a profile and flags of its own; cargo's
 //! artifact dependencies, which would do it, are not stable. Its target folder is in
 //! `OUT_DIR`, so that it waits for no lock of the outer build. It uses the workspace's lock
-//! file, and crates that the outer build has fetched, so it needs no network.
+//! file, and crates that the outer build has fetched, so it needs no network as a rule.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -48,9 +48,14 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let target_dir = out.join("init");
-    let mut build = init_build(cargo, &here, &target_dir);
+    let build = |network| init_build(&cargo, &here, &target_dir, network).output();
+    // The outer build has fetched everything, unless its lock file is another's.
+    let built = match build(&["--offline"][..]) {
+        Ok(output) if output.status.success() => Ok(output),
+        _ => build(&[]),
+    };
     let program = target_dir.join(TARGET).join("init").join(PROGRAM);
-    let reason = match build.output() {
+    let reason = match built {
         Ok(output) if output.status.success() => {
             println!("cargo::rustc-env=PERFVISOR_INIT={}", program.display());
             return ExitCode::SUCCESS;
@@ -73,10 +78,11 @@ fn main() -> ExitCode {
 }
 
 /// The cargo build of the program, free of the outer build's settings.
-fn init_build(cargo: OsString, here: &Path, target_dir: &Path) -> Command {
+fn init_build(cargo: &OsStr, here: &Path, target_dir: &Path, network: &[&str]) -> Command {
     let mut build = Command::new(cargo);
     build
-        .args(["build", "--quiet", "--offline", "--locked"])
+        .args(["build", "--quiet", "--locked"])
+        .args(network)
         .args(["--profile", "init", "--target", TARGET, "--bin", PROGRAM])
         .arg("--manifest-path")
         .arg(here.join("init/Cargo.toml"))

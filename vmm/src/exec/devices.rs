@@ -20,7 +20,7 @@ use crate::stop::StopSignal;
 
 /// The reason why a device cannot be.
 #[derive(Debug, Error)]
-pub enum DeviceError {
+pub enum ExecDeviceError {
     /// Nobody serves the folders.
     #[error("the host's files cannot be shared")]
     Program(#[from] ProgramError),
@@ -45,7 +45,10 @@ pub(super) struct ExecDevices {
 
 impl ExecDevices {
     /// Starts what serves the folders, and makes the devices.
-    pub(super) fn start(folders: &Folders, stop: &Arc<StopSignal>) -> Result<Self, DeviceError> {
+    pub(super) fn start(
+        folders: &Folders,
+        stop: &Arc<StopSignal>,
+    ) -> Result<Self, ExecDeviceError> {
         let (control, theirs) = UnixStream::pair()?;
         let (rows, columns) = plan::size();
         let (console, handle) = VirtioConsole::new(streams(theirs)?, (columns, rows))?;
@@ -76,7 +79,7 @@ fn streams(control: UnixStream) -> io::Result<Vec<ConsolePort>> {
     ])
 }
 
-fn serve(folder: &SharedPath, stop: &Arc<StopSignal>) -> Result<VhostUserDevice, DeviceError> {
+fn serve(folder: &SharedPath, stop: &Arc<StopSignal>) -> Result<VhostUserDevice, ExecDeviceError> {
     let SharedPath { share, host } = folder;
     let shared = SharedFolder {
         path: PathBuf::from(host),

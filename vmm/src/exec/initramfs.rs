@@ -33,7 +33,7 @@ impl GuestInitramfs {
     /// # Errors
     /// If the host has no memory for it.
     pub(super) fn create(job: &Job, modules: &[GuestModule]) -> io::Result<Self> {
-        let mut archive = Archive::default();
+        let mut archive = NewArchive::default();
         archive.entry("dev", FOLDER_MODE, (0, 0), &[]);
         archive.entry("dev/console", DEVICE_MODE, CONSOLE, &[]);
         archive.entry("init", PROGRAM_MODE, (0, 0), INIT);
@@ -64,12 +64,12 @@ impl GuestInitramfs {
 
 /// A cpio archive ("newc": Linux, initramfs buffer format).
 #[derive(Debug, Default)]
-struct Archive {
+struct NewArchive {
     bytes: Vec<u8>,
     inode: u32,
 }
 
-impl Archive {
+impl NewArchive {
     fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), data: &[u8]) {
         self.inode += 1;
         let (major, minor) = device;

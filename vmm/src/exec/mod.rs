@@ -27,7 +27,7 @@ use std::io;
 
 use thiserror::Error;
 
-pub use devices::DeviceError;
+pub use devices::ExecDeviceError;
 pub use folders::FolderError;
 pub use kernel::KernelError;
 pub use modules::DriversError;
@@ -68,7 +68,7 @@ pub enum ExecError {
     Profile(#[from] ProfileError),
     /// A device cannot be.
     #[error(transparent)]
-    Device(#[from] DeviceError),
+    Device(#[from] ExecDeviceError),
     /// The VM cannot be built.
     #[error(transparent)]
     Launch(#[from] LaunchError),

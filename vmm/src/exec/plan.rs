@@ -12,7 +12,7 @@ use rustix::process::umask;
 use super::folders::{AskedFolders, Folders};
 use super::initramfs::GuestInitramfs;
 use super::kernel::GuestKernel;
-use super::profile::{Profile, under_perf};
+use super::profile::{CommandProfile, under_perf};
 use super::user::GuestUser;
 use super::{ExecError, host_error, modules};
 use crate::cli::ExecArgs;
@@ -41,7 +41,7 @@ pub(super) struct ExecPlan {
     /// The file behind the configuration's initramfs.
     pub(super) initramfs: GuestInitramfs,
     /// The picture to draw at the end.
-    pub(super) profile: Option<Profile>,
+    pub(super) profile: Option<CommandProfile>,
 }
 
 impl ExecPlan {
@@ -58,7 +58,7 @@ impl ExecPlan {
         let kernel = GuestKernel::find(&args.kernel)?;
         let modules = modules::needed(&kernel, &args.root, false)?;
         let profile = match &args.flamegraph {
-            Some(picture) => Some(Profile::prepare(picture)?),
+            Some(picture) => Some(CommandProfile::prepare(picture)?),
             None => None,
         };
         let command = match &profile {

@@ -68,12 +68,12 @@ pub enum ProfileError {
 
 /// A profile in the making.
 #[derive(Debug)]
-pub(super) struct Profile {
+pub(super) struct CommandProfile {
     picture: PathBuf,
     folder: PathBuf,
 }
 
-impl Profile {
+impl CommandProfile {
     /// Takes the picture's file and a folder for the samples.
     pub(super) fn prepare(picture: &Path) -> Result<Self, ProfileError> {
         File::create(picture).map_err(|source| ProfileError::Write {
@@ -125,7 +125,7 @@ impl Profile {
     }
 }
 
-impl Drop for Profile {
+impl Drop for CommandProfile {
     fn drop(&mut self) {
         // Nobody else has it; if it cannot be removed, it stays in the folder for such files.
         drop(fs::remove_dir_all(&self.folder));
@@ -148,7 +148,7 @@ mod tests {
     fn samples_become_a_picture_and_the_folder_goes() {
         let scratch = Scratch::new("exec-profile");
         let picture = scratch.0.join("out.svg");
-        let profile = Profile::prepare(&picture).unwrap();
+        let profile = CommandProfile::prepare(&picture).unwrap();
         assert!(matches!(profile.draw(), Err(ProfileError::Empty)));
         let samples = "\
 prog  101   1.000000:   20000000 cycles:
@@ -167,7 +167,7 @@ prog  101   1.010000:   20000000 cycles:
         assert!(text.contains("<svg") && text.contains("work"), "{text}");
         drop(profile);
         assert!(!folder.exists());
-        let refused = Profile::prepare(Path::new("/does/not/exist.svg")).unwrap_err();
+        let refused = CommandProfile::prepare(Path::new("/does/not/exist.svg")).unwrap_err();
         assert!(
             refused
                 .to_string()

@@ -12,7 +12,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use super::console_log::ConsoleLog;
 use super::devices::ExecDevices;
 use super::plan::{self, ExecPlan};
-use super::profile::Profile;
+use super::profile::CommandProfile;
 use super::{ExecError, SET_UP, host_error};
 use crate::cli::ExecArgs;
 use crate::devices::virtio::console::ConsoleHandle;
@@ -79,7 +79,7 @@ pub(super) fn run(plan: ExecPlan, args: &ExecArgs) -> Result<u8, ExecError> {
     let ended = launch.run();
     session.finished();
     let status = session.status(&ended, &log);
-    match plan.profile.as_ref().map(Profile::draw) {
+    match plan.profile.as_ref().map(CommandProfile::draw) {
         // What the command says of itself comes first.
         Some(Err(error)) if status == 0 => Err(error.into()),
         _ => Ok(status),
