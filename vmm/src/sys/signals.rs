@@ -80,13 +80,17 @@ impl AsRawFd for EndSignals {
     }
 }
 
-/// Starts a thread that gets none of the signals that end the VM: while they are not
+/// Starts a thread that gets none of the signals that end the VM, and no SIGWINCH: while they are not
 /// blocked everywhere, one thread that does not block them is enough to be killed.
 ///
 /// # Errors
 /// What `pthread_sigmask` or `start` says.
 pub fn start_thread<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let before = block(&ending())?;
+    let mut set = ending();
+    // A thread that does not block it takes it from the descriptor, and ignores it.
+    // SAFETY: `set` is initialised and the number is valid.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGWINCH) };
+    let before = block(&set)?;
     let started = start();
     // SAFETY: `before` is the mask that this thread had.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
