@@ -167,8 +167,8 @@ fn name_of(path: &str) -> String {
 }
 
 /// Whether the kernel unpacks modules itself (CONFIG_MODULE_DECOMPRESS, Linux 5.17), by
-/// its configuration beside it; one that has none is taken not to.
-fn kernel_unpacks(kernel: &GuestKernel, root: &Path) -> bool {
+/// its configuration beside it; `None` if it has none.
+fn kernel_unpacks(kernel: &GuestKernel, root: &Path) -> Option<bool> {
     let name = format!("config-{}", kernel.version);
     let places = [
         Some(kernel.path.with_file_name(&name)),
@@ -179,32 +179,36 @@ fn kernel_unpacks(kernel: &GuestKernel, root: &Path) -> bool {
     let text = configs
         .filter_map(|path| fs::read_to_string(path).ok())
         .next();
-    text.is_some_and(|text| {
+    let set = |text: String| {
         text.lines()
             .any(|line| line == "CONFIG_MODULE_DECOMPRESS=y")
-    })
+    };
+    text.map(set)
 }
 
 fn read_module(
     path: &Path,
-    kernel_unpacks: bool,
+    kernel_unpacks: Option<bool>,
     version: &str,
 ) -> Result<GuestModule, DriversError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let program = match path.extension().and_then(|extension| extension.to_str()) {
-        _ if kernel_unpacks => None,
+        _ if kernel_unpacks == Some(true) => None,
         Some("xz") => Some("xz"),
         Some("zst") => Some("zstd"),
         Some("gz") => Some("gzip"),
         _ => None,
     };
-    let Some(program) = program else {
+    let packed = || {
         let bytes = fs::read(path).map_err(|source| DriversError::Read {
             path: path.to_owned(),
             source,
         })?;
-        let name = name.into_owned();
-        return Ok(GuestModule { name, bytes });
+        let name = name.clone().into_owned();
+        Ok(GuestModule { name, bytes })
+    };
+    let Some(program) = program else {
+        return packed();
     };
     let failed = |reason: String| DriversError::Unpack {
         version: version.to_owned(),
@@ -213,7 +217,12 @@ fn read_module(
         reason,
     };
     let output = Command::new(program).arg("-dc").arg(path).output();
-    let output = output.map_err(|error| failed(error.to_string()))?;
+    let output = match output {
+        Ok(output) => output,
+        // Nobody says that the kernel cannot.
+        Err(_) if kernel_unpacks.is_none() => return packed(),
+        Err(error) => return Err(failed(error.to_string())),
+    };
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
         return Err(failed(reason.lines().next().unwrap_or_default().to_owned()));
