@@ -64,12 +64,7 @@ pub struct ExecArgs {
     pub kvm_device: PathBuf,
 
     /// The command and its arguments
-    #[arg(
-        value_name = "COMMAND",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,
 }
 
@@ -111,6 +106,12 @@ mod tests {
         let args = parse(&["perf", "record", "-g", "ls"]).unwrap();
         assert_eq!(args.command, ["perf", "record", "-g", "ls"]);
         assert!(parse(&["--cpus", "2"]).is_err());
+        // A misspelt flag is no command.
+        for words in [&["--bogus", "--", "ls"][..], &["--bogus", "ls"], &["-x"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+        let args = parse(&["--", "-x", "--bogus"]).unwrap();
+        assert_eq!(args.command, ["-x", "--bogus"]);
     }
 
     #[test]
