@@ -48,14 +48,10 @@ impl fmt::Debug for BackendConnection {
 
 impl BackendConnection {
     /// Agrees with the back end at the other end of `socket` on how to serve a device of
-    /// this kind.
+    /// this kind; each talk may take `time`.
     ///
     /// # Errors
     /// If it is none, is not for such a device, or does not answer in time.
-    pub(super) fn open(socket: UnixStream, kind: &BackendKind) -> Result<Self, BackendFault> {
-        Self::open_within(socket, kind, ANSWER_TIME)
-    }
-
     pub(super) fn open_within(
         socket: UnixStream,
         kind: &BackendKind,

@@ -10,7 +10,7 @@ use virtio_queue::QueueT;
 
 use super::super::backend::BackendProcess;
 use super::super::{ActivateError, Activation, DeviceKind, VirtioDevice, copy_config, vhost_rings};
-use super::connection::BackendConnection;
+use super::connection::{ANSWER_TIME, BackendConnection};
 use super::fault::BackendFault;
 use super::kind::{BackendKind, BackendShape};
 use crate::error_text::one_line;
@@ -105,15 +105,26 @@ impl VhostUserDevice {
         kind: BackendKind,
         stop: &Arc<StopSignal>,
     ) -> Result<Self, BackendUnusable> {
+        Self::connect_within(backend, kind, stop, ANSWER_TIME)
+    }
+
+    /// As [`VhostUserDevice::connect`], with another time for each talk.
+    pub(super) fn connect_within(
+        backend: Backend,
+        kind: BackendKind,
+        stop: &Arc<StopSignal>,
+        time: Duration,
+    ) -> Result<Self, BackendUnusable> {
         let Backend {
             flag,
             socket,
             mut process,
         } = backend;
-        let agreed = BackendConnection::open(socket, &kind).and_then(|mut connection| {
-            let shape = kind.shape(&mut connection)?;
-            Ok((connection, shape))
-        });
+        let agreed =
+            BackendConnection::open_within(socket, &kind, time).and_then(|mut connection| {
+                let shape = kind.shape(&mut connection)?;
+                Ok((connection, shape))
+            });
         let (connection, shape) = match agreed {
             Ok(agreed) => agreed,
             Err(fault) => {

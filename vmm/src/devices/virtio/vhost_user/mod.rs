@@ -10,6 +10,8 @@
 mod connection;
 mod device;
 mod fault;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod kind;
 #[cfg(test)]
 mod tests;
