@@ -153,6 +153,10 @@ fn share(
         let backend = started_backend(flag.to_owned(), started)?;
         Ok(VhostUserDevice::connect(backend, kind.clone(), stop)?)
     };
+    if folder.path.parent().is_none() {
+        // Nothing is outside of it, and no namespace can make it the root again.
+        return try_one(second);
+    }
     match try_one(best) {
         // It ends if the host gives it no namespaces.
         Err(VhostError::Backend(first)) if first.is_gone => {
