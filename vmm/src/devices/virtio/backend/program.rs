@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::sys::child;
 
 /// How long a program may take to print its help.
-const HELP_TIME: Duration = Duration::from_secs(20);
+const HELP_TIME: Duration = Duration::from_secs(120);
 /// How much of it is read, in bytes.
 const HELP_BYTES: u64 = 1 << 20;
 

@@ -21,7 +21,7 @@ use super::watch::{BackendWatch, OnLoss};
 
 /// How long a back end may take for one talk. It answers at once, but for the end of
 /// what it does for the guest at that time, on a disk that is busy.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// What a back end is told to be our address of guest address 0. It finds the queues by
 /// such addresses and has no other use for them: it need not know the true ones.
 const ADDRESS_OFFSET: u64 = 1 << 46;
