@@ -12,7 +12,7 @@ use super::block::{DiskFull, OpenDisk, VirtioBlock};
 use super::console::{ConsolePort, VirtioConsole};
 use super::rng::{RngTask, VirtioRng};
 use super::testing::{BUFFERS, TestDriver};
-use super::worker::{Progress, Task};
+use super::worker::{DeviceTask, Progress};
 use super::{Activation, VirtioDevice};
 use crate::fuzz_input::FuzzInput;
 use crate::sys::memory_file::{self, PageSize};
@@ -108,7 +108,7 @@ fn pipes(bytes: &[u8]) -> io::Result<Vec<ConsolePort>> {
 }
 
 /// Does what the input says: descriptors, indices, bytes, work, resets.
-fn run<D: VirtioDevice, T: Task>(
+fn run<D: VirtioDevice, T: DeviceTask>(
     device: &mut D,
     input: &mut FuzzInput<'_>,
     start: impl Fn(&mut D, Activation) -> Result<T, super::ActivateError>,
@@ -141,7 +141,7 @@ fn run<D: VirtioDevice, T: Task>(
 }
 
 /// Lets a task work until it waits; `false` if the driver has broken the device.
-fn works(task: &mut impl Task) -> bool {
+fn works(task: &mut impl DeviceTask) -> bool {
     for token in 0..16 {
         task.ready(token, 1);
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use vmm_sys_util::epoll::EventSet;
 
 use super::queue::{Chain, DeviceQueue, QueueFault, RING_FEATURES, total};
-use super::worker::{Progress, Task, Watched, Worker};
+use super::worker::{DeviceTask, Progress, WatchedFd, Worker};
 use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, VirtioDevice};
 use crate::sys::random;
 
@@ -90,13 +90,13 @@ impl RngTask {
     }
 }
 
-impl Task for RngTask {
+impl DeviceTask for RngTask {
     fn name(&self) -> &str {
         "rng"
     }
 
-    fn watched(&self) -> Vec<Watched> {
-        vec![Watched {
+    fn watched(&self) -> Vec<WatchedFd> {
+        vec![WatchedFd {
             fd: self.queue.kick().as_raw_fd(),
             events: EventSet::IN,
             token: 0,

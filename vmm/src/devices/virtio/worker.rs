@@ -32,7 +32,7 @@ const EVENTS: usize = 16;
 /// A descriptor that wakes a task. Each change of it wakes once (`EPOLLET`): a task
 /// remembers what is ready, and nobody has to read an eventfd.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Watched {
+pub(super) struct WatchedFd {
     /// The descriptor.
     pub(super) fd: RawFd,
     /// What to wait for.
@@ -65,7 +65,7 @@ impl Progress {
 }
 
 /// The work of a device's thread.
-pub(super) trait Task: Send + Debug + 'static {
+pub(super) trait DeviceTask: Send + Debug + 'static {
     /// The device's name, for logs and for the thread.
     fn name(&self) -> &str;
 
@@ -73,7 +73,7 @@ pub(super) trait Task: Send + Debug + 'static {
     fn start(&mut self) {}
 
     /// What wakes it. A regular file cannot: it is always ready.
-    fn watched(&self) -> Vec<Watched>;
+    fn watched(&self) -> Vec<WatchedFd>;
 
     /// The descriptor with this token is ready; `events` as of epoll.
     fn ready(&mut self, token: u64, events: u32);
@@ -109,7 +109,7 @@ impl<T: Debug> Debug for WorkerState<T> {
     }
 }
 
-impl<T: Task> Worker<T> {
+impl<T: DeviceTask> Worker<T> {
     /// A task without a thread.
     ///
     /// # Errors
@@ -196,7 +196,7 @@ impl<T: Task> Worker<T> {
 }
 
 /// Watches what wakes a task, and the event that stops it.
-fn watch<T: Task>(task: &mut T, stop: &EventFd) -> io::Result<Epoll> {
+fn watch<T: DeviceTask>(task: &mut T, stop: &EventFd) -> io::Result<Epoll> {
     // Empty is as good: the counter is what we reset.
     drop(stop.read());
     let epoll = Epoll::new()?;
@@ -216,7 +216,10 @@ fn watch<T: Task>(task: &mut T, stop: &EventFd) -> io::Result<Epoll> {
 }
 
 /// Starts the thread; gives the task back if the host has none.
-fn spawn<T: Task>(task: T, epoll: Epoll) -> Result<JoinHandle<Option<T>>, (Option<T>, io::Error)> {
+fn spawn<T: DeviceTask>(
+    task: T,
+    epoll: Epoll,
+) -> Result<JoinHandle<Option<T>>, (Option<T>, io::Error)> {
     let name = task.name().to_owned();
     let slot = Arc::new(Mutex::new(Some(task)));
     let there = Arc::clone(&slot);
@@ -250,7 +253,7 @@ fn leave_the_vcpus() {
 }
 
 /// Works until it is stopped, or the driver has broken the device.
-fn run<T: Task>(epoll: &Epoll, task: &mut T) {
+fn run<T: DeviceTask>(epoll: &Epoll, task: &mut T) {
     let mut events = [EpollEvent::default(); EVENTS];
     // Chains may be there already, from before a pause.
     let mut progress = Progress::More;
@@ -280,7 +283,7 @@ fn run<T: Task>(epoll: &Epoll, task: &mut T) {
     }
 }
 
-fn give_up<T: Task>(task: &T, fault: &QueueFault) {
+fn give_up<T: DeviceTask>(task: &T, fault: &QueueFault) {
     static LIMIT: RateLimit = RateLimit::new();
     if LIMIT.allow().is_some() {
         log::warn!("{}: {fault}; the device waits for a reset", task.name());

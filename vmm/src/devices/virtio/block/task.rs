@@ -13,7 +13,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::super::ConfigInterrupt;
 use super::super::queue::{Chain, DeviceQueue, GuestBuffer, QueueFault, pieces, total};
-use super::super::worker::{Progress, Task, Watched};
+use super::super::worker::{DeviceTask, Progress, WatchedFd};
 use super::open::{OpenDisk, SECTOR};
 use super::{DiskFull, ID_BYTES, MAX_DISCARD, MAX_ZEROES, id_bytes};
 use crate::rate_limit::RateLimit;
@@ -267,7 +267,7 @@ impl BlockTask {
     }
 }
 
-impl Task for BlockTask {
+impl DeviceTask for BlockTask {
     fn name(&self) -> &str {
         &self.name
     }
@@ -276,8 +276,8 @@ impl Task for BlockTask {
         self.stalled = false;
     }
 
-    fn watched(&self) -> Vec<Watched> {
-        vec![Watched {
+    fn watched(&self) -> Vec<WatchedFd> {
+        vec![WatchedFd {
             fd: self.queue.kick().as_raw_fd(),
             events: EventSet::IN,
             token: 0,

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use vmm_sys_util::epoll::EventSet;
 
 use super::super::queue::{Chain, DeviceQueue, QueueFault, total};
-use super::super::worker::{Progress, Watched};
+use super::super::worker::{Progress, WatchedFd};
 use super::port::PortState;
 use super::{TOKEN_FROM_DRIVER, TOKEN_TO_DRIVER, TerminalSize};
 
@@ -42,7 +42,7 @@ pub(super) struct Untold {
 
 /// One message to the driver.
 #[derive(Debug, PartialEq, Eq)]
-struct Message {
+struct ControlMessage {
     event: u16,
     value: u16,
     more: Vec<u8>,
@@ -65,8 +65,8 @@ impl Control {
         }
     }
 
-    pub(super) fn watched(&self) -> [Watched; 2] {
-        let watch = |queue: &DeviceQueue, token| Watched {
+    pub(super) fn watched(&self) -> [WatchedFd; 2] {
+        let watch = |queue: &DeviceQueue, token| WatchedFd {
             fd: queue.kick().as_raw_fd(),
             events: EventSet::IN,
             token,
@@ -132,7 +132,7 @@ impl Control {
     }
 }
 
-impl Message {
+impl ControlMessage {
     const fn new(event: u16, value: u16) -> Self {
         Self {
             event,
@@ -183,34 +183,34 @@ fn hear_one(message: [u8; MESSAGE], ports: &mut [PortState]) {
 
 /// The next message about a port. Its name is the last: who finds a port by its name
 /// finds it open.
-fn next_message(port: &PortState, size: TerminalSize) -> Option<Message> {
+fn next_message(port: &PortState, size: TerminalSize) -> Option<ControlMessage> {
     let untold = &port.untold;
     if untold.add {
-        return Some(Message::new(PORT_ADD, 1));
+        return Some(ControlMessage::new(PORT_ADD, 1));
     }
     if !untold.ready {
         return None;
     }
     if untold.console {
-        return Some(Message::new(CONSOLE_PORT, 1));
+        return Some(ControlMessage::new(CONSOLE_PORT, 1));
     }
     if untold.told_open != port.host_open() {
-        return Some(Message::new(PORT_OPEN, port.host_open().into()));
+        return Some(ControlMessage::new(PORT_OPEN, port.host_open().into()));
     }
     if untold.size {
         // Linux reads the rows first, unlike the text of the specification.
-        let mut message = Message::new(RESIZE, 0);
+        let mut message = ControlMessage::new(RESIZE, 0);
         message.more.extend(size.rows.to_le_bytes());
         message.more.extend(size.columns.to_le_bytes());
         return Some(message);
     }
-    untold.name.then(|| Message {
+    untold.name.then(|| ControlMessage {
         more: port.name().as_bytes().to_vec(),
-        ..Message::new(PORT_NAME, 1)
+        ..ControlMessage::new(PORT_NAME, 1)
     })
 }
 
-fn told(port: &mut PortState, message: &Message) {
+fn told(port: &mut PortState, message: &ControlMessage) {
     let untold = &mut port.untold;
     match message.event {
         PORT_ADD => untold.add = false,

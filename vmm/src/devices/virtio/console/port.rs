@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use vmm_sys_util::epoll::EventSet;
 
 use super::super::queue::{Chain, DeviceQueue, QueueFault, total};
-use super::super::worker::{Progress, Watched};
+use super::super::worker::{Progress, WatchedFd};
 use super::ConsolePort;
 use super::control::Untold;
 use crate::rate_limit::RateLimit;
@@ -90,8 +90,8 @@ impl PortState {
         self.untold.size = self.port.is_console;
     }
 
-    pub(super) fn watched(&self, first: u64) -> Vec<Watched> {
-        let watch = |fd, events, token| Watched {
+    pub(super) fn watched(&self, first: u64) -> Vec<WatchedFd> {
+        let watch = |fd, events, token| WatchedFd {
             fd,
             events,
             token: first + token,
