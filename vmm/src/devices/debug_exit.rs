@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::BusDevice;
+use super::{BusDevice, Device, ResourceError, Resources};
 use crate::stop::{StopReason, StopSignal};
 
 /// The first port.
@@ -22,6 +22,16 @@ impl DebugExit {
     #[must_use]
     pub fn new(stop: Arc<StopSignal>) -> Self {
         Self { stop }
+    }
+}
+
+impl Device for DebugExit {
+    fn name(&self) -> &'static str {
+        "debug-exit"
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        resources.ports(PORT, PORT_COUNT)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vm_superio::{I8042Device, Trigger};
 
-use super::BusDevice;
+use super::{BusDevice, Device, ResourceError, Resources};
 use crate::stop::{StopReason, StopSignal};
 
 /// The first port.
@@ -37,6 +37,16 @@ impl KeyboardController {
     #[must_use]
     pub fn new(stop: Arc<StopSignal>) -> Self {
         Self(I8042Device::new(ResetLine(stop)))
+    }
+}
+
+impl Device for KeyboardController {
+    fn name(&self) -> &'static str {
+        "i8042"
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        resources.ports(BASE_PORT, PORT_COUNT)
     }
 }
 

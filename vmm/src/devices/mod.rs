@@ -3,11 +3,15 @@
 pub mod bus;
 pub mod cpu_hotplug;
 pub mod debug_exit;
+mod device;
 pub mod i8042;
 pub mod panic;
 pub mod pci;
 pub mod power;
+mod resources;
 pub mod serial;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
+pub use device::{AcpiAction, AcpiEvent, Device};
+pub use resources::{Asked, ResourceError, ResourceKind, Resources};

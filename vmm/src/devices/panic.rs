@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::BusDevice;
+use acpi_tables::{Aml, AmlSink, aml};
+
+use super::{BusDevice, Device, ResourceError, Resources};
 use crate::stop::{StopReason, StopSignal};
 
 /// The port, where QEMU has it.
@@ -29,6 +31,26 @@ impl PanicDevice {
     #[must_use]
     pub fn new(stop: Arc<StopSignal>) -> Self {
         Self { stop }
+    }
+}
+
+impl Device for PanicDevice {
+    fn name(&self) -> &'static str {
+        "panic"
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        resources.ports(PORT, PORT_COUNT)
+    }
+
+    fn aml(&self, sink: &mut dyn AmlSink) {
+        let port = aml::IO::new(PORT, PORT, 0, 1);
+        let port = aml::ResourceTemplate::new(vec![&port]);
+        let hid = aml::Name::new("_HID".into(), &ACPI_ID);
+        let uid = aml::Name::new("_UID".into(), &aml::ZERO);
+        let crs = aml::Name::new("_CRS".into(), &port);
+        let panicked = aml::Device::new("PEVT".into(), vec![&hid, &uid, &crs]);
+        aml::Scope::new("_SB_".into(), vec![&panicked]).to_aml_bytes(sink);
     }
 }
 

@@ -12,9 +12,10 @@
 use std::io;
 use std::sync::Arc;
 
+use acpi_tables::{Aml, AmlSink, aml};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::BusDevice;
+use super::{AcpiAction, AcpiEvent, BusDevice, Device, ResourceError, Resources};
 use crate::stop::{StopReason, StopSignal};
 
 /// The sleep control register, and the reset register too.
@@ -40,8 +41,7 @@ pub const BUTTON_IRQ: u32 = 16;
 pub struct PowerButton(Arc<EventFd>);
 
 impl PowerButton {
-    /// A button whose [`PowerButton::irq`] is to be connected to
-    /// [`BUTTON_IRQ`].
+    /// A button for a [`PowerDevice`], which connects it to [`BUTTON_IRQ`].
     ///
     /// # Errors
     /// If the host gives no eventfd.
@@ -68,13 +68,47 @@ impl PowerButton {
 #[derive(Debug)]
 pub struct PowerDevice {
     stop: Arc<StopSignal>,
+    button: PowerButton,
 }
 
 impl PowerDevice {
-    /// Registers that stop the VM through `stop`.
+    /// Registers that stop the VM through `stop`, and a button.
     #[must_use]
-    pub fn new(stop: Arc<StopSignal>) -> Self {
-        Self { stop }
+    pub fn new(stop: Arc<StopSignal>, button: PowerButton) -> Self {
+        Self { stop, button }
+    }
+}
+
+impl Device for PowerDevice {
+    fn name(&self) -> &'static str {
+        "power"
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        resources.ports(CONTROL_PORT, PORT_COUNT)?;
+        resources.line(self.button.irq(), BUTTON_IRQ)
+    }
+
+    /// The button, and the sleep type of "soft off".
+    fn aml(&self, sink: &mut dyn AmlSink) {
+        let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
+        let uid = aml::Name::new("_UID".into(), &aml::ZERO);
+        let button = aml::Device::new("PWRB".into(), vec![&hid, &uid]);
+        aml::Scope::new("_SB_".into(), vec![&button]).to_aml_bytes(sink);
+        let s5 = aml::Package::new(vec![&SLEEP_TYPE_S5, &aml::ZERO, &aml::ZERO, &aml::ZERO]);
+        aml::Name::new("_S5_".into(), &s5).to_aml_bytes(sink);
+    }
+
+    fn acpi_event(&self) -> Option<AcpiEvent> {
+        /// "Power button pressed", for a button that is not asleep.
+        const PRESSED: u8 = 0x80;
+        Some(AcpiEvent {
+            line: BUTTON_IRQ,
+            action: AcpiAction::Notify {
+                device: "\\_SB_.PWRB",
+                value: PRESSED,
+            },
+        })
     }
 }
 
@@ -101,7 +135,7 @@ mod tests {
     fn only_the_two_values_stop() {
         for value in 0..=u8::MAX {
             let stop = Arc::new(StopSignal::new().unwrap());
-            let mut device = PowerDevice::new(Arc::clone(&stop));
+            let mut device = PowerDevice::new(Arc::clone(&stop), PowerButton::new().unwrap());
             device.write(1, &[value]);
             device.write(0, &[value]);
             match stop.reason().map(Arc::as_ref) {

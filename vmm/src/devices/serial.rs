@@ -6,11 +6,12 @@ mod uart;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use acpi_tables::{Aml, AmlSink, aml};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub use self::output::ConsoleOutput;
 use self::uart::Uart;
-use super::BusDevice;
+use super::{BusDevice, Device, ResourceError, Resources};
 use crate::rate_limit::RateLimit;
 
 /// The first port.
@@ -102,6 +103,28 @@ impl SerialPort {
 /// The lock of a shared port.
 pub fn lock(port: &Mutex<SerialPort>) -> std::sync::MutexGuard<'_, SerialPort> {
     port.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Device for SerialPort {
+    fn name(&self) -> &'static str {
+        "serial"
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        resources.ports(COM1_PORT, PORT_COUNT.into())?;
+        resources.line(&self.irq, COM1_IRQ)
+    }
+
+    fn aml(&self, sink: &mut dyn AmlSink) {
+        let irq = aml::Interrupt::new(true, true, false, false, COM1_IRQ);
+        let ports = aml::IO::new(COM1_PORT, COM1_PORT, 0, PORT_COUNT);
+        let resources = aml::ResourceTemplate::new(vec![&irq, &ports]);
+        let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0501"));
+        let uid = aml::Name::new("_UID".into(), &aml::ZERO);
+        let crs = aml::Name::new("_CRS".into(), &resources);
+        let com1 = aml::Device::new("COM1".into(), vec![&hid, &uid, &crs]);
+        aml::Scope::new("_SB_".into(), vec![&com1]).to_aml_bytes(sink);
+    }
 }
 
 impl BusDevice for SerialPort {

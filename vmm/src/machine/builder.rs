@@ -12,17 +12,18 @@ use super::host_full::{HostFull, PauseOnFull};
 use super::hotplug::Hotplug;
 use super::memory::MemoryError;
 use super::parts::{self, Blueprint, Files};
+use super::platform::DeviceSet;
 use super::presence::PresenceKeeper;
 use super::serial_file::{ConsoleFiles, SerialFileError};
 use super::vcpus::{self, StartError, VcpuSource};
-use super::virtio::{DeviceContext, DeviceError, DeviceShared, VirtioFunctions};
+use super::virtio::{self, DeviceContext, DeviceError, DeviceShared};
 use crate::config::{ConsoleConfig, SerialConfig, Topology, VmConfig};
-use crate::devices::BusError;
 use crate::devices::cpu_hotplug::CpuHotplug;
 use crate::devices::power::PowerButton;
 use crate::devices::serial::ConsoleOutput;
 use crate::devices::virtio::OutputState;
 use crate::devices::virtio::pci::TransportError;
+use crate::devices::{BusError, ResourceError};
 use crate::event_loop::{AffinityWatch, EventLoop, SignalRelay};
 use crate::kvm::{Hypervisor, KvmError, Vm};
 use crate::pmu::PmuHooks;
@@ -87,7 +88,10 @@ pub enum BuildError {
     /// A vCPU thread did not come up.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Two devices want the same addresses.
+    /// Two devices want the same ports, addresses or lines.
+    #[error(transparent)]
+    Resource(#[from] ResourceError),
+    /// Two devices are at the same addresses.
     #[error(transparent)]
     Bus(#[from] BusError),
     /// A virtio device cannot be made.
@@ -156,8 +160,8 @@ pub struct MachineControl {
     pub power_button: PowerButton,
     /// What its guest prints.
     pub console: ConsoleOutput,
-    /// Its virtio devices.
-    pub devices: VirtioFunctions,
+    /// Its devices.
+    pub devices: DeviceSet,
     /// Why it is paused without an order.
     pub host_full: Arc<HostFull>,
 }
@@ -245,19 +249,19 @@ impl Machine {
         let console_files = ConsoleFiles::open(config, &files)?;
         let serial_file = console_files.serial.as_ref();
         let serial = parts::open_serial(&config.serial, serial_file, extras.console)?;
-        let lines = parts::connect_lines(&vm, &serial)?;
+        let (power_button, line) = parts::lines().map_err(host("an interrupt line"))?;
         let vcpus = Arc::new(VcpuSet::default());
         let table = PresenceTable::new(created.vcpus.into_values());
-        let presence = Arc::new(PresenceKeeper::new(table, &vcpus, lines.hotplug, &hooks));
-        let hotplug = CpuHotplug::new(Arc::clone(&presence) as _);
-        let mut buses = parts::build_buses(config, &stop, &serial, hotplug)?;
+        let presence = Arc::new(PresenceKeeper::new(table, &vcpus, line.clone(), &hooks));
+        let hotplug = CpuHotplug::new(Arc::clone(&presence) as _, line, config.cpus.clone());
+        let mut platform = parts::place_devices(config, &stop, &serial, &power_button, hotplug)?;
         let shared = DeviceShared::new(console_files.console.as_ref());
         let shared = shared.map_err(host("an eventfd"))?;
         let signals = extras.signals.or_else(|| size_relay(config, &shared));
         let mut events = event_loop(&stop, signals)?;
         let mut context = DeviceContext::new(config, &stop, &mut events, &shared);
-        let devices = VirtioFunctions::build(&vm, &mut buses, &mut context, extras.devices)?;
-        let host_full = shared.host_full;
+        virtio::place_all(&vm, &mut platform, &mut context, extras.devices)?;
+        let devices = parts::show_devices(&vm, &config.cpus, &platform)?;
         let console = serial.output.clone();
         if config.serial == SerialConfig::Tty {
             events.add(parts::console(serial, &stop).map_err(host("standard input"))?);
@@ -269,7 +273,7 @@ impl Machine {
             memory: vm.memory().clone(),
             interrupter: vm.interrupter(),
             topology: config.cpus.topology,
-            buses: Arc::new(buses),
+            buses: Arc::new(platform.into_buses(console.clone())),
             stop: Arc::clone(&stop),
             observer: Arc::clone(&presence) as _,
         };
@@ -282,10 +286,10 @@ impl Machine {
             vcpus,
             hotplug: Arc::new(hotplug),
             stop,
-            power_button: lines.power_button,
+            power_button,
             console,
             devices,
-            host_full,
+            host_full: shared.host_full,
         };
         events.add(Arc::new(Mutex::new(PauseOnFull::new(&control))));
         Ok(Self {

@@ -10,23 +10,22 @@ use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
 use super::builder::BuildError;
 use super::cpuid::{CpuidPlan, Profile};
 use super::memory::RamLayout;
+use super::platform::{DeviceSet, Platform};
 use super::serial_file::SerialFile;
 use super::vcpus::{CreatedVcpus, VcpuPlan};
-use crate::config::{SerialConfig, VmConfig};
-use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
-use crate::devices::debug_exit::{self, DebugExit};
-use crate::devices::i8042::{self, KeyboardController};
-use crate::devices::panic::{self, PanicDevice};
-use crate::devices::power::{self, PowerButton, PowerDevice};
-use crate::devices::serial::{self, ConsoleOutput, Limited, SerialParts, SerialPort};
-use crate::devices::{Bus, BusError};
+use crate::config::{CpusConfig, SerialConfig, VmConfig};
+use crate::devices::cpu_hotplug::{CpuHotplug, HotplugLine};
+use crate::devices::debug_exit::DebugExit;
+use crate::devices::i8042::KeyboardController;
+use crate::devices::panic::PanicDevice;
+use crate::devices::power::{PowerButton, PowerDevice};
+use crate::devices::serial::{ConsoleOutput, Limited, SerialParts, SerialPort};
 use crate::event_loop::Console;
 use crate::kvm::{BootState, Hypervisor, Vm, layout};
 use crate::pmu::PmuHooks;
 use crate::stop::StopSignal;
 use crate::sys::files::FileId;
 use crate::sys::terminal;
-use crate::vcpu::Buses;
 
 /// An initramfs up to this size is read before its memory is found too small; one that
 /// is larger is not, for that takes seconds.
@@ -103,14 +102,6 @@ impl<'a> Blueprint<'a> {
             low_ram: ram.low,
         };
         let boot_state = boot::load(&memory, inputs)?;
-        let vcpus = self.config.cpus.max;
-        let tables = acpi::tables(&self.config.cpus).ok_or(BuildError::Acpi { vcpus })?;
-        memory
-            .write_slice(&tables, GuestAddress(layout::ACPI))
-            .map_err(|source| BootError::Memory {
-                what: "ACPI tables",
-                source,
-            })?;
         let vm = self.hypervisor.create_vm(memory)?;
         if !vm.disable_kvm_pmu()? {
             log::debug!("this KVM cannot switch its own vPMU off");
@@ -182,76 +173,52 @@ pub(super) fn open_serial(
     SerialPort::create(ConsoleOutput::to(out).map_err(host)?).map_err(host)
 }
 
-/// The interrupt lines that others pull.
-#[derive(Debug)]
-pub(super) struct Lines {
-    pub(super) power_button: PowerButton,
-    pub(super) hotplug: HotplugLine,
-}
-
-/// Connects every interrupt line: one each.
-pub(super) fn connect_lines(vm: &Vm, serial: &SerialParts) -> Result<Lines, BuildError> {
-    let host = |what| move |source| BuildError::Host { what, source };
-    let lines = Lines {
-        power_button: PowerButton::new().map_err(host("the power button"))?,
-        hotplug: HotplugLine::new().map_err(host("vCPU hot-plug"))?,
-    };
-    vm.connect_irq(&serial.irq, serial::COM1_IRQ)?;
-    vm.connect_irq(lines.power_button.irq(), power::BUTTON_IRQ)?;
-    vm.connect_irq(lines.hotplug.irq(), cpu_hotplug::IRQ)?;
-    Ok(lines)
-}
-
-/// The devices, each at its place.
-pub(super) fn build_buses(
+/// The devices that every machine has, each at its place.
+pub(super) fn place_devices(
     config: &VmConfig,
     stop: &Arc<StopSignal>,
     serial: &SerialParts,
+    power_button: &PowerButton,
     hotplug: CpuHotplug,
-) -> Result<Buses, BusError> {
-    let mut pio = Bus::new("port");
-    pio.claim(
-        serial::COM1_PORT.into(),
-        serial::PORT_COUNT.into(),
-        Arc::clone(&serial.port) as _,
-    )?;
+) -> Result<Platform, BuildError> {
+    let mut platform = Platform::new()?;
+    platform.place(&serial.port)?;
     let keyboard = KeyboardController::new(Arc::clone(stop));
-    pio.claim(
-        i8042::BASE_PORT.into(),
-        i8042::PORT_COUNT,
-        Arc::new(Mutex::new(keyboard)),
-    )?;
-    let power = PowerDevice::new(Arc::clone(stop));
-    pio.claim(
-        power::CONTROL_PORT.into(),
-        power::PORT_COUNT,
-        Arc::new(Mutex::new(power)),
-    )?;
+    platform.place(&Arc::new(Mutex::new(keyboard)))?;
+    let power = PowerDevice::new(Arc::clone(stop), power_button.clone());
+    platform.place(&Arc::new(Mutex::new(power)))?;
     let panic = PanicDevice::new(Arc::clone(stop));
-    pio.claim(
-        panic::PORT.into(),
-        panic::PORT_COUNT,
-        Arc::new(Mutex::new(panic)),
-    )?;
+    platform.place(&Arc::new(Mutex::new(panic)))?;
     if config.debug_exit {
         let device = DebugExit::new(Arc::clone(stop));
-        pio.claim(
-            debug_exit::PORT.into(),
-            debug_exit::PORT_COUNT,
-            Arc::new(Mutex::new(device)),
-        )?;
+        platform.place(&Arc::new(Mutex::new(device)))?;
     }
-    let mut mmio = Bus::new("memory");
-    mmio.claim(
-        layout::CPU_HOTPLUG.into(),
-        cpu_hotplug::LEN,
-        Arc::new(Mutex::new(hotplug)),
-    )?;
-    Ok(Buses {
-        pio,
-        mmio,
-        console: serial.output.clone(),
-    })
+    platform.place(&Arc::new(Mutex::new(hotplug)))?;
+    Ok(platform)
+}
+
+/// The lines that others pull: the power button's, and that of vCPU hot-plug.
+pub(super) fn lines() -> io::Result<(PowerButton, HotplugLine)> {
+    Ok((PowerButton::new()?, HotplugLine::new()?))
+}
+
+/// Connects the lines of a machine whose devices are all there, and writes the ACPI
+/// tables.
+pub(super) fn show_devices(
+    vm: &Vm,
+    cpus: &CpusConfig,
+    platform: &Platform,
+) -> Result<DeviceSet, BuildError> {
+    platform.connect_lines(vm)?;
+    let devices = platform.devices();
+    let vcpus = cpus.max;
+    let tables = acpi::tables(cpus, devices).ok_or(BuildError::Acpi { vcpus })?;
+    let written = vm.memory().write_slice(&tables, GuestAddress(layout::ACPI));
+    written.map_err(|source| BootError::Memory {
+        what: "ACPI tables",
+        source,
+    })?;
+    Ok(devices.clone())
 }
 
 /// The listener that feeds the serial port from standard input.

@@ -4,28 +4,26 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use thiserror::Error;
 
 use super::builder::BuildError;
 use super::host_full::HostFull;
 use super::own_devices;
+use super::platform::Platform;
 use super::serial_file::SerialFile;
 use crate::config::VmConfig;
 use crate::devices::pci::{
-    CONFIG_PORT_COUNT, CONFIG_PORTS, ConfigMemory, ConfigPorts, HostBridge, InterruptLine,
-    MAX_FUNCTIONS, PciBus,
+    ConfigMemory, ConfigPorts, HostBridge, InterruptLine, MAX_FUNCTIONS, PciBus,
 };
+use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::console::ConsoleHandle;
-use crate::devices::virtio::pci::{BAR_LEN, FunctionParts, VirtioPci};
+use crate::devices::virtio::pci::{FunctionParts, VirtioPci};
 use crate::devices::virtio::vhost::{self, VhostError};
-use crate::devices::virtio::{OutputState, VirtioDevice};
 use crate::event_loop::EventLoop;
-use crate::kvm::{Vm, layout};
+use crate::kvm::Vm;
 use crate::stop::StopSignal;
-use crate::vcpu::Buses;
 
 /// The makers of the devices that the configuration asks for, in the order of their PCI
 /// functions. A device's flag adds its lines here.
@@ -161,98 +159,39 @@ impl DeviceError {
     }
 }
 
-/// The PCI functions of a VM.
-#[derive(Clone, Debug, Default)]
-pub struct VirtioFunctions(Vec<Arc<Mutex<VirtioPci>>>);
-
-impl VirtioFunctions {
-    /// Makes the devices, and puts them on a bus that the guest finds on `buses`.
-    pub(super) fn build(
-        vm: &Vm,
-        buses: &mut Buses,
-        context: &mut DeviceContext<'_>,
-        extra: Vec<Box<dyn VirtioDevice>>,
-    ) -> Result<Self, BuildError> {
-        let mut makers = configured(context.config);
-        for (number, device) in extra.into_iter().enumerate() {
-            let name = format!("extra{number}-{:?}", device.kind()).to_lowercase();
-            makers.push(Box::new(|_| Ok(NamedDevice { name, device })));
-        }
-        // The host bridge has a number, too.
-        let (count, most) = (makers.len(), MAX_FUNCTIONS - 1);
-        if count > most {
-            return Err(BuildError::TooManyDevices { count, most });
-        }
-        let mut bus = PciBus::default();
-        bus.add(Arc::new(Mutex::new(HostBridge::default())));
-        let mut functions = Vec::new();
-        let window = layout::PCI_WINDOW..layout::PCI_WINDOW + layout::PCI_WINDOW_LEN;
-        for (maker, place) in makers.into_iter().zip(window.step_by(BAR_LEN as usize)) {
-            let function = add_function(vm, buses, maker(context)?, place)?;
-            bus.add(Arc::clone(&function) as _);
-            functions.push(function);
-        }
-        let bus = Arc::new(bus);
-        let memory = ConfigMemory::new(Arc::clone(&bus));
-        buses.mmio.claim(
-            layout::PCI_ECAM,
-            layout::PCI_ECAM_LEN,
-            Arc::new(Mutex::new(memory)),
-        )?;
-        buses.pio.claim(
-            CONFIG_PORTS.into(),
-            CONFIG_PORT_COUNT,
-            Arc::new(Mutex::new(ConfigPorts::new(bus))),
-        )?;
-        Ok(Self(functions))
-    }
-
-    /// Waits until the host has taken what the guest has written, for no longer than
-    /// `within` for each device.
-    #[must_use]
-    pub fn flush_output(&self, within: Duration) -> OutputState {
-        let mut state = OutputState::Done;
-        for function in &self.0 {
-            match (state, lock(function).flush_output(within)) {
-                (OutputState::Moves, _) | (_, OutputState::Done) => {}
-                (_, found) => state = found,
-            }
-        }
-        state
-    }
-
-    /// Stops the devices for a while, in their order. Call it when no vCPU runs.
-    pub fn pause(&self) {
-        for function in &self.0 {
-            lock(function).pause();
-        }
-    }
-
-    /// Has them go on, the last one first. Call it before a vCPU runs.
-    pub fn resume(&self) {
-        for function in self.0.iter().rev() {
-            lock(function).resume();
-        }
-    }
-
-    /// Stops them for good: returns when their workers have stopped.
-    pub fn reset(&self) {
-        for function in &self.0 {
-            lock(function).reset();
-        }
-    }
-}
-
-fn lock(function: &Mutex<VirtioPci>) -> MutexGuard<'_, VirtioPci> {
-    function.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Makes a device a function whose BAR is at `place`.
-fn add_function(
+/// Makes the devices, and puts them on a bus that the guest finds.
+pub(super) fn place_all(
     vm: &Vm,
-    buses: &mut Buses,
+    platform: &mut Platform,
+    context: &mut DeviceContext<'_>,
+    extra: Vec<Box<dyn VirtioDevice>>,
+) -> Result<(), BuildError> {
+    let mut makers = configured(context.config);
+    for (number, device) in extra.into_iter().enumerate() {
+        let name = format!("extra{number}-{:?}", device.kind()).to_lowercase();
+        makers.push(Box::new(|_| Ok(NamedDevice { name, device })));
+    }
+    // The host bridge has a number, too.
+    let (count, most) = (makers.len(), MAX_FUNCTIONS - 1);
+    if count > most {
+        return Err(BuildError::TooManyDevices { count, most });
+    }
+    let mut bus = PciBus::default();
+    bus.add(Arc::new(Mutex::new(HostBridge::default())));
+    for maker in makers {
+        bus.add(place_function(vm, platform, maker(context)?)?);
+    }
+    let bus = Arc::new(bus);
+    let memory = ConfigMemory::new(Arc::clone(&bus));
+    platform.place(&Arc::new(Mutex::new(memory)))?;
+    platform.place(&Arc::new(Mutex::new(ConfigPorts::new(bus))))
+}
+
+/// Makes a device a function with a place of its own.
+fn place_function(
+    vm: &Vm,
+    platform: &mut Platform,
     device: NamedDevice,
-    place: u64,
 ) -> Result<Arc<Mutex<VirtioPci>>, BuildError> {
     let NamedDevice { name, device } = device;
     // One for the configuration.
@@ -266,14 +205,13 @@ fn add_function(
         device,
         lines: (0..vectors).map(line).collect::<Result<_, _>>()?,
         memory: vm.memory().clone(),
-        place: u32::try_from(place).unwrap_or(u32::MAX),
     })?;
+    let shared = Arc::new(Mutex::new(function));
+    platform.place(&shared)?;
+    let function = shared.lock().unwrap_or_else(PoisonError::into_inner);
     for (event, address) in function.notify_addresses() {
         vm.connect_write(event, address)?;
     }
-    let function = Arc::new(Mutex::new(function));
-    buses
-        .mmio
-        .claim(place, BAR_LEN.into(), Arc::clone(&function) as _)?;
-    Ok(function)
+    drop(function);
+    Ok(shared)
 }

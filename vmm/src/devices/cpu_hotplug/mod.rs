@@ -1,4 +1,4 @@
-//! The registers through which the guest's ACPI methods (`machine::acpi::cpus`)
+//! The registers through which the guest's ACPI methods (`aml` beside this file)
 //! see which vCPUs come and go.
 //!
 //! | offset | width | read | write |
@@ -14,18 +14,23 @@
 //! The registers hold the selection and the first half of an answer. The
 //! [`HotplugOwner`] knows which vCPUs are plugged in.
 
+mod aml;
 mod answer;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use acpi_tables::AmlSink;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vpmu::ids::VcpuId;
 
+pub use aml::{APIC_ENABLED, local_apic};
 pub use answer::{DEVICE_BUSY, GuestAnswer};
 
-use super::BusDevice;
+use super::{AcpiAction, AcpiEvent, BusDevice, Device, ResourceError, Resources};
+use crate::config::CpusConfig;
+use crate::kvm::layout::CPU_HOTPLUG;
 
 /// The size of the registers, in bytes.
 pub const LEN: u64 = 12;
@@ -89,7 +94,7 @@ pub trait HotplugOwner: Send + Sync {
 pub struct HotplugLine(Arc<EventFd>);
 
 impl HotplugLine {
-    /// A line whose [`HotplugLine::irq`] is to be connected to [`IRQ`].
+    /// A line for a [`CpuHotplug`], which connects it to [`IRQ`].
     ///
     /// # Errors
     /// If the host gives no eventfd.
@@ -115,6 +120,8 @@ impl HotplugLine {
 /// The registers.
 pub struct CpuHotplug {
     owner: Arc<dyn HotplugOwner>,
+    line: HotplugLine,
+    cpus: CpusConfig,
     selected: u32,
     ost_event: u16,
 }
@@ -128,11 +135,13 @@ impl fmt::Debug for CpuHotplug {
 }
 
 impl CpuHotplug {
-    /// Registers in front of `owner`.
+    /// Registers in front of `owner`, for these vCPUs.
     #[must_use]
-    pub fn new(owner: Arc<dyn HotplugOwner>) -> Self {
+    pub fn new(owner: Arc<dyn HotplugOwner>, line: HotplugLine, cpus: CpusConfig) -> Self {
         Self {
             owner,
+            line,
+            cpus,
             selected: 0,
             ost_event: 0,
         }
@@ -155,6 +164,28 @@ impl CpuHotplug {
         if let Some(answer) = GuestAnswer::decode(self.ost_event, status) {
             self.owner.answered(self.selected(), answer);
         }
+    }
+}
+
+impl Device for CpuHotplug {
+    fn name(&self) -> &'static str {
+        "cpu-hotplug"
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        resources.memory(CPU_HOTPLUG.into(), LEN)?;
+        resources.line(self.line.irq(), IRQ)
+    }
+
+    fn aml(&self, sink: &mut dyn AmlSink) {
+        aml::to_aml(&self.cpus, sink);
+    }
+
+    fn acpi_event(&self) -> Option<AcpiEvent> {
+        Some(AcpiEvent {
+            line: IRQ,
+            action: AcpiAction::Call(aml::SCAN),
+        })
     }
 }
 

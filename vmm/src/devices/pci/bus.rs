@@ -3,7 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::devices::BusDevice;
+use acpi_tables::AmlSink;
+
+use super::aml;
+use crate::devices::{BusDevice, Device, ResourceError, Resources};
+use crate::kvm::layout::{PCI_ECAM, PCI_ECAM_LEN};
 
 /// How many functions a bus has: one of each device number.
 pub const MAX_FUNCTIONS: usize = 32;
@@ -98,6 +102,20 @@ impl ConfigMemory {
     }
 }
 
+impl Device for ConfigMemory {
+    fn name(&self) -> &'static str {
+        "pci"
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        resources.memory(PCI_ECAM, PCI_ECAM_LEN)
+    }
+
+    fn aml(&self, sink: &mut dyn AmlSink) {
+        aml::to_aml(sink);
+    }
+}
+
 impl BusDevice for ConfigMemory {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         self.0.read(offset, data);
@@ -137,6 +155,16 @@ impl ConfigPorts {
         let function = selected >> 8 & 0xffff;
         let register = selected & 0xfc;
         (self.address & Self::ENABLE != 0).then_some(function * FUNCTION_LEN + register + data)
+    }
+}
+
+impl Device for ConfigPorts {
+    fn name(&self) -> &'static str {
+        "pci-ports"
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        resources.ports(CONFIG_PORTS, CONFIG_PORT_COUNT)
     }
 }
 

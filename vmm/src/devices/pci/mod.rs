@@ -9,6 +9,7 @@
 //! line: interrupts are MSI-X messages. A BAR stays where the VMM has put it: a
 //! function whose BAR says another address answers at none.
 
+mod aml;
 mod bus;
 mod config_space;
 mod host_bridge;

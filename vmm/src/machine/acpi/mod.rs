@@ -2,26 +2,24 @@
 //! ACPI").
 //!
 //! ```text
-//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (COM1, the power button, PCI, vCPUs, the event
-//!                 │                device, _S5)
+//!   RSDP ─▶ XSDT ─┬▶ FADT ─▶ DSDT (each device's own part, and the event device)
 //!                 ├▶ MADT (every possible vCPU, the I/O APIC, IRQ 4)
 //!                 └▶ MCFG (PCI's configuration space)
 //! ```
 
-mod cpus;
-mod pci;
-
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::{Aml, aml};
-use vpmu::ids::VcpuId;
+use acpi_tables::{Aml, AmlSink, aml};
 
+use super::platform::DeviceSet;
 use crate::config::CpusConfig;
-use crate::devices::{cpu_hotplug, panic, power, serial};
-use crate::kvm::layout::{ACPI, ACPI_END, IO_APIC, LOCAL_APIC};
+use crate::devices::cpu_hotplug::{APIC_ENABLED, local_apic};
+use crate::devices::{AcpiAction, AcpiEvent, power, serial};
+use crate::kvm::layout::{ACPI, ACPI_END, IO_APIC, LOCAL_APIC, PCI_ECAM};
 
 const OEM: [u8; 6] = *b"PRFVSR";
 const TABLE: [u8; 8] = *b"PERFVISR";
@@ -32,8 +30,7 @@ const HEADER_LEN: u32 = 36;
 /// keyboard either, by the bit that is not set.
 const NO_VGA: u16 = 1 << 2;
 const NO_CMOS_RTC: u16 = 1 << 5;
-/// "Local APIC Flags": the vCPU is there, or may come.
-const ENABLED: u32 = 1;
+/// "Local APIC Flags": the vCPU may come.
 const ONLINE_CAPABLE: u32 = 2;
 /// The I/O APIC's id, as KVM's model has it.
 const IO_APIC_ID: u8 = 0;
@@ -43,14 +40,14 @@ const IO_APIC_ID: u8 = 0;
 /// Returns `None` if they do not fit their area, which
 /// [`crate::config::MAX_VCPUS`] excludes.
 #[must_use]
-pub fn tables(cpus: &CpusConfig) -> Option<Vec<u8>> {
+pub(super) fn tables(cpus: &CpusConfig, devices: &DeviceSet) -> Option<Vec<u8>> {
     let mut image = Image::default();
     // The RSDP's place is known, its content is not yet.
     image.reserve(Rsdp::len());
-    let dsdt = image.add(dsdt(cpus).as_slice());
+    let dsdt = image.add(dsdt(devices).as_slice());
     let fadt = image.add(&bytes_of(&fadt(dsdt)));
     let madt = image.add(madt(cpus).as_slice());
-    let mcfg = image.add(&self::pci::mcfg());
+    let mcfg = image.add(&mcfg());
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -113,58 +110,54 @@ fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
 }
 
 /// The differentiated description table: the devices that no bus announces.
-fn dsdt(cpus: &CpusConfig) -> Sdt {
+fn dsdt(devices: &DeviceSet) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", HEADER_LEN, 6, OEM, TABLE, REVISION);
-    let irq = aml::Interrupt::new(true, true, false, false, serial::COM1_IRQ);
-    let ports = aml::IO::new(serial::COM1_PORT, serial::COM1_PORT, 0, serial::PORT_COUNT);
-    let com1_resources = aml::ResourceTemplate::new(vec![&irq, &ports]);
-    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0501"));
-    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
-    let crs = aml::Name::new("_CRS".into(), &com1_resources);
-    let com1 = aml::Device::new("COM1".into(), vec![&hid, &uid, &crs]);
-    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
-    let button = aml::Device::new("PWRB".into(), vec![&hid, &uid]);
-    let port = aml::IO::new(panic::PORT, panic::PORT, 0, 1);
-    let port = aml::ResourceTemplate::new(vec![&port]);
-    let hid = aml::Name::new("_HID".into(), &panic::ACPI_ID);
-    let crs = aml::Name::new("_CRS".into(), &port);
-    let panicked = aml::Device::new("PEVT".into(), vec![&hid, &uid, &crs]);
-    aml::Scope::new("_SB_".into(), vec![&com1, &button, &panicked]).to_aml_bytes(&mut dsdt);
-    self::pci::to_aml(&mut dsdt);
-    self::cpus::to_aml(cpus, &mut dsdt);
-    events(&mut dsdt);
-    let s5 = aml::Package::new(vec![
-        &power::SLEEP_TYPE_S5,
-        &aml::ZERO,
-        &aml::ZERO,
-        &aml::ZERO,
-    ]);
-    aml::Name::new("_S5_".into(), &s5).to_aml_bytes(&mut dsdt);
+    devices.aml(&mut dsdt);
+    events(&devices.acpi_events(), &mut dsdt);
     dsdt
 }
 
-/// The event device (ACPI 6.5, "Generic Event Device"): one line for the power
-/// button ("Control Method Power Button"), one for vCPUs.
-fn events(dsdt: &mut Sdt) {
-    /// "Power button pressed", for a button that is not asleep.
-    const PRESSED: u8 = 0x80;
-    let line = |irq| aml::Interrupt::new(true, true, false, false, irq);
-    let (button, vcpus) = (line(power::BUTTON_IRQ), line(cpu_hotplug::IRQ));
-    let resources = aml::ResourceTemplate::new(vec![&button, &vcpus]);
+/// The event device (ACPI 6.5, "Generic Event Device"): a line for each event.
+fn events(events: &[AcpiEvent], dsdt: &mut Sdt) {
+    let line = |event: &AcpiEvent| aml::Interrupt::new(true, true, false, false, event.line);
+    let lines: Vec<_> = events.iter().map(line).collect();
+    let lines = lines.iter().map(|line| line as &dyn Aml).collect();
+    let resources = aml::ResourceTemplate::new(lines);
     let hid = aml::Name::new("_HID".into(), &"ACPI0013");
     let uid = aml::Name::new("_UID".into(), &aml::ZERO);
     let crs = aml::Name::new("_CRS".into(), &resources);
-    let target = aml::Path::new("\\_SB_.PWRB");
-    let notify = aml::Notify::new(&target, &PRESSED);
-    let scan = aml::MethodCall::new(self::cpus::SCAN.into(), Vec::new());
-    // Its argument is the interrupt.
-    let is_button = aml::Equal::new(&aml::Arg(0), &power::BUTTON_IRQ);
-    let is_vcpus = aml::Equal::new(&aml::Arg(0), &cpu_hotplug::IRQ);
-    let pressed = aml::If::new(&is_button, vec![&notify]);
-    let changed = aml::If::new(&is_vcpus, vec![&scan]);
-    let event = aml::Method::new("_EVT".into(), 1, true, vec![&pressed, &changed]);
+    let cases: Vec<_> = events.iter().map(EventCase).collect();
+    let cases = cases.iter().map(|case| case as &dyn Aml).collect();
+    let event = aml::Method::new("_EVT".into(), 1, true, cases);
     let device = aml::Device::new("GED_".into(), vec![&hid, &uid, &crs, &event]);
     aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(dsdt);
+}
+
+/// If the interrupt, the method's argument, is the event's: its action.
+struct EventCase<'a>(&'a AcpiEvent);
+
+impl Aml for EventCase<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let is_this = aml::Equal::new(&aml::Arg(0), &self.0.line);
+        match self.0.action {
+            AcpiAction::Notify { device, value } => {
+                let target = aml::Path::new(device);
+                let notify = aml::Notify::new(&target, &value);
+                aml::If::new(&is_this, vec![&notify]).to_aml_bytes(sink);
+            }
+            AcpiAction::Call(method) => {
+                let call = aml::MethodCall::new(method.into(), Vec::new());
+                aml::If::new(&is_this, vec![&call]).to_aml_bytes(sink);
+            }
+        }
+    }
+}
+
+/// The table of PCI's configuration spaces: one, of bus 0 in segment 0.
+fn mcfg() -> Vec<u8> {
+    let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
+    mcfg.add_ecam(PCI_ECAM, 0, 0, 0);
+    bytes_of(&mcfg)
 }
 
 /// The interrupt controllers (ACPI 6.5, "Multiple APIC Description Table").
@@ -175,7 +168,7 @@ fn madt(cpus: &CpusConfig) -> Sdt {
     madt.append_slice(&0u32.to_le_bytes());
     for vcpu in cpus.possible() {
         let boots = vcpu.0 < cpus.boot;
-        let flags = if boots { ENABLED } else { ONLINE_CAPABLE };
+        let flags = if boots { APIC_ENABLED } else { ONLINE_CAPABLE };
         madt.append_slice(&local_apic(cpus, vcpu, flags));
     }
     let mut io_apic = vec![1, 12, IO_APIC_ID, 0];
@@ -193,21 +186,47 @@ fn madt(cpus: &CpusConfig) -> Sdt {
     madt
 }
 
-/// A "Processor Local APIC" entry.
-fn local_apic(cpus: &CpusConfig, vcpu: VcpuId, flags: u32) -> [u8; 8] {
-    let apic_id = u8::try_from(cpus.topology.apic_id(vcpu)).unwrap_or(u8::MAX);
-    let uid = u8::try_from(vcpu.0).unwrap_or(u8::MAX);
-    let [a, b, c, d] = flags.to_le_bytes();
-    [0, 8, uid, apic_id, a, b, c, d]
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use vpmu::ids::VcpuId;
+
+    use super::super::platform::Platform;
     use super::*;
     use crate::config::MAX_VCPUS;
+    use crate::devices::cpu_hotplug::{
+        CpuHotplug, GuestAnswer, HotplugLine, HotplugOwner, SlotFlags,
+    };
+    use crate::devices::power::{PowerButton, PowerDevice};
+    use crate::stop::StopSignal;
 
     fn cpus(count: u16) -> CpusConfig {
         CpusConfig::flat(count)
+    }
+
+    /// Nobody's vCPUs.
+    struct Nobody;
+
+    impl HotplugOwner for Nobody {
+        fn flags(&self, _: VcpuId) -> SlotFlags {
+            SlotFlags::default()
+        }
+        fn acknowledged(&self, _: VcpuId, _: bool, _: bool) {}
+        fn ejected(&self, _: VcpuId) {}
+        fn answered(&self, _: VcpuId, _: GuestAnswer) {}
+    }
+
+    /// The tables of a machine with the registers of its vCPUs and a power button.
+    fn image(cpus: &CpusConfig) -> Vec<u8> {
+        let mut platform = Platform::new().unwrap();
+        let line = HotplugLine::new().unwrap();
+        let hotplug = CpuHotplug::new(Arc::new(Nobody), line, cpus.clone());
+        platform.place(&Arc::new(Mutex::new(hotplug))).unwrap();
+        let stop = Arc::new(StopSignal::new().unwrap());
+        let power = PowerDevice::new(stop, PowerButton::new().unwrap());
+        platform.place(&Arc::new(Mutex::new(power))).unwrap();
+        tables(cpus, platform.devices()).unwrap()
     }
 
     /// The table with this signature, its checksum verified.
@@ -225,7 +244,7 @@ mod tests {
 
     #[test]
     fn every_table_has_its_checksum() {
-        let image = tables(&cpus(4)).unwrap();
+        let image = image(&cpus(4));
         assert_eq!(&image[..8], b"RSD PTR ");
         for signature in [b"XSDT", b"FACP", b"DSDT", b"APIC", b"MCFG"] {
             find(&image, signature);
@@ -234,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_fadt_is_hardware_reduced_and_new_enough() {
-        let image = tables(&cpus(1)).unwrap();
+        let image = image(&cpus(1));
         let fadt = find(&image, b"FACP");
         let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
         assert_ne!(flags & 1 << 20, 0);
@@ -245,7 +264,7 @@ mod tests {
     /// PCI Firmware 3.3, "MCFG": bus 0 of segment 0; Linux wants the range reserved.
     #[test]
     fn the_mcfg_names_a_reserved_range() {
-        let image = tables(&cpus(1)).unwrap();
+        let image = image(&cpus(1));
         let mcfg = find(&image, b"MCFG");
         assert_eq!(mcfg.len(), 60);
         let place = u64::from_le_bytes(mcfg[44..52].try_into().unwrap());
@@ -258,7 +277,7 @@ mod tests {
 
     #[test]
     fn the_madt_lists_every_vcpu_even_when_there_are_many() {
-        let image = tables(&cpus(MAX_VCPUS)).unwrap();
+        let image = image(&cpus(MAX_VCPUS));
         let madt = find(&image, b"APIC");
         assert_eq!(madt.len(), 44 + 8 * 254 + 12 + 10 + 6);
         assert_eq!(madt[44..52], [0, 8, 0, 0, 1, 0, 0, 0]);
@@ -270,7 +289,7 @@ mod tests {
     fn a_vcpu_that_may_come_is_listed_as_online_capable() {
         let mut cpus = cpus(4);
         cpus.boot = 2;
-        let image = tables(&cpus).unwrap();
+        let image = image(&cpus);
         let madt = find(&image, b"APIC");
         let flags: Vec<_> = (0..4).map(|n| madt[44 + 8 * n + 4]).collect();
         assert_eq!(flags, [1, 1, 2, 2]);

@@ -9,7 +9,7 @@ use super::super::MachineControl;
 use super::super::hotplug::{Hotplug, StartVcpu};
 use super::super::presence::PresenceKeeper;
 use super::super::vcpus::{StartError, StartFailure};
-use super::super::{HostFull, VirtioFunctions};
+use super::super::{DeviceSet, HostFull};
 use crate::devices::cpu_hotplug::HotplugLine;
 use crate::devices::power::PowerButton;
 use crate::devices::serial::ConsoleOutput;
@@ -53,7 +53,7 @@ impl MachineControl {
             stop: Arc::new(StopSignal::new()?),
             power_button: PowerButton::new()?,
             console: ConsoleOutput::default(),
-            devices: VirtioFunctions::default(),
+            devices: DeviceSet::default(),
             host_full: Arc::new(HostFull::new()?),
         })
     }

@@ -19,7 +19,8 @@ use self::world::{Owner, World};
 use super::parts;
 use crate::cli::{Cli, Command};
 use crate::config::VmConfig;
-use crate::devices::cpu_hotplug::{self, CpuHotplug};
+use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
+use crate::devices::power::PowerButton;
 use crate::devices::serial::{self, ConsoleOutput, SerialPort};
 use crate::devices::{debug_exit, i8042, power};
 use crate::fuzz_input::FuzzInput;
@@ -66,8 +67,12 @@ impl Rig {
         let owner = Arc::new(Owner::new(World::new(boot, max)));
         let stop = Arc::new(StopSignal::new().ok()?);
         let serial = SerialPort::create(ConsoleOutput::default()).ok()?;
-        let registers = CpuHotplug::new(Arc::clone(&owner) as _);
-        let buses = parts::build_buses(&config()?, &stop, &serial, registers).ok()?;
+        let config = config()?;
+        let line = HotplugLine::new().ok()?;
+        let registers = CpuHotplug::new(Arc::clone(&owner) as _, line, config.cpus.clone());
+        let button = PowerButton::new().ok()?;
+        let platform = parts::place_devices(&config, &stop, &serial, &button, registers).ok()?;
+        let buses = platform.into_buses(serial.output);
         Some(Self {
             owner,
             buses,

@@ -2,10 +2,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::*;
+use crate::config::CpusConfig;
 use crate::devices::BusDevice;
 use crate::devices::cpu_hotplug::{
-    self, CpuHotplug, DEVICE_BUSY, EJECT, ENABLED, FLAGS, GuestAnswer, HotplugOwner, INSERTING,
-    OST_EVENT, OST_STATUS, REMOVING, SELECT, SlotFlags,
+    self, CpuHotplug, DEVICE_BUSY, EJECT, ENABLED, FLAGS, GuestAnswer, HotplugLine, HotplugOwner,
+    INSERTING, OST_EVENT, OST_STATUS, REMOVING, SELECT, SlotFlags,
 };
 
 const ONE: VcpuId = VcpuId(1);
@@ -287,7 +288,7 @@ fn flags(device: &mut CpuHotplug, vcpu: u32) -> u8 {
 #[test]
 fn a_vcpu_comes_and_goes_through_the_registers() {
     let owner = Owner::of(1, 3);
-    let mut device = CpuHotplug::new(Arc::clone(&owner) as _);
+    let mut device = registers(&owner);
     let there = |device: &mut CpuHotplug| [0, 1, 2, 3, u32::MAX].map(|n| flags(device, n));
     assert_eq!(there(&mut device), [ENABLED, 0, 0, 0, 0]);
     let now = Instant::now();
@@ -315,7 +316,7 @@ fn a_vcpu_comes_and_goes_through_the_registers() {
 #[test]
 fn the_boot_cpu_and_absent_ones_are_not_ejected() {
     let owner = Owner::of(2, 3);
-    let mut device = CpuHotplug::new(Arc::clone(&owner) as _);
+    let mut device = registers(&owner);
     for vcpu in [0, 2, 3, 0x1_0001, u32::MAX] {
         write(&mut device, vcpu, 0xff);
     }
@@ -329,4 +330,10 @@ fn the_boot_cpu_and_absent_ones_are_not_ejected() {
     }
     assert_eq!(flags(&mut device, 1), ENABLED);
     assert_eq!(*owner.steps.lock().unwrap(), []);
+}
+
+/// The registers in front of an owner.
+fn registers(owner: &Arc<Owner>) -> CpuHotplug {
+    let line = HotplugLine::new().unwrap();
+    CpuHotplug::new(Arc::clone(owner) as _, line, CpusConfig::flat(4))
 }

@@ -12,7 +12,6 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::common::{DRIVER_OK, NEEDS_RESET};
 use super::{BAR_LEN, FunctionParts, VirtioPci};
-use crate::devices::Bus;
 use crate::devices::pci::testing::FakeLine;
 use crate::devices::pci::{
     CONFIG_PORT_COUNT, CONFIG_PORTS, ConfigMemory, ConfigPorts, HostBridge, PciBus,
@@ -20,12 +19,12 @@ use crate::devices::pci::{
 use crate::devices::virtio::{
     ActivateError, Activation, ConfigInterrupt, DeviceKind, VirtioDevice,
 };
+use crate::devices::{Bus, Device, Resources};
 use crate::fuzz_input::FuzzInput;
 use crate::kvm::MsiMessage;
 
 /// Where things are: small addresses, so that few bytes reach them all.
 const ECAM: u64 = 0x10_0000;
-const FIRST_BAR: u32 = 0x20_0000;
 const RAM: usize = 1 << 20;
 const FEATURES: u64 = 0b1011 | 1 << 29 | 1 << 34;
 const SIZES: [u16; 3] = [256, 64, 1];
@@ -146,29 +145,31 @@ impl Rig {
         bus.add(Arc::new(Mutex::new(HostBridge::default())));
         let mut memory = Bus::new("memory");
         let mut slots = Vec::new();
+        let mut resources = Resources::new().ok()?;
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).ok()?;
         for number in 1..=2u32 {
             let got = Arc::default();
             let lines: Vec<_> = (0..=SIZES.len()).map(|_| FakeLine::new()).collect();
             let lines: Vec<_> = lines.into_iter().collect::<Result<_, _>>().ok()?;
             let sent = lines.iter().map(|line| Arc::clone(&line.message)).collect();
-            let place = FIRST_BAR + number * BAR_LEN;
             let function = VirtioPci::new(FunctionParts {
                 name: format!("checker{number}"),
                 device: Box::new(Checker(Arc::clone(&got))),
                 lines: lines.into_iter().map(|line| Box::new(line) as _).collect(),
                 memory: ram.clone(),
-                place,
             });
-            let function = Arc::new(Mutex::new(function.ok()?));
+            let mut function = function.ok()?;
+            function.resources(&mut resources).ok()?;
+            let place = function.place;
+            let function = Arc::new(Mutex::new(function));
             bus.add(Arc::clone(&function) as _)?;
             let bar = Arc::clone(&function) as _;
-            memory.claim(place.into(), BAR_LEN.into(), bar).ok()?;
+            memory.claim(place, BAR_LEN.into(), bar).ok()?;
             slots.push(Slot {
                 function,
                 got,
                 sent,
-                place: place.into(),
+                place,
                 number: number.into(),
             });
         }

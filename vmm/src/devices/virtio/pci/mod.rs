@@ -25,8 +25,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use self::common::{ACKNOWLEDGE, CommonConfig, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, QueueSetup};
 use self::places::{CapabilityOffsets, Part};
 use super::{Activation, ActiveQueue, ConfigInterrupt, OutputState, VirtioDevice};
-use crate::devices::BusDevice;
 use crate::devices::pci::{ConfigSpace, InterruptLine, MAX_VECTORS, Msix, PciFunction};
+use crate::devices::{BusDevice, Device, ResourceError, Resources};
 use crate::rate_limit::RateLimit;
 
 /// The length of a device's BAR, in bytes.
@@ -74,8 +74,6 @@ pub struct FunctionParts {
     pub lines: Vec<Box<dyn InterruptLine>>,
     /// The guest's memory.
     pub memory: GuestMemoryMmap,
-    /// The address of the BAR, a multiple of [`BAR_LEN`].
-    pub place: u32,
 }
 
 /// A virtio device as a PCI function.
@@ -84,7 +82,7 @@ pub struct VirtioPci {
     name: String,
     device: Box<dyn VirtioDevice>,
     memory: GuestMemoryMmap,
-    place: u32,
+    place: u64,
     config: ConfigSpace,
     offsets: CapabilityOffsets,
     msix: Msix,
@@ -126,14 +124,14 @@ impl VirtioPci {
             source,
         })?;
         let msix = Msix::new(parts.lines);
-        let space = places::config_space(parts.device.kind(), parts.place, msix.len());
+        let space = places::config_space(parts.device.kind(), msix.len());
         let (config, offsets) = space.ok_or_else(bad_count)?;
         Ok(Self {
             common: CommonConfig::new(parts.device.features(), sizes, msix.len()),
             name: parts.name,
             device: parts.device,
             memory: parts.memory,
-            place: parts.place,
+            place: 0,
             config,
             offsets,
             msix,
@@ -147,51 +145,11 @@ impl VirtioPci {
     }
 
     /// The events of its queues, each with the address whose writes are to be writes of
-    /// the event.
+    /// the event. It has addresses once it has asked for them.
     pub fn notify_addresses(&self) -> impl Iterator<Item = (&EventFd, u64)> {
-        let base = u64::from(self.place);
+        let base = self.place;
         let queues = (0..).zip(&self.kicks);
         queues.map(move |(queue, kick)| (kick, base + places::notify_offset(queue)))
-    }
-
-    /// Waits for the host to take what the guest has written, if the device works.
-    pub fn flush_output(&mut self, within: Duration) -> OutputState {
-        if self.is_active {
-            self.device.flush_output(within)
-        } else {
-            OutputState::Done
-        }
-    }
-
-    /// Stops the device for a while, if it works.
-    pub fn pause(&mut self) {
-        if self.is_active && !self.is_paused {
-            self.device.pause();
-            self.is_paused = true;
-        }
-    }
-
-    /// Has it go on, if it was stopped for a while.
-    pub fn resume(&mut self) {
-        if std::mem::take(&mut self.is_paused) {
-            self.device.resume();
-        }
-    }
-
-    /// Stops it, and forgets what the driver has set up. Returns when its workers have
-    /// stopped.
-    pub fn reset(&mut self) {
-        self.device.reset();
-        self.is_active = false;
-        self.is_paused = false;
-        self.interrupt = None;
-        self.told = (0, false);
-        self.common.reset();
-        self.msix.forget_pending();
-        for kick in &self.kicks {
-            // Empty is as good.
-            drop(kick.read());
-        }
     }
 
     fn generation(&self) -> u8 {
@@ -207,7 +165,7 @@ impl VirtioPci {
     /// The driver can set bits, and clears all by 0.
     fn set_status(&mut self, value: u8) {
         if value == 0 {
-            self.reset();
+            Device::reset(self);
             return;
         }
         let before = self.common.status;
@@ -344,6 +302,60 @@ impl VirtioPci {
         let width = usize::try_from(width).ok()?;
         let fits = offset == data && len >= width && bar == 0 && matches!(width, 1 | 2 | 4);
         fits.then_some((at.into(), width))
+    }
+}
+
+impl Device for VirtioPci {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
+        self.place = resources.bar(BAR_LEN.into())?;
+        // The window is below 4 GiB.
+        let place = u32::try_from(self.place).unwrap_or(u32::MAX);
+        self.config.set_bar(place, BAR_LEN);
+        Ok(())
+    }
+
+    /// Waits for the host to take what the guest has written, if the device works.
+    fn flush_output(&mut self, within: Duration) -> OutputState {
+        if self.is_active {
+            self.device.flush_output(within)
+        } else {
+            OutputState::Done
+        }
+    }
+
+    /// Stops the device for a while, if it works.
+    fn pause(&mut self) {
+        if self.is_active && !self.is_paused {
+            self.device.pause();
+            self.is_paused = true;
+        }
+    }
+
+    /// Has it go on, if it was stopped for a while.
+    fn resume(&mut self) {
+        if std::mem::take(&mut self.is_paused) {
+            self.device.resume();
+        }
+    }
+
+    /// Stops it, and forgets what the driver has set up. Returns when its workers have
+    /// stopped.
+    fn reset(&mut self) {
+        self.device.reset();
+        self.is_active = false;
+        self.is_paused = false;
+        self.interrupt = None;
+        self.told = (0, false);
+        self.common.reset();
+        self.msix.forget_pending();
+        for kick in &self.kicks {
+            // Empty is as good.
+            drop(kick.read());
+        }
     }
 }
 

@@ -82,11 +82,10 @@ impl CapabilityOffsets {
     }
 }
 
-/// The configuration space of a device of this kind at this place, with this many
-/// vectors.
+/// The configuration space of a device of this kind with this many vectors, without a
+/// BAR yet.
 pub(super) fn config_space(
     kind: DeviceKind,
-    place: u32,
     vectors: u16,
 ) -> Option<(ConfigSpace, CapabilityOffsets)> {
     let device = FIRST_DEVICE + kind as u16;
@@ -98,7 +97,6 @@ pub(super) fn config_space(
         class: class(kind),
         subsystem: [VENDOR, device],
     });
-    space.set_bar(place, BAR_LEN);
     let page = 0x1000;
     let common = u32::try_from(COMMON_LEN).ok()?;
     add_part(&mut space, 1, Part::Common.offset(), common)?;

@@ -100,10 +100,11 @@ impl Rig {
             device: Box::new(device),
             lines: lines.into_iter().map(|line| Box::new(line) as _).collect(),
             memory: GuestMemoryMmap::from_ranges(&ram).unwrap(),
-            place: 0xc000_0000,
         });
+        let mut function = function.unwrap();
+        function.resources(&mut Resources::new().unwrap()).unwrap();
         Self {
-            function: function.unwrap(),
+            function,
             log,
             messages,
         }

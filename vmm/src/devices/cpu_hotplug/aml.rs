@@ -10,13 +10,11 @@
 //! vCPU and uses them.
 
 use acpi_tables::aml::{self, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule};
-use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 use vpmu::ids::VcpuId;
 
-use super::local_apic;
+use super::LEN;
 use crate::config::CpusConfig;
-use crate::devices::cpu_hotplug;
 use crate::kvm::layout::CPU_HOTPLUG;
 
 /// The method that looks what comes and goes.
@@ -31,6 +29,18 @@ const EJECT: &str = "\\_SB_.CPHP.CEJE";
 const OST_EVENT: &str = "\\_SB_.CPHP.COEV";
 const OST_STATUS: &str = "\\_SB_.CPHP.COST";
 
+/// "Local APIC Flags": the vCPU is there.
+pub const APIC_ENABLED: u32 = 1;
+
+/// A "Processor Local APIC" entry (ACPI 6.5, "Multiple APIC Description Table").
+#[must_use]
+pub fn local_apic(cpus: &CpusConfig, vcpu: VcpuId, flags: u32) -> [u8; 8] {
+    let apic_id = u8::try_from(cpus.topology.apic_id(vcpu)).unwrap_or(u8::MAX);
+    let uid = u8::try_from(vcpu.0).unwrap_or(u8::MAX);
+    let [a, b, c, d] = flags.to_le_bytes();
+    [0, 8, uid, apic_id, a, b, c, d]
+}
+
 /// For ever.
 const NO_TIMEOUT: u16 = 0xffff;
 /// `Notify` values: look whether it is there; let it go.
@@ -40,10 +50,10 @@ const EJECT_REQUEST: u8 = 3;
 const WORKS: u8 = 0xf;
 
 /// Adds the registers and a device for each vCPU.
-pub(super) fn to_aml(cpus: &CpusConfig, dsdt: &mut Sdt) {
+pub(super) fn to_aml(cpus: &CpusConfig, sink: &mut dyn AmlSink) {
     let vcpus: Vec<_> = cpus.possible().map(|id| VcpuDevice { id, cpus }).collect();
     let container = Container { vcpus: &vcpus };
-    aml::Scope::new("_SB_".into(), vec![&HotplugRegisters, &container]).to_aml_bytes(dsdt);
+    aml::Scope::new("_SB_".into(), vec![&HotplugRegisters, &container]).to_aml_bytes(sink);
 }
 
 /// The register block and its fields.
@@ -51,7 +61,7 @@ struct HotplugRegisters;
 
 impl Aml for HotplugRegisters {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let len = u32::try_from(cpu_hotplug::LEN).unwrap_or(0);
+        let len = u32::try_from(LEN).unwrap_or(0);
         let memory = aml::Memory32Fixed::new(true, CPU_HOTPLUG, len);
         let resources = aml::ResourceTemplate::new(vec![&memory]);
         let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A06"));
@@ -261,7 +271,7 @@ impl Aml for VcpuDevice<'_> {
         let status = aml::Return::new(&status);
         let status = aml::Method::new("_STA".into(), 0, true, vec![&status]);
         // Enabled, whatever the MADT says: Linux reads the id here.
-        let entry = local_apic(self.cpus, self.id, super::ENABLED);
+        let entry = local_apic(self.cpus, self.id, APIC_ENABLED);
         let entry = aml::BufferData::new(entry.to_vec());
         let entry = aml::Name::new("_MAT".into(), &entry);
         let eject = aml::MethodCall::new("CEJ0".into(), vec![&number]);

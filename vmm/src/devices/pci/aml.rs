@@ -1,26 +1,16 @@
-//! PCI in the tables: a bus with its windows in the DSDT (PCI Firmware 3.3; ACPI 6.5,
-//! "PNP0A08"), and the place of its configuration space in the MCFG.
+//! PCI in the DSDT: a bus with its windows, and the place of its configuration space
+//! (PCI Firmware 3.3; ACPI 6.5, "PNP0A08").
 //!
 //! Linux uses that place only if its memory map reserves it, and a device `PNP0C02` as
 //! well.
 
-use acpi_tables::mcfg::MCFG;
-use acpi_tables::sdt::Sdt;
-use acpi_tables::{Aml, aml};
+use acpi_tables::{Aml, AmlSink, aml};
 
-use super::{OEM, REVISION, TABLE, bytes_of};
-use crate::devices::pci::{CONFIG_PORT_COUNT, CONFIG_PORTS};
+use super::{CONFIG_PORT_COUNT, CONFIG_PORTS};
 use crate::kvm::layout::{PCI_ECAM, PCI_ECAM_LEN, PCI_WINDOW, PCI_WINDOW_LEN};
 
-/// The table of configuration spaces: one, of bus 0 in segment 0.
-pub(super) fn mcfg() -> Vec<u8> {
-    let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
-    mcfg.add_ecam(PCI_ECAM, 0, 0, 0);
-    bytes_of(&mcfg)
-}
-
 /// Adds the bus, and the device that reserves its configuration space.
-pub(super) fn to_aml(dsdt: &mut Sdt) {
+pub(super) fn to_aml(sink: &mut dyn AmlSink) {
     let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A08"));
     let cid = aml::Name::new("_CID".into(), &aml::EISAName::new("PNP0A03"));
     let uid = aml::Name::new("_UID".into(), &aml::ZERO);
@@ -45,5 +35,5 @@ pub(super) fn to_aml(dsdt: &mut Sdt) {
     let resources = aml::ResourceTemplate::new(vec![&space]);
     let resources = aml::Name::new("_CRS".into(), &resources);
     let reserved = aml::Device::new("ECAM".into(), vec![&hid, &uid, &resources]);
-    aml::Scope::new("_SB_".into(), vec![&bus, &reserved]).to_aml_bytes(dsdt);
+    aml::Scope::new("_SB_".into(), vec![&bus, &reserved]).to_aml_bytes(sink);
 }
