@@ -214,10 +214,12 @@ fn run(
     let ended = Arc::new(AtomicBool::new(false));
     let has_ended = Arc::clone(&ended);
     // A guest that waits for ever ends all the same.
+    let is_long = std::env::var_os("PCI_RANDOM").is_some();
+    let patience = if is_long { 60 } else { 2 } * PATIENCE;
     let watch = thread::spawn(move || {
         let start = Instant::now();
         while !has_ended.load(Ordering::Acquire) {
-            if start.elapsed() > 2 * PATIENCE {
+            if start.elapsed() > patience {
                 stop.stop(StopReason::ApiShutdown);
             }
             thread::sleep(Duration::from_millis(20));
@@ -295,4 +297,75 @@ fn a_pause_stops_the_device_too() {
     if let Some((reason, _)) = outcome {
         assert!(matches!(reason, StopReason::ApiShutdown), "{reason}");
     }
+}
+
+/// A million writes with `PCI_RANDOM=100000`; as many as fit into a test otherwise.
+/// Between them a driver starts the device: its queue is where the last writes left it.
+#[test]
+fn a_guest_that_writes_anything_to_pci_goes_on() {
+    let rounds = std::env::var("PCI_RANDOM")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let rounds: u32 = rounds.unwrap_or(500);
+    // The next random number (xorshift64) in RBP.
+    let next = [
+        &[0x48, 0x89, 0xe8, 0x48, 0xc1, 0xe0, 13, 0x48, 0x31, 0xc5][..],
+        &[0x48, 0x89, 0xe8, 0x48, 0xc1, 0xe8, 7, 0x48, 0x31, 0xc5],
+        &[0x48, 0x89, 0xe8, 0x48, 0xc1, 0xe0, 17, 0x48, 0x31, 0xc5],
+    ];
+    // mov rax, rbp; shr rax, 32: the upper half is the value.
+    let value = &[0x48, 0x89, 0xe8, 0x48, 0xc1, 0xe8, 32][..];
+    // mov eax, ebp; and eax, mask; mov edi, base; add edi, eax
+    let place = |code: Code, base: u32, mask: u32| {
+        let (base, mask) = (base.to_le_bytes(), mask.to_le_bytes());
+        code.words(&next)
+            .words(&[&[0x89, 0xe8, 0x25], &mask, &[0xbf], &base, &[0x01, 0xc7]])
+            .words(&[value])
+    };
+    // mov [rdi], eax; mov eax, [rdi]
+    let round = place(Code::default(), ECAM, 0x180fc).raw(&[0x89, 0x07, 0x8b, 0x07]);
+    let round = place(round, ECAM, 0x000f_ffff).raw(&[0x89, 0x07, 0x8b, 0x07]);
+    // The ports: mov eax, ebp; or eax, enable; out; the value out, and in.
+    let round = round
+        .words(&next)
+        .raw(&[
+            0x89, 0xe8, 0x0d, 0, 0, 0, 0x80, 0x66, 0xba, 0xf8, 0x0c, 0xef,
+        ])
+        .words(&[value])
+        .raw(&[0x66, 0xba, 0xfc, 0x0c, 0xef, 0xed]);
+    // The function answers at its BAR again.
+    let round = round.write(DEVICE + 0x10, 0xc000_0000).write(DEVICE + 4, 6);
+    let round = (0..6).fold(round, |round, _| {
+        place(round, 0xc000_0000, 0x703f).raw(&[0x89, 0x07, 0x8b, 0x07])
+    });
+    // mov [rdi], al
+    let round = place(round, 0xc000_0000, 0x7fff).raw(&[0x88, 0x07]);
+    // A driver that does not look whether it is obeyed; its used ring is anywhere.
+    let round = round
+        .bar8(0x14, 0)
+        .bar8(0x14, 3)
+        .bar32(8, 1)
+        .bar32(0xc, 1)
+        .bar8(0x14, 0xb)
+        .bar16(0x16, 0);
+    let round = place(round, 0xc000_0030, 0).raw(&[0x25, 0xfc, 0xff, 0xff, 1, 0x89, 0x07]);
+    let round = round.bar16(0x1c, 1).bar8(0x14, 0xf).bar16(NOTIFY, 0);
+    let len = i32::try_from(round.len() + 8).unwrap();
+    // mov rbp, seed; mov ebx, BAR; mov esi, rounds
+    let code = Code::default()
+        .words(&[&[0x48, 0xbd], &0x9e37_79b9_7f4a_7c15u64.to_le_bytes()])
+        .words(&[&[0xbb], &0xc000_0000u32.to_le_bytes()])
+        .words(&[&[0xbe], &rounds.to_le_bytes()])
+        .append(&round)
+        // dec esi; jnz round
+        .words(&[&[0xff, 0xce, 0x0f, 0x85], &(-len).to_le_bytes()])
+        .expect(ECAM, 0x0008_1b36)
+        .expect(DEVICE, 0x1044_1af4)
+        .power_off();
+    let Some((reason, seen)) = run("pci-random", &code, |_, _| {}) else {
+        return;
+    };
+    assert!(matches!(reason, StopReason::PowerOff), "{reason}");
+    let started = seen.activations.load(Ordering::Acquire);
+    assert!(started > 0, "some queues are in memory");
 }

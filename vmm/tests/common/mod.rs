@@ -1,6 +1,7 @@
 //! Guests of a few instructions, for the tests that run the binary.
 
 #![allow(
+    clippy::len_without_is_empty,
     clippy::panic,
     dead_code,
     unreachable_pub,
@@ -55,6 +56,10 @@ impl Code {
     pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub fn append(self, other: &Self) -> Self {
