@@ -170,18 +170,22 @@ fn ejects() -> GuestTest {
     }
 }
 
-/// The guest's part by CPU time: about half of what is spent while one other process
-/// wants the host's only CPU.
+/// The guest's part by CPU time, while one other process wants the host's only CPU: the
+/// part of the CPU that the host's scheduler gave to the VMM's process.
 fn share() -> GuestTest {
     let counting = "echo counting; \
-         perf stat -a -x, -e power/energy-pkg/ -I 1000 -o /tmp/o spin 2000000000; cat /tmp/o; ";
+         perf stat -a -x, -e power/energy-pkg/ -I 1000 -o /tmp/o spin 2000000000; \
+         echo counted; cat /tmp/o; ";
     let run = guest(
         "6.12",
         "--cpus boot=4,topology=2:2:1:1 --pmu type=auto,model=intel-v2 --uncore power=on,share=cputime",
         counting,
     );
     let line = format!(
-        "{run}grep -m1 MHz /proc/cpuinfo; word counting; while :; do :; done & busy=$!; \
+        "ticks() {{ set -- $(cat /proc/$1/stat); echo $(({TICKS})); }}; \
+         {run}grep -m1 MHz /proc/cpuinfo; word counting; before=$(ticks $vmm); \
+         while :; do :; done & busy=$!; word counted; \
+         echo guest-ticks=$(($(ticks $vmm) - before)) other-ticks=$(ticks $busy); \
          wait $vmm; echo status=$?; kill $busy; cat /tmp/console"
     );
     let check = |seen: &Seen, _: &GuestTest| {
@@ -190,14 +194,32 @@ fn share() -> GuestTest {
         }
         let energy = Energy::read(seen)?;
         let part = energy.total() / (energy::mock_watts(seen)? * energy.time());
-        crate::say!("the guest's part is {part:.3} of {:.2} s", energy.time());
+        let (guest, other) = (ticks(seen, "guest-ticks=")?, ticks(seen, "other-ticks=")?);
+        let due = guest / (guest + other);
+        crate::say!(
+            "the guest's part is {part:.3} of {:.2} s, {due:.3} of the CPU time",
+            energy.time()
+        );
         ensure!(
-            (0.25..0.8).contains(&part),
-            "half of the energy is due, {part:.3} is shown"
+            (part - due).abs() < 0.15,
+            "a part of {due:.3} of the energy is due, {part:.3} is shown"
         );
         ended_well(seen)
     };
     row("share/intel-v2/2:2:1:1", line, check)
+}
+
+/// In `/proc/PID/stat`: the clock ticks of user and of kernel mode.
+const TICKS: &str = "${14} + ${15}";
+
+/// The clock ticks that the host printed behind this word.
+fn ticks(seen: &Seen, word: &str) -> Result<f64> {
+    let parts = seen.console.split_once(word);
+    let (_, after) = parts.with_context(|| format!("no {word}"))?;
+    let number = after.split_whitespace().next().unwrap_or_default();
+    number
+        .parse()
+        .with_context(|| format!("no number behind {word}: {number}"))
 }
 
 /// The only host CPU of the guest's second cache goes offline and comes back. What the

@@ -10,6 +10,7 @@
 
 mod cpu_time;
 mod error;
+mod host_busy;
 #[cfg(test)]
 mod tests;
 
