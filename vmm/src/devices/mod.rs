@@ -14,4 +14,4 @@ pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use device::{AcpiAction, AcpiEvent, Device};
-pub use resources::{Asked, ResourceError, ResourceKind, Resources};
+pub use resources::{ResourceError, ResourceKind, ResourceRequest, Resources};

@@ -81,7 +81,7 @@ pub enum ResourceError {
 
 /// What one device asked for and got.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct ResourceRequest {
     /// Ranges of ports.
     pub ports: Vec<Range<u64>>,
     /// Ranges of addresses.
@@ -96,7 +96,7 @@ pub struct Resources {
     pci: AddressAllocator,
     owners: Vec<(ResourceKind, Range<u64>, String)>,
     device: String,
-    asked: Asked,
+    asked: ResourceRequest,
 }
 
 impl Resources {
@@ -112,24 +112,24 @@ impl Resources {
             pci: pci.map_err(|_| ResourceError::Exhausted { kind, len })?,
             owners: Vec::new(),
             device: "KVM".into(),
-            asked: Asked::default(),
+            asked: ResourceRequest::default(),
         };
         all.memory(IO_APIC.into(), PAGE)?;
         all.memory(LOCAL_APIC.into(), PAGE)?;
         // The real-mode TSS follows the identity map: four pages.
         all.memory(IDENTITY_MAP, 4 * PAGE)?;
-        all.asked = Asked::default();
+        all.asked = ResourceRequest::default();
         Ok(all)
     }
 
     /// From here on this device asks.
     pub fn begin(&mut self, device: &str) {
         device.clone_into(&mut self.device);
-        self.asked = Asked::default();
+        self.asked = ResourceRequest::default();
     }
 
     /// What the device has asked for since [`Resources::begin`].
-    pub fn take(&mut self) -> Asked {
+    pub fn take(&mut self) -> ResourceRequest {
         std::mem::take(&mut self.asked)
     }
 

@@ -85,9 +85,11 @@ pub enum ExecError {
 impl ExecError {
     /// The exit status of the process.
     #[must_use]
-    pub const fn exit_status(&self) -> u8 {
+    pub fn exit_status(&self) -> u8 {
         match self {
             Self::Config(_) | Self::User(_) => USAGE,
+            // What else is wrong with the machine was not in a flag.
+            Self::Launch(LaunchError::Pmu(error)) if error.is_usage() => USAGE,
             _ => SET_UP,
         }
     }

@@ -48,13 +48,15 @@ impl ExecPlan {
     /// Checks the flags, and what they name.
     pub(super) fn make(args: &ExecArgs) -> Result<Self, ExecError> {
         let mut config = machine(args)?;
+        // Flags before what the host has: a wrong one is told on any host.
+        let user = GuestUser::find(args.user.as_deref(), &args.root)?;
+        let environment = user.environment(&args.env)?;
+        let by_clock = launch::counts_by_clock(&config.pmu, &config.cpus)?;
         let mut folders = Folders::find(&AskedFolders {
             root: args.root.clone(),
             writable: args.rw.clone(),
             readable: args.ro.clone(),
         })?;
-        let user = GuestUser::find(args.user.as_deref(), &args.root)?;
-        let environment = user.environment(&args.env)?;
         let kernel = GuestKernel::find(&args.kernel)?;
         let modules = modules::needed(&kernel, &args.root, false)?;
         let profile = match &args.flamegraph {
@@ -64,7 +66,6 @@ impl ExecPlan {
         let command = match &profile {
             Some(profile) => {
                 folders.shared.push(profile.share());
-                let by_clock = launch::counts_by_clock(&config.pmu, &config.cpus)?;
                 under_perf(&args.command, by_clock)
             }
             None => args.command.clone(),

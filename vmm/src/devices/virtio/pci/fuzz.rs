@@ -125,7 +125,7 @@ impl VirtioDevice for Checker {
 }
 
 /// A function, seen from all sides.
-struct Slot {
+struct FuzzedFunction {
     function: Arc<Mutex<VirtioPci>>,
     got: Arc<Mutex<Got>>,
     sent: Vec<Arc<Mutex<Option<MsiMessage>>>>,
@@ -136,7 +136,7 @@ struct Slot {
 struct Rig {
     memory: Bus,
     ports: Bus,
-    slots: Vec<Slot>,
+    slots: Vec<FuzzedFunction>,
 }
 
 impl Rig {
@@ -165,7 +165,7 @@ impl Rig {
             bus.add(Arc::clone(&function) as _)?;
             let bar = Arc::clone(&function) as _;
             memory.claim(place, BAR_LEN.into(), bar).ok()?;
-            slots.push(Slot {
+            slots.push(FuzzedFunction {
                 function,
                 got,
                 sent,
@@ -239,7 +239,7 @@ impl Rig {
     }
 
     /// As a driver does it, but for one address.
-    fn set_up(&self, slot: &Slot, address: u64, form: u8) {
+    fn set_up(&self, slot: &FuzzedFunction, address: u64, form: u8) {
         let write = |offset: u64, data: &[u8]| self.memory.write(slot.place + offset, data);
         if form & 4 != 0 {
             write(0x14, &[0]);
@@ -292,7 +292,7 @@ fn act(got: &Got, form: u8) {
     }
 }
 
-impl Slot {
+impl FuzzedFunction {
     fn check(&self) {
         let mut function = lock(&self.function);
         let mut ids = [0; 4];

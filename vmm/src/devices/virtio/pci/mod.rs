@@ -23,7 +23,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::common::{ACKNOWLEDGE, CommonConfig, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, QueueSetup};
-use self::places::{CapabilityOffsets, Part};
+use self::places::{BarPart, CapabilityOffsets};
 use super::{Activation, ActiveQueue, ConfigInterrupt, OutputState, VirtioDevice};
 use crate::devices::pci::{ConfigSpace, InterruptLine, MAX_VECTORS, Msix, PciFunction};
 use crate::devices::{BusDevice, Device, ResourceError, Resources};
@@ -249,38 +249,38 @@ impl VirtioPci {
     }
 
     fn read_bar(&mut self, offset: u64, data: &mut [u8]) {
-        match Part::find(offset, data.len()) {
-            Some((Part::Common, offset)) => {
+        match BarPart::find(offset, data.len()) {
+            Some((BarPart::Common, offset)) => {
                 let (is_broken, generation) = (self.is_broken(), self.generation());
                 self.common.read(offset, data, is_broken, generation);
             }
-            Some((Part::Isr, offset)) => {
+            Some((BarPart::Isr, offset)) => {
                 data.fill(0);
                 if let (0, Some(byte)) = (offset, data.first_mut()) {
                     *byte = self.take_isr();
                 }
             }
-            Some((Part::Device, offset)) => {
+            Some((BarPart::Device, offset)) => {
                 data.fill(0);
                 self.device.read_config(offset, data);
             }
-            Some((Part::MsixTable, offset)) => self.msix.read_table(offset, data),
-            Some((Part::MsixPending, offset)) => self.msix.read_pending(offset, data),
-            Some((Part::Notify, _)) => data.fill(0),
+            Some((BarPart::MsixTable, offset)) => self.msix.read_table(offset, data),
+            Some((BarPart::MsixPending, offset)) => self.msix.read_pending(offset, data),
+            Some((BarPart::Notify, _)) => data.fill(0),
             None => data.fill(0xff),
         }
     }
 
     fn write_bar(&mut self, offset: u64, data: &[u8]) {
-        match Part::find(offset, data.len()) {
-            Some((Part::Common, offset)) => {
+        match BarPart::find(offset, data.len()) {
+            Some((BarPart::Common, offset)) => {
                 if let Some(status) = self.common.write(offset, data) {
                     self.set_status(status);
                 }
             }
-            Some((Part::Device, offset)) => self.device.write_config(offset, data),
-            Some((Part::MsixTable, offset)) => self.msix.write_table(offset, data),
-            Some((Part::Notify, offset)) => {
+            Some((BarPart::Device, offset)) => self.device.write_config(offset, data),
+            Some((BarPart::MsixTable, offset)) => self.msix.write_table(offset, data),
+            Some((BarPart::Notify, offset)) => {
                 // KVM takes those of the guest; these come by the window.
                 let kick = places::notified_queue(offset);
                 if let Some(kick) = kick.and_then(|queue| self.kicks.get(usize::from(queue))) {
@@ -288,7 +288,7 @@ impl VirtioPci {
                     drop(kick.write(1));
                 }
             }
-            Some((Part::Isr | Part::MsixPending, _)) | None => {}
+            Some((BarPart::Isr | BarPart::MsixPending, _)) | None => {}
         }
     }
 

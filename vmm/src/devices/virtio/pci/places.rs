@@ -23,7 +23,7 @@ const MSIX_CAPABILITY: u8 = 0x11;
 /// A part of the BAR: the number of its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Part {
+pub(super) enum BarPart {
     Common = 0,
     Isr = 1,
     Device = 2,
@@ -32,7 +32,7 @@ pub(super) enum Part {
     Notify = 5,
 }
 
-impl Part {
+impl BarPart {
     const ALL: [Self; 6] = [
         Self::Common,
         Self::Isr,
@@ -57,7 +57,7 @@ impl Part {
 
 /// Where in the BAR the notify address of a queue is.
 pub(super) const fn notify_offset(queue: u16) -> u64 {
-    Part::Notify.offset() as u64 + queue as u64 * NOTIFY_STEP
+    BarPart::Notify.offset() as u64 + queue as u64 * NOTIFY_STEP
 }
 
 /// The queue of an offset in the notify part, if it is a notify address.
@@ -99,10 +99,10 @@ pub(super) fn config_space(
     });
     let page = 0x1000;
     let common = u32::try_from(COMMON_LEN).ok()?;
-    add_part(&mut space, 1, Part::Common.offset(), common)?;
-    add_part(&mut space, 3, Part::Isr.offset(), 1)?;
-    add_part(&mut space, 4, Part::Device.offset(), page)?;
-    let mut notify = part(2, Part::Notify.offset(), page).to_vec();
+    add_part(&mut space, 1, BarPart::Common.offset(), common)?;
+    add_part(&mut space, 3, BarPart::Isr.offset(), 1)?;
+    add_part(&mut space, 4, BarPart::Device.offset(), page)?;
+    let mut notify = part(2, BarPart::Notify.offset(), page).to_vec();
     notify[0] = 20;
     notify.extend(u32::try_from(NOTIFY_STEP).ok()?.to_le_bytes());
     space.add_capability(VENDOR_CAPABILITY, &notify, &[])?;
@@ -117,8 +117,8 @@ pub(super) fn config_space(
     let window = space.add_capability(VENDOR_CAPABILITY, &window, &writable)?;
     let last = vectors.checked_sub(1)?;
     let mut msix = last.to_le_bytes().to_vec();
-    msix.extend(Part::MsixTable.offset().to_le_bytes());
-    msix.extend(Part::MsixPending.offset().to_le_bytes());
+    msix.extend(BarPart::MsixTable.offset().to_le_bytes());
+    msix.extend(BarPart::MsixPending.offset().to_le_bytes());
     let msix = space.add_capability(MSIX_CAPABILITY, &msix, &[0, 0xc0])?;
     Some((space, CapabilityOffsets { msix, window }))
 }

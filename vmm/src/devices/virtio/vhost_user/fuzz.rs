@@ -110,13 +110,13 @@ fn queue(index: u16, size: u16) -> ActiveQueue {
 }
 
 /// A message of the front end.
-struct Asked {
+struct WireRequest {
     code: u32,
     wants_acknowledgement: bool,
     body: Vec<u8>,
 }
 
-fn asked(stream: &mut UnixStream) -> Option<Asked> {
+fn asked(stream: &mut UnixStream) -> Option<WireRequest> {
     let mut header = [0; 12];
     stream.read_exact(&mut header).ok()?;
     let word = |at: usize| -> Option<u32> {
@@ -124,7 +124,7 @@ fn asked(stream: &mut UnixStream) -> Option<Asked> {
     };
     let mut body = vec![0; usize::try_from(word(8)?).ok()?.min(MOST)];
     stream.read_exact(&mut body).ok()?;
-    Some(Asked {
+    Some(WireRequest {
         code: word(0)?,
         wants_acknowledgement: word(4)? & 8 != 0,
         body,
@@ -132,7 +132,7 @@ fn asked(stream: &mut UnixStream) -> Option<Asked> {
 }
 
 /// The body of a right answer, if one is due.
-fn right(asked: &Asked) -> Option<Vec<u8>> {
+fn right(asked: &WireRequest) -> Option<Vec<u8>> {
     // "Front-end message types" of the vhost-user protocol.
     let number = match asked.code {
         // GET_FEATURES: rings' features, protocol features, virtio 1, a disk's queues.
