@@ -1,5 +1,6 @@
 //! The guest's memory.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -119,24 +120,7 @@ impl RamLayout {
         let size = self.low + self.high;
         let mib = size >> 20;
         check_against_host(config)?;
-        let pages = if config.hugepages {
-            PageSize::Huge2M
-        } else {
-            PageSize::Normal
-        };
-        let no_huge_pages = |source| MemoryError::HugePages {
-            mib,
-            pages: size >> 21,
-            source,
-        };
-        let file = memory_file::create(c"guest-memory", size, pages).map_err(|source| {
-            if config.hugepages {
-                no_huge_pages(source)
-            } else {
-                MemoryError::File { mib, source }
-            }
-        })?;
-        let file = Arc::new(file);
+        let file = memory_file(config, size)?;
         let map_error = |source| MemoryError::Map { mib, source };
         let mut regions = Vec::new();
         for (start, offset, len) in [(0, 0, self.low), (ABOVE_4G, self.low, self.high)] {
@@ -150,16 +134,19 @@ impl RamLayout {
             } else {
                 libc::MAP_NORESERVE
             };
-            let region = MmapRegionBuilder::new(usize::try_from(len).unwrap_or(usize::MAX))
+            let builder = MmapRegionBuilder::new(usize::try_from(len).unwrap_or(usize::MAX))
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(libc::MAP_SHARED | reserve)
-                .with_hugetlbfs(config.hugepages)
-                .with_file_offset(FileOffset::from_arc(Arc::clone(&file), offset))
-                .build();
-            let region = match region {
+                .with_hugetlbfs(config.hugepages);
+            let builder = match &file {
+                Some(file) => builder
+                    .with_mmap_flags(libc::MAP_SHARED | reserve)
+                    .with_file_offset(FileOffset::from_arc(Arc::clone(file), offset)),
+                None => builder.with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | reserve),
+            };
+            let region = match builder.build() {
                 Ok(region) => region,
                 Err(vm_memory::mmap::MmapRegionError::Mmap(source)) if config.hugepages => {
-                    return Err(no_huge_pages(source));
+                    return Err(no_huge_pages(size, source));
                 }
                 Err(error) => return Err(map_error(error.into())),
             };
@@ -204,6 +191,39 @@ impl RamLayout {
             map.push(range(ABOVE_4G, ABOVE_4G + self.high, RangeKind::Ram));
         }
         map
+    }
+}
+
+/// The file that is the guest's memory; none if the user's files may not be that large.
+fn memory_file(config: MemoryConfig, size: u64) -> Result<Option<Arc<File>>, MemoryError> {
+    let pages = if config.hugepages {
+        PageSize::Huge2M
+    } else {
+        PageSize::Normal
+    };
+    match memory_file::create(c"guest-memory", size, pages) {
+        Ok(file) => Ok(Some(Arc::new(file))),
+        Err(source) if config.hugepages => Err(no_huge_pages(size, source)),
+        // RLIMIT_FSIZE, which a user has for other files.
+        Err(error) if error.raw_os_error() == Some(libc::EFBIG) => {
+            log::warn!(
+                "the limit of file sizes (ulimit -f) is smaller than --memory: guest memory is \
+                 no file, so devices that other processes serve (--fs, --net user) fail"
+            );
+            Ok(None)
+        }
+        Err(source) => {
+            let mib = size >> 20;
+            Err(MemoryError::File { mib, source })
+        }
+    }
+}
+
+fn no_huge_pages(size: u64, source: io::Error) -> MemoryError {
+    MemoryError::HugePages {
+        mib: size >> 20,
+        pages: size >> 21,
+        source,
     }
 }
 

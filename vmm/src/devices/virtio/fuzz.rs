@@ -37,7 +37,6 @@ pub fn block(data: &[u8]) {
     let file = disk_file();
     let read_only = input.byte() & 1 != 0;
     let shown = file.try_clone();
-    #[expect(clippy::unwrap_used, reason = "a check without descriptors is none")]
     let disk = OpenDisk::raw(file, DISK, read_only);
     let mut device = VirtioBlock::new("disk0".to_owned(), disk, Arc::new(Nobody));
     run(

@@ -84,7 +84,9 @@ impl Guest {
 fn scratch_disk(name: &str, sectors: usize) -> (Scratch, PathBuf) {
     let scratch = Scratch::new(name);
     let path = scratch.0.join("disk");
-    let bytes: Vec<u8> = (0..sectors * 512).map(|i| (i / 512 + i) as u8).collect();
+    let bytes: Vec<u8> = (0..sectors * 512)
+        .map(|i| (i / 512 + i).to_le_bytes()[0])
+        .collect();
     fs::write(&path, bytes).unwrap();
     (scratch, path)
 }
@@ -430,7 +432,7 @@ fn a_qcow2_image_keeps_what_is_written() {
     let path = scratch.0.join("disk.qcow2");
     new_qcow2(&path, 8 << 20, None);
     let mut guest = Guest::new(open(&path, ",format=qcow2"));
-    let bytes: Vec<u8> = (0..65536_u32).map(|i| (i * 3) as u8).collect();
+    let bytes: Vec<u8> = (0..65536_u32).map(|i| (i * 3).to_le_bytes()[0]).collect();
     guest.driver.put(DATA, &bytes);
     let parts = [(DATA, 1000, false), (DATA + 1000, 64536, false)];
     assert_eq!(guest.do_one(1, 100, &parts).0, 0);

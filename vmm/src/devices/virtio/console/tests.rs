@@ -167,7 +167,7 @@ fn input_comes_after_the_open_and_ends_with_a_close() {
 
 #[test]
 fn bytes_without_a_buffer_wait_in_the_pipe() {
-    let sent: Vec<u8> = (0..60_000_u32).map(|i| (i * 7) as u8).collect();
+    let sent: Vec<u8> = (0..60_000_u32).map(|i| (i * 7).to_le_bytes()[0]).collect();
     let (input, mut writer) = pipe_in(&[]);
     let source = sent.clone();
     let feeder = std::thread::spawn(move || writer.write_all(&source).unwrap());
@@ -191,7 +191,7 @@ fn output_that_nobody_reads_waits_in_the_guest() {
     let port = ConsolePort::stream("out", None, Some(writer.into())).unwrap();
     let mut guest = Guest::new(vec![port]);
     guest.open_all(1);
-    let bytes: Vec<u8> = (0..400_000_u32).map(|i| (i / 3) as u8).collect();
+    let bytes: Vec<u8> = (0..400_000_u32).map(|i| (i / 3).to_le_bytes()[0]).collect();
     guest.print(0, &bytes);
     guest.say(0, 6, 0);
     // The pipe is full, and everything else goes on: a message was heard.

@@ -452,9 +452,9 @@ fn a_function_without_memory_space_does_not_answer() {
 fn any_access_anywhere_is_taken() {
     let mut rig = Rig::new();
     let edges = (0..6).map(|page| page << 12).flat_map(|at| at..at + 0x80);
-    for offset in edges.chain(0x7ff0..0x8010) {
+    for offset in edges.chain(0x7ff0..0x8010_u64) {
         for len in [1, 2, 4, 8] {
-            let value = (offset as u8).wrapping_mul(31);
+            let value = offset.to_le_bytes()[0].wrapping_mul(31);
             BusDevice::write(&mut rig.function, offset, &vec![value; len]);
             BusDevice::read(&mut rig.function, offset, &mut vec![0; len]);
         }
