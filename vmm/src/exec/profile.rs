@@ -152,12 +152,12 @@ mod tests {
         assert!(matches!(profile.draw(), Err(ProfileError::Empty)));
         let samples = "\
 prog  101   1.000000:   20000000 cycles:
-\t    55d0 work+0x10 (/work/prog)
-\t    5610 main+0x20 (/work/prog)
+\t    55d0 work+0x10 (/opt/prog)
+\t    5610 main+0x20 (/opt/prog)
 
 prog  101   1.010000:   20000000 cycles:
-\t    55d4 work+0x14 (/work/prog)
-\t    5610 main+0x20 (/work/prog)
+\t    55d4 work+0x14 (/opt/prog)
+\t    5610 main+0x20 (/opt/prog)
 
 ";
         let folder = profile.share().host;
