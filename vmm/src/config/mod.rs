@@ -83,6 +83,13 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
+    /// Whether a device is served by a process that maps the guest's memory (vhost-user).
+    #[must_use]
+    pub fn shares_memory(&self) -> bool {
+        let is_process = |net: &NetConfig| !matches!(net.source, NetSource::Tap(_));
+        !self.fs.is_empty() || self.net.iter().any(is_process)
+    }
+
     /// Whether one of the guest's consoles is this terminal.
     #[must_use]
     pub fn has_terminal(&self) -> bool {

@@ -21,6 +21,14 @@ use crate::sys::memory_file::{self, PageSize};
 /// The reason why the guest cannot have its memory.
 #[derive(Debug, Error)]
 pub enum MemoryError {
+    /// The limit of file sizes (`RLIMIT_FSIZE`), and a device whose process maps the memory.
+    #[error(
+        "--memory: the limit of file sizes (ulimit -f) is below {mib} MiB, and memory that virtiofsd, passt or another process maps is a file; raise the limit, or start without --fs, --net user and other devices of a socket"
+    )]
+    FileLimit {
+        /// The requested size in MiB.
+        mib: u64,
+    },
     /// The host makes no file of this size.
     #[error("--memory: the host cannot provide {mib} MiB; use a smaller size")]
     File {
@@ -111,16 +119,23 @@ impl RamLayout {
         }
     }
 
-    /// Maps it as one shared memory file, lazily backed by the host unless `config` says
-    /// otherwise.
+    /// Maps it, lazily backed by the host unless `config` says otherwise. `shared`: other
+    /// processes map it too, so it is one memory file.
     ///
     /// # Errors
     /// If the host gives no such file or mapping.
-    pub fn allocate(self, config: MemoryConfig) -> Result<GuestMemoryMmap, MemoryError> {
+    pub fn allocate(
+        self,
+        config: MemoryConfig,
+        shared: bool,
+    ) -> Result<GuestMemoryMmap, MemoryError> {
         let size = self.low + self.high;
         let mib = size >> 20;
         check_against_host(config)?;
-        let file = memory_file(config, size)?;
+        // The pool of huge pages is one of files as well.
+        let file = (shared || config.hugepages)
+            .then(|| memory_file(config, size).map(Arc::new))
+            .transpose()?;
         let map_error = |source| MemoryError::Map { mib, source };
         let mut regions = Vec::new();
         for (start, offset, len) in [(0, 0, self.low), (ABOVE_4G, self.low, self.high)] {
@@ -160,6 +175,9 @@ impl RamLayout {
             if let Err(error) = core_dump::leave_out(region.as_ptr(), len) {
                 log::warn!("guest memory will be part of core dumps: {error}");
             }
+            if let Err(error) = memory_file::prefer_huge_pages(region.as_ptr(), len) {
+                log::debug!("guest memory has no huge pages: {error}");
+            }
             if config.prefault {
                 memory_file::populate(region.as_ptr(), len)
                     .map_err(|source| MemoryError::Populate { mib, source })?;
@@ -194,29 +212,19 @@ impl RamLayout {
     }
 }
 
-/// The file that is the guest's memory; none if the user's files may not be that large.
-fn memory_file(config: MemoryConfig, size: u64) -> Result<Option<Arc<File>>, MemoryError> {
+/// The file that is the guest's memory.
+fn memory_file(config: MemoryConfig, size: u64) -> Result<File, MemoryError> {
     let pages = if config.hugepages {
         PageSize::Huge2M
     } else {
         PageSize::Normal
     };
-    match memory_file::create(c"guest-memory", size, pages) {
-        Ok(file) => Ok(Some(Arc::new(file))),
-        Err(source) if config.hugepages => Err(no_huge_pages(size, source)),
-        // RLIMIT_FSIZE, which a user has for other files.
-        Err(error) if error.raw_os_error() == Some(libc::EFBIG) => {
-            log::warn!(
-                "the limit of file sizes (ulimit -f) is smaller than --memory: guest memory is \
-                 no file, so devices that other processes serve (--fs, --net user) fail"
-            );
-            Ok(None)
-        }
-        Err(source) => {
-            let mib = size >> 20;
-            Err(MemoryError::File { mib, source })
-        }
-    }
+    let mib = size >> 20;
+    memory_file::create(c"guest-memory", size, pages).map_err(|source| match source.raw_os_error() {
+        Some(libc::EFBIG) => MemoryError::FileLimit { mib },
+        _ if config.hugepages => no_huge_pages(size, source),
+        _ => MemoryError::File { mib, source },
+    })
 }
 
 fn no_huge_pages(size: u64, source: io::Error) -> MemoryError {
@@ -270,7 +278,7 @@ mod tests {
     #[test]
     fn every_region_is_a_part_of_one_shared_file() {
         let layout = RamLayout::of((3 << 30) + (1 << 20));
-        let memory = layout.allocate(PLAIN).unwrap();
+        let memory = layout.allocate(PLAIN, true).unwrap();
         let files: Vec<_> = memory.iter().map(|r| r.file_offset().unwrap()).collect();
         assert_eq!(files.len(), 2);
         assert!(std::ptr::eq(files[0].file(), files[1].file()));
@@ -278,6 +286,16 @@ mod tests {
         assert!(memory.iter().all(|r| r.flags() & libc::MAP_SHARED != 0));
         let len = files[0].file().metadata().unwrap().len();
         assert_eq!(len, (3 << 30) + (1 << 20));
+    }
+
+    /// The host gives huge pages unasked to such memory alone, without which a guest's boot
+    /// takes half as many instructions more.
+    #[test]
+    fn memory_that_nobody_else_maps_is_no_file() {
+        let memory = RamLayout::of(8 << 20).allocate(PLAIN, false).unwrap();
+        let region = memory.iter().next().unwrap();
+        assert!(region.file_offset().is_none());
+        assert_ne!(region.flags() & libc::MAP_PRIVATE, 0);
     }
 
     #[test]
@@ -305,7 +323,7 @@ mod tests {
     fn prefault_provides_every_page() {
         for (prefault, kib) in [(false, "0 kB"), (true, "8192 kB")] {
             let config = MemoryConfig { prefault, ..PLAIN };
-            let memory = RamLayout::of(8 << 20).allocate(config).unwrap();
+            let memory = RamLayout::of(8 << 20).allocate(config, true).unwrap();
             let start = format!("\n{:x}-", memory.iter().next().unwrap().as_ptr().addr());
             let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
             let entry = maps.split_once(&start).unwrap().1;
@@ -318,7 +336,7 @@ mod tests {
     #[test]
     fn guest_memory_is_in_no_core_dump() {
         let memory = RamLayout::of((3 << 30) + (1 << 20))
-            .allocate(PLAIN)
+            .allocate(PLAIN, false)
             .unwrap();
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         for region in memory.iter() {

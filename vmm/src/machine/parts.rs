@@ -93,7 +93,7 @@ impl<'a> Blueprint<'a> {
     pub(super) fn build_vm(&self, files: &mut Files) -> Result<(Vm, BootState), BuildError> {
         let size = self.config.memory.size;
         let ram = RamLayout::of(size);
-        let memory = ram.allocate(self.config.memory)?;
+        let memory = ram.allocate(self.config.memory, self.config.shares_memory())?;
         let inputs = BootInputs {
             kernel: &mut files.kernel,
             initramfs: &mut files.initramfs,
