@@ -24,7 +24,7 @@ const MOST_CHILDREN: usize = 3;
 /// What a child does before it ends, in operations.
 const OF_CHILD: u64 = 20;
 /// How often a line tells that the storm goes on, in operations.
-const REPORT: u64 = 200;
+const REPORT: u64 = 25;
 
 /// One event, mapped or not.
 struct Event {

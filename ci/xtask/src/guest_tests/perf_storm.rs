@@ -51,7 +51,8 @@ pub(super) fn all() -> Vec<GuestTest> {
     ]
 }
 
-/// vCPU 2 comes and goes where the host has looked and the guest may go on.
+/// vCPU 2 comes and goes where the host has looked and the guest may go on. The guest tells
+/// that it has seen the vCPU before the host takes it away again.
 fn guest_line(storm: &Storm) -> String {
     let Storm {
         operations,
@@ -59,7 +60,7 @@ fn guest_line(storm: &Storm) -> String {
     } = storm;
     format!(
         "cd /sys/devices/system/cpu; \
-         at() {{ echo $1; until [ -d cpu2 ]; do sleep 0.2; done; while [ -d cpu2 ]; do sleep 0.2; done; }}; \
+         at() {{ echo $1; until [ -d cpu2 ]; do sleep 0.2; done; echo came-$1; while [ -d cpu2 ]; do sleep 0.2; done; }}; \
          echo -1 >/proc/sys/kernel/perf_event_paranoid; \
          echo {MOST_SAMPLES} >/proc/sys/kernel/perf_event_max_sample_rate; at boot; \
          perf_storm 7 {FIRST}; echo first=$?; at warm; \
@@ -80,8 +81,8 @@ fn row(
     let line = format!(
         "{}size() {{ echo $1 fds=$(ls /proc/$vmm/fd | wc -l) tasks=$(ls /proc/$vmm/task | wc -l) \
            $(grep VmData /proc/$vmm/status); }}; \
-         go() {{ $ctl vcpu add 2 && $ctl vcpu remove 2 && echo went; }}; \
-         word boot; go; word warm; sleep 2; size before; go; word calm; sleep 2; size after; go; \
+         go() {{ $ctl vcpu add 2; word came-$1; $ctl vcpu remove 2 && echo went; }}; \
+         word boot; go boot; word warm; sleep 2; size before; go warm; word calm; sleep 2; size after; go calm; \
          echo === log; cat /tmp/log; echo === end; {ENDED}",
         run.started()
     );
