@@ -16,8 +16,11 @@ use crate::say;
 const MARKER: &str = "perfvisor.exit=";
 /// The longest line that goes on the kernel command line.
 const LONGEST_INLINE: usize = 1024;
-/// Only what is at least critical comes between the line's output.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet loglevel=3 panic=-1";
+/// What every guest kernel is told. Only what is at least critical comes between the line's
+/// output. The kernel neither tests its ciphers nor reads certificates: half of its boot, in
+/// an emulated host.
+pub(crate) const KERNEL_WORDS: &str = "console=ttyS0 quiet loglevel=3 cryptomgr.notests \
+    initcall_blacklist=jent_mod_init,crypto_kdf108_init,load_system_certificate_list";
 const MEMORY: &str = "size=512M";
 
 /// The guest that is to run.
@@ -48,7 +51,7 @@ pub(crate) fn run_line(
     (name, line): (&str, &str),
     job: &mut Job,
 ) -> Result<String> {
-    let mut cmdline = String::from(KERNEL_WORDS);
+    let mut cmdline = format!("{KERNEL_WORDS} panic=-1");
     if !guest.append.is_empty() {
         cmdline.push(' ');
         cmdline.push_str(&guest.append);
@@ -85,9 +88,10 @@ pub(crate) fn run_line(
     Ok(all)
 }
 
-/// `6.12` is the distribution's image; `vmlinux-6.12` is the ELF file inside it.
+/// `6.12` and `vmlinuz-6.12` are the distribution's image; `vmlinux-6.12` is the ELF file
+/// inside it.
 fn image_name(kernel: &str) -> String {
-    if kernel.starts_with("vmlinux-") {
+    if kernel.starts_with("vmlin") {
         kernel.to_owned()
     } else {
         format!("vmlinuz-{kernel}")

@@ -55,6 +55,12 @@ fn kernels(args: &DemoArgs) -> Vec<String> {
     vec![host.unwrap_or(nested::DEFAULT_KERNEL).into(), guest.into()]
 }
 
+/// The kernel that it boots as an ELF file, if it does.
+fn elf(args: &DemoArgs) -> Vec<String> {
+    let elf = args.guest_kernel.strip_prefix("vmlinux-");
+    elf.into_iter().map(str::to_owned).collect()
+}
+
 /// Runs the demo. The exit status is 0 if perf showed what it must.
 pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
     let nested = args.mock_pmu || args.host_kernel.is_some() || place::no_native_guests().is_some();
@@ -71,7 +77,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         debian: false,
         guest_disks: false,
         kernels: kernels(args),
-        no_elf: !args.guest_kernel.starts_with("vmlinux-"),
+        elf: Some(elf(args)),
     };
     let place = place::prepare(&host)?;
     let pmu = args.pmu.as_deref();

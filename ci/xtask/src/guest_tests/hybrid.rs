@@ -105,7 +105,7 @@ fn counted_on(seen: &Seen, pmu: &str, place: &str) -> Result<()> {
 /// What contradicts the host's PMUs starts nothing.
 fn refused() -> String {
     let refuse =
-        |flags: &str| format!("perfvisor run --kernel {{vmlinuz-6.12}} {flags}; echo status=$?; ");
+        |flags: &str| format!("perfvisor run --kernel {{kernel-6.12}} {flags}; echo status=$?; ");
     [
         refuse("--pmu type=core --cpus boot=1,affinity=[0@[1,2]]"),
         refuse("--pmu type=atom --cpus boot=2,affinity=[1@[0]]"),

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 
 use super::Seen;
+use crate::guest::KERNEL_WORDS;
 
 /// The rate of the host's TSC in MHz, where the line has shown it from /proc/cpuinfo.
 pub(super) fn host_mhz(seen: &Seen) -> Result<f64> {
@@ -54,9 +55,9 @@ impl Hosted<'_> {
             line,
         } = self;
         format!(
-            "rm -f /tmp/console; perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}} \
+            "rm -f /tmp/console; perfvisor run --kernel {{kernel-{kernel}}} --initramfs {{guest.cpio}} \
                --memory size=256M --serial file=/tmp/console --api-socket path=/tmp/api {flags} \
-               --cmdline 'console=ttyS0 quiet loglevel=3 {append} perfvisor.run=\"{line}\"' & \
+               --cmdline '{KERNEL_WORDS} {append} perfvisor.run=\"{line}\"' & \
              vmm=$!; ctl='perfvisor ctl --api-socket /tmp/api'; \
              word() {{ until grep -qs \"^$1\" /tmp/console; do sleep 0.1; done; }}; "
         )

@@ -96,9 +96,9 @@ pub(crate) struct HostArgs {
     /// The kernels that are needed, of hosts and of guests; none: all that there are.
     #[arg(skip)]
     pub(crate) kernels: Vec<String>,
-    /// Whether the kernels' ELF files may be left out.
+    /// The kernels that are needed as ELF files too, if not all.
     #[arg(skip)]
-    pub(crate) no_elf: bool,
+    pub(crate) elf: Option<Vec<String>>,
 }
 
 /// What a job is: a shell line, and files that it finds.
@@ -181,8 +181,8 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     if !args.debian {
         archives.push(images::images(&kernels, &images::guest(&kernels)?)?);
     }
-    if !args.debian && !args.no_elf {
-        archives.push(images::elf_kernels(&kernels)?);
+    if !args.debian {
+        archives.push(images::elf_kernels(&elf(&kernels, args.elf.as_deref()))?);
     }
     if args.mock_pmu.is_some() {
         archives.push(images::mock_pmu(&kernel)?);
@@ -202,6 +202,12 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
         share,
         disks,
     })
+}
+
+/// Those of the kernels whose series are wanted.
+fn elf(kernels: &[Kernel], wanted: Option<&[String]>) -> Vec<Kernel> {
+    let is_wanted = |k: &&Kernel| wanted.is_none_or(|all| all.contains(&k.series));
+    kernels.iter().filter(is_wanted).cloned().collect()
 }
 
 /// The disks that the host has: its own, and those for guests.

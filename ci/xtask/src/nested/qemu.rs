@@ -18,8 +18,11 @@ const MEMORY: &str = "4G";
 /// With SVM. Without XSAVE: TCG executes a guest's XSETBV without telling KVM, whose
 /// CPUID leaf 0DH is then wrong, and each guest kernel warns of it. Then also without what
 /// needs XSAVE: a kernel 7 uses AVX for a check of its own, at boot, if the CPU shows it.
-const CPU: &str = "max,+svm,-xsave,-avx,-avx2,-fma,-f16c";
-const CMDLINE: &str = "console=ttyS0 quiet loglevel=5 oops=panic panic=-1";
+/// Without fast copies by bytes (ERMS, FSRM): TCG takes as long for a byte as for a word,
+/// and kernels then copy words.
+const CPU: &str = "max,+svm,-xsave,-avx,-avx2,-fma,-f16c,-erms,-fsrm";
+const CMDLINE: &str = "console=ttyS0 quiet loglevel=5 oops=panic panic=-1 cryptomgr.notests \
+    initcall_blacklist=jent_mod_init,crypto_kdf108_init";
 /// By the wall's clock, a TSC that is taken as it is and of a known rate: on a busy machine
 /// the clocksource watchdog's reads take too long, and the kernel gives the TSC up.
 const TSC: &str = "tsc=nowatchdog tsc_early_khz=";
