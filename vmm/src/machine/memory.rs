@@ -220,10 +220,12 @@ fn memory_file(config: MemoryConfig, size: u64) -> Result<File, MemoryError> {
         PageSize::Normal
     };
     let mib = size >> 20;
-    memory_file::create(c"guest-memory", size, pages).map_err(|source| match source.raw_os_error() {
-        Some(libc::EFBIG) => MemoryError::FileLimit { mib },
-        _ if config.hugepages => no_huge_pages(size, source),
-        _ => MemoryError::File { mib, source },
+    memory_file::create(c"guest-memory", size, pages).map_err(|source| {
+        match source.raw_os_error() {
+            Some(libc::EFBIG) => MemoryError::FileLimit { mib },
+            _ if config.hugepages => no_huge_pages(size, source),
+            _ => MemoryError::File { mib, source },
+        }
     })
 }
 
