@@ -12,10 +12,10 @@ use thiserror::Error;
 
 use super::folders::{Folders, SharedPath};
 use super::plan;
-use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::backend::{Isolation, ProgramError, SharedFolder, start_virtiofsd};
 use crate::devices::virtio::console::{ConsoleHandle, ConsolePort, VirtioConsole};
 use crate::devices::virtio::vhost_user::{Backend, BackendKind, BackendUnusable, VhostUserDevice};
+use crate::devices::virtio::{Threaded, VirtioDevice};
 use crate::stop::StopSignal;
 
 /// The reason why a device cannot be.
@@ -52,7 +52,7 @@ impl ExecDevices {
         let (control, theirs) = UnixStream::pair()?;
         let (rows, columns) = plan::size();
         let (console, handle) = VirtioConsole::new(streams(theirs)?, (columns, rows))?;
-        let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(console)];
+        let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Threaded::new(console))];
         for folder in &folders.shared {
             devices.push(Box::new(serve(folder, stop)?));
         }

@@ -8,6 +8,7 @@ use super::serial_file::SerialFile;
 use super::virtio::{DeviceContext, DeviceError, DeviceMaker, NamedDevice};
 use crate::config::{ConsoleConfig, DiskConfig, VmConfig};
 use crate::devices::serial::FILE_LIMIT;
+use crate::devices::virtio::Threaded;
 use crate::devices::virtio::block::{OpenDisk, VirtioBlock};
 use crate::devices::virtio::console::{ConsolePort, VirtioConsole};
 use crate::devices::virtio::rng::VirtioRng;
@@ -29,7 +30,7 @@ pub(super) fn makers(config: &VmConfig) -> Vec<DeviceMaker> {
         makers.push(Box::new(|_| {
             Ok(NamedDevice {
                 name: "rng".to_owned(),
-                device: Box::new(VirtioRng::default()),
+                device: Box::new(Threaded::new(VirtioRng)),
             })
         }));
     }
@@ -53,7 +54,7 @@ fn disk_device(
         }
     })?;
     let full = Arc::clone(&context.shared.host_full);
-    let device = Box::new(VirtioBlock::new(name.clone(), disk, full));
+    let device = Box::new(Threaded::new(VirtioBlock::new(name.clone(), disk, full)));
     Ok(NamedDevice { name, device })
 }
 
@@ -96,7 +97,7 @@ fn console_device(
     drop(context.shared.terminal.set(handle));
     Ok(NamedDevice {
         name: "console".to_owned(),
-        device: Box::new(device),
+        device: Box::new(Threaded::new(device)),
     })
 }
 

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use super::block::{DiskFull, OpenDisk, VirtioBlock};
 use super::console::{ConsolePort, VirtioConsole};
-use super::rng::{RngTask, VirtioRng};
+use super::rng::VirtioRng;
 use super::testing::{BUFFERS, TestDriver};
+use super::threaded::ThreadedDevice;
 use super::worker::{DeviceTask, Progress};
-use super::{Activation, VirtioDevice};
 use crate::fuzz_input::FuzzInput;
 use crate::sys::memory_file::{self, PageSize};
 
@@ -39,14 +39,7 @@ pub fn block(data: &[u8]) {
     let shown = file.try_clone();
     let disk = OpenDisk::raw(file, DISK, read_only);
     let mut device = VirtioBlock::new("disk0".to_owned(), disk, Arc::new(Nobody));
-    run(
-        &mut device,
-        &mut input,
-        VirtioBlock::task,
-        |device, task| {
-            device.take_back(task);
-        },
-    );
+    run(&mut device, &mut input);
     #[expect(clippy::unwrap_used, reason = "a check")]
     let len = shown.unwrap().metadata().unwrap().len();
     assert_eq!(len, DISK, "the disk keeps its size");
@@ -64,14 +57,7 @@ pub fn console(data: &[u8]) {
     else {
         return;
     };
-    run(
-        &mut device,
-        &mut input,
-        VirtioConsole::task,
-        |device, task| {
-            device.take_back(task);
-        },
-    );
+    run(&mut device, &mut input);
     handle.resize(1, 2);
 }
 
@@ -81,9 +67,7 @@ pub fn console(data: &[u8]) {
 /// If the device does not keep what it promises.
 pub fn rng(data: &[u8]) {
     let mut input = FuzzInput::new(data);
-    let mut device = VirtioRng::default();
-    let task = |_: &mut VirtioRng, activation| RngTask::new(activation);
-    run(&mut device, &mut input, task, |_, _| {});
+    run(&mut VirtioRng, &mut input);
 }
 
 fn disk_file() -> File {
@@ -107,19 +91,14 @@ fn pipes(bytes: &[u8]) -> io::Result<Vec<ConsolePort>> {
 }
 
 /// Does what the input says: descriptors, indices, bytes, work, resets.
-fn run<D: VirtioDevice, T: DeviceTask>(
-    device: &mut D,
-    input: &mut FuzzInput<'_>,
-    start: impl Fn(&mut D, Activation) -> Result<T, super::ActivateError>,
-    stop: impl Fn(&mut D, T),
-) {
+fn run(device: &mut impl ThreadedDevice, input: &mut FuzzInput<'_>) {
     let mut driver = TestDriver::new(device.queue_sizes());
     let features = device.features();
     let mut task = None;
     while !input.is_empty() {
         if task.is_none() {
             let agreed = features & input.word();
-            task = start(device, driver.activation(agreed)).ok();
+            task = device.task(driver.activation(agreed)).ok();
         }
         let order = input.byte();
         let broken = match order % 8 {
@@ -131,11 +110,11 @@ fn run<D: VirtioDevice, T: DeviceTask>(
             }
         };
         if broken && let Some(task) = task.take() {
-            stop(device, task);
+            device.take_back(task);
         }
     }
     if let Some(task) = task {
-        stop(device, task);
+        device.take_back(task);
     }
 }
 

@@ -19,6 +19,7 @@ mod queue;
 pub mod rng;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod testing;
+mod threaded;
 pub mod vhost;
 pub mod vhost_kernel;
 mod vhost_rings;
@@ -28,6 +29,7 @@ mod worker;
 pub use device::{
     ActivateError, Activation, ActiveQueue, ConfigInterrupt, DeviceKind, OutputState, VirtioDevice,
 };
+pub(crate) use threaded::Threaded;
 
 /// Answers a read of a device's configuration: bytes beyond its end are 0.
 fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {

@@ -23,7 +23,7 @@ const MAX_DESCRIPTORS: usize = 1026;
 
 /// The reason why a device stops until the driver resets it.
 #[derive(Debug, Error)]
-pub(super) enum QueueFault {
+pub(crate) enum QueueFault {
     /// The rings are not where the driver said, or hold impossible numbers.
     #[error("the rings of queue {queue} are not usable: {source}")]
     Ring {

@@ -5,8 +5,9 @@ use std::os::fd::AsRawFd;
 use vmm_sys_util::epoll::EventSet;
 
 use super::queue::{Chain, DeviceQueue, QueueFault, RING_FEATURES, total};
-use super::worker::{DeviceTask, Progress, WatchedFd, Worker};
-use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, VirtioDevice};
+use super::threaded::ThreadedDevice;
+use super::worker::{DeviceTask, Progress, WatchedFd};
+use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind};
 use crate::sys::random;
 
 /// Descriptors in the queue.
@@ -18,11 +19,11 @@ const TURNS: u32 = 64;
 
 /// The device.
 #[derive(Debug, Default)]
-pub struct VirtioRng {
-    worker: Option<Worker<RngTask>>,
-}
+pub struct VirtioRng;
 
-impl VirtioDevice for VirtioRng {
+impl ThreadedDevice for VirtioRng {
+    type Task = RngTask;
+
     fn kind(&self) -> DeviceKind {
         DeviceKind::Rng
     }
@@ -39,40 +40,16 @@ impl VirtioDevice for VirtioRng {
         super::copy_config(&[], offset, data);
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.reset();
-        self.worker = Some(Worker::activate(RngTask::new(activation)?)?);
-        Ok(())
+    fn task(&mut self, activation: Activation) -> Result<RngTask, ActivateError> {
+        RngTask::new(activation)
     }
 
-    fn reset(&mut self) {
-        drop(self.worker.take().and_then(Worker::into_task));
-    }
-
-    fn pause(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.pause();
-        }
-    }
-
-    fn resume(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.resume();
-        }
-    }
-}
-
-impl Drop for VirtioRng {
-    fn drop(&mut self) {
-        self.reset();
-    }
+    fn take_back(&mut self, _task: RngTask) {}
 }
 
 /// The work of its thread.
 #[derive(Debug)]
-pub(super) struct RngTask {
+pub(crate) struct RngTask {
     queue: DeviceQueue,
     chain: Chain,
     interrupt: ConfigInterrupt,
@@ -143,11 +120,12 @@ impl DeviceTask for RngTask {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{BUFFERS, TestDriver};
+    use super::super::{Threaded, VirtioDevice};
     use super::*;
 
     #[test]
     fn buffers_are_filled_and_interrupt_once() {
-        let mut device = VirtioRng::default();
+        let mut device = Threaded::new(VirtioRng);
         let mut driver = TestDriver::new(device.queue_sizes());
         driver.activate(&mut device, RING_FEATURES).unwrap();
         let queue = &mut driver.queues[0];
@@ -171,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_buffer_to_read_is_a_fault() {
-        let mut device = VirtioRng::default();
+        let mut device = Threaded::new(VirtioRng);
         let mut driver = TestDriver::new(device.queue_sizes());
         driver.activate(&mut device, RING_FEATURES).unwrap();
         driver.queues[0].add(&[(BUFFERS, 8, false)]);

@@ -32,7 +32,7 @@ const EVENTS: usize = 16;
 /// A descriptor that wakes a task. Each change of it wakes once (`EPOLLET`): a task
 /// remembers what is ready, and nobody has to read an eventfd.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WatchedFd {
+pub(crate) struct WatchedFd {
     /// The descriptor.
     pub(super) fd: RawFd,
     /// What to wait for.
@@ -43,7 +43,7 @@ pub(super) struct WatchedFd {
 
 /// What a task does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// Waits for an event.
     Wait,
     /// Goes on at once, after a look at events.
@@ -65,7 +65,7 @@ impl Progress {
 }
 
 /// The work of a device's thread.
-pub(super) trait DeviceTask: Send + Debug + 'static {
+pub(crate) trait DeviceTask: Send + Debug + 'static {
     /// The device's name, for logs and for the thread.
     fn name(&self) -> &str;
 
@@ -110,27 +110,22 @@ impl<T: Debug> Debug for WorkerState<T> {
 }
 
 impl<T: DeviceTask> Worker<T> {
-    /// A task without a thread.
+    /// A worker without a task.
     ///
     /// # Errors
     /// The host's error, if it gives no eventfd.
-    pub(super) fn new(task: T) -> Result<Self, ActivateError> {
+    pub(super) fn new() -> Result<Self, ActivateError> {
         let stop = EventFd::new(EFD_NONBLOCK).map_err(|source| ActivateError::Host {
             what: "create an eventfd",
             source,
         })?;
-        let state = WorkerState::Stopped(Some(task));
+        let state = WorkerState::Stopped(None);
         Ok(Self { state, stop })
     }
 
-    /// Starts the thread of a task that can be lost with its thread.
-    ///
-    /// # Errors
-    /// The host's error.
-    pub(super) fn activate(task: T) -> Result<Self, ActivateError> {
-        let mut worker = Self::new(task)?;
-        worker.start()?;
-        Ok(worker)
+    /// Gives a task to a worker that has none.
+    pub(super) fn employ(&mut self, task: T) {
+        self.state = WorkerState::Stopped(Some(task));
     }
 
     /// Ends the thread: when this returns, nothing works on the queues.

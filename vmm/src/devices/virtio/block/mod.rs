@@ -29,8 +29,8 @@ use self::open::SECTOR;
 pub use self::open::{DiskError, OpenDisk};
 use self::task::BlockTask;
 use super::queue::{DeviceQueue, RING_FEATURES};
-use super::worker::Worker;
-use super::{ActivateError, Activation, DeviceKind, VirtioDevice};
+use super::threaded::ThreadedDevice;
+use super::{ActivateError, Activation, DeviceKind};
 use crate::rate_limit::RateLimit;
 
 /// Descriptors in the queue.
@@ -60,9 +60,8 @@ pub struct VirtioBlock {
     features: u64,
     config: [u8; 60],
     full: Arc<dyn DiskFull>,
-    /// The disk, while there is no worker.
+    /// The disk, while no thread has it.
     disk: Option<OpenDisk>,
-    worker: Option<Worker<BlockTask>>,
 }
 
 impl VirtioBlock {
@@ -85,41 +84,7 @@ impl VirtioBlock {
             config: configuration(disk.image.size(), disk.image.block_size()),
             full,
             disk: Some(disk),
-            worker: None,
         }
-    }
-}
-
-impl VirtioBlock {
-    pub(super) fn take_back(&mut self, task: BlockTask) {
-        self.disk = Some(task.into_disk());
-    }
-
-    /// The work of the device's thread. It has the disk.
-    pub(super) fn task(&mut self, activation: Activation) -> Result<BlockTask, ActivateError> {
-        let Activation {
-            memory,
-            features,
-            queues,
-            config_interrupt,
-        } = activation;
-        let queue = queues.into_iter().find(|queue| queue.index == 0);
-        let queue = queue.ok_or(ActivateError::MissingQueue(0))?;
-        let queue = DeviceQueue::new(queue, &memory, features)?;
-        let Some(disk) = self.disk.take() else {
-            return Err(ActivateError::Host {
-                what: "use a disk that was lost with its thread",
-                source: io::Error::from(io::ErrorKind::NotFound),
-            });
-        };
-        Ok(BlockTask::new(
-            self.name.clone(),
-            queue,
-            disk,
-            features,
-            Arc::clone(&self.full),
-            config_interrupt,
-        ))
     }
 }
 
@@ -160,7 +125,9 @@ fn id_bytes(serial: &str) -> [u8; ID_BYTES] {
     id
 }
 
-impl VirtioDevice for VirtioBlock {
+impl ThreadedDevice for VirtioBlock {
+    type Task = BlockTask;
+
     fn kind(&self) -> DeviceKind {
         DeviceKind::Block
     }
@@ -177,35 +144,35 @@ impl VirtioDevice for VirtioBlock {
         super::copy_config(&self.config, offset, data);
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.reset();
-        let task = self.task(activation)?;
-        let started = self.worker.insert(Worker::new(task)?).start();
-        if started.is_err() {
-            self.reset();
-        }
-        started
+    fn task(&mut self, activation: Activation) -> Result<BlockTask, ActivateError> {
+        let Activation {
+            memory,
+            features,
+            queues,
+            config_interrupt,
+        } = activation;
+        let queue = queues.into_iter().find(|queue| queue.index == 0);
+        let queue = queue.ok_or(ActivateError::MissingQueue(0))?;
+        let queue = DeviceQueue::new(queue, &memory, features)?;
+        let Some(disk) = self.disk.take() else {
+            return Err(ActivateError::Host {
+                what: "use a disk that was lost with its thread",
+                source: io::Error::from(io::ErrorKind::NotFound),
+            });
+        };
+        Ok(BlockTask::new(
+            self.name.clone(),
+            queue,
+            disk,
+            features,
+            Arc::clone(&self.full),
+            config_interrupt,
+        ))
     }
 
-    fn reset(&mut self) {
-        if let Some(task) = self.worker.take().and_then(Worker::into_task) {
-            self.take_back(task);
-            self.flush();
-        }
-    }
-
-    fn pause(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.pause();
-        }
-    }
-
-    fn resume(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.resume();
-        }
+    fn take_back(&mut self, task: BlockTask) {
+        self.disk = Some(task.into_disk());
+        self.flush();
     }
 }
 
@@ -221,11 +188,5 @@ impl VirtioBlock {
                 log::warn!("{}: {}: {error}", self.name, disk.path.display());
             }
         }
-    }
-}
-
-impl Drop for VirtioBlock {
-    fn drop(&mut self) {
-        self.reset();
     }
 }

@@ -28,7 +28,7 @@ const RANGE: usize = 16;
 
 /// The work of a disk's thread.
 #[derive(Debug)]
-pub(in super::super) struct BlockTask {
+pub(crate) struct BlockTask {
     name: String,
     queue: DeviceQueue,
     disk: OpenDisk,

@@ -7,6 +7,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::super::queue::GuestBuffer;
 use super::super::testing::{BUFFERS, INDIRECT, NEXT, RAM, TestDriver, WRITE, wait};
+use super::super::{Threaded, VirtioDevice};
 use super::image::DiskImage;
 use super::*;
 use crate::config::DiskConfig;
@@ -36,7 +37,7 @@ fn open_error(text: &str) -> String {
 
 /// A guest with a disk.
 struct Guest {
-    device: VirtioBlock,
+    device: Threaded<VirtioBlock>,
     driver: TestDriver,
     told: Arc<Told>,
 }
@@ -45,11 +46,12 @@ impl Guest {
     fn new(disk: OpenDisk) -> Self {
         let told = Arc::new(Told::default());
         let device = VirtioBlock::new("disk0".to_owned(), disk, Arc::clone(&told) as _);
+        let device = Threaded::new(device);
         let features = device.features();
         Self::with_features(device, told, features)
     }
 
-    fn with_features(mut device: VirtioBlock, told: Arc<Told>, features: u64) -> Self {
+    fn with_features(mut device: Threaded<VirtioBlock>, told: Arc<Told>, features: u64) -> Self {
         let mut driver = TestDriver::new(device.queue_sizes());
         driver.activate(&mut device, features).unwrap();
         Self {

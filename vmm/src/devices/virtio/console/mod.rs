@@ -29,8 +29,8 @@ use self::control::Control;
 use self::port::PortState;
 use self::task::ConsoleTask;
 use super::queue::{DeviceQueue, RING_FEATURES};
-use super::worker::Worker;
-use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, OutputState, VirtioDevice};
+use super::threaded::ThreadedDevice;
+use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, OutputState};
 use crate::sys::stream::{Stream, StreamUse};
 
 /// VIRTIO_CONSOLE_F_SIZE: the configuration has the size of the terminal.
@@ -183,9 +183,8 @@ impl ConsoleShared {
 pub struct VirtioConsole {
     queue_sizes: Vec<u16>,
     shared: Arc<ConsoleShared>,
-    /// The ports, while there is no worker.
+    /// The ports, while no thread has them.
     ports: Vec<ConsolePort>,
-    worker: Option<Worker<ConsoleTask>>,
 }
 
 impl VirtioConsole {
@@ -216,20 +215,48 @@ impl VirtioConsole {
             queue_sizes: vec![QUEUE_SIZE; 2 + 2 * ports.len()],
             shared,
             ports,
-            worker: None,
         };
         Ok((console, handle))
     }
 }
 
-impl VirtioConsole {
-    pub(super) fn take_back(&mut self, task: ConsoleTask) {
-        let ports = task.ports.into_iter();
-        self.ports = ports.map(PortState::into_port).collect();
+/// The numbers of the queues of a port: to the driver, from the driver.
+const fn port_queues(port: usize) -> (usize, usize) {
+    match port {
+        0 => (0, 1),
+        _ => (2 + 2 * port, 3 + 2 * port),
+    }
+}
+
+impl ThreadedDevice for VirtioConsole {
+    type Task = ConsoleTask;
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Console
     }
 
-    /// The work of the device's thread. It has the ports.
-    pub(super) fn task(&mut self, activation: Activation) -> Result<ConsoleTask, ActivateError> {
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn features(&self) -> u64 {
+        F_SIZE | F_MULTIPORT | RING_FEATURES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let TerminalSize { columns, rows } = *locked(&self.shared.size);
+        let mut config = [0; 12];
+        let ports = u32::try_from(self.queue_sizes.len() / 2 - 1).unwrap_or_default();
+        let fields = columns.to_le_bytes().into_iter().chain(rows.to_le_bytes());
+        let fields = fields.chain(ports.to_le_bytes());
+        config
+            .iter_mut()
+            .zip(fields)
+            .for_each(|(to, from)| *to = from);
+        super::copy_config(&config, offset, data);
+    }
+
+    fn task(&mut self, activation: Activation) -> Result<ConsoleTask, ActivateError> {
         let Activation {
             memory,
             features,
@@ -268,59 +295,11 @@ impl VirtioConsole {
             buffer: vec![0; port::CHUNK],
         })
     }
-}
 
-/// The numbers of the queues of a port: to the driver, from the driver.
-const fn port_queues(port: usize) -> (usize, usize) {
-    match port {
-        0 => (0, 1),
-        _ => (2 + 2 * port, 3 + 2 * port),
-    }
-}
-
-impl VirtioDevice for VirtioConsole {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Console
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &self.queue_sizes
-    }
-
-    fn features(&self) -> u64 {
-        F_SIZE | F_MULTIPORT | RING_FEATURES
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let TerminalSize { columns, rows } = *locked(&self.shared.size);
-        let mut config = [0; 12];
-        let ports = u32::try_from(self.queue_sizes.len() / 2 - 1).unwrap_or_default();
-        let fields = columns.to_le_bytes().into_iter().chain(rows.to_le_bytes());
-        let fields = fields.chain(ports.to_le_bytes());
-        config
-            .iter_mut()
-            .zip(fields)
-            .for_each(|(to, from)| *to = from);
-        super::copy_config(&config, offset, data);
-    }
-
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.reset();
-        let task = self.task(activation)?;
-        let started = self.worker.insert(Worker::new(task)?).start();
-        if started.is_err() {
-            self.reset();
-        }
-        started
-    }
-
-    fn reset(&mut self) {
+    fn take_back(&mut self, task: ConsoleTask) {
         *locked(&self.shared.interrupt) = None;
-        if let Some(task) = self.worker.take().and_then(Worker::into_task) {
-            self.take_back(task);
-        }
+        let ports = task.ports.into_iter();
+        self.ports = ports.map(PortState::into_port).collect();
     }
 
     fn flush_output(&mut self, within: Duration) -> OutputState {
@@ -333,23 +312,5 @@ impl VirtioDevice for VirtioConsole {
         } else {
             OutputState::Stands
         }
-    }
-
-    fn pause(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.pause();
-        }
-    }
-
-    fn resume(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.resume();
-        }
-    }
-}
-
-impl Drop for VirtioConsole {
-    fn drop(&mut self) {
-        self.reset();
     }
 }

@@ -15,7 +15,7 @@ use super::{ConsoleShared, TOKEN_PORTS, TOKEN_WAKE, locked};
 
 /// The work of the console's thread.
 #[derive(Debug)]
-pub(in super::super) struct ConsoleTask {
+pub(crate) struct ConsoleTask {
     pub(super) ports: Vec<PortState>,
     /// `None` for a driver without ports.
     pub(super) control: Option<Control>,

@@ -2,6 +2,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::super::testing::{BUFFERS, TestDriver, wait};
+use super::super::{Threaded, VirtioDevice};
 use super::*;
 
 /// Bytes of an input buffer, as Linux has them.
@@ -9,7 +10,7 @@ const PAGE: u32 = 4096;
 
 /// A driver that has found all ports.
 struct Guest {
-    device: VirtioConsole,
+    device: Threaded<VirtioConsole>,
     handle: ConsoleHandle,
     driver: TestDriver,
     messages: Vec<(u32, u16, u16, Vec<u8>)>,
@@ -17,7 +18,8 @@ struct Guest {
 
 impl Guest {
     fn new(ports: Vec<ConsolePort>) -> Self {
-        let (mut device, handle) = VirtioConsole::new(ports, (80, 25)).unwrap();
+        let (device, handle) = VirtioConsole::new(ports, (80, 25)).unwrap();
+        let mut device = Threaded::new(device);
         let mut driver = TestDriver::new(device.queue_sizes());
         let features = device.features();
         driver.activate(&mut device, features).unwrap();
@@ -241,7 +243,8 @@ fn a_new_size_reaches_the_guest() {
 fn a_driver_without_ports_has_one_console() {
     let (mut reader, writer) = io::pipe().unwrap();
     let port = ConsolePort::console("c", None, Some(writer.into())).unwrap();
-    let (mut device, handle) = VirtioConsole::new(vec![port], (0, 0)).unwrap();
+    let (device, handle) = VirtioConsole::new(vec![port], (0, 0)).unwrap();
+    let mut device = Threaded::new(device);
     let mut driver = TestDriver::new(device.queue_sizes());
     driver.activate(&mut device, 0).unwrap();
     driver.put(BUFFERS, b"boot\n");
@@ -260,7 +263,7 @@ fn streams_outlive_a_reset_of_the_driver() {
     let mut guest = Guest::new(vec![ConsolePort::stream("in", input, None).unwrap()]);
     guest.open_all(1);
     guest.device.reset();
-    let ports = std::mem::take(&mut guest.device.ports);
+    let ports = std::mem::take(&mut guest.device.device().ports);
     let mut guest = Guest::new(ports);
     guest.open_all(1);
     writer.write_all(b"again").unwrap();
@@ -285,7 +288,8 @@ fn a_limit_drops_what_goes_beyond_it() {
 #[test]
 fn a_missing_control_queue_is_refused() {
     let port = ConsolePort::console("c", None, None).unwrap();
-    let (mut device, _) = VirtioConsole::new(vec![port], (0, 0)).unwrap();
+    let (device, _) = VirtioConsole::new(vec![port], (0, 0)).unwrap();
+    let mut device = Threaded::new(device);
     let mut driver = TestDriver::new(&[64; 2]);
     let features = device.features();
     let error = driver.activate(&mut device, features).unwrap_err();
