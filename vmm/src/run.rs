@@ -2,14 +2,16 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{self, ExitCode};
+use std::sync::Arc;
 
 use clap::Parser;
 use thiserror::Error;
 
 use crate::cli::{
-    Cli, Command, ConfigFileError, LOG_VARIABLE, RunArgs, as_config_file, log_filter, refusal,
-    with_config_file,
+    Cli, Command, ConfigFileError, LOG_VARIABLE, OnReboot, RunArgs, as_config_file, log_filter,
+    refusal, with_config_file,
 };
 use crate::config::ConfigError;
 use crate::control;
@@ -20,12 +22,15 @@ use crate::launch::{Ended, Launch, LaunchError};
 use crate::machine::MachineExtras;
 use crate::output::log_line;
 use crate::output::stderr::{self, LogLines};
+use crate::stop::StopReason;
 use crate::sys::{end, signals, terminal};
 
 /// A flag or a file is not usable.
 const USAGE: u8 = 2;
 /// The host cannot run the VM.
 const HOST: u8 = 1;
+/// The flag of a guest that boots again.
+const AGAIN: &str = "--again";
 
 /// The reason why no VM was started.
 #[derive(Debug, Error)]
@@ -39,6 +44,9 @@ pub enum RunError {
     /// Standard output takes no configuration file.
     #[error("--print-config: cannot write to standard output")]
     Print(#[source] io::Error),
+    /// The guest cannot boot again.
+    #[error("cannot boot the guest again")]
+    Again(#[source] io::Error),
     /// The VM cannot be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -51,7 +59,7 @@ impl RunError {
         match self {
             Self::Config(_) | Self::ConfigFile(_) => USAGE,
             Self::Launch(error) if error.is_usage() => USAGE,
-            Self::Print(_) | Self::Launch(_) => HOST,
+            Self::Print(_) | Self::Again(_) | Self::Launch(_) => HOST,
         }
     }
 }
@@ -109,7 +117,13 @@ fn finish(run: impl FnOnce() -> u8) -> ExitCode {
 /// If nothing was started.
 pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     let config = args.vm_config()?;
-    let launch = Launch::prepare(&config, MachineExtras::none().map_err(LaunchError::from)?)?;
+    if let Some(name) = &args.name {
+        log_line::name(name);
+    }
+    let mut extras = MachineExtras::none().map_err(LaunchError::from)?;
+    extras.again = args.again;
+    let stop = Arc::clone(&extras.stop);
+    let launch = Launch::prepare(&config, extras)?;
     let console = launch.control().console;
     let Ended { reason, pmu } = launch.run();
     let lost = console.lost_at_end();
@@ -128,7 +142,30 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     } else {
         report(reason.as_ref());
     }
+    let reset = matches!(*reason, StopReason::Reset) && !stop.is_ordered();
+    if reset && args.on_reboot == OnReboot::Restart {
+        return Err(RunError::Again(boot_again()));
+    }
     Ok(status)
+}
+
+/// Becomes this program once more, with the same words: of the machine nothing is left,
+/// while threads that wait for a reader end with a process only. Signals that wait for us
+/// are still there. Returns why that cannot be.
+fn boot_again() -> io::Error {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let run = words.iter().position(|word| word == "run");
+    let at = run.map_or(words.len(), |run| run + 1);
+    if words.get(at).is_none_or(|word| word != AGAIN) {
+        words.insert(at, AGAIN.into());
+    }
+    end::undo();
+    stderr::flush();
+    let mut program = process::Command::new("/proc/self/exe");
+    if let Some((name, words)) = words.split_first() {
+        program.arg0(name).args(words);
+    }
+    program.exec()
 }
 
 /// Writes the flags as a configuration file, if they can be used.

@@ -47,6 +47,42 @@ fn both_resets_end_the_vm_with_status_zero() {
     }
 }
 
+/// The guest boots again and again, its console's file goes on, and a signal ends the VM.
+/// Lines of the log have the VM's name.
+#[test]
+fn a_guest_that_resets_itself_can_boot_again() {
+    let code = Code::default().text("hi\n").out(0x600, 0x01);
+    let Some(guest) = Guest::new("restart", &code) else {
+        return;
+    };
+    let log = guest.0.with_extension("log");
+    let serial = format!("file={}", log.display());
+    let args = [
+        "--serial",
+        &serial,
+        "--on-reboot",
+        "restart",
+        "--name",
+        "vm-7",
+    ];
+    let mut vm = guest.start_under(&["env", "PERFVISOR_LOG=info"], "off", &args);
+    let is_there = || fs::read(&log).is_ok_and(|text| text.starts_with(b"hi\nhi\nhi\n"));
+    while !is_there() {
+        assert_eq!(vm.try_wait().unwrap(), None, "it goes on");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let id = vm.id().to_string();
+    let killed = std::process::Command::new("kill").arg(&id).status();
+    assert!(killed.unwrap().success());
+    let output = vm.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(143), "{said}");
+    let line = format!(" vm-7[{id}] INFO ");
+    assert!(said.contains(&line), "{said}");
+    assert!(said.contains("the guest asked for a reset"), "{said}");
+    fs::remove_file(log).unwrap();
+}
+
 #[test]
 fn absent_ports_read_as_ones_and_port_61_as_zero() {
     let mut code = Code::default();

@@ -18,7 +18,7 @@ use crate::sys::files::{FileFault, InputFile};
 /// The largest file that is read.
 const MAX_LEN: u64 = 1 << 20;
 /// Flags that have no key.
-const NO_KEYS: [&str; 3] = ["config", "print-config", "help"];
+const NO_KEYS: [&str; 4] = ["config", "print-config", "help", "again"];
 
 /// The reason why a configuration file cannot be used.
 #[derive(Debug, Error)]

@@ -39,6 +39,13 @@ Environment:
   PERFVISOR_LOG  the log on standard error: off, error, warn [default], info, debug or
                  trace";
 
+pub(super) const ON_REBOOT: &str = "\
+What happens when the guest resets itself:
+  exit     the VM ends with status 0, as at a power-off (default)
+  restart  the guest boots again, with the files that the flags name as they are then; the
+           file of its console goes on. A process that serves a device at a socket must take
+           a second connection";
+
 pub(super) const CONFIG: &str = "\
 A TOML file with flags of this command. Its keys are the names of the flags. The value of
 a key is the text of the flag, or a table of its KEY=VALUE pairs, where true is on and

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{MonitorArg, api_socket};
 
@@ -146,6 +146,18 @@ pub struct RunArgs {
     #[arg(long)]
     pub debug_exit: bool,
 
+    /// When the guest resets itself: exit, or restart, which boots it again
+    #[arg(long, value_name = "exit|restart", default_value = "exit", hide_default_value = true, long_help = help::ON_REBOOT)]
+    pub on_reboot: OnReboot,
+
+    /// The guest has run before, and boots again.
+    #[arg(long, hide = true)]
+    pub again: bool,
+
+    /// The VM's name in the log [default: perfvisor]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    pub name: Option<String>,
+
     /// KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub kvm_device: PathBuf,
@@ -157,6 +169,30 @@ pub struct RunArgs {
     /// Print these flags and all defaults as a file for --config, and start nothing
     #[arg(long)]
     pub print_config: bool,
+}
+
+/// What becomes of a VM whose guest resets itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnReboot {
+    /// It ends.
+    Exit,
+    /// The guest boots again.
+    Restart,
+}
+
+/// The most letters of a name.
+const LONGEST_NAME: usize = 64;
+
+/// A name that a line of the log can begin with.
+fn parse_name(text: &str) -> Result<String, String> {
+    let fits = (1..=LONGEST_NAME).contains(&text.len());
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if fits && text.chars().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected: 1 to {LONGEST_NAME} letters, digits, '-', '_' and '.'"
+    ))
 }
 
 /// The flags of `perfvisor doctor`.
@@ -286,6 +322,16 @@ pub struct ShutdownArgs {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_name_is_one_plain_word() {
+        for name in ["a", "web-1.example_x", &"x".repeat(LONGEST_NAME)] {
+            assert_eq!(parse_name(name).as_deref(), Ok(name));
+        }
+        for name in ["", "a b", "a]", "\n", "ä", &"x".repeat(LONGEST_NAME + 1)] {
+            assert!(parse_name(name).is_err(), "{name:?}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -246,7 +246,7 @@ impl Machine {
         let created = blueprint.create_vcpus(&vm, boot_state)?;
         let stop = extras.stop;
         // May create a file: behind all that refuses what the user gave.
-        let console_files = ConsoleFiles::open(config, &files)?;
+        let console_files = ConsoleFiles::open(config, &files, extras.again)?;
         let serial_file = console_files.serial.as_ref();
         let serial = parts::open_serial(&config.serial, serial_file, extras.console)?;
         let (power_button, line) = parts::lines().map_err(host("an interrupt line"))?;

@@ -16,6 +16,8 @@ pub struct MachineExtras {
     pub devices: Vec<Box<dyn VirtioDevice>>,
     /// Where the serial port's output goes instead of where `--serial` says.
     pub console: Option<Box<dyn Write + Send>>,
+    /// Whether the guest has run before in this VM: the files of its consoles go on.
+    pub again: bool,
     /// Who hears of signals before they end the VM.
     pub signals: Option<SignalRelay>,
 }
@@ -38,6 +40,7 @@ impl MachineExtras {
             stop: Arc::new(StopSignal::new()?),
             devices: Vec::new(),
             console: None,
+            again: false,
             signals: None,
         })
     }

@@ -160,12 +160,21 @@ pub(super) struct ConsoleFiles {
 }
 
 impl ConsoleFiles {
-    /// Opens those that the configuration names.
-    pub(super) fn open(config: &VmConfig, files: &Files) -> Result<Self, SerialFileError> {
-        Ok(Self {
+    /// Opens those that the configuration names. If the guest boots `again`, what they hold
+    /// stays, whatever the flags say.
+    pub(super) fn open(
+        config: &VmConfig,
+        files: &Files,
+        again: bool,
+    ) -> Result<Self, SerialFileError> {
+        let mut opened = Self {
             serial: SerialFile::open(config, files)?,
             console: SerialFile::open_console(config, files)?,
-        })
+        };
+        for file in opened.serial.iter_mut().chain(&mut opened.console) {
+            file.append |= again;
+        }
+        Ok(opened)
     }
 
     /// Makes them the guest's.

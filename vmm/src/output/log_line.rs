@@ -1,11 +1,21 @@
 //! The form of a line of the log: when, who, how bad, where, what.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::Record;
 
-/// Writes a record as one line. The process's number tells the VMs of a host apart.
+/// What the VM is called.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// Calls the VM so in each line from here on; the first name stays.
+pub fn name(name: &str) {
+    NAME.get_or_init(|| name.to_owned());
+}
+
+/// Writes a record as one line. The name and the process's number tell the VMs of a host
+/// apart.
 ///
 /// # Errors
 /// What writing says.
@@ -13,8 +23,9 @@ pub fn write(out: &mut impl Write, record: &Record<'_>) -> io::Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     writeln!(
         out,
-        "[{} perfvisor[{}] {:<5} {}] {}",
+        "[{} {}[{}] {:<5} {}] {}",
         timestamp(now.unwrap_or_default()),
+        NAME.get().map_or("perfvisor", String::as_str),
         std::process::id(),
         record.level(),
         record.target(),

@@ -9,6 +9,25 @@ use std::path::{Path, PathBuf};
 use super::file_lock::{self, LockKind, LockRefusal};
 use super::files::{FileFault, FileId, must_be_regular};
 
+/// File systems whose files are the kernel's words and switches (statfs(2)): what is written
+/// there is an order, and not kept.
+const OF_THE_KERNEL: [i64; 9] = [
+    libc::PROC_SUPER_MAGIC,
+    libc::SYSFS_MAGIC,
+    libc::CGROUP_SUPER_MAGIC,
+    libc::CGROUP2_SUPER_MAGIC,
+    libc::DEBUGFS_MAGIC,
+    libc::TRACEFS_MAGIC,
+    libc::SECURITYFS_MAGIC,
+    libc::SELINUX_MAGIC,
+    libc::BPF_FS_MAGIC,
+];
+
+fn is_the_kernels(file: &File) -> io::Result<bool> {
+    let kind = rustix::fs::fstatfs(file)?.f_type;
+    Ok(OF_THE_KERNEL.contains(&kind))
+}
+
 /// Whether this process is the only writer.
 #[derive(Debug)]
 pub enum Lock {
@@ -56,6 +75,9 @@ impl OutputFile {
             .open(path)?;
         let metadata = file.metadata()?;
         must_be_regular(&metadata)?;
+        if is_the_kernels(&file)? {
+            return Err(FileFault::Kind("a file of the kernel's own"));
+        }
         Ok(Self {
             file,
             id: FileId::of(&metadata),
@@ -140,6 +162,17 @@ mod tests {
         output.writer().unwrap().write_all(b"new").unwrap();
         drop(output);
         assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_file_of_the_kernels_own_is_none() {
+        for path in ["/proc/self/mem", "/proc/self/oom_score_adj"] {
+            let fault = OutputFile::open(Path::new(path)).unwrap_err();
+            assert!(
+                matches!(fault, FileFault::Kind("a file of the kernel's own")),
+                "{path}: {fault:?}"
+            );
+        }
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn only_a_regular_file_is_a_console() {
         (&socket, ["a socket", "tail -f"]),
         (&link, ["a symbolic link", "that it leads to"]),
         ("/dev/full", ["a character device", "tty for this terminal"]),
+        ("/proc/self/mem", ["the kernel's own", "a regular file"]),
     ] {
         let serial = format!("file={path}");
         let parts = [&["--serial", path, WHAT_WORKS], &parts[..]].concat();
