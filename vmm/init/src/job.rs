@@ -66,6 +66,8 @@ pub struct Job {
     pub terminal: Option<Terminal>,
     /// The guest's name.
     pub host_name: OsString,
+    /// Whether it has a network card, for which somebody on the host answers DHCP.
+    pub network: bool,
 }
 
 /// Why bytes are no job.
@@ -140,6 +142,10 @@ impl Job {
                 format!("{rows} {columns} {stdout} {stderr}").as_bytes(),
             );
         }
+        if self.network {
+            out.add("network", b"dhcp");
+        }
+        // The last one is there in every job, so that a part of a job is none.
         out.add("hostname", self.host_name.as_bytes());
         out.0
     }
@@ -186,6 +192,7 @@ impl Job {
             "share" => self.shares.push(share(value)?),
             "terminal" => self.terminal = Some(terminal(value)?),
             "hostname" => self.host_name = text(),
+            "network" => self.network = (value == b"dhcp").then_some(true)?,
             _ => return None,
         }
         Some(())
@@ -270,6 +277,7 @@ mod tests {
                 stderr: false,
             }),
             host_name: "host".into(),
+            network: true,
         }
     }
 
@@ -278,6 +286,7 @@ mod tests {
         let mut job = job();
         assert_eq!(Job::parse(&job.to_bytes()), Ok(job.clone()));
         job.terminal = None;
+        job.network = false;
         job.environment.clear();
         assert_eq!(Job::parse(&job.to_bytes()), Ok(job));
     }
@@ -292,7 +301,13 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_understood_is_named() {
-        for record in ["uid x", "share rx root /", "share rw root etc", "nonsense"] {
+        for record in [
+            "uid x",
+            "share rx root /",
+            "share rw root etc",
+            "network x",
+            "nonsense",
+        ] {
             let mut bytes = job().to_bytes();
             bytes.extend_from_slice(record.as_bytes());
             bytes.push(0);

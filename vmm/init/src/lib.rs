@@ -1,9 +1,12 @@
 //! What `perfvisor exec` and the guest's first program say to each other: the job, a file
-//! in the guest's initramfs ([`Job`]), and the messages of the control port ([`Message`]).
+//! in the guest's initramfs ([`Job`]), and the messages of the control port ([`Message`]);
+//! and two things that need tests: [`dhcp`] and [`symbols`].
 #![forbid(unsafe_code)]
 
+pub mod dhcp;
 mod job;
 mod message;
+pub mod symbols;
 
 pub use job::{Credentials, Job, JobError, Share, Terminal};
 pub use message::{Message, MessageReader};

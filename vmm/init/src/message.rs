@@ -16,6 +16,9 @@ pub enum Message {
     Exited(u8),
     /// Guest: a signal has ended the command.
     Killed(u8),
+    /// Guest: behind this line come the symbols of its kernel: so many bytes of its build
+    /// id, of [`crate::symbols::KALLSYMS`] and of [`crate::symbols::MODULES`].
+    Symbols([u32; 3]),
     /// Host: send the command's process group a signal.
     Signal(u8),
     /// Host: the terminal has this many lines and columns.
@@ -31,6 +34,7 @@ impl Message {
             Self::Stopped(signal) => format!("stopped {signal}\n"),
             Self::Exited(status) => format!("exited {status}\n"),
             Self::Killed(signal) => format!("killed {signal}\n"),
+            Self::Symbols([id, symbols, modules]) => format!("symbols {id} {symbols} {modules}\n"),
             Self::Signal(signal) => format!("signal {signal}\n"),
             Self::Size(rows, columns) => format!("size {rows} {columns}\n"),
         }
@@ -41,7 +45,12 @@ impl Message {
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.trim_end().split(' ');
         let word = words.next()?;
-        let mut number = || words.next()?.parse::<u16>().ok();
+        let mut large = || words.next()?.parse::<u32>().ok();
+        if word == "symbols" {
+            let lengths = [large()?, large()?, large()?];
+            return words.next().is_none().then_some(Self::Symbols(lengths));
+        }
+        let mut number = || u16::try_from(large()?).ok();
         let byte = |number: Option<u16>| u8::try_from(number?).ok();
         let message = match word {
             "ready" => Self::Ready,
@@ -83,6 +92,20 @@ impl<R: Read> MessageReader<R> {
             }
         }
     }
+
+    /// Bytes behind a message.
+    ///
+    /// # Errors
+    /// What reading says; [`io::ErrorKind::UnexpectedEof`] if there are fewer.
+    pub fn bytes(&mut self, len: u32) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = (&mut self.0).take(len.into()).read_to_end(&mut bytes)?;
+        if u32::try_from(read) == Ok(len) {
+            Ok(bytes)
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +119,7 @@ mod tests {
             Message::Stopped(20),
             Message::Exited(255),
             Message::Killed(9),
+            Message::Symbols([40, u32::MAX, 0]),
             Message::Signal(2),
             Message::Size(24, 65535),
         ] {
@@ -104,9 +128,23 @@ mod tests {
     }
 
     #[test]
+    fn bytes_follow_a_message() {
+        let mut reader = MessageReader::new(&b"symbols 2 3 0\nab\n\0\nexited 1\nx"[..]);
+        assert_eq!(
+            reader.next_message().unwrap(),
+            Some(Message::Symbols([2, 3, 0]))
+        );
+        assert_eq!(reader.bytes(2).unwrap(), b"ab");
+        assert_eq!(reader.bytes(3).unwrap(), b"\n\0\n");
+        assert_eq!(reader.bytes(0).unwrap(), b"");
+        assert_eq!(reader.next_message().unwrap(), Some(Message::Exited(1)));
+        assert!(reader.bytes(2).is_err());
+    }
+
+    #[test]
     fn nonsense_between_messages_is_left_out() {
         let mut bytes = vec![b'x'; 1000];
-        bytes.extend_from_slice(b"\nexited 256\nexited 1 2\nexited\nsize 1\n\xff\nexited 3\n");
+        bytes.extend_from_slice(b"\nexited 256\nsymbols 1 2\nsymbols 1 2 3 4\nexited 1 2\nexited\nsize 1\n\xff\nexited 3\n");
         let mut reader = MessageReader::new(bytes.as_slice());
         assert_eq!(reader.next_message().unwrap(), Some(Message::Exited(3)));
         assert_eq!(reader.next_message().unwrap(), None);

@@ -47,6 +47,10 @@ pub struct ExecArgs {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
 
+    /// Give the guest a network: user, which is passt and needs no root
+    #[arg(long, value_name = "user", value_parser = ["user"])]
+    pub net: Option<String>,
+
     /// End the command after this time, with the suffix s, m or h (seconds without); status 124
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub timeout: Option<Duration>,

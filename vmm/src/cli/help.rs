@@ -319,13 +319,13 @@ Examples:
   perfvisor exec --rw ~/.cache --env CC=clang -- make -j4
   perfvisor exec --user root --timeout 10m -- ./install-and-test.sh
   perfvisor exec --flamegraph out.svg -- ./my-program
+  perfvisor exec --net user -- curl https://example.org
   tar c src | perfvisor exec -- sh -c 'tar x -C /tmp && ./build' > log
 
 perf record:
   perf.data lies in the working directory. perf report on the host finds the symbols of
-  programs, which have the same paths. For the guest kernel's, keep its symbols as well:
-    perfvisor exec -- sh -c 'perf record -a sleep 5; cat /proc/kallsyms > kallsyms'
-    perf report --kallsyms kallsyms
+  programs, which have the same paths, and those of the guest's kernel: they are kept where
+  perf keeps the host's, in ~/.debug, once for each kernel (some 10 MB).
 
 Exit status:
   the command's own, and

@@ -1,5 +1,5 @@
-//! The devices of a guest with a command: a console with four ports, and a virtiofs for
-//! each folder.
+//! The devices of a guest with a command: a console with four ports, a virtiofs for each
+//! folder, and a network card if it is to have one.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,11 +12,19 @@ use thiserror::Error;
 
 use super::folders::{Folders, SharedPath};
 use super::plan;
+use crate::config::{NetConfig, NetSource};
 use crate::devices::virtio::backend::{Isolation, ProgramError, SharedFolder, start_virtiofsd};
 use crate::devices::virtio::console::{ConsoleHandle, ConsolePort, VirtioConsole};
+use crate::devices::virtio::vhost::{self, VhostError};
 use crate::devices::virtio::vhost_user::{Backend, BackendKind, BackendUnusable, VhostUserDevice};
 use crate::devices::virtio::{Threaded, VirtioDevice};
 use crate::stop::StopSignal;
+
+/// The card of a guest with a network.
+const CARD: NetConfig = NetConfig {
+    source: NetSource::User,
+    mac: None,
+};
 
 /// The reason why a device cannot be.
 #[derive(Debug, Error)]
@@ -27,6 +35,9 @@ pub enum ExecDeviceError {
     /// It does not serve a folder.
     #[error(transparent)]
     Unusable(#[from] BackendUnusable),
+    /// There is no network.
+    #[error(transparent)]
+    Network(#[from] VhostError),
     /// The streams cannot be connected.
     #[error("cannot connect the command's streams")]
     Streams(#[from] io::Error),
@@ -44,18 +55,21 @@ pub(super) struct ExecDevices {
 }
 
 impl ExecDevices {
-    /// Starts what serves the folders, and makes the devices.
+    /// Starts what serves the folders and the network, and makes the devices.
     pub(super) fn start(
         folders: &Folders,
+        network: bool,
         stop: &Arc<StopSignal>,
     ) -> Result<Self, ExecDeviceError> {
         let (control, theirs) = UnixStream::pair()?;
         let (rows, columns) = plan::size();
+        let card = network.then(|| vhost::open_net(&CARD, stop)).transpose()?;
         let (console, handle) = VirtioConsole::new(streams(theirs)?, (columns, rows))?;
         let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Threaded::new(console))];
         for folder in &folders.shared {
             devices.push(Box::new(serve(folder, stop)?));
         }
+        devices.extend(card);
         Ok(Self {
             devices,
             console: handle,

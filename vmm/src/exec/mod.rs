@@ -7,7 +7,7 @@
 //!  machine: virtiofs for each folder, a console with four ports
 //!    stdin ─▶ perfvisor.stdin ─▶ command ─▶ perfvisor.stdout ─▶ stdout
 //!                                        └▶ perfvisor.stderr ─▶ stderr
-//!    session ◀─▶ perfvisor.control: ready, stopped, exited ◀─▶ signal, size
+//!    session ◀─▶ perfvisor.control: ready, stopped, symbols, exited ◀─▶ signal, size
 //! ```
 //! The guest's side is the package `perfvisor-init` in `vmm/init`.
 
@@ -20,6 +20,7 @@ mod modules;
 mod plan;
 mod profile;
 mod session;
+mod symbols;
 mod user;
 
 use std::env;

@@ -38,6 +38,8 @@ pub(super) struct ExecPlan {
     pub(super) folders: Folders,
     /// Whether the command has a terminal.
     pub(super) terminal: bool,
+    /// Whether it has a network.
+    pub(super) network: bool,
     /// The file behind the configuration's initramfs.
     pub(super) initramfs: GuestInitramfs,
     /// The picture to draw at the end.
@@ -58,7 +60,8 @@ impl ExecPlan {
             readable: args.ro.clone(),
         })?;
         let kernel = GuestKernel::find(&args.kernel)?;
-        let modules = modules::needed(&kernel, &args.root, false)?;
+        let network = args.net.is_some();
+        let modules = modules::needed(&kernel, &args.root, network)?;
         let profile = match &args.flamegraph {
             Some(picture) => Some(CommandProfile::prepare(picture)?),
             None => None,
@@ -84,6 +87,7 @@ impl ExecPlan {
                 .collect(),
             terminal,
             host_name: host_name(),
+            network,
         };
         let initramfs =
             GuestInitramfs::create(&job, &modules).map_err(host_error("the initramfs"))?;
@@ -93,6 +97,7 @@ impl ExecPlan {
             config,
             folders,
             terminal: terminal.is_some(),
+            network,
             initramfs,
             profile,
         })

@@ -27,7 +27,7 @@ const SAMPLES: &str = "samples";
 const LINE: &str = "\
 rate=$1; shift
 data=/tmp/.perfvisor-$$.data
-perf record -q -g $rate -o $data -- \"$@\"; status=$?
+perf record -q -N -g $rate -o $data -- \"$@\"; status=$?
 [ -e $data ] && perf script -i $data >/run/perfvisor-profile/samples 2>/dev/null
 rm -f $data
 exit $status";

@@ -13,7 +13,7 @@ use super::console_log::ConsoleLog;
 use super::devices::ExecDevices;
 use super::plan::{self, ExecPlan};
 use super::profile::CommandProfile;
-use super::{ExecError, SET_UP, host_error};
+use super::{ExecError, SET_UP, host_error, symbols};
 use crate::cli::ExecArgs;
 use crate::devices::virtio::console::ConsoleHandle;
 use crate::event_loop::SignalRelay;
@@ -37,10 +37,11 @@ const FLUSH: Duration = Duration::from_millis(200);
 /// Runs a planned command to its end; returns the exit status of the process.
 pub(super) fn run(plan: ExecPlan, args: &ExecArgs) -> Result<u8, ExecError> {
     // Before the first process is started.
-    Machine::check_files(&plan.config).map_err(LaunchError::from)?;
+    Machine::check(&plan.config).map_err(LaunchError::from)?;
     let mut extras = MachineExtras::none().map_err(LaunchError::from)?;
     let stop = Arc::clone(&extras.stop);
-    let started = signals::start_thread(|| Ok(ExecDevices::start(&plan.folders, &stop)));
+    let started =
+        signals::start_thread(|| Ok(ExecDevices::start(&plan.folders, plan.network, &stop)));
     let devices = started.map_err(host_error("devices"))??;
     let log = ConsoleLog::new(args.verbose);
     let to_guest = devices.control.try_clone();
@@ -128,18 +129,26 @@ impl Session {
     /// Does what the guest says, until it says no more.
     fn hear(&self, from_guest: UnixStream) {
         let mut messages = MessageReader::new(from_guest);
+        // Once: a guest is not to fill the caller's folder.
+        let mut home = std::env::home_dir();
         while let Ok(Some(message)) = messages.next_message() {
             match message {
                 Message::Ready => self.started(),
                 Message::Stopped(signal) => self.stopped(signal),
                 Message::Exited(status) => return self.ended(status),
                 Message::Killed(signal) => return self.ended(128 | (signal & 0x7f)),
+                Message::Symbols(lengths) => {
+                    if let Err(error) = symbols::take(&mut messages, lengths, home.take()) {
+                        log::warn!("the guest's symbols have not come: {error}");
+                    }
+                }
                 Message::Signal(_) | Message::Size(..) => {}
             }
         }
     }
 
     fn started(&self) {
+        log::info!("the command starts");
         self.state().ready = true;
         self.take_terminal();
     }
@@ -278,10 +287,20 @@ fn tell_of_death(reason: &StopReason, log: &ConsoleLog) {
         ));
         return;
     }
-    for line in log.last_lines() {
+    if matches!(reason, StopReason::BackendLost { .. }) {
+        stderr::line(&format!("perfvisor: {reason}"));
+        return;
+    }
+    let lines = log.last_lines();
+    let above = if lines.is_empty() {
+        ""
+    } else {
+        "; above: its last lines"
+    };
+    for line in lines {
         stderr::line(&line);
     }
     stderr::line(&format!(
-        "perfvisor: the guest ended before the command did ({reason}); above: its last lines"
+        "perfvisor: the guest ended before the command did ({reason}){above}"
     ));
 }

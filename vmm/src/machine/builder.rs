@@ -218,12 +218,14 @@ fn event_loop(stop: &Arc<StopSignal>, relay: Option<SignalRelay>) -> Result<Even
 }
 
 impl Machine {
-    /// Checks the kernel and the initramfs, and that the memory is enough for both.
+    /// Checks the kernel and the initramfs, that the memory is enough for both, and that
+    /// there is KVM.
     ///
     /// # Errors
     /// As [`Machine::build`], for these.
-    pub fn check_files(config: &VmConfig) -> Result<(), BuildError> {
-        Files::open(config).map(drop)
+    pub fn check(config: &VmConfig) -> Result<(), BuildError> {
+        Files::open(config)?;
+        open_hypervisor(config).map(drop)
     }
 
     /// Checks everything that a file or the host decides, then builds the VM with the

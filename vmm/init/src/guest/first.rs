@@ -10,7 +10,7 @@ use guest_words::{FOLDER, JOB, Job};
 use rustix::process::{self, Pid, Signal, WaitOptions};
 use rustix::system::{self, RebootCommand};
 
-use super::{KEPT_JOB, loopback, modules, mounts};
+use super::{KEPT_JOB, modules, mounts, network};
 use crate::{Failure, complain, failed};
 
 /// Settings of the guest's kernel, which is the command's alone: whoever runs in it may
@@ -53,8 +53,11 @@ fn start() -> Result<Pid, Failure> {
     for (setting, value) in SETTINGS {
         drop(fs::write(setting, value));
     }
-    if let Err(error) = loopback::up() {
+    if let Err(error) = network::loopback() {
         complain(format_args!("cannot start the loopback device: {error}"));
+    }
+    if job.network {
+        network::card()?;
     }
     let leader = Command::new("/proc/self/exe").arg("lead").spawn();
     let leader = leader.map_err(failed("start the leader"))?;

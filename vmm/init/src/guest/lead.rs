@@ -16,7 +16,7 @@ use rustix::pty::{self, OpenptFlags};
 use rustix::termios::{self, Winsize};
 
 use super::streams::{self, PortReader};
-use super::{first, kept_job, ports};
+use super::{first, kept_job, ports, symbols};
 use crate::{Failure, complain, failed};
 
 /// How often the end looks whether all output is on its way.
@@ -59,6 +59,9 @@ fn run() -> Result<(), Failure> {
     thread::spawn(move || obey(requests, pid, master));
     let end = wait(pid, &control)?;
     finish(&outputs);
+    if let Err(error) = symbols::send_if_recorded(&job, &control) {
+        complain(format_args!("cannot send the kernel's symbols: {error}"));
+    }
     // What the command has written lies on the host before the host hears of its end.
     rustix::fs::sync();
     tell(&control, end)?;

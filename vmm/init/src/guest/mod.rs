@@ -3,11 +3,13 @@
 mod first;
 mod launch;
 mod lead;
-mod loopback;
 mod modules;
 mod mounts;
+mod netlink;
+mod network;
 mod ports;
 mod streams;
+mod symbols;
 
 pub(crate) use first::first_process;
 pub(crate) use launch::launch;
