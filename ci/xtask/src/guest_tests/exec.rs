@@ -1,42 +1,53 @@
 //! `perfvisor exec` on a host that is a Debian 13, as a user who may open /dev/kvm and
 //! nothing else: with a guest kernel of each of Debian's releases.
 
-use anyhow::ensure;
+mod refused;
 
-use super::{GuestTest, Runs};
+use anyhow::{Result, ensure};
+
+use super::{Check, GuestTest, Runs, Seen};
 use crate::perf;
 
 /// Files of the line, in /images.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 5] = [
     ("inside.sh", include_str!("exec/inside.sh")),
     ("loop.c", include_str!("exec/loop.c")),
     ("threads.py", include_str!("exec/threads.py")),
+    ("serve.pl", include_str!("exec/serve.pl")),
+    ("fetch.pl", include_str!("exec/fetch.pl")),
 ];
 
 /// The guest kernels: the first two by their place, the third is that of another release.
 const KERNELS: [&str; 3] = ["6.1", "6.12", "7"];
+/// The kernel of rows that are about something else.
+const KERNEL: &str = "6.12";
 
 /// Shell functions of the host, whose line is root's: `as_user` runs a line as the user, in
-/// an empty folder `work`; `exec` there is perfvisor's. `left` says what of the user's is
-/// there: processes, and files outside of that folder.
+/// an empty folder `work`. `left` says what of the user's is there: processes, and files
+/// outside of that folder and of perf's own.
 const HOST: &str = "\
     cd /tmp; \
     as_user() { setpriv --reuid 1000 --regid 1000 --init-groups --reset-env sh -c \"cd ~/work; $1\"; }; \
     left() { ps -u user -o args= | grep -v 'ps -u'; \
-             find /tmp /run /var/tmp /dev/shm /home/user -user user -not -path '/home/user/work*'; }; \
-    rm -rf /home/user/work; mkdir /home/user/work; \
-    cp /images/inside.sh /images/loop.c /images/threads.py /home/user/work; \
+             find /tmp /run /var/tmp /dev/shm /home/user -user user \
+               -not -path '/home/user/work*' -not -path '/home/user/.debug*'; }; \
+    rm -rf /home/user/work /home/user/.debug; mkdir /home/user/work; \
+    for file in inside.sh loop.c threads.py serve.pl fetch.pl; do cp /images/$file /home/user/work; done; \
     echo told by the host >/home/user/work/from-host; chown -R user: /home/user; ";
+
+/// A guest that is up sooner than the default one.
+const SMALL: &str = "--cpus 1 --memory 256M --pmu off";
 
 /// Every test of `exec`.
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all: Vec<_> = KERNELS.map(inside).into();
     all.extend(KERNELS.map(ends));
-    all.push(interrupted());
+    all.extend([interrupted(), flame_graph(), network(), backend_dies()]);
+    all.push(refused::all());
     all
 }
 
-fn row(name: &str, kernel: &str, line: &str, check: super::Check) -> GuestTest {
+fn row(name: &str, kernel: &str, line: &str, check: Check) -> GuestTest {
     let line = line.replace(
         "KERNEL",
         &format!("--kernel $(echo /boot/vmlinuz-{kernel}.*)"),
@@ -46,8 +57,11 @@ fn row(name: &str, kernel: &str, line: &str, check: super::Check) -> GuestTest {
         debian: true,
         files: &FILES,
         limit: 300,
-        on_request: "exec/",
-        ..GuestTest::new(format!("exec/{name}"), format!("{HOST}{line}"), check)
+        ..GuestTest::new(
+            format!("exec/{name}"),
+            format!("{HOST}{}", line.replace("SMALL", SMALL)),
+            check,
+        )
     }
 }
 
@@ -60,7 +74,8 @@ fn inside(kernel: &'static str) -> GuestTest {
          left >after; cmp before after && echo nothing-left; \
          echo file=$(cat /home/user/work/from-guest) of $(stat -c %U /home/user/work/from-guest); \
          test -e /etc/from-guest || echo etc-untouched; \
-         for data in loop python; do echo \"=== report $data\"; perf report -i /home/user/work/$data.data --force --stdio 2>/dev/null | grep -v '^#' | grep . | head -n 5; done; \
+         for data in loop python; do echo \"=== report $data\"; \
+           as_user \"perf report -i $data.data --stdio --percent-limit 0.3\" 2>&1 | grep -v '^#' | grep . | head -n 12; done; \
          echo '=== errors'; cat /tmp/errors",
         |seen, test| {
             for line in [
@@ -88,14 +103,29 @@ fn inside(kernel: &'static str) -> GuestTest {
             ensure!(cycles.first().is_some_and(|n| *n > 0.0), "{counted}");
             let report = perf::section(&seen.console, "report loop")?;
             ensure!(report.contains("hot_loop"), "the host's report: {report}");
+            kernel_is_named(report)?;
             let report = perf::section(&seen.console, "report python")?;
             ensure!(report.contains("python3"), "the host's report: {report}");
-            let (out, errors) = seen.console.split_once("=== errors\n").unwrap_or_default();
-            ensure!(!out.contains("said-on-stderr"), "a stream is in another");
-            ensure!(errors.contains("said-on-stderr"), "stderr: {errors}");
-            Ok(())
+            errors_are_apart(seen)
         },
     )
+}
+
+/// That perf report has functions of the kernel, each with its name.
+fn kernel_is_named(report: &str) -> Result<()> {
+    let kernel = report.lines().filter_map(|line| line.split_once("[k] "));
+    let names: Vec<_> = kernel.map(|(_, name)| name).collect();
+    ensure!(!names.is_empty(), "nothing of the kernel: {report}");
+    let unnamed = names.iter().any(|name| name.starts_with("0x"));
+    ensure!(!unnamed, "the kernel has no names: {report}");
+    Ok(())
+}
+
+fn errors_are_apart(seen: &Seen) -> Result<()> {
+    let (out, errors) = seen.console.split_once("=== errors\n").unwrap_or_default();
+    ensure!(!out.contains("said-on-stderr"), "a stream is in another");
+    ensure!(errors.contains("said-on-stderr"), "stderr: {errors}");
+    Ok(())
 }
 
 /// The statuses of a command's ends, and 16 MiB that go in and come out again.
@@ -104,11 +134,11 @@ fn ends(kernel: &'static str) -> GuestTest {
         &format!("ends/guest-{kernel}"),
         kernel,
         "head -c 16777216 /dev/urandom >/tmp/bytes; chmod 644 /tmp/bytes; \
-         as_user \"perfvisor exec KERNEL --user root -- sh -c 'echo x >/etc/from-guest && cat' </tmp/bytes\" >/tmp/out; echo piped=$?; \
+         as_user \"perfvisor exec KERNEL SMALL --user root -- sh -c 'echo x >/etc/from-guest && cat' </tmp/bytes\" >/tmp/out; echo piped=$?; \
          [ $(md5sum </tmp/bytes | cut -c-32) = $(md5sum </tmp/out | cut -c-32) ] && echo same-bytes; \
          test -e /etc/from-guest || echo etc-untouched; \
-         as_user \"perfvisor exec KERNEL -- sh -c 'kill -9 \\$\\$'\"; echo killed=$?; \
-         as_user 'perfvisor exec KERNEL --timeout 15 -- sleep 1000'; echo late=$?",
+         as_user \"perfvisor exec KERNEL SMALL -- sh -c 'kill -9 \\$\\$'\"; echo killed=$?; \
+         as_user 'perfvisor exec KERNEL SMALL --timeout 15 -- sleep 1000'; echo late=$?",
         |seen, _| {
             for line in [
                 "piped=0",
@@ -128,15 +158,72 @@ fn ends(kernel: &'static str) -> GuestTest {
 fn interrupted() -> GuestTest {
     row(
         "ctrl-c",
-        "6.12",
+        KERNEL,
         "left >before; rm -f /tmp/typed; touch /tmp/typed; \
          (until grep -q began /tmp/typed; do sleep 0.2; done; sleep 1; printf '\\003'; \
           until grep -q status= /tmp/typed; do sleep 0.2; done) | \
-         { as_user \"script -qefc 'perfvisor exec KERNEL -- sh -c \\\"echo began; sleep 1000\\\"' /dev/null\"; echo status=$?; } >/tmp/typed; \
+         { as_user \"script -qefc 'perfvisor exec KERNEL SMALL -- sh -c \\\"echo began; sleep 1000\\\"' /dev/null\"; echo status=$?; } >/tmp/typed; \
          left >after; cmp before after && echo nothing-left; cat /tmp/typed",
         |seen, _| {
             seen.says("status=130")?;
             seen.says("nothing-left")
+        },
+    )
+}
+
+/// A flame graph names functions of the program and of the kernel, and leaves nothing but
+/// its file.
+fn flame_graph() -> GuestTest {
+    row(
+        "flamegraph",
+        KERNEL,
+        "left >before; as_user 'gcc -O1 -o loop loop.c; perfvisor exec KERNEL --cpus 1 --flamegraph out.svg -- ./loop'; echo status=$?; \
+         left >after; cmp before after && echo nothing-left; \
+         test -e /home/user/.debug || echo no-cache; \
+         grep -o '<title>[^ <]*' /home/user/work/out.svg",
+        |seen, _| {
+            seen.says("status=0")?;
+            seen.says("nothing-left")?;
+            seen.says("no-cache")?;
+            seen.shows("<title>hot_loop")?;
+            // Where a program enters the kernel, in all three.
+            seen.shows("<title>entry_SYSCALL_64")
+        },
+    )
+}
+
+/// A guest's way to the host's loopback device, by passt: the gateway is the host.
+fn network() -> GuestTest {
+    row(
+        "net-user",
+        KERNEL,
+        "perl /images/serve.pl 8000 'served on the loopback' >/tmp/server & \
+         until grep -q listening /tmp/server; do sleep 0.1; done; left >before; \
+         as_user \"perfvisor exec KERNEL SMALL --net user -- sh -c 'ip -4 addr show scope global; ip route; \
+           perl fetch.pl \\$(ip -4 route show default | cut -d\\\" \\\" -f3) 8000'\"; echo status=$?; \
+         left >after; cmp before after && echo nothing-left",
+        |seen, _| {
+            for line in ["served on the loopback", "status=0", "nothing-left"] {
+                seen.says(line)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+/// virtiofsd dies while the command runs: the guest ends with a reason.
+fn backend_dies() -> GuestTest {
+    row(
+        "backend-dies",
+        KERNEL,
+        ": >/tmp/out; (until grep -q began /tmp/out; do sleep 0.2; done; pkill -9 -u user virtiofsd) & \
+         as_user \"perfvisor exec KERNEL SMALL -- sh -c 'echo began; while :; do ls -R /usr >/dev/null; done'\" \
+           >/tmp/out 2>/tmp/errors; echo status=$? lines=$(wc -l </tmp/errors); cat /tmp/errors",
+        |seen, _| {
+            seen.says("status=125 lines=1")?;
+            seen.shows("perfvisor: the host's /")?;
+            seen.shows("virtiofsd (process ")?;
+            seen.shows("was killed by signal 9")
         },
     )
 }

@@ -1,7 +1,11 @@
-/* Something to count and to sample, with a name that a report shows. */
+/* Something to count and to sample, in a program and in the kernel, with names that a
+   report shows. */
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static volatile unsigned long total;
+static char page[1 << 20];
 
 __attribute__((noinline)) void hot_loop(unsigned long rounds)
 {
@@ -9,9 +13,21 @@ __attribute__((noinline)) void hot_loop(unsigned long rounds)
 		total += n;
 }
 
+/* The kernel clears the memory. */
+__attribute__((noinline)) static void read_zeros(int megabytes)
+{
+	int zeros = open("/dev/zero", O_RDONLY);
+
+	while (megabytes-- > 0)
+		if (read(zeros, page, sizeof(page)) != sizeof(page))
+			break;
+	close(zeros);
+}
+
 int main(void)
 {
 	hot_loop(100000000);
+	read_zeros(256);
 	printf("looped %lu\n", total);
 	return 0;
 }
