@@ -243,7 +243,7 @@ impl Machine {
         let host = |what| move |source| BuildError::Host { what, source };
         let hypervisor = open_hypervisor(config)?;
         let blueprint = Blueprint::new(config, &hooks, &hypervisor);
-        let (vm, boot_state) = blueprint.build_vm(&mut files)?;
+        let (vm, boot_state) = blueprint.build_vm(&mut files, extras.share_memory(config))?;
         probe::check_kernel(&config.kernel, &hypervisor)?;
         let created = blueprint.create_vcpus(&vm, boot_state)?;
         let stop = extras.stop;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use crate::config::VmConfig;
 use crate::devices::virtio::VirtioDevice;
 use crate::event_loop::SignalRelay;
 use crate::stop::StopSignal;
@@ -31,6 +32,12 @@ impl fmt::Debug for MachineExtras {
 }
 
 impl MachineExtras {
+    /// Whether other processes may map the guest's memory: they may serve a device that is
+    /// brought along.
+    pub(super) fn share_memory(&self, config: &VmConfig) -> bool {
+        config.shares_memory() || !self.devices.is_empty()
+    }
+
     /// None besides a signal for the end.
     ///
     /// # Errors

@@ -89,11 +89,16 @@ impl<'a> Blueprint<'a> {
         }
     }
 
-    /// Memory with everything in it, and a VM around it.
-    pub(super) fn build_vm(&self, files: &mut Files) -> Result<(Vm, BootState), BuildError> {
+    /// Memory with everything in it, and a VM around it. `shared`: other processes map the
+    /// memory.
+    pub(super) fn build_vm(
+        &self,
+        files: &mut Files,
+        shared: bool,
+    ) -> Result<(Vm, BootState), BuildError> {
         let size = self.config.memory.size;
         let ram = RamLayout::of(size);
-        let memory = ram.allocate(self.config.memory, self.config.shares_memory())?;
+        let memory = ram.allocate(self.config.memory, shared)?;
         let inputs = BootInputs {
             kernel: &mut files.kernel,
             initramfs: &mut files.initramfs,

@@ -160,7 +160,7 @@ fn interrupted() -> GuestTest {
         "ctrl-c",
         KERNEL,
         "left >before; rm -f /tmp/typed; touch /tmp/typed; \
-         (until grep -q began /tmp/typed; do sleep 0.2; done; sleep 1; printf '\\003'; \
+         (until grep -q -e began -e status= /tmp/typed; do sleep 0.2; done; sleep 1; printf '\\003'; \
           until grep -q status= /tmp/typed; do sleep 0.2; done) | \
          { as_user \"script -qefc 'perfvisor exec KERNEL SMALL -- sh -c \\\"echo began; sleep 1000\\\"' /dev/null\"; echo status=$?; } >/tmp/typed; \
          left >after; cmp before after && echo nothing-left; cat /tmp/typed",
@@ -216,7 +216,7 @@ fn backend_dies() -> GuestTest {
     row(
         "backend-dies",
         KERNEL,
-        ": >/tmp/out; (until grep -q began /tmp/out; do sleep 0.2; done; pkill -9 -u user virtiofsd) & \
+        ": >/tmp/out; : >/tmp/errors; (until grep -q began /tmp/out || grep -q . /tmp/errors; do sleep 0.2; done; pkill -9 -u user virtiofsd) & \
          as_user \"perfvisor exec KERNEL SMALL -- sh -c 'echo began; while :; do ls -R /usr >/dev/null; done'\" \
            >/tmp/out 2>/tmp/errors; echo status=$? lines=$(wc -l </tmp/errors); cat /tmp/errors",
         |seen, _| {
