@@ -7,13 +7,13 @@ echo from-host=$(cat from-host)
 echo written in the guest >from-guest
 touch /etc/from-guest 2>/dev/null && echo etc=writable
 wc -c | sed 's/^/stdin=/'
-gcc -O1 -g0 -o loop loop.c && ./loop >/dev/null && echo compiled
-python3 threads.py
+gcc -O1 -o loop loop.c && echo compiled
 echo "=== stat"
 perf stat -x, -e cycles -e task-clock ./loop 2>&1
-perf stat -x, -e cycles python3 threads.py 2>&1 >/dev/null | sed 's/^/python,/'
+perf stat -x, -o python.stat -e cycles python3 threads.py
+grep '^[0-9]' python.stat | sed 's/^/python,/'
 echo "=== record"
 perf record -q -e cycles -F 200 -o loop.data ./loop >/dev/null && echo recorded=loop
-perf record -q -e cycles -F 200 -o python.data python3 threads.py >/dev/null && echo recorded=python
+perf record -q -e cycles -F 100 -o python.data python3 threads.py >/dev/null && echo recorded=python
 echo "=== end"
 exit 3

@@ -26,8 +26,8 @@ __attribute__((noinline)) static void read_zeros(int megabytes)
 
 int main(void)
 {
-	hot_loop(100000000);
-	read_zeros(256);
+	hot_loop(20000000);
+	read_zeros(32);
 	printf("looped %lu\n", total);
 	return 0;
 }

@@ -6,7 +6,7 @@ lock, total = threading.Lock(), 0
 
 def work():
     global total
-    for _ in range(50000):
+    for _ in range(5000):
         with lock:
             total += 1
 

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use super::process::BackendProcess;
 use super::program::{Program, ProgramError};
@@ -79,8 +80,16 @@ pub fn start(
     folder: &SharedFolder,
     isolation: Isolation,
 ) -> Result<(BackendProcess, UnixStream), ProgramError> {
-    let path = VIRTIOFSD.find()?;
-    serve(&path, folder, isolation).map_err(|source| VIRTIOFSD.does_not_run(path, source))
+    // Asked for its help once, however many folders there are.
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    let path = match FOUND.get() {
+        Some(path) => path,
+        None => {
+            let path = VIRTIOFSD.find()?;
+            FOUND.get_or_init(|| path)
+        }
+    };
+    serve(path, folder, isolation).map_err(|source| VIRTIOFSD.does_not_run(path.clone(), source))
 }
 
 fn serve(
