@@ -57,6 +57,7 @@ fn row(name: &str, kernel: &str, line: &str, check: Check) -> GuestTest {
         debian: true,
         files: &FILES,
         limit: 300,
+        on_request: "exec/",
         ..GuestTest::new(
             format!("exec/{name}"),
             format!("{HOST}{}", line.replace("SMALL", SMALL)),
