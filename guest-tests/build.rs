@@ -1,9 +1,10 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 24] = [
+const PAYLOADS: [&str; 25] = [
     "exit_cost",
     "hello",
+    "pci_random",
     "pmi_freeze",
     "pmi_habits",
     "pmi_halt",

@@ -17,6 +17,7 @@ pub mod doorbell;
 #[cfg(feature = "payloads")]
 mod mem;
 pub mod paging;
+pub mod pci;
 pub mod pmi;
 pub mod pmu;
 pub mod random;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::report::Report;
-use crate::{cmd, guest, programs};
+use crate::{cmd, guest, paths, programs};
 
 mod neighbours;
 
@@ -21,7 +21,7 @@ const LIMIT: &str = "60";
 const MOST_LOG_LINES: u64 = 20;
 const MORE_LOG_LINES: u64 = 2;
 
-/// What `pmu_random` writes to the debug exit, as an exit status.
+/// What `pmu_random` and `pci_random` write to the debug exit, as an exit status.
 const RANDOM_WELL: i32 = 0x10 << 1 | 1;
 
 /// All models but the hybrid pair.
@@ -54,8 +54,30 @@ fn arguments(payload: &str) -> &'static [&'static str] {
     match payload {
         "pmu_random" => &["--debug-exit", "--cmdline", "ops=3000 seed=20240229"],
         "pmu_none" => &["--pmu", "type=auto,rdpmc=off"],
+        // A disk comes to these, and 64 MiB for queues that may be anywhere.
+        "pci_random" => &[
+            "--debug-exit",
+            "--cmdline",
+            "ops=5000 seed=20261130",
+            "--memory",
+            "size=64M",
+            "--rng",
+            "on",
+            "--console",
+            "null",
+        ],
         _ => &[],
     }
+}
+
+/// The disk of `pci_random`, which may be overwritten.
+fn scratch_disk() -> Result<PathBuf> {
+    const MIB: u64 = 1 << 20;
+    let path = paths::cache("run")?.join("pci_random.raw");
+    let file = std::fs::File::create(&path);
+    file.and_then(|file| file.set_len(MIB))
+        .with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path)
 }
 
 /// One run of a payload.
@@ -155,7 +177,11 @@ enum Outcome {
 }
 
 fn run_one(perfvisor: &Path, run: &Run) -> Result<Outcome> {
-    let of = command(perfvisor, &run.payload, run.model);
+    let mut of = command(perfvisor, &run.payload, run.model);
+    if name_of(&run.payload) == "pci_random" {
+        let path = scratch_disk()?;
+        of.arg("--disk").arg(format!("path={}", path.display()));
+    }
     let mut command = Command::new("timeout");
     command.arg(LIMIT).arg(of.get_program()).args(of.get_args());
     let began = Instant::now();
@@ -237,7 +263,7 @@ fn verdict(
             ensure!(status.success(), "{status}\n{}", words());
             ensure!(exit.is_none(), "the reset did nothing\n{}", words());
         }
-        "pmu_random" => {
+        "pmu_random" | "pci_random" => {
             let failed = failures(console);
             ensure!(
                 status.code() == Some(RANDOM_WELL),
