@@ -3,6 +3,7 @@
 //! A guest must not be able to fill the host's disk with log lines: each call site
 //! that a guest can reach has its own [`RateLimit`].
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,20 @@ struct LineBudget {
     suppressed: u64,
 }
 
+/// How many lines were swallowed since the last one that was written: the end of that line,
+/// and nothing if there were none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swallowed(u64);
+
+impl fmt::Display for Swallowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            lines => write!(f, " ({lines} more not shown)"),
+        }
+    }
+}
+
 impl Default for RateLimit {
     fn default() -> Self {
         Self::new()
@@ -49,13 +64,12 @@ impl RateLimit {
         }
     }
 
-    /// Asks for one line: `Some(n)` if it may be written, where `n` lines were
-    /// swallowed since the last one that was.
-    pub fn allow(&self) -> Option<u64> {
+    /// Asks for one line: `Some` if it may be written, with what it says of those before.
+    pub fn allow(&self) -> Option<Swallowed> {
         self.allow_at(Instant::now())
     }
 
-    fn allow_at(&self, now: Instant) -> Option<u64> {
+    fn allow_at(&self, now: Instant) -> Option<Swallowed> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let elapsed = state.window_start.map(|start| now.duration_since(start));
         if elapsed.is_none_or(|elapsed| elapsed >= state.window) {
@@ -70,7 +84,7 @@ impl RateLimit {
         }
         if state.used < BURST {
             state.used += 1;
-            Some(std::mem::take(&mut state.suppressed))
+            Some(Swallowed(std::mem::take(&mut state.suppressed)))
         } else {
             state.suppressed = state.suppressed.saturating_add(1);
             None
@@ -90,7 +104,10 @@ mod tests {
             .filter(|_| limit.allow_at(start).is_some())
             .count();
         assert_eq!(passed, 5);
-        assert_eq!(limit.allow_at(start + WINDOW), Some(995));
+        let next = limit.allow_at(start + WINDOW).unwrap();
+        assert_eq!(next.to_string(), " (995 more not shown)");
+        let next = limit.allow_at(start + WINDOW).unwrap();
+        assert_eq!(next.to_string(), "");
     }
 
     #[test]

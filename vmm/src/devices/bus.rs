@@ -121,10 +121,10 @@ impl Bus {
 
     fn log_unclaimed(&self, what: &str, address: u64, len: usize) {
         if log::log_enabled!(log::Level::Debug)
-            && let Some(suppressed) = self.unclaimed.allow()
+            && let Some(swallowed) = self.unclaimed.allow()
         {
             log::debug!(
-                "{} {what} of {len} bytes at {address:#x}: no device there ({suppressed} more accesses not shown)",
+                "{} {what} of {len} bytes at {address:#x}: no device there{swallowed}",
                 self.name
             );
         }

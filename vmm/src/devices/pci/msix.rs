@@ -218,11 +218,9 @@ impl Msix {
             return;
         };
         if let Err(error) = vector.settle(may_send)
-            && let Some(suppressed) = self.faults.allow()
+            && let Some(swallowed) = self.faults.allow()
         {
-            log::warn!(
-                "MSI-X vector {number} does not interrupt: {error} ({suppressed} more not shown)"
-            );
+            log::warn!("MSI-X vector {number} does not interrupt: {error}{swallowed}");
         }
     }
 }

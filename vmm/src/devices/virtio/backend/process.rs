@@ -53,8 +53,8 @@ impl LastWords {
                 continue;
             }
             // A guest can make a backend complain.
-            if let Some(left_out) = limit.allow() {
-                log::debug!("{program}: {text} ({left_out} lines left out before)");
+            if let Some(swallowed) = limit.allow() {
+                log::debug!("{program}: {text}{swallowed}");
             }
             let mut lines = self.lock();
             if lines.len() == KEPT_LINES {

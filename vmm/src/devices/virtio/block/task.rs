@@ -255,9 +255,9 @@ impl BlockTask {
 
     fn tell_host_error(&self, header: RequestHeader, error: &io::Error) {
         static LIMIT: RateLimit = RateLimit::new();
-        if let Some(more) = LIMIT.allow() {
+        if let Some(swallowed) = LIMIT.allow() {
             log::warn!(
-                "{}: {}: a request (type {}, sector {}) failed: {error} ({more} more like it)",
+                "{}: {}: a request (type {}, sector {}) failed: {error}{swallowed}",
                 self.name,
                 self.disk.path.display(),
                 header.kind,

@@ -191,9 +191,9 @@ impl VirtioPci {
             self.is_active = true;
             return;
         };
-        if let Some(suppressed) = self.faults.allow() {
+        if let Some(swallowed) = self.faults.allow() {
             let name = &self.name;
-            log::warn!("{name} does not start: {reason} ({suppressed} more not shown)");
+            log::warn!("{name} does not start: {reason}{swallowed}");
         }
         if let Some(interrupt) = &self.interrupt {
             // The driver reads the status if the interrupt is lost.
