@@ -2,6 +2,7 @@
 
 pub mod acpi;
 pub mod boot;
+mod build_error;
 pub mod builder;
 pub mod cpuid;
 mod extras;
@@ -18,7 +19,8 @@ mod serial_file;
 mod vcpus;
 pub mod virtio;
 
-pub use builder::{BuildError, Machine, MachineControl};
+pub use build_error::BuildError;
+pub use builder::{Machine, MachineControl};
 pub use extras::MachineExtras;
 pub use host_full::HostFull;
 pub use hotplug::{Hotplug, HotplugError};

@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::acpi;
 use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
-use super::builder::BuildError;
+use super::build_error::BuildError;
 use super::cpuid::{CpuidPlan, Profile};
 use super::memory::RamLayout;
 use super::platform::{DeviceSet, Platform};

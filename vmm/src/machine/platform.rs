@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::builder::BuildError;
+use super::build_error::BuildError;
 use crate::devices::serial::ConsoleOutput;
 use crate::devices::virtio::OutputState;
 use crate::devices::{AcpiEvent, Bus, BusDevice, Device, Resources};

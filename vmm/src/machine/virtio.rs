@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use thiserror::Error;
 
-use super::builder::BuildError;
+use super::build_error::BuildError;
 use super::host_full::HostFull;
 use super::own_devices;
 use super::platform::Platform;
