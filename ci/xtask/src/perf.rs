@@ -25,7 +25,8 @@ grep -E 'CPU0|NMI|PMI' /proc/interrupts
 ";
 
 /// Set before the line in the nested host: a PMI costs the guest half a millisecond of
-/// wall time there, so that the default of 4,000 a second cannot be had.
+/// wall time there, and five on a machine that gives the host a tenth of a CPU, so that the
+/// default of 4,000 a second cannot be had.
 ///
 /// Counting instructions would make it cheap, but QEMU 7.2 then delivers an interrupt
 /// to a nested guest twice if one of the host's timers expires before the guest's
@@ -37,7 +38,7 @@ grep -E 'CPU0|NMI|PMI' /proc/interrupts
 /// Of the guests' kernels 6.1 takes some five times as long to clear a page in an
 /// emulation: its loop has a few instructions for each eight bytes.
 pub(crate) const SLOW_HOST: &str =
-    "rate='-F 200' count=2000; case $(uname -r) in 6.1.*) count=500; esac\n";
+    "rate='-F 100' count=2000; case $(uname -r) in 6.1.*) count=500; esac\n";
 
 /// The line for a nested host or for a machine of our own.
 pub(crate) fn line(nested: bool) -> String {

@@ -109,7 +109,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
     if let Some(why) = why_not_supported(&console, &vmm) {
         println!("{why}");
     }
-    Ok(judge(ended, &console, &vmm, args.mock_pmu))
+    Ok(judge(ended, &console, &vmm, (nested, args.mock_pmu)))
 }
 
 /// Runs the job and passes on what it prints. Returns how it ended, the guest's console, and
@@ -154,8 +154,10 @@ fn why_not_supported(console: &str, vmm: &str) -> Option<String> {
     ))
 }
 
-/// Looks at what was shown.
-fn judge(ended: Ended, console: &str, vmm: &str, all_events: bool) -> u8 {
+/// Looks at what was shown: of a nested host's guest or not, with all hardware events or not.
+fn judge(ended: Ended, console: &str, vmm: &str, (nested, all_events): (bool, bool)) -> u8 {
+    // On a machine with little time for the nested host, samples lie where a PMI was armed.
+    let among_the_first = if nested { 3 } else { 1 };
     let mut report = Report::new(None);
     report.step("the guest ran to its end", || {
         match guest::verdict(ended, console)? {
@@ -179,7 +181,7 @@ fn judge(ended: Ended, console: &str, vmm: &str, all_events: bool) -> u8 {
         );
     }
     report.step("perf report finds the hot function", || {
-        perf::hot_symbol(console, 1)
+        perf::hot_symbol(console, among_the_first)
     });
     report.step("interrupts match the injected PMIs", || {
         perf::interrupts(console, vmm)
