@@ -9,6 +9,30 @@ use acpi_tables::{Aml, AmlSink, aml};
 use super::{CONFIG_PORT_COUNT, CONFIG_PORTS};
 use crate::kvm::layout::{PCI_ECAM, PCI_ECAM_LEN, PCI_WINDOW, PCI_WINDOW_LEN};
 
+/// The interface of a PCI host bridge (PCI Firmware 3.3, "_OSC").
+const HOST_BRIDGE: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
+/// The status of `_OSC` for an interface that is not known.
+const UNKNOWN_INTERFACE: u8 = 1 << 2;
+
+/// The method `_OSC`, by which an operating system asks for control of the bus. It gets all
+/// that it asks for: there is no firmware that would do anything itself.
+struct Control;
+
+impl Aml for Control {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let (interface, capabilities) = (aml::Arg(0), aml::Arg(3));
+        let status = aml::Path::new("CDW1");
+        let field = aml::CreateDWordField::new(&status, &capabilities, &aml::ZERO);
+        let host_bridge = aml::Uuid::new(HOST_BRIDGE);
+        let is_known = aml::Equal::new(&interface, &host_bridge);
+        let as_asked = aml::Return::new(&capabilities);
+        let known = aml::If::new(&is_known, vec![&as_asked]);
+        let unknown = aml::Or::new(&status, &status, &UNKNOWN_INTERFACE);
+        let parts: Vec<&dyn Aml> = vec![&field, &known, &unknown, &as_asked];
+        aml::Method::new("_OSC".into(), 4, true, parts).to_aml_bytes(sink);
+    }
+}
+
 /// Adds the bus, and the device that reserves its configuration space.
 pub(super) fn to_aml(sink: &mut dyn AmlSink) {
     let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A08"));
@@ -25,7 +49,7 @@ pub(super) fn to_aml(sink: &mut dyn AmlSink) {
     let window = aml::AddressSpace::new_memory(cacheable, true, first, last, None);
     let resources = aml::ResourceTemplate::new(vec![&buses, &config, &window]);
     let resources = aml::Name::new("_CRS".into(), &resources);
-    let parts: Vec<&dyn Aml> = vec![&hid, &cid, &uid, &segment, &number, &resources];
+    let parts: Vec<&dyn Aml> = vec![&hid, &cid, &uid, &segment, &number, &resources, &Control];
     let bus = aml::Device::new("PCI0".into(), parts);
     let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C02"));
     let uid = aml::Name::new("_UID".into(), &"PCI configuration");
