@@ -2,7 +2,7 @@
 
 use super::RunArgs;
 use crate::config::{
-    self, ConfigError, ConsoleConfig, CpusConfig, DiskConfig, FsConfig, MemoryConfig, NetConfig,
+    self, ConfigError, ConsoleConfig, CpusConfig, DiskArg, FsConfig, MemoryConfig, NetConfig,
     PmuArg, SerialConfig, UncoreArg, VmConfig, VsockConfig, api_socket,
 };
 
@@ -39,7 +39,7 @@ impl RunArgs {
             net: all(&self.net, NetConfig::parse)?,
             vsock: self.vsock.as_deref().map(VsockConfig::parse).transpose()?,
             serial,
-            disks: all(&self.disk, DiskConfig::parse)?,
+            disks: all(&self.disk, DiskArg::parse)?,
             console,
             rng: config::rng::parse(&self.rng)?,
             api_socket: self

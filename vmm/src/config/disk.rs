@@ -7,10 +7,20 @@ use super::options::{Flag, Options};
 
 const FLAG: Flag = Flag {
     name: "--disk",
-    keys: &["path", "readonly", "format", "direct", "id"],
-    accepted: "path=P[,readonly=on|off][,format=raw|qcow2][,direct=on|off][,id=NAME]",
+    keys: &[
+        "path",
+        "readonly",
+        "format",
+        "direct",
+        "id",
+        "vhost-user",
+        "socket",
+    ],
+    accepted: "path=P[,readonly=on|off][,format=raw|qcow2][,direct=on|off][,id=NAME] or vhost-user=on,socket=PATH",
 };
 
+/// The keys of a disk in a file.
+const FILE_KEYS: [&str; 5] = ["path", "readonly", "format", "direct", "id"];
 /// The longest id: what a driver reads (VIRTIO_BLK_ID_BYTES).
 const MAX_ID: usize = 20;
 
@@ -23,7 +33,43 @@ pub enum DiskFormat {
     Qcow2,
 }
 
-/// A disk of the guest.
+/// A disk of the guest, and who serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskArg {
+    /// We do, from a file.
+    File(DiskConfig),
+    /// A process that listens at this Unix socket.
+    Socket(PathBuf),
+}
+
+impl DiskArg {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let options = Options::parse(FLAG, text)?;
+        let by_socket = options.switch("vhost-user")?.unwrap_or(false);
+        let socket = options.path("socket")?;
+        let missing = |key| ConfigError::MissingKey {
+            flag: FLAG.name,
+            key,
+            accepted: FLAG.accepted,
+        };
+        match (by_socket, socket) {
+            (false, None) => DiskConfig::from_options(&options).map(Self::File),
+            (false, Some(_)) => Err(missing("vhost-user")),
+            (true, None) => Err(missing("socket")),
+            // The process knows the rest.
+            (true, Some(socket)) => match FILE_KEYS.iter().find(|key| options.get(key).is_some()) {
+                Some(key) => Err(ConfigError::KeyExcludes {
+                    flag: FLAG.name,
+                    key,
+                    accepted: FLAG.accepted,
+                }),
+                None => Ok(Self::Socket(socket)),
+            },
+        }
+    }
+}
+
+/// A disk in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
     /// The file or block device.
@@ -39,8 +85,7 @@ pub struct DiskConfig {
 }
 
 impl DiskConfig {
-    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        let options = Options::parse(FLAG, text)?;
+    fn from_options(options: &Options<'_>) -> Result<Self, ConfigError> {
         let path = options.require("path")?;
         if path.is_empty() {
             return Err(ConfigError::MissingKey {
@@ -87,7 +132,7 @@ mod tests {
             direct: false,
             id: None,
         };
-        assert_eq!(DiskConfig::parse("path=a"), Ok(plain));
+        assert_eq!(DiskArg::parse("path=a"), Ok(DiskArg::File(plain)));
         let all = DiskConfig {
             path: "a".into(),
             read_only: true,
@@ -96,7 +141,9 @@ mod tests {
             id: Some("root".to_owned()),
         };
         let text = "id=root,direct=on,format=qcow2,readonly=on,path=a";
-        assert_eq!(DiskConfig::parse(text), Ok(all));
+        assert_eq!(DiskArg::parse(text), Ok(DiskArg::File(all)));
+        let socket = DiskArg::parse("vhost-user=on,socket=/s");
+        assert_eq!(socket, Ok(DiskArg::Socket("/s".into())));
         for (text, part) in [
             ("", "'' is not key=value"),
             ("a", "'a' is not key=value"),
@@ -118,9 +165,15 @@ mod tests {
                 "is not possible for 'id'",
             ),
             ("path=a,path=b", "'path' is given twice"),
+            ("vhost-user=on", "'socket' is missing"),
+            ("socket=/s", "'vhost-user' is missing"),
+            ("vhost-user=off,socket=/s", "'vhost-user' is missing"),
+            ("vhost-user=on,socket=", "'' is not possible for 'socket'"),
+            ("vhost-user=on,socket=/s,path=a", "'path' excludes"),
+            ("vhost-user=on,socket=/s,readonly=on", "'readonly' excludes"),
             ("path=a,image_type=raw", "unknown key 'image_type'"),
         ] {
-            let message = DiskConfig::parse(text).unwrap_err().to_string();
+            let message = DiskArg::parse(text).unwrap_err().to_string();
             assert!(message.contains("--disk"), "{message}");
             assert!(message.contains(part), "{message}");
         }

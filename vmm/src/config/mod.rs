@@ -27,7 +27,7 @@ use std::path::PathBuf;
 pub use affinity::{Affinity, CoreTypes};
 pub use console::ConsoleConfig;
 pub use cpus::{CpusConfig, MAX_VCPUS, Topology};
-pub use disk::{DiskConfig, DiskFormat};
+pub use disk::{DiskArg, DiskConfig, DiskFormat};
 pub use error::ConfigError;
 pub(crate) use fs::tags_differ;
 pub use fs::{FsConfig, FsSource};
@@ -69,7 +69,7 @@ pub struct VmConfig {
     /// The serial console.
     pub serial: SerialConfig,
     /// The disks, in the order of their device numbers.
-    pub disks: Vec<DiskConfig>,
+    pub disks: Vec<DiskArg>,
     /// The virtio console, if there is one.
     pub console: Option<ConsoleConfig>,
     /// Whether the guest has a source of random bytes.

@@ -1,4 +1,5 @@
 //! The virtio devices that are ours, as flags ask for them: disks, a console, random bytes.
+//! A disk that another process serves is made here too, for disks have one order.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
@@ -6,12 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use super::serial_file::SerialFile;
 use super::virtio::{DeviceContext, DeviceError, DeviceMaker, NamedDevice};
-use crate::config::{ConsoleConfig, DiskConfig, VmConfig};
+use crate::config::{ConsoleConfig, DiskArg, DiskConfig, VmConfig};
 use crate::devices::serial::FILE_LIMIT;
 use crate::devices::virtio::Threaded;
 use crate::devices::virtio::block::{OpenDisk, VirtioBlock};
 use crate::devices::virtio::console::{ConsolePort, VirtioConsole};
 use crate::devices::virtio::rng::VirtioRng;
+use crate::devices::virtio::vhost;
 use crate::error_text::one_line;
 use crate::event_loop::TypedPipe;
 use crate::sys::terminal;
@@ -21,7 +23,13 @@ pub(super) fn makers(config: &VmConfig) -> Vec<DeviceMaker> {
     let mut makers: Vec<DeviceMaker> = Vec::new();
     for (number, disk) in config.disks.iter().cloned().enumerate() {
         let name = format!("disk{number}");
-        makers.push(Box::new(move |context| disk_device(name, &disk, context)));
+        makers.push(match disk {
+            DiskArg::File(disk) => Box::new(move |context| disk_device(name, &disk, context)),
+            DiskArg::Socket(socket) => Box::new(move |context| {
+                let device = Box::new(vhost::open_disk(&socket, context.stop)?);
+                Ok(NamedDevice { name, device })
+            }),
+        });
     }
     if let Some(console) = config.console.clone() {
         makers.push(Box::new(move |context| console_device(&console, context)));

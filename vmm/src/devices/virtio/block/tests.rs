@@ -10,7 +10,7 @@ use super::super::testing::{BUFFERS, INDIRECT, NEXT, RAM, TestDriver, WRITE, wai
 use super::super::{Threaded, VirtioDevice};
 use super::image::DiskImage;
 use super::*;
-use crate::config::DiskConfig;
+use crate::config::{DiskArg, DiskConfig};
 use crate::sys::disk_io::Transfer;
 use crate::sys::scratch::Scratch;
 
@@ -28,7 +28,10 @@ impl DiskFull for Told {
 }
 
 fn disk_config(text: &str) -> DiskConfig {
-    DiskConfig::parse(text).unwrap()
+    match DiskArg::parse(text).unwrap() {
+        DiskArg::File(config) => config,
+        DiskArg::Socket(_) => panic!("{text}"),
+    }
 }
 
 fn open_error(text: &str) -> String {
