@@ -7,13 +7,16 @@ use thiserror::Error;
 use vpmu::host::linux::sysfs::Sysfs;
 
 use crate::config::{ConfigError, CpusConfig, PmuArg, VmConfig};
-use crate::control::{ApiSocket, ControlServer, SocketError, VmControl, VmFacts};
+use crate::control::{ControlServer, VmControl, VmFacts};
 use crate::machine::{BuildError, Machine, MachineControl, MachineExtras};
 use crate::output::stderr;
 use crate::pmu::{HostCpus, PmuBacking, PmuError, PmuHooks, PmuPlan, UncoreHosts, place};
 use crate::stop::{END_TIME, EndWatch, StopReason, StopSignal};
+use crate::sys::socket_file::{SocketError, SocketFile};
 use crate::sys::{end, limits};
 
+/// What names the API's socket.
+const API_SOCKET: &str = "--api-socket: path";
 /// The VM did not end in time. Even, as the values of `--debug-exit` are odd.
 const CUT_SHORT: u8 = 4;
 
@@ -88,7 +91,7 @@ impl Launch {
             log::debug!("the limit of open files stays as it is: {error}");
         }
         if let Some(path) = &config.api_socket {
-            ApiSocket::check(path)?;
+            SocketFile::check(API_SOCKET, path)?;
         }
         let sysfs = Sysfs::default();
         let host_cpus = HostCpus::read(&sysfs);
@@ -196,7 +199,7 @@ fn serve_api(
         uncore: pmu.and_then(PmuPlan::uncore),
         monitors: pmu.map(PmuPlan::monitors),
     };
-    let socket = ApiSocket::bind(path)?;
+    let socket = SocketFile::bind(API_SOCKET, path)?;
     let server = ControlServer::start(socket, VmControl::new(facts, machine.control()));
     server.map(Some).map_err(LaunchError::Api)
 }

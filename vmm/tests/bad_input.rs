@@ -248,7 +248,7 @@ fn flag_values() {
             "accepted: 1 to 3",
         ),
         ("--pmu", "on", "type=auto"),
-        ("--serial", "pty", "tty, null or file=PATH"),
+        ("--serial", "pty", "tty, null, file=PATH"),
     ] {
         refuses(
             &["--kernel", &kernel, flag, value],

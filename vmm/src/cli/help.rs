@@ -210,6 +210,10 @@ The serial console, ttyS0 in the guest:
   file=PATH  output to a file, which is created, or emptied when the VM starts, up to
              1 GiB; no input. With file=PATH,append=on the output is added at its end.
              PATH must not be a link, a FIFO, a file of another flag or of another VM
+  socket=PATH
+             a Unix socket, which is created for this user alone and goes with the VM: one
+             client at a time reads the output, and what it sends is typed. Without a
+             client the output is lost (socat -,raw,echo=0 UNIX:PATH connects a terminal)
   null       no output and no input
 ";
 
@@ -224,6 +228,9 @@ A disk (/dev/vda and on, in the order of the flags):
                 image does is refused: its content may be the guest's
   direct=on     past the host's page cache
   id=NAME       /dev/disk/by-id/virtio-NAME in the guest, up to 20 characters
+  vhost-user=on,socket=PATH
+                the disk that another process, such as qemu-storage-daemon, serves at
+                this Unix socket by vhost-user; no other key with it
 
 When the host has no room for what the guest writes, the VM is paused: make room, then
 perfvisor ctl resume. Nothing is lost.

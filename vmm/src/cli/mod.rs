@@ -116,7 +116,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "OPTIONS", long_help = help::VSOCK)]
     pub vsock: Option<String>,
 
-    /// Serial console: tty, file=PATH[,append=on] or null
+    /// Serial console: tty, file=PATH[,append=on], socket=PATH or null
     #[arg(
         long,
         value_name = "OPTIONS",
@@ -125,7 +125,8 @@ pub struct RunArgs {
     )]
     pub serial: String,
 
-    /// Disk: path=P, and optionally readonly=, format=, direct=, id=; may be repeated
+    /// Disk: path=P, and optionally readonly=, format=, direct=, id=; or vhost-user=on,socket=S; may
+    /// be repeated
     #[arg(long, value_name = "OPTIONS", long_help = help::DISK)]
     pub disk: Vec<String>,
 

@@ -7,9 +7,12 @@ use super::options::{Flag, Options};
 
 const FLAG: Flag = Flag {
     name: "--serial",
-    keys: &["file", "append"],
-    accepted: "tty, null or file=PATH[,append=on|off]",
+    keys: &["file", "append", "socket"],
+    accepted: "tty, null, file=PATH[,append=on|off] or socket=PATH",
 };
+
+/// The longest path of a Unix socket.
+const MAX_SOCKET: usize = 107;
 
 /// Where the guest's first serial port goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub enum SerialConfig {
         /// Whether the bytes go behind those that are there; otherwise it is emptied.
         append: bool,
     },
+    /// To whoever connects to a Unix socket, which is created; what it sends is typed.
+    Socket(PathBuf),
     /// Nowhere; no input.
     Null,
 }
@@ -61,6 +66,18 @@ impl SerialConfig {
                 append,
             });
         }
+        // Nor are there keys behind a socket.
+        if let Some(path) = text.strip_prefix("socket=") {
+            return match path.len() {
+                1..=MAX_SOCKET if !path.contains('\0') => Ok(Self::Socket(path.into())),
+                _ => Err(ConfigError::BadValue {
+                    flag: FLAG.name,
+                    key: "socket",
+                    value: path.to_owned(),
+                    accepted: "a path of 1 to 107 bytes",
+                }),
+            };
+        }
         let options = Options::parse(FLAG, text)?;
         options.require("file").map(|_| Self::Null)
     }
@@ -86,7 +103,14 @@ mod tests {
         }
         for text in ["pty", "file=", "file=,append=on", "append=on", "path=x", ""] {
             let message = SerialConfig::parse(text).unwrap_err().to_string();
-            assert!(message.contains("tty, null or file=PATH"), "{message}");
+            assert!(message.contains("tty, null, file=PATH"), "{message}");
+        }
+        let socket = SerialConfig::parse("socket=/s,t");
+        assert_eq!(socket, Ok(SerialConfig::Socket("/s,t".into())));
+        for path in ["", &"p".repeat(108)] {
+            let message = SerialConfig::parse(&format!("socket={path}")).unwrap_err();
+            let message = message.to_string();
+            assert!(message.contains("a path of 1 to 107 bytes"), "{message}");
         }
         let message = SerialConfig::parse("file=a,append=yes")
             .unwrap_err()

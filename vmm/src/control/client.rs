@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use httparse::{EMPTY_HEADER, Status};
 use thiserror::Error;
 
-use super::socket;
+use crate::sys::socket_file;
 
 /// How long the whole exchange may take: longer than 64 clients that say
 /// nothing, and than vCPUs that do not answer, hold the server up.
@@ -64,7 +64,7 @@ pub(super) fn request(
         path: path.to_owned(),
         source,
     };
-    let stream = socket::connect(path, TIME).map_err(unreachable)?;
+    let stream = socket_file::connect(path, TIME).map_err(unreachable)?;
     let answer =
         exchange(stream, method, route, body).map_err(|source| ClientError::BrokenOff {
             path: path.to_owned(),

@@ -20,11 +20,9 @@ mod ctl;
 pub mod fuzz;
 mod http;
 mod monitors;
-mod path_lock;
 mod report;
 mod routes;
 mod server;
-mod socket;
 mod text;
 mod uncore_text;
 mod vm;
@@ -36,5 +34,4 @@ pub use report::{
     PowerState, ShutdownRequest, StateReport, VcpuPlace, VcpuPmuReport, VcpuSlot, VcpuSlots,
 };
 pub use server::ControlServer;
-pub use socket::{ApiSocket, SocketError};
 pub use vm::{VmControl, VmFacts};

@@ -14,9 +14,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::connection::{Connection, Wants};
 use super::routes;
-use super::socket::ApiSocket;
 use super::vm::VmControl;
 use crate::rate_limit::RateLimit;
+use crate::sys::socket_file::SocketFile;
 
 /// The most connections at once; others wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -40,7 +40,7 @@ impl ControlServer {
     ///
     /// # Errors
     /// If the host gives no thread, epoll or eventfd.
-    pub fn start(socket: ApiSocket, vm: VmControl) -> io::Result<Self> {
+    pub fn start(socket: SocketFile, vm: VmControl) -> io::Result<Self> {
         let end = EventFd::new(EFD_NONBLOCK)?;
         let mut server = Server {
             epoll: Epoll::new()?,
@@ -77,7 +77,7 @@ impl Drop for ControlServer {
 #[derive(Debug)]
 struct Server {
     epoll: Epoll,
-    socket: ApiSocket,
+    socket: SocketFile,
     vm: VmControl,
     end: EventFd,
     connections: BTreeMap<u64, Connection>,

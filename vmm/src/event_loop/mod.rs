@@ -3,6 +3,7 @@
 mod affinity_watch;
 mod console;
 mod relay;
+mod socket_console;
 mod typed;
 
 use std::fmt;
@@ -16,12 +17,14 @@ use vmm_sys_util::eventfd::EventFd;
 pub use affinity_watch::AffinityWatch;
 pub use console::Console;
 pub use relay::SignalRelay;
+pub use socket_console::{ListeningConsole, SocketClient, SocketConsole};
 pub use typed::TypedPipe;
 
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::signals::EndSignals;
 
-type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
+/// A listener of the loop.
+pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 
 /// The loop and who listens.
 pub struct EventLoop {

@@ -14,6 +14,7 @@ use crate::devices::virtio::pci::TransportError;
 use crate::devices::{BusError, ResourceError};
 use crate::kvm::KvmError;
 use crate::probe::LinuxNeedsHardware;
+use crate::sys::socket_file::SocketError;
 
 /// The reason why a VM could not be built. Nothing is left behind.
 #[derive(Debug, Error)]
@@ -30,6 +31,9 @@ pub enum BuildError {
     /// The file of the serial port is not usable.
     #[error(transparent)]
     SerialFile(#[from] SerialFileError),
+    /// The socket of the console is not usable.
+    #[error(transparent)]
+    SerialSocket(#[from] SocketError),
     /// The guest cannot have its memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -111,6 +115,7 @@ impl BuildError {
                 | Self::Initramfs(_)
                 | Self::Boot(_)
                 | Self::SerialFile(_)
+                | Self::SerialSocket(_)
                 | Self::Memory(_)
                 | Self::TooManyVcpus { .. }
                 | Self::Topology { .. }

@@ -13,7 +13,7 @@ use super::presence::PresenceKeeper;
 use super::serial_file::ConsoleFiles;
 use super::vcpus::{self, VcpuSource};
 use super::virtio::{self, DeviceContext, DeviceShared};
-use crate::config::{ConsoleConfig, SerialConfig, VmConfig};
+use crate::config::{ConsoleConfig, VmConfig};
 use crate::devices::cpu_hotplug::CpuHotplug;
 use crate::devices::power::PowerButton;
 use crate::devices::serial::ConsoleOutput;
@@ -139,8 +139,8 @@ impl Machine {
         let stop = extras.stop;
         // May create a file: behind all that refuses what the user gave.
         let console_files = ConsoleFiles::open(config, &files, extras.again)?;
-        let serial_file = console_files.serial.as_ref();
-        let serial = parts::open_serial(&config.serial, serial_file, extras.console)?;
+        let socket = parts::serial_socket(&config.serial)?;
+        let serial = parts::open_serial(config, &console_files, socket.as_ref(), extras.console)?;
         let (power_button, line) = parts::lines().map_err(host("an interrupt line"))?;
         let vcpus = Arc::new(VcpuSet::default());
         let table = PresenceTable::new(created.vcpus.into_values());
@@ -155,8 +155,8 @@ impl Machine {
         virtio::place_all(&vm, &mut platform, &mut context, extras.devices)?;
         let devices = parts::show_devices(&vm, &config.cpus, &platform)?;
         let console = serial.output.clone();
-        if config.serial == SerialConfig::Tty {
-            events.add(parts::console(serial, &stop).map_err(host("standard input"))?);
+        if let Some(typist) = parts::typist(config, serial, socket, &stop)? {
+            events.add(typist);
         }
         kick::install_handler().map_err(host("the signal handler of kicks"))?;
         let source = VcpuSource {

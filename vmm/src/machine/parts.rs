@@ -11,7 +11,7 @@ use super::build_error::BuildError;
 use super::cpuid::{CpuidPlan, Profile};
 use super::memory::RamLayout;
 use super::platform::{DeviceSet, Platform};
-use super::serial_file::SerialFile;
+use super::serial_file::ConsoleFiles;
 use super::vcpus::{CreatedVcpus, VcpuPlan};
 use crate::config::{CpusConfig, SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{CpuHotplug, HotplugLine};
@@ -20,11 +20,12 @@ use crate::devices::i8042::KeyboardController;
 use crate::devices::panic::PanicDevice;
 use crate::devices::power::{PowerButton, PowerDevice};
 use crate::devices::serial::{ConsoleOutput, Limited, SerialParts, SerialPort};
-use crate::event_loop::Console;
+use crate::event_loop::{Console, ListeningConsole, SocketClient, SocketConsole, Subscriber};
 use crate::kvm::{BootState, Hypervisor, Vm, layout};
 use crate::pmu::PmuHooks;
 use crate::stop::StopSignal;
 use crate::sys::files::FileId;
+use crate::sys::socket_file::SocketFile;
 use crate::sys::terminal;
 
 /// An initramfs up to this size is read before its memory is found too small; one that
@@ -153,10 +154,22 @@ impl<'a> Blueprint<'a> {
     }
 }
 
+/// The socket of `--serial`, if it is one.
+pub(super) fn serial_socket(config: &SerialConfig) -> Result<Option<ListeningConsole>, BuildError> {
+    let SerialConfig::Socket(path) = config else {
+        return Ok(None);
+    };
+    Ok(Some(ListeningConsole {
+        file: SocketFile::bind("--serial: socket", path)?,
+        client: SocketClient::default(),
+    }))
+}
+
 /// The serial port and its other end.
 pub(super) fn open_serial(
-    config: &SerialConfig,
-    file: Option<&SerialFile>,
+    config: &VmConfig,
+    files: &ConsoleFiles,
+    socket: Option<&ListeningConsole>,
     instead: Option<Box<dyn Write + Send>>,
 ) -> Result<SerialParts, BuildError> {
     let host = |source| BuildError::Host {
@@ -166,10 +179,14 @@ pub(super) fn open_serial(
     if let Some(out) = instead {
         return SerialPort::create(ConsoleOutput::to(out).map_err(host)?).map_err(host);
     }
-    let out: Box<dyn Write + Send> = match config {
+    let out: Box<dyn Write + Send> = match &config.serial {
         SerialConfig::Tty => Box::new(terminal::stdout().map_err(host)?),
+        SerialConfig::Socket(_) => match socket {
+            Some(socket) => Box::new(socket.client.clone()),
+            None => return SerialPort::create(ConsoleOutput::default()).map_err(host),
+        },
         SerialConfig::Null => return SerialPort::create(ConsoleOutput::default()).map_err(host),
-        SerialConfig::File { .. } => match file {
+        SerialConfig::File { .. } => match &files.serial {
             Some(file) => Box::new(Limited::new(file.writer().map_err(host)?)),
             // /dev/null.
             None => return SerialPort::create(ConsoleOutput::default()).map_err(host),
@@ -226,16 +243,29 @@ pub(super) fn show_devices(
     Ok(devices.clone())
 }
 
-/// The listener that feeds the serial port from standard input.
-pub(super) fn console(
+/// The listener that feeds the serial port: from standard input, or from a socket's client.
+pub(super) fn typist(
+    config: &VmConfig,
     serial: SerialParts,
+    socket: Option<ListeningConsole>,
     stop: &Arc<StopSignal>,
-) -> io::Result<Arc<Mutex<Console>>> {
-    Ok(Arc::new(Mutex::new(Console::new(
-        terminal::stdin()?,
+) -> Result<Option<Subscriber>, BuildError> {
+    if let Some(socket) = socket {
+        let console = SocketConsole::new(socket, serial.port, serial.drained);
+        return Ok(Some(Arc::new(Mutex::new(console))));
+    }
+    if config.serial != SerialConfig::Tty {
+        return Ok(None);
+    }
+    let input = terminal::stdin().map_err(|source| BuildError::Host {
+        what: "standard input",
+        source,
+    })?;
+    Ok(Some(Arc::new(Mutex::new(Console::new(
+        input,
         serial.port,
         serial.drained,
         Arc::clone(stop),
         io::stdin().is_terminal(),
-    ))))
+    )))))
 }

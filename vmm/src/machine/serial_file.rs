@@ -78,7 +78,7 @@ impl SerialFile {
             SerialConfig::File { path, append } => {
                 Self::open_at("--serial", path, *append, config, files)
             }
-            SerialConfig::Tty | SerialConfig::Null => Ok(None),
+            SerialConfig::Tty | SerialConfig::Socket(_) | SerialConfig::Null => Ok(None),
         }
     }
 

@@ -1,5 +1,5 @@
 //! What must be undone however the process ends: the terminal is given back, and the
-//! socket's file goes. Orderly ends do it by `Drop`; here it is done from a signal
+//! files of sockets go. Orderly ends do it by `Drop`; here it is done from a signal
 //! handler, or when an end takes too long.
 #![expect(unsafe_code, reason = "signal handlers, and what they may call")]
 
@@ -19,8 +19,19 @@ struct DoomedFile {
     inode: u64,
 }
 
-/// The only one: a process has one socket. Whoever takes it owns it.
-static DOOMED: AtomicPtr<DoomedFile> = AtomicPtr::new(ptr::null_mut());
+/// Places of files. Whoever takes a file out owns it.
+type Doomed = [AtomicPtr<DoomedFile>; 2];
+
+const fn no_files() -> Doomed {
+    [const { AtomicPtr::new(ptr::null_mut()) }; 2]
+}
+
+/// A process has two sockets at most: of its API and of the serial console.
+static DOOMED: Doomed = no_files();
+
+/// The place of a file that goes with the process.
+#[derive(Debug)]
+pub struct DoomedSlot(&'static AtomicPtr<DoomedFile>);
 
 /// Faults of the VMM itself. The others that kill are events (see
 /// [`super::signals`]).
@@ -35,37 +46,50 @@ const FATAL: [i32; 7] = [
 ];
 
 /// Has the file removed if the process ends in another way than in order. The
-/// identity is that of `stat`: device and inode.
-pub fn doom_file(path: &Path, (device, inode): (u64, u64)) {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
-        return;
-    };
+/// identity is that of `stat`: device and inode. `None` if there is no place for it.
+pub fn doom_file(path: &Path, identity: (u64, u64)) -> Option<DoomedSlot> {
+    doom_in(&DOOMED, path, identity)
+}
+
+fn doom_in(slots: &'static Doomed, path: &Path, (device, inode): (u64, u64)) -> Option<DoomedSlot> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let file = Box::new(DoomedFile {
         path,
         device,
         inode,
     });
-    replace(Box::into_raw(file));
+    let file = Box::into_raw(file);
+    let takes = |slot: &&AtomicPtr<DoomedFile>| {
+        let empty = ptr::null_mut();
+        slot.compare_exchange(empty, file, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    };
+    let slot = slots.iter().find(takes);
+    if slot.is_none() {
+        // SAFETY: it came from `Box::into_raw` above, and no place has it.
+        drop(unsafe { Box::from_raw(file) });
+    }
+    slot.map(DoomedSlot)
 }
 
 /// The file is its owner's again, who removes it.
-pub fn spare_file() {
-    replace(ptr::null_mut());
-}
-
-fn replace(file: *mut DoomedFile) {
-    let old = DOOMED.swap(file, Ordering::AcqRel);
+pub fn spare_file(DoomedSlot(slot): DoomedSlot) {
+    let old = slot.swap(ptr::null_mut(), Ordering::AcqRel);
     if !old.is_null() {
         // SAFETY: it came from `Box::into_raw`, and the swap gave it to us alone.
         drop(unsafe { Box::from_raw(old) });
     }
 }
 
-/// Gives the terminal back and removes the file. Does nothing the second time.
+/// Gives the terminal back and removes the files. Does nothing the second time.
 /// Async-signal-safe: it allocates, frees and locks nothing.
 pub fn undo() {
     terminal::restore();
-    let file = DOOMED.swap(ptr::null_mut(), Ordering::AcqRel);
+    DOOMED.iter().for_each(remove);
+}
+
+fn remove(slot: &AtomicPtr<DoomedFile>) {
+    let file = slot.swap(ptr::null_mut(), Ordering::AcqRel);
     // SAFETY: it is null or came from `Box::into_raw`; the swap gave it to us
     // alone, and it is never freed.
     let Some(file) = (unsafe { file.as_ref() }) else {
@@ -136,6 +160,8 @@ mod tests {
 
     #[test]
     fn only_the_file_that_was_named_goes() {
+        // Other tests have sockets.
+        static SLOTS: Doomed = no_files();
         let path = std::env::temp_dir().join(format!("perfvisor-doomed-{}", std::process::id()));
         fs::write(&path, "old").unwrap();
         let identity = |path: &Path| {
@@ -143,16 +169,20 @@ mod tests {
             (file.dev(), file.ino())
         };
         let (device, inode) = identity(&path);
-        doom_file(&path, (device, inode + 1));
-        undo();
+        doom_in(&SLOTS, &path, (device, inode + 1)).unwrap();
+        SLOTS.iter().for_each(remove);
         assert!(path.exists(), "another file has the name");
-        doom_file(&path, (device, inode));
-        spare_file();
-        undo();
+        let slots = [(); 2].map(|()| doom_in(&SLOTS, &path, (device, inode)).unwrap());
+        assert!(
+            doom_in(&SLOTS, &path, (device, inode)).is_none(),
+            "no place"
+        );
+        slots.into_iter().for_each(spare_file);
+        SLOTS.iter().for_each(remove);
         assert!(path.exists(), "it was spared");
-        doom_file(&path, (device, inode));
-        undo();
+        doom_in(&SLOTS, &path, (device, inode)).unwrap();
+        SLOTS.iter().for_each(remove);
         assert!(!path.exists());
-        undo();
+        SLOTS.iter().for_each(remove);
     }
 }

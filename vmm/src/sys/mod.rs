@@ -1,4 +1,4 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets without a file, clocks and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, an end out of order.
 
 pub mod affinity;
 pub mod child;
@@ -12,10 +12,12 @@ pub mod kick;
 pub mod limits;
 pub mod memory_file;
 pub mod output_file;
+mod path_lock;
 pub mod random;
 #[cfg(test)]
 pub(crate) mod scratch;
 pub mod signals;
+pub mod socket_file;
 pub mod stream;
 pub mod tap;
 pub mod terminal;

@@ -33,6 +33,18 @@ fn values_of_the_flags_of_devices() {
             ["--disk", "'a b' is not possible for 'id'"],
         ),
         (
+            &["--disk", "vhost-user=on"],
+            ["--disk", "'socket' is missing"],
+        ),
+        (
+            &["--disk", "vhost-user=on,socket=/s,path=a"],
+            ["--disk", "'path' excludes"],
+        ),
+        (
+            &["--serial", "socket="],
+            ["--serial", "a path of 1 to 107 bytes"],
+        ),
+        (
             &["--console", "pty"],
             ["--console", "tty, null or file=PATH"],
         ),
@@ -91,6 +103,10 @@ fn files_that_cannot_be_disks() {
             vec![disk(&good, ""), disk(&good, ",readonly=on")],
             [&good, "writes it"],
         ),
+        (
+            vec!["vhost-user=on,socket=/does/not/exist".to_owned()],
+            ["/does/not/exist", "cannot connect"],
+        ),
     ] {
         let flags = disks.iter().flat_map(|disk| ["--disk", disk]);
         let args: Vec<_> = ["--kernel", &kernel, "--serial", "null"]
@@ -100,6 +116,25 @@ fn files_that_cannot_be_disks() {
         refuses(&args, 2, &["--disk", parts[0], parts[1], WHAT_WORKS]);
     }
     assert_eq!(fs::read(&good).unwrap(), [0; 4096]);
+}
+
+/// What is no socket stays, and so does one that is served.
+#[test]
+fn the_socket_of_the_serial_console_is_nobodys() {
+    if !super::serial::kvm() {
+        return;
+    }
+    let scratch = Scratch::new("serial-socket");
+    let kernel = scratch.file("kernel", &elf());
+    let file = scratch.file("file", b"precious");
+    let served = format!("{}/socket", scratch.0.display());
+    let _listener = UnixListener::bind(&served).unwrap();
+    for (path, reason) in [(&file, "exists and is no socket"), (&served, "is in use")] {
+        let serial = format!("socket={path}");
+        let args = ["--kernel", &kernel, "--serial", &serial];
+        refuses(&args, 2, &["--serial: socket", reason, WHAT_WORKS]);
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"precious");
 }
 
 #[test]

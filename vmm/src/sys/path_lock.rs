@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::sys::files::FileId;
+use super::files::FileId;
 
 /// How long another VMM that is starting may hold the lock.
 const TIME: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ impl PathLock {
 impl Drop for PathLock {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            log::warn!("api: cannot remove {}: {error}", self.path.display());
+            log::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::path_lock::PathLock;
+use crate::sys::end::DoomedSlot;
 use crate::sys::files::FileId;
 use crate::sys::{end, umask};
 
@@ -26,25 +27,31 @@ const NOT_FOR_OTHERS: u32 = 0o177;
 pub enum SocketError {
     /// Somebody answers there.
     #[error(
-        "--api-socket: path={path} is in use by a running process; use another path, or end that process first"
+        "{flag}={path} is in use by a running process; use another path, or end that process first"
     )]
     InUse {
+        /// The flag and the key that name it.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
     },
     /// The file is something else.
     #[error(
-        "--api-socket: path={path} exists and is no socket; use a path that does not exist, or the socket of a process that has ended"
+        "{flag}={path} exists and is no socket; use a path that does not exist, or the socket of a process that has ended"
     )]
     NotASocket {
+        /// The flag and the key that name it.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
     },
     /// The host refused something.
     #[error(
-        "--api-socket: path={path}: cannot {what}; expected: a path of up to 107 bytes in a directory that this user can write to"
+        "{flag}={path}: cannot {what}; expected: a path of up to 107 bytes in a directory that this user can write to"
     )]
     Host {
+        /// The flag and the key that name it.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// What was tried.
@@ -56,22 +63,24 @@ pub enum SocketError {
 
 /// A listening socket and its file, which goes with it.
 #[derive(Debug)]
-pub struct ApiSocket {
+pub struct SocketFile {
     listener: UnixListener,
+    flag: &'static str,
     path: PathBuf,
+    doomed: Option<DoomedSlot>,
     /// The file that is ours; `None` until that is known.
     file: Option<FileId>,
 }
 
-impl ApiSocket {
-    /// Looks whether [`ApiSocket::bind`] would work, as far as one can without
+impl SocketFile {
+    /// Looks whether [`SocketFile::bind`] would work, as far as one can without
     /// doing it.
     ///
     /// # Errors
-    /// As [`ApiSocket::bind`].
-    pub fn check(path: &Path) -> Result<(), SocketError> {
-        fs::metadata(parent(path)).map_err(host(path, "open its directory"))?;
-        is_stale(path).map(drop)
+    /// As [`SocketFile::bind`].
+    pub fn check(flag: &'static str, path: &Path) -> Result<(), SocketError> {
+        fs::metadata(parent(path)).map_err(host((flag, path), "open its directory"))?;
+        is_stale(flag, path).map(drop)
     }
 
     /// Listens at `path` with mode 0600 from its first moment. Replaces the
@@ -82,28 +91,30 @@ impl ApiSocket {
     ///
     /// # Errors
     /// If the path is somebody's, or the host refuses.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        let _lock = PathLock::take(path).map_err(host(path, "lock it"))?;
-        if is_stale(path)? {
+    pub fn bind(flag: &'static str, path: &Path) -> Result<Self, SocketError> {
+        let _lock = PathLock::take(path).map_err(host((flag, path), "lock it"))?;
+        if is_stale(flag, path)? {
             log::info!(
-                "api: replacing the socket {}, which an ended process left behind",
+                "{flag}: replacing the socket {}, which an ended process left behind",
                 path.display()
             );
-            fs::remove_file(path).map_err(host(path, "remove the dead socket"))?;
+            fs::remove_file(path).map_err(host((flag, path), "remove the dead socket"))?;
         }
         let listener = umask::with(NOT_FOR_OTHERS, || UnixListener::bind(path))
-            .map_err(host(path, "create the socket"))?;
+            .map_err(host((flag, path), "create the socket"))?;
         // From here on the file goes with the value, whatever fails.
         let mut socket = Self {
             listener,
+            flag,
             path: path.to_owned(),
+            doomed: None,
             file: None,
         };
-        let file = fs::symlink_metadata(path).map_err(host(path, "look at the socket"))?;
+        let file = fs::symlink_metadata(path).map_err(host((flag, path), "look at the socket"))?;
         socket.file = Some(FileId::of(&file));
-        end::doom_file(path, (file.dev(), file.ino()));
+        socket.doomed = end::doom_file(path, (file.dev(), file.ino()));
         let set_up = socket.listener.set_nonblocking(true);
-        set_up.map_err(host(path, "set up the socket"))?;
+        set_up.map_err(host((flag, path), "set up the socket"))?;
         Ok(socket)
     }
 
@@ -114,21 +125,31 @@ impl ApiSocket {
     }
 }
 
-impl Drop for ApiSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        end::spare_file();
+        if let Some(doomed) = self.doomed.take() {
+            end::spare_file(doomed);
+        }
         // The file without a known identity was bound a moment ago, under the lock.
         let ours = |file: fs::Metadata| self.file.is_none_or(|own| own == FileId::of(&file));
         if fs::symlink_metadata(&self.path).is_ok_and(ours)
             && let Err(error) = fs::remove_file(&self.path)
         {
-            log::warn!("api: cannot remove {}: {error}", self.path.display());
+            log::warn!(
+                "{}={}: cannot remove it: {error}",
+                self.flag,
+                self.path.display()
+            );
         }
     }
 }
 
-fn host(path: &Path, what: &'static str) -> impl Fn(io::Error) -> SocketError {
+fn host(
+    (flag, path): (&'static str, &Path),
+    what: &'static str,
+) -> impl Fn(io::Error) -> SocketError {
     move |source| SocketError::Host {
+        flag,
         path: path.to_owned(),
         what,
         source,
@@ -145,21 +166,24 @@ fn parent(path: &Path) -> &Path {
 
 /// Whether a socket lies there that nobody serves any more; `false` if nothing
 /// does.
-fn is_stale(path: &Path) -> Result<bool, SocketError> {
+fn is_stale(flag: &'static str, path: &Path) -> Result<bool, SocketError> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(host(path, "look at the file")(error)),
+        Err(error) => return Err(host((flag, path), "look at the file")(error)),
     };
     let path = path.to_owned();
     if !file.file_type().is_socket() {
-        return Err(SocketError::NotASocket { path });
+        return Err(SocketError::NotASocket { flag, path });
     }
     match connect(&path, LIVE_TIME) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
-        Ok(_) => Err(SocketError::InUse { path }),
-        Err(error) if error.kind() == ErrorKind::TimedOut => Err(SocketError::InUse { path }),
-        Err(error) => Err(host(&path, "see whether the socket there is in use")(error)),
+        Ok(_) => Err(SocketError::InUse { flag, path }),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(SocketError::InUse { flag, path }),
+        Err(error) => Err(host(
+            (flag, &path),
+            "see whether the socket there is in use",
+        )(error)),
     }
 }
 
@@ -168,11 +192,11 @@ fn is_stale(path: &Path) -> Result<bool, SocketError> {
 ///
 /// # Errors
 /// `TimedOut`, or what `connect` says.
-pub(super) fn connect(path: &Path, within: Duration) -> io::Result<UnixStream> {
+pub fn connect(path: &Path, within: Duration) -> io::Result<UnixStream> {
     let (to, outcome) = mpsc::channel();
     let path = path.to_owned();
     thread::Builder::new()
-        .name("api-connect".to_owned())
+        .name("connect".to_owned())
         .spawn(move || drop(to.send(UnixStream::connect(path))))?;
     match outcome.recv_timeout(within) {
         Ok(outcome) => outcome,
@@ -186,11 +210,13 @@ mod tests {
     use super::*;
     use crate::sys::scratch::Scratch;
 
+    const FLAG: &str = "--api-socket: path";
+
     #[test]
     fn the_file_is_0600_and_goes_with_the_socket() {
         let scratch = Scratch::new("socket-mode");
         let path = scratch.0.join("api");
-        let socket = ApiSocket::bind(&path).unwrap();
+        let socket = SocketFile::bind(FLAG, &path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         drop(socket);
         assert!(!path.exists());
@@ -202,11 +228,11 @@ mod tests {
         let path = scratch.0.join("api");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        ApiSocket::check(&path).unwrap();
-        let socket = ApiSocket::bind(&path).unwrap();
+        SocketFile::check(FLAG, &path).unwrap();
+        let socket = SocketFile::bind(FLAG, &path).unwrap();
         for error in [
-            ApiSocket::check(&path).unwrap_err(),
-            ApiSocket::bind(&path).unwrap_err(),
+            SocketFile::check(FLAG, &path).unwrap_err(),
+            SocketFile::bind(FLAG, &path).unwrap_err(),
         ] {
             assert!(matches!(error, SocketError::InUse { .. }), "{error}");
         }
@@ -220,7 +246,7 @@ mod tests {
         let scratch = Scratch::new("socket-locked");
         let directory = fs::File::open(&scratch.0).unwrap();
         directory.lock().unwrap();
-        let socket = ApiSocket::bind(&scratch.0.join("api")).unwrap();
+        let socket = SocketFile::bind(FLAG, &scratch.0.join("api")).unwrap();
         let names = fs::read_dir(&scratch.0).unwrap();
         let names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
         assert_eq!(names, ["api"], "the lock is gone");
@@ -231,7 +257,7 @@ mod tests {
     fn the_file_goes_also_while_its_identity_is_not_known() {
         let scratch = Scratch::new("socket-unknown");
         let path = scratch.0.join("api");
-        let mut socket = ApiSocket::bind(&path).unwrap();
+        let mut socket = SocketFile::bind(FLAG, &path).unwrap();
         socket.file = None;
         drop(socket);
         assert!(!path.exists());
@@ -247,7 +273,7 @@ mod tests {
         while let Ok(client) = connect(&path, Duration::from_millis(100)) {
             waiting.push(client);
         }
-        let error = ApiSocket::bind(&path).unwrap_err();
+        let error = SocketFile::bind(FLAG, &path).unwrap_err();
         assert!(matches!(error, SocketError::InUse { .. }), "{error}");
     }
 
@@ -260,7 +286,7 @@ mod tests {
             let barrier = std::sync::Barrier::new(4);
             let bind = || {
                 barrier.wait();
-                ApiSocket::bind(&path)
+                SocketFile::bind(FLAG, &path)
             };
             let outcomes: Vec<_> = thread::scope(|scope| {
                 let starting: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
@@ -278,7 +304,7 @@ mod tests {
         let scratch = Scratch::new("socket-file");
         let path = scratch.0.join("api");
         fs::write(&path, "precious").unwrap();
-        let error = ApiSocket::bind(&path).unwrap_err();
+        let error = SocketFile::bind(FLAG, &path).unwrap_err();
         assert!(matches!(error, SocketError::NotASocket { .. }), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
@@ -287,7 +313,7 @@ mod tests {
     fn the_file_of_a_successor_is_not_removed() {
         let scratch = Scratch::new("socket-successor");
         let path = scratch.0.join("api");
-        let socket = ApiSocket::bind(&path).unwrap();
+        let socket = SocketFile::bind(FLAG, &path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "another's").unwrap();
         drop(socket);
