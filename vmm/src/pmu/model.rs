@@ -11,7 +11,7 @@ use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
 
 use super::budget::{Budget, BudgetError};
-use crate::config::PmuConfig;
+use crate::config::{FilterArg, PmuConfig};
 
 /// The vendor of the CPU that this runs on; `None` if it is neither.
 pub(super) fn host_vendor() -> Option<Vendor> {
@@ -26,6 +26,10 @@ pub(super) fn vendor_first_tried(asked: &PmuConfig, host: Option<Vendor>) -> Ven
         .model
         .map_or(host.unwrap_or(Vendor::Intel), ModelKind::vendor)
 }
+
+/// What `perf stat`, `-d` and `-d -d` of an AMD guest open that is not architectural.
+const BESIDE_THE_ARCHITECTURAL: &str = "stalled-cycles-frontend, stalled-cycles-backend, the \
+     events of caches and TLBs (perf stat -d) and raw codes";
 
 /// The fixed counters before the one that counts `ref-cycles`, which has no bit
 /// in leaf 0AH: a guest without the counter knows that it has no such event.
@@ -69,6 +73,8 @@ pub(super) struct Choice {
     pub(super) config: ModelConfig,
     events: ArchEventSet,
     reason: ModelReason,
+    /// Whether the filter admits architectural events alone.
+    architectural: bool,
 }
 
 /// The reason for the choice of a model.
@@ -121,6 +127,7 @@ impl Choice {
             config,
             events,
             reason,
+            architectural: asked.filter == FilterArg::Architectural,
         })
     }
 
@@ -133,6 +140,7 @@ impl Choice {
             config: ModelConfig::Intel(ArchPerfmonConfig::hybrid(CoreType::Core, events)),
             events,
             reason: ModelReason::Hybrid,
+            architectural: false,
         }
     }
 
@@ -151,12 +159,21 @@ impl Choice {
     /// what a fixed counter alone counts.
     pub(super) fn warning(&self) -> Option<String> {
         let ModelConfig::Intel(config) = self.config else {
-            let names = list(missing(self.events));
-            return (!names.is_empty()).then(|| {
+            let mut uncounted: Vec<_> = missing(self.events).map(ArchEvent::name).collect();
+            if self.architectural {
+                uncounted.push(BESIDE_THE_ARCHITECTURAL);
+            }
+            return (!uncounted.is_empty()).then(|| {
+                let way_out = if self.architectural {
+                    "filter=all counts what the host counts, and "
+                } else {
+                    ""
+                };
                 format!(
-                    "model={}: an AMD CPU cannot say that an event is missing, and nothing counts {names} \
-                     here: the guest reads 0 for them; model=intel-v2 would show <not supported>",
-                    self.kind
+                    "model={}: an AMD CPU cannot say that an event is missing, and nothing counts {} \
+                     here: the guest reads 0 for them; {way_out}model=intel-v2 would show <not supported>",
+                    self.kind,
+                    uncounted.join(", ")
                 )
             });
         };
@@ -247,7 +264,7 @@ mod tests {
             let choice = Choice::new(&asked("type=auto"), |_| events, host, None).unwrap();
             assert_eq!(choice.kind.name(), model, "{host:?}");
             assert!(choice.to_string().contains(why), "{choice}");
-            assert_eq!(choice.warning(), None);
+            assert_eq!(choice.warning().is_some(), model == "amd-v2");
             let passed_over = host == amd && model != "amd-v2";
             assert_eq!(choice.is_second_best(), passed_over, "{host:?}");
         }
@@ -335,6 +352,22 @@ mod tests {
             }
             assert!(!warning.contains("ref-cycles"), "not generic on AMD");
         }
+    }
+
+    /// A guest on an AMD host with its own model opens these in a plain `perf stat -d`.
+    #[test]
+    fn events_that_the_filter_keeps_from_an_amd_guest_are_named() {
+        let warning = |text| {
+            let host = Some(Vendor::Amd);
+            let choice = Choice::new(&asked(text), |_| ArchEventSet::ALL, host, None).unwrap();
+            assert_eq!(choice.kind.name(), "amd-v2");
+            choice.warning()
+        };
+        let text = warning("type=auto").unwrap();
+        for word in ["stalled-cycles-frontend", "caches", "reads 0", "filter=all"] {
+            assert!(text.contains(word), "{text}");
+        }
+        assert_eq!(warning("type=auto,filter=all"), None);
     }
 
     /// G-201 and G-202: one leaf, two sets of registers.
