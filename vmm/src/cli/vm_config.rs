@@ -60,3 +60,41 @@ fn all<T>(
 ) -> Result<Vec<T>, ConfigError> {
     texts.iter().map(|text| parse(text)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::{Cli, Command};
+
+    /// Whoever maps the memory needs a file; a guest without such a device boots sooner
+    /// without one.
+    #[test]
+    fn memory_is_shared_with_processes_alone() {
+        let shares = |flags: &[&str]| {
+            let words = ["perfvisor", "run", "--kernel", "k"];
+            let cli = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
+            let Command::Run(args) = cli.command else {
+                panic!("{flags:?}")
+            };
+            args.vm_config().unwrap().shares_memory()
+        };
+        for flags in [
+            &["--fs", "tag=t,path=/"][..],
+            &["--fs", "tag=t,socket=/s"],
+            &["--net", "user"],
+            &["--net", "vhost-user=on,socket=/s"],
+            &["--net", "tap=t", "--disk", "vhost-user=on,socket=/s"],
+        ] {
+            assert!(shares(flags), "{flags:?}");
+        }
+        for flags in [
+            &[][..],
+            &["--net", "tap=t"],
+            &["--vsock", "cid=3"],
+            &["--disk", "path=/d", "--rng", "on", "--console", "null"],
+        ] {
+            assert!(!shares(flags), "{flags:?}");
+        }
+    }
+}

@@ -86,8 +86,9 @@ impl VmConfig {
     /// Whether a device is served by a process that maps the guest's memory (vhost-user).
     #[must_use]
     pub fn shares_memory(&self) -> bool {
-        let is_process = |net: &NetConfig| !matches!(net.source, NetSource::Tap(_));
-        !self.fs.is_empty() || self.net.iter().any(is_process)
+        let by_process = |net: &NetConfig| !matches!(net.source, NetSource::Tap(_));
+        let at_socket = |disk: &DiskArg| matches!(disk, DiskArg::Socket(_));
+        !self.fs.is_empty() || self.net.iter().any(by_process) || self.disks.iter().any(at_socket)
     }
 
     /// Whether one of the guest's consoles is this terminal.
