@@ -9,6 +9,7 @@ use std::cell::RefCell;
 
 use files::Scratch;
 use libfuzzer_sys::fuzz_target;
+use vmm::config::MemoryConfig;
 use vmm::machine::boot::{BootInputs, Initramfs, KernelImage, RamdiskForm, load};
 use vmm::machine::memory::RamLayout;
 
@@ -52,7 +53,13 @@ fuzz_target!(|data: &[u8]| {
 
 fn start(kernel: &mut KernelImage, initramfs: &mut Initramfs) {
     let place = RamLayout::of(RAM);
-    let memory = place.allocate().expect("the host has memory");
+    let lazily = MemoryConfig {
+        size: RAM,
+        hugepages: false,
+        prefault: false,
+    };
+    let memory = place.allocate(lazily, false);
+    let memory = memory.expect("the host has memory");
     let (start, end) = kernel.span();
     let loaded = load(
         &memory,

@@ -2,6 +2,7 @@
 //! `cargo +nightly fuzz run sched_model` in `vpmu`.
 #![no_main]
 
+#[expect(dead_code, reason = "this target needs no wild operations")]
 #[path = "../../tests/model/mod.rs"]
 mod model;
 

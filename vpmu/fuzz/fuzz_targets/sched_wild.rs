@@ -2,6 +2,7 @@
 //! hold after each. `cargo +nightly fuzz run sched_wild` in `vpmu`.
 #![no_main]
 
+#[expect(dead_code, reason = "this target needs the operations of the model alone")]
 #[path = "../../tests/model/mod.rs"]
 mod model;
 

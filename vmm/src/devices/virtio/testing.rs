@@ -1,4 +1,5 @@
 //! The driver's side of queues, for tests: it may break every rule.
+#![cfg_attr(not(test), expect(dead_code, reason = "fuzz targets use a part of it"))]
 
 use std::time::{Duration, Instant};
 
