@@ -16,9 +16,9 @@ const UNKNOWN_INTERFACE: u8 = 1 << 2;
 
 /// The method `_OSC`, by which an operating system asks for control of the bus. It gets all
 /// that it asks for: there is no firmware that would do anything itself.
-struct Control;
+struct OscMethod;
 
-impl Aml for Control {
+impl Aml for OscMethod {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         let (interface, capabilities) = (aml::Arg(0), aml::Arg(3));
         let status = aml::Path::new("CDW1");
@@ -49,7 +49,7 @@ pub(super) fn to_aml(sink: &mut dyn AmlSink) {
     let window = aml::AddressSpace::new_memory(cacheable, true, first, last, None);
     let resources = aml::ResourceTemplate::new(vec![&buses, &config, &window]);
     let resources = aml::Name::new("_CRS".into(), &resources);
-    let parts: Vec<&dyn Aml> = vec![&hid, &cid, &uid, &segment, &number, &resources, &Control];
+    let parts: Vec<&dyn Aml> = vec![&hid, &cid, &uid, &segment, &number, &resources, &OscMethod];
     let bus = aml::Device::new("PCI0".into(), parts);
     let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C02"));
     let uid = aml::Name::new("_UID".into(), &"PCI configuration");
