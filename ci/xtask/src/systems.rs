@@ -11,14 +11,17 @@ use anyhow::{Context, Result};
 use crate::apt::MIRROR;
 use crate::images::Stamp;
 use crate::kernels::{self, Kernel};
-use crate::{artifacts, cmd, paths, setup};
+use crate::{artifacts, cmd, nested, paths, setup};
 
 /// The release of the nested host's own system: the first one with virtiofsd, and with a
 /// passt that serves vhost-user.
 const HOST_SUITE: &str = "trixie";
 
+/// The series of the kernels with which guests boot from a disk.
+const GUEST_KERNELS: [&str; 2] = ["6.1", "6.12"];
+
 /// The disk of a nested host that is a Debian 13: `kernels`, and those of other releases,
-/// are in its /boot and /lib/modules.
+/// are in its /boot and /lib/modules. It is a guest's too.
 ///
 /// # Errors
 /// If packages cannot be had, or there is no right to make a root file system.
@@ -26,6 +29,8 @@ pub(crate) fn host(kernels: &[Kernel]) -> Result<PathBuf> {
     let mut kernels = kernels.to_vec();
     let _alone = alone()?;
     kernels.extend(kernels::of_other_releases()?);
+    // A guest's own is the first.
+    kernels.sort_by_key(|kernel| kernel.series != GUEST_KERNELS[1]);
     let mut stamp = Stamp::default();
     for kernel in &kernels {
         stamp = stamp.text(&kernel.stamp);
@@ -34,18 +39,19 @@ pub(crate) fn host(kernels: &[Kernel]) -> Result<PathBuf> {
     make("host", HOST_SUITE, &folders.collect::<Vec<_>>(), stamp)
 }
 
-/// The releases of which there are disks for guests.
-const GUEST_SUITES: [&str; 2] = ["bookworm", "trixie"];
-
 /// The disks of a Debian 12 and of a Debian 13 for guests, with their own kernels and
-/// initramfs in /boot.
+/// initramfs in /boot. The second one is that of the nested host.
 ///
 /// # Errors
 /// As [`host`].
-pub(crate) fn guests() -> Result<Vec<PathBuf>> {
-    let _alone = alone()?;
-    let make = |suite| make("guest", suite, &[], Stamp::default());
-    GUEST_SUITES.into_iter().map(make).collect()
+pub(crate) fn guests(kernels: &[Kernel]) -> Result<Vec<PathBuf>> {
+    let own = nested::pick(kernels, "a Debian 12 with the kernel", GUEST_KERNELS[0])?;
+    let locked = alone()?;
+    let folder = own.dir.display().to_string();
+    let stamp = Stamp::default().text(&own.stamp);
+    let debian_12 = make("guest", "bookworm", &[folder], stamp)?;
+    drop(locked);
+    Ok(vec![debian_12, host(kernels)?])
 }
 
 /// Keeps others out who make disks. What needs none goes on.
@@ -53,16 +59,18 @@ fn alone() -> Result<File> {
     setup::lock("lock-systems", "another xtask makes root file systems")
 }
 
+/// What makes a disk, in `resources/debian`.
+const SCRIPTS: [&str; 4] = ["make-disk", "kernel", "guest", "host"];
+
 fn make(purpose: &str, suite: &str, arguments: &[String], stamp: Stamp) -> Result<PathBuf> {
     let packages = artifacts::system(suite, purpose)?;
-    let maker = paths::resource("debian/make-disk");
-    let customise = paths::resource("debian").join(purpose);
-    let stamp = stamp
-        .text("system 1")
-        .text(&packages)
-        .contents(&maker)?
-        .contents(&customise)?
-        .value();
+    let script = |name: &str| paths::resource("debian").join(name);
+    let (maker, customise) = (script("make-disk"), script(purpose));
+    let mut stamp = stamp.text("system 2").text(&packages);
+    for name in SCRIPTS {
+        stamp = stamp.contents(&script(name))?;
+    }
+    let stamp = stamp.value();
     let disk = paths::cache("images")?.join(format!("{suite}-{purpose}.ext4"));
     let stamp_path = disk.with_extension("stamp");
     if disk.exists() && fs::read_to_string(&stamp_path).is_ok_and(|old| old == stamp) {

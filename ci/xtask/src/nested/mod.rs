@@ -217,7 +217,7 @@ fn disks(args: &HostArgs, kernels: &[Kernel]) -> Result<Vec<PathBuf>> {
         disks.push(systems::host(kernels)?);
     }
     if args.guest_disks {
-        disks.extend(systems::guests()?);
+        disks.extend(systems::guests(kernels)?);
     }
     Ok(disks)
 }
