@@ -188,7 +188,8 @@ A network card: user[,mac=M], tap=T[,mac=M], or vhost-user=on,socket=S[,mac=M]; 
 the flag for several cards
 
   user      the host's network without root: passt is started for the card and ends with
-            the VM. The guest gets its address by DHCP
+            the VM. The guest gets its address by DHCP; its gateway's address reaches
+            what listens on the host's loopback device
   tap=T     a tap device of the host, served by the host's kernel (vhost-net)
   socket=S  with vhost-user=on: a process that listens at this Unix socket
   mac=M     the card's address, such as 52:54:00:12:34:56 [default: a random one]
