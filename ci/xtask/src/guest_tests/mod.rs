@@ -8,6 +8,7 @@
 
 mod contention;
 mod control;
+mod disks;
 mod energy;
 mod exec;
 mod hotplug;
@@ -59,6 +60,8 @@ pub(crate) struct GuestTest {
     pub(crate) mock_pmu: &'static str,
     /// Whether the nested host is a Debian 13, which the test then needs.
     pub(crate) debian: bool,
+    /// Whether that host needs disks for guests.
+    pub(crate) disks: bool,
     /// Files of a line on the host, in its /images.
     pub(crate) files: &'static [(&'static str, &'static str)],
     /// How time passes.
@@ -133,6 +136,7 @@ impl GuestTest {
             host_kernel: "6.12",
             mock_pmu: "",
             debian: false,
+            disks: false,
             files: &[],
             clock: Clock::Wall,
             runs: Runs::InGuest,
@@ -301,7 +305,7 @@ fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArg
         perfvisor: None,
         mock_pmu: mock_pmu.map(str::parse).transpose()?,
         debian: nested.is_some_and(|host| host.debian),
-        guest_disks: false,
+        guest_disks: tests.iter().any(|test| test.disks),
         kernels: Vec::new(),
         elf: Some(elf(tests)),
     })
