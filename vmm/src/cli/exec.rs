@@ -8,6 +8,9 @@ use clap::Args;
 
 use super::help;
 
+/// The PMU of a guest for which nobody asks for another.
+pub const DEFAULT_PMU: &str = "type=auto";
+
 /// The flags of `perfvisor exec`, as text, and the command.
 #[derive(Debug, Args)]
 pub struct ExecArgs {
@@ -24,7 +27,7 @@ pub struct ExecArgs {
     pub memory: Option<String>,
 
     /// The guest's PMU, as in perfvisor run (see perfvisor run --help)
-    #[arg(long, value_name = "OPTIONS", default_value = "type=auto")]
+    #[arg(long, value_name = "OPTIONS", default_value = DEFAULT_PMU)]
     pub pmu: String,
 
     /// A folder that the command may write to, at the same path; may be repeated

@@ -17,7 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{MonitorArg, api_socket};
 
 pub use config_file::{ConfigFileError, as_config_file, with_config_file};
-pub use exec::ExecArgs;
+pub use exec::{DEFAULT_PMU, ExecArgs};
 pub use log_filter::{VARIABLE as LOG_VARIABLE, log_filter};
 pub use usage::refusal;
 

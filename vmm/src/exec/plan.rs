@@ -15,7 +15,7 @@ use super::kernel::GuestKernel;
 use super::profile::{CommandProfile, under_perf};
 use super::user::GuestUser;
 use super::{ExecError, host_error, modules};
-use crate::cli::ExecArgs;
+use crate::cli::{DEFAULT_PMU, ExecArgs};
 use crate::config::{self, CpusConfig, MemoryConfig, PmuArg, SerialConfig, UncoreArg, VmConfig};
 use crate::launch;
 
@@ -54,7 +54,12 @@ impl ExecPlan {
         // Flags before what the host has: a wrong one is told on any host.
         let user = GuestUser::find(args.user.as_deref(), &args.root)?;
         let environment = user.environment(&args.env)?;
-        let by_clock = launch::counts_by_clock(&config.pmu, &config.cpus)?;
+        // It measures the host, for a moment: only for who needs it, or may ask for too much.
+        let asks = args.flamegraph.is_some() || args.pmu != DEFAULT_PMU;
+        let by_clock = asks
+            .then(|| launch::counts_by_clock(&config.pmu, &config.cpus))
+            .transpose()?
+            .unwrap_or_default();
         let mut folders = Folders::find(&AskedFolders {
             root: args.root.clone(),
             writable: args.rw.clone(),
