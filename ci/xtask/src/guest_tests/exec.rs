@@ -32,6 +32,7 @@ const HOST: &str = "\
              find /tmp /run /var/tmp /dev/shm /home/user -user user \
                -not -path '/home/user/work*' -not -path '/home/user/.debug*'; }; \
     rm -rf /home/user/work /home/user/.debug; mkdir /home/user/work; \
+    rm -f before after errors out bytes typed server; \
     for file in inside.sh loop.c threads.py serve.pl fetch.pl; do cp /images/$file /home/user/work; done; \
     echo told by the host >/home/user/work/from-host; chown -R user: /home/user; ";
 
@@ -57,7 +58,6 @@ fn row(name: &str, kernel: &str, line: &str, check: Check) -> GuestTest {
         debian: true,
         files: &FILES,
         limit: 300,
-        on_request: "exec/",
         ..GuestTest::new(
             format!("exec/{name}"),
             format!("{HOST}{}", line.replace("SMALL", SMALL)),
@@ -71,7 +71,7 @@ fn inside(kernel: &'static str) -> GuestTest {
     row(
         &format!("inside/guest-{kernel}"),
         kernel,
-        "left >before; as_user 'perfvisor exec KERNEL -- sh inside.sh </dev/null 2>/tmp/errors'; echo status=$?; \
+        "left >before; as_user 'perfvisor exec KERNEL -- sh inside.sh' </dev/null 2>/tmp/errors; echo status=$?; \
          left >after; cmp before after && echo nothing-left; \
          echo file=$(cat /home/user/work/from-guest) of $(stat -c %U /home/user/work/from-guest); \
          test -e /etc/from-guest || echo etc-untouched; \
@@ -162,7 +162,7 @@ fn interrupted() -> GuestTest {
         "left >before; rm -f /tmp/typed; touch /tmp/typed; \
          (until grep -q -e began -e status= /tmp/typed; do sleep 0.2; done; sleep 1; printf '\\003'; \
           until grep -q status= /tmp/typed; do sleep 0.2; done) | \
-         { as_user \"script -qefc 'perfvisor exec KERNEL SMALL -- sh -c \\\"echo began; sleep 1000\\\"' /dev/null\"; echo status=$?; } >/tmp/typed; \
+         { as_user \"script -qefc 'perfvisor exec KERNEL SMALL -- sh -c \\\"echo began; sleep 1000\\\"' /dev/null\"; printf '\\nstatus=%s\\n' $?; } >/tmp/typed; \
          left >after; cmp before after && echo nothing-left; cat /tmp/typed",
         |seen, _| {
             seen.says("status=130")?;

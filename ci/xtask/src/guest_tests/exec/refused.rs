@@ -48,17 +48,14 @@ const HOSTS: [Case; 10] = [
     },
     Case {
         name: "empty-boot",
-        host: ("mount -t tmpfs none /boot", "umount /boot"),
+        host: ("mv /boot /kept; mkdir /boot", "rmdir /boot; mv /kept /boot"),
         flags: "",
         status: 125,
         says: "no kernel of the host is in /boot or /lib/modules; install",
     },
     Case {
         name: "no-modules",
-        host: (
-            "mount -t tmpfs none /usr/lib/modules",
-            "umount /usr/lib/modules",
-        ),
+        host: ("mv /usr/lib/modules /kept", "mv /kept /usr/lib/modules"),
         flags: "",
         status: 125,
         says: "has no modules.builtin; install them",
@@ -66,9 +63,8 @@ const HOSTS: [Case; 10] = [
     Case {
         name: "no-drivers",
         host: (
-            "mount -t tmpfs none /usr/lib/modules; mkdir /usr/lib/modules/$(uname -r); \
-             touch /usr/lib/modules/$(uname -r)/modules.builtin /usr/lib/modules/$(uname -r)/modules.dep",
-            "umount /usr/lib/modules",
+            "cd /usr/lib; mv modules /kept; mkdir -p modules/$(uname -r); cd modules/*; touch modules.builtin modules.dep; cd /tmp",
+            "rm -r /usr/lib/modules; mv /kept /usr/lib/modules",
         ),
         flags: "",
         status: 125,
@@ -77,8 +73,8 @@ const HOSTS: [Case; 10] = [
     Case {
         name: "no-virtiofsd",
         host: (
-            "mount --bind /dev/null /usr/libexec/virtiofsd",
-            "umount /usr/libexec/virtiofsd",
+            "chmod a-x /usr/libexec/virtiofsd",
+            "chmod a+x /usr/libexec/virtiofsd",
         ),
         flags: "",
         status: 125,
@@ -87,8 +83,8 @@ const HOSTS: [Case; 10] = [
     Case {
         name: "old-virtiofsd",
         host: (
-            "mount --bind /bin/true /usr/libexec/virtiofsd",
-            "umount /usr/libexec/virtiofsd",
+            "mv /usr/libexec/virtiofsd /kept; cp /bin/true /usr/libexec/virtiofsd",
+            "mv /kept /usr/libexec/virtiofsd",
         ),
         flags: "",
         status: 125,
@@ -104,8 +100,8 @@ const HOSTS: [Case; 10] = [
     Case {
         name: "old-passt",
         host: (
-            "mount --bind /bin/true /usr/bin/passt",
-            "umount /usr/bin/passt",
+            "mv /usr/bin/passt /kept; cp /bin/true /usr/bin/passt",
+            "mv /kept /usr/bin/passt",
         ),
         flags: "--net user",
         status: 125,
