@@ -27,6 +27,7 @@ use self::places::{BarPart, CapabilityOffsets};
 use super::{Activation, ActiveQueue, ConfigInterrupt, OutputState, VirtioDevice};
 use crate::devices::pci::{ConfigSpace, InterruptLine, MAX_VECTORS, Msix, PciFunction};
 use crate::devices::{BusDevice, Device, ResourceError, Resources};
+use crate::error_text::one_line;
 use crate::rate_limit::RateLimit;
 
 /// The length of a device's BAR, in bytes.
@@ -185,7 +186,7 @@ impl VirtioPci {
     fn activate(&mut self) {
         let activated = self.activation().and_then(|activation| {
             let activated = self.device.activate(activation);
-            activated.map_err(|error| error.to_string())
+            activated.map_err(|error| one_line(&error))
         });
         let Err(reason) = activated else {
             self.is_active = true;

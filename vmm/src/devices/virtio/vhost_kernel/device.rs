@@ -5,13 +5,12 @@ use std::io;
 use std::sync::Arc;
 
 use thiserror::Error;
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
+use vhost::VhostBackend;
 use virtio_queue::QueueT;
-use vm_memory::GuestMemoryBackend;
 
 use super::super::vhost_rings::{self, RingError};
 use super::super::{ActivateError, Activation, DeviceKind, VirtioDevice, copy_config};
-use super::memory::LateMemory;
+use super::memory::{self, LateMemory};
 use crate::stop::{StopReason, StopSignal};
 
 /// One of the kernel's devices.
@@ -97,10 +96,7 @@ impl<E: KernelEngine + Debug> KernelDevice<E> {
 
     fn set_up(&self, activation: &Activation) -> Result<(), KernelFault> {
         self.memory.set(&activation.memory);
-        let mut regions = Vec::new();
-        for region in activation.memory.iter() {
-            regions.push(VhostUserMemoryRegionInfo::from_guest_region(region)?);
-        }
+        let regions = memory::regions(&activation.memory);
         self.engine.agree(activation.features)?;
         let backend = self.engine.backend();
         backend.set_features(activation.features & self.shape.kernel_features)?;

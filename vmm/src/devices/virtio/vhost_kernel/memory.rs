@@ -3,7 +3,23 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
+use vhost::VhostUserMemoryRegionInfo;
+use vm_memory::{
+    Address, GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+};
+
+/// The guest's memory in the VMM, where the kernel finds it. It needs no file: that is for
+/// other processes.
+pub(super) fn regions(memory: &GuestMemoryMmap) -> Vec<VhostUserMemoryRegionInfo> {
+    let region = |region: &vm_memory::GuestRegionMmap| VhostUserMemoryRegionInfo {
+        guest_phys_addr: region.start_addr().raw_value(),
+        memory_size: region.len(),
+        userspace_addr: region.as_ptr() as u64,
+        mmap_offset: 0,
+        mmap_handle: -1,
+    };
+    memory.iter().map(region).collect()
+}
 
 /// Memory that is known when a driver starts the device, which is opened before.
 #[derive(Clone, Default)]
@@ -28,5 +44,27 @@ impl GuestAddressSpace for LateMemory {
 
     fn memory(&self) -> Arc<GuestMemoryMmap> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    /// A guest has such memory if no other process serves a device of it.
+    #[test]
+    fn memory_without_a_file_is_the_kernels_too() {
+        let ranges = [(GuestAddress(0), 0x1000), (GuestAddress(0x10_0000), 0x2000)];
+        let memory = GuestMemoryMmap::from_ranges(&ranges).unwrap();
+        let regions = regions(&memory);
+        let places = regions.iter().map(|r| (r.guest_phys_addr, r.memory_size));
+        assert_eq!(
+            places.collect::<Vec<_>>(),
+            [(0, 0x1000), (0x10_0000, 0x2000)]
+        );
+        let first = memory.get_host_address(GuestAddress(0)).unwrap() as u64;
+        assert_eq!(regions[0].userspace_addr, first);
     }
 }
