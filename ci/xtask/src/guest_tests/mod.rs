@@ -13,6 +13,7 @@ mod energy;
 mod exec;
 mod hotplug;
 mod hybrid;
+mod job;
 mod marks;
 mod memory;
 mod mock;
@@ -24,6 +25,7 @@ mod perf;
 mod perf_storm;
 mod perf_test;
 mod rdpmc;
+mod row;
 mod said;
 mod seen;
 mod table;
@@ -31,139 +33,20 @@ mod uncore;
 mod uncore_storm;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use crate::complaints;
-use crate::guest::{self, GuestArgs};
-use crate::images;
 use crate::nested::stream::Stream;
-use crate::nested::{self, Ended, HostArgs, Job};
+use crate::nested::{self, Ended, HostArgs};
 use crate::patience::Patience;
-use crate::place::{self, Place};
+use crate::place;
 use crate::report::Report;
 use crate::say;
+pub(crate) use row::{Check, Clock, GuestTest, Runs};
 pub(crate) use seen::Seen;
-
-/// One test: a guest, what it runs, and what must be seen.
-#[derive(Debug)]
-pub(crate) struct GuestTest {
-    /// Its name, with `/` between the parts.
-    pub(crate) name: String,
-    /// Kernel of the nested host; ignored on a machine that runs guests natively.
-    pub(crate) host_kernel: &'static str,
-    /// The mock PMU of the nested host, which the test then needs; empty: none.
-    pub(crate) mock_pmu: &'static str,
-    /// Whether the nested host is a Debian 13, which the test then needs.
-    pub(crate) debian: bool,
-    /// Whether that host needs disks for guests.
-    pub(crate) disks: bool,
-    /// Files of a line on the host, in its /images.
-    pub(crate) files: &'static [(&'static str, &'static str)],
-    /// How time passes.
-    pub(crate) clock: Clock,
-    /// Where the line runs.
-    pub(crate) runs: Runs,
-    /// Kernel of the guest: `6.12` in the form that boots the soonest, `vmlinuz-6.12` and
-    /// `vmlinux-6.12` in this one.
-    pub(crate) guest_kernel: &'static str,
-    /// Its vCPUs.
-    pub(crate) vcpus: u32,
-    /// More words on its kernel command line.
-    pub(crate) append: &'static str,
-    /// More flags of `perfvisor run`. With `--cpus`, `vcpus` is not used.
-    pub(crate) vmm: &'static str,
-    /// The line that it runs.
-    pub(crate) line: String,
-    /// Seconds of CPU time that it may use without a byte of output, nor of the guest's
-    /// console: more than twice what it uses in all.
-    pub(crate) limit: u64,
-    /// A word of its name without which it is not run; empty: it always is.
-    pub(crate) on_request: &'static str,
-    /// Looks at what came out.
-    pub(crate) check: Check,
-}
-
-/// Looks at what came out of a test.
-pub(crate) type Check = fn(&Seen, &GuestTest) -> Result<()>;
-
-/// How time passes on a test's host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Clock {
-    /// As on the wall: several CPUs at once.
-    Wall,
-    /// By instructions in the nested host; as on the wall on a machine of our own.
-    InstructionsIfNested,
-    /// By instructions: always in the nested host.
-    Instructions,
-}
-
-/// Where a test's line runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Runs {
-    /// In a guest.
-    InGuest,
-    /// On the host, with `perfvisor` in PATH.
-    OnHost,
-}
-
-/// How many times its limit a test may take by the host's clock while it prints: a machine
-/// may be that slow. What stands still has ended long before ([`crate::patience`]).
-const SLOWEST: u64 = 12;
-
-impl GuestTest {
-    /// Seconds after which it is ended, on any machine.
-    const fn ended_after(&self) -> u64 {
-        self.limit * SLOWEST
-    }
-
-    /// Where its guest's console goes, if that is a file.
-    const fn console(&self) -> &'static str {
-        match self.runs {
-            Runs::InGuest => "",
-            Runs::OnHost => on_host::CONSOLE,
-        }
-    }
-
-    /// A guest with one vCPU, both kernels 6.12.
-    pub(crate) fn new(name: impl Into<String>, line: impl Into<String>, check: Check) -> Self {
-        Self {
-            name: name.into(),
-            host_kernel: "6.12",
-            mock_pmu: "",
-            debian: false,
-            disks: false,
-            files: &[],
-            clock: Clock::Wall,
-            runs: Runs::InGuest,
-            guest_kernel: "6.12",
-            vcpus: 1,
-            append: "",
-            vmm: "",
-            line: line.into(),
-            limit: 120,
-            on_request: "",
-            check,
-        }
-    }
-
-    /// What the host of this test is asked for; nothing is this machine.
-    fn host(&self, native: bool) -> Option<NestedHost> {
-        let nested = NestedHost {
-            kernel: self.host_kernel,
-            mock_pmu: self.mock_pmu,
-            debian: self.debian,
-            icount: self.clock != Clock::Wall,
-        };
-        let anywhere =
-            self.clock != Clock::Instructions && self.mock_pmu.is_empty() && !self.debian;
-        (!(native && anywhere)).then_some(nested)
-    }
-}
 
 /// A nested host: tests of one kind share a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -307,16 +190,8 @@ fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArg
         debian: nested.is_some_and(|host| host.debian),
         guest_disks: tests.iter().any(|test| test.disks),
         kernels: Vec::new(),
-        elf: Some(elf(tests)),
+        elf: Some(job::elf(tests)),
     })
-}
-
-/// The series of kernels that these tests start as ELF files.
-fn elf(tests: &[&GuestTest]) -> Vec<String> {
-    let names = tests.iter().map(|test| test.guest_kernel);
-    let named = names.filter_map(|name| name.strip_prefix("vmlinux-"));
-    let all: BTreeSet<&str> = named.chain([UNPACKS_SLOWLY]).collect();
-    all.into_iter().map(str::to_owned).collect()
 }
 
 /// Boots one host and runs the tests in it. Returns those that did not come to an end.
@@ -327,7 +202,7 @@ fn run_once<'a>(
 ) -> Result<Vec<Stuck<'a>>> {
     let host = host_args(nested, tests)?;
     let place = place::prepare(&host)?;
-    let mut job = job(&place, tests)?;
+    let mut job = job::job(&place, tests)?;
     job.patience = Some(patience(tests, host.icount));
     say!("{} guest test(s) on {}", tests.len(), place.describe());
     let (mut output, mut errors) = (Vec::new(), Vec::new());
@@ -386,32 +261,6 @@ fn why_stuck(seen: &Seen, icount: bool) -> Option<&'static str> {
     (icount && seen.panicked()).then_some("the guest's kernel panicked")
 }
 
-/// The file of a kernel that boots the soonest, if nothing but its series is given. 6.1
-/// unpacks itself in next to no time, 6.12 for as long as half of its boot.
-fn soonest(kernel: &str) -> String {
-    match kernel {
-        UNPACKS_SLOWLY => format!("vmlinux-{kernel}"),
-        "6.1" => format!("vmlinuz-{kernel}"),
-        _ => kernel.to_owned(),
-    }
-}
-
-/// The series whose ELF file the tests use.
-const UNPACKS_SLOWLY: &str = "6.12";
-
-/// A line for the host with the places of the images in it, which it names in braces.
-fn with_images(line: &str, place: &Place) -> Result<String> {
-    let mut line = line.to_owned();
-    for name in ["vmlinuz-6.1", "vmlinuz-6.12", "guest.cpio"] {
-        line = line.replace(&format!("{{{name}}}"), &place.image(name)?);
-    }
-    for series in table::KERNELS {
-        let image = place.image(&soonest(series))?;
-        line = line.replace(&format!("{{kernel-{series}}}"), &image);
-    }
-    Ok(line)
-}
-
 fn name_of(nested: Option<NestedHost>) -> String {
     match nested {
         None => "native".into(),
@@ -433,103 +282,5 @@ fn why_not_run(ended: Ended) -> String {
         Ended::GivenUp(why) => format!("its host was ended: {why}"),
         Ended::HostDied => "the host died while or before it ran".into(),
         Ended::Exit(_) | Ended::Quit => "it did not run to its end".into(),
-    }
-}
-
-/// What KVM says of a guest's MSRs that nobody serves, on perfvisor's standard error.
-const HOST_COMPLAINTS: &str = "dmesg | grep -i -e unhandled -e unchecked >&2\n";
-
-/// What stands in `vmm` for the archive of [`images::perf_tests`].
-const PERF_TEST_ARCHIVE: &str = "{perf-test.cpio}";
-
-/// Before a line of the host: when `timeout` ends it, what it started in the background
-/// would live on, hold the API's path, and fail the tests that follow.
-const TIDY: &str = "trap 'kill $vmm $hog 2>/dev/null; exit 143' TERM; ";
-
-/// The job that starts one guest after the other.
-fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
-    let mut job = Job::default();
-    // A kernel of our own: what it says is of this job's guests.
-    let after = match place {
-        Place::Nested(_) => HOST_COMPLAINTS,
-        Place::Native(_) => "",
-    };
-    for (n, test) in tests.iter().enumerate() {
-        for (name, text) in test.files {
-            let file = (format!("images/{name}"), text.as_bytes().to_vec());
-            if !job.files.contains(&file) {
-                job.files.push(file);
-            }
-        }
-        if test.runs == Runs::OnHost {
-            let line = with_images(&payloads::place(&test.line, place, &mut job)?, place)?;
-            let line = crate::cmd::quoted(&format!("{TIDY}{line}"));
-            let run = format!("sh -c {line}");
-            job.line.push_str(&marked(n, test, &run, after));
-            continue;
-        }
-        let cpus = if test.vmm.contains("--cpus ") {
-            String::new()
-        } else {
-            format!("--cpus boot={} ", test.vcpus)
-        };
-        let mut vmm = format!("{cpus}{}", test.vmm);
-        if vmm.contains(PERF_TEST_ARCHIVE) {
-            let file = (
-                "images/perf-test.cpio".into(),
-                fs::read(images::perf_tests()?)?,
-            );
-            if !job.files.contains(&file) {
-                job.files.push(file);
-            }
-            vmm = vmm.replace(PERF_TEST_ARCHIVE, &place.job_file("perf-test.cpio"));
-        }
-        let guest = GuestArgs {
-            guest_kernel: soonest(test.guest_kernel),
-            vmm,
-            append: test.append.into(),
-        };
-        let line = complaints::asked_after(&test.line);
-        let run = guest::run_line(place, &guest, (&n.to_string(), &line), &mut job)?;
-        job.line.push_str(&marked(n, test, &run, after));
-    }
-    Ok(job)
-}
-
-/// The lines of one test, with the marks around them.
-fn marked(n: usize, test: &GuestTest, run: &str, after: &str) -> String {
-    let marked = marks::Marked {
-        n,
-        limit: test.ended_after(),
-        run,
-        after,
-        console: test.console(),
-    };
-    marked.lines()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_that_is_ended_takes_its_children_along() {
-        let line = format!("{TIDY}sleep 60 & vmm=$!; echo $vmm; wait $vmm");
-        let run = std::process::Command::new("timeout")
-            .args(["0.5", "sh", "-c", &line])
-            .output()
-            .unwrap();
-        let stat = String::from_utf8_lossy(&run.stdout);
-        let stat = format!("/proc/{}/stat", stat.trim());
-        // Gone, or a zombie that its new parent has not looked at.
-        let ended = || fs::read_to_string(&stat).map_or(true, |s| s.contains(") Z "));
-        let wait = || thread::sleep(Duration::from_millis(50));
-        assert!(
-            (0..400).any(|_| ended() || {
-                wait();
-                false
-            }),
-            "{stat}"
-        );
     }
 }
