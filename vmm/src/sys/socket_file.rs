@@ -93,15 +93,18 @@ impl SocketFile {
     /// If the path is somebody's, or the host refuses.
     pub fn bind(flag: &'static str, path: &Path) -> Result<Self, SocketError> {
         let _lock = PathLock::take(path).map_err(host((flag, path), "lock it"))?;
-        if is_stale(flag, path)? {
+        if remove_if_stale(flag, path)? {
             log::info!(
                 "{flag}: replacing the socket {}, which an ended process left behind",
                 path.display()
             );
-            fs::remove_file(path).map_err(host((flag, path), "remove the dead socket"))?;
         }
-        let listener = umask::with(NOT_FOR_OTHERS, || UnixListener::bind(path))
-            .map_err(host((flag, path), "create the socket"))?;
+        let listener = umask::with(NOT_FOR_OTHERS, || UnixListener::bind(path));
+        if listener.is_err() {
+            // The file is there already if it is the listening that failed.
+            drop(remove_if_stale(flag, path));
+        }
+        let listener = listener.map_err(host((flag, path), "create the socket"))?;
         // From here on the file goes with the value, whatever fails.
         let mut socket = Self {
             listener,
@@ -154,6 +157,15 @@ fn host(
         what,
         source,
     }
+}
+
+/// Removes the socket of a process that does not listen any more; whether there was one.
+fn remove_if_stale(flag: &'static str, path: &Path) -> Result<bool, SocketError> {
+    if !is_stale(flag, path)? {
+        return Ok(false);
+    }
+    fs::remove_file(path).map_err(host((flag, path), "remove the dead socket"))?;
+    Ok(true)
 }
 
 /// The directory of a path.
