@@ -10,6 +10,8 @@
 //! a host that dies before the job starts is started again, and only such a host. Who
 //! gives it a job may start the job again.
 
+mod args;
+mod job;
 mod qemu;
 pub(crate) mod stream;
 mod tsc;
@@ -24,8 +26,10 @@ use crate::cpio::Cpio;
 use crate::kernels::{self, Kernel};
 use crate::keyboard::RawTerminal;
 use crate::mock_pmu::Spec;
-use crate::patience::{Patience, Why};
+use crate::patience::Patience;
 use crate::{artifacts, images, say, setup, systems};
+pub(crate) use args::HostArgs;
+pub(crate) use job::{Ended, Job};
 use qemu::Machine;
 use stream::{Event, Stream, Watched};
 
@@ -46,107 +50,6 @@ const BOOT_PATIENCE: Patience = Patience {
 };
 /// And how long it may take on any machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(1800);
-/// Seconds that a line of the user may take when nobody says.
-const DEFAULT_TIMEOUT: u64 = 600;
-
-/// Options of the nested host, for every command that uses it.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct HostArgs {
-    /// Count instructions: virtual time advances 1 ns per executed instruction
-    #[arg(long)]
-    pub(crate) icount: bool,
-    /// Kernel of the nested host [default: 6.12]
-    #[arg(long, value_name = "6.1|6.12")]
-    pub(crate) host_kernel: Option<String>,
-    /// CPUs of the nested host. Two CPUs have a QEMU thread each; more than two, and CPUs with
-    /// --icount, share one thread. With two, the emulation now and then kills the nested host
-    /// [default: 1, or as many as a hybrid --mock-pmu needs]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) cpus: Option<u32>,
-    /// A folder that the nested host or the guest sees at /share. The nested host cannot write to
-    /// it. A guest can write, but into its own copy: nothing comes back
-    #[arg(long, value_name = "DIR")]
-    pub(crate) share: Option<PathBuf>,
-    /// Time limit of the line in seconds [default: 600; none for an interactive shell]
-    #[arg(long, value_name = "S")]
-    pub(crate) timeout: Option<u64>,
-    /// Cargo profile with which perfvisor is built
-    #[arg(long, value_name = "NAME", default_value = "testrelease")]
-    pub(crate) profile: String,
-    /// A static perfvisor, used instead of building one; the word `none` starts a nested host
-    /// that has no perfvisor
-    #[arg(long, value_name = "FILE")]
-    pub(crate) perfvisor: Option<PathBuf>,
-    /// The mock PMU of the nested host.
-    #[arg(
-        long,
-        value_name = "SPEC",
-        help = "Give the nested host a mock PMU: core[:gp=N], hybrid[:gp=N][:cpus=C] or \
-                uncore[:name=PMU][:scope=SCOPE][:gp=N]; + joins several, such as \
-                core:gp=4+uncore:name=power. See resources/mock-pmu/README.md"
-    )]
-    pub(crate) mock_pmu: Option<Spec>,
-    /// Give the nested host the root file system of a Debian 13 instead of busybox: with virtiofsd,
-    /// passt, gcc, python3 and perf, kernels in /boot, and a user `user` who may use /dev/kvm
-    #[arg(long)]
-    pub(crate) debian: bool,
-    /// Give the Debian host two more disks, for guests: /dev/vdb is a Debian 12, /dev/vdc a Debian 13
-    #[arg(long, requires = "debian")]
-    pub(crate) guest_disks: bool,
-    /// The kernels that are needed, of hosts and of guests; none: all that there are.
-    #[arg(skip)]
-    pub(crate) kernels: Vec<String>,
-    /// The kernels that are needed as ELF files too, if not all.
-    #[arg(skip)]
-    pub(crate) elf: Option<Vec<String>>,
-}
-
-/// What a job is: a shell line, and files that it finds.
-#[derive(Debug, Default)]
-pub(crate) struct Job {
-    /// The line, for /bin/sh.
-    pub(crate) line: String,
-    /// Further files of the host: name without the leading slash, content.
-    pub(crate) files: Vec<(String, Vec<u8>)>,
-    /// How long it may stand still, if that is limited.
-    pub(crate) patience: Option<Patience>,
-    /// Whether a user types into it: what this process's standard input has is its own, and
-    /// nothing limits its time that the user did not ask for.
-    pub(crate) interactive: bool,
-}
-
-impl Job {
-    /// The most that it may take.
-    pub(crate) fn limit(&self, timeout: Option<u64>) -> Option<Duration> {
-        let default = (!self.interactive).then_some(DEFAULT_TIMEOUT);
-        timeout.or(default).map(Duration::from_secs)
-    }
-}
-
-/// How a job ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// By itself, with this exit status.
-    Exit(u8),
-    /// By us, with a reason.
-    GivenUp(Why),
-    /// With its host, while it ran.
-    HostDied,
-    /// By the user's keys.
-    Quit,
-}
-
-impl Ended {
-    /// The exit status that stands for it.
-    pub(crate) fn status(self) -> u8 {
-        match self {
-            Self::Exit(status) => status,
-            Self::GivenUp(_) => 124,
-            Self::HostDied => 125,
-            Self::Quit => 0,
-        }
-    }
-}
 
 /// A nested host with all it needs, ready to boot any number of times.
 #[derive(Debug)]
