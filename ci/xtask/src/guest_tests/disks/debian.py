@@ -110,7 +110,7 @@ def serve(address, folder):
 
 def fills_its_disk(guest, disk, filler):
     """Writes more than the host has room for. The VM waits until there is room."""
-    guest.type(f"dd if=/root/data of={disk} bs=1M count=20 conv=fsync 2>/dev/null; echo written=$?")
+    guest.type(f"dd if=/srv/data of={disk} bs=1M count=20 conv=fsync 2>/dev/null; echo written=$?")
     state = ["perfvisor", "ctl", "--api-socket", API, "info", "--json"]
     while (info := json.loads(subprocess.check_output(state)))["state"] != "paused":
         if select.select([guest.port], [], [], 0.5)[0] and not guest.read():
@@ -123,7 +123,7 @@ def fills_its_disk(guest, disk, filler):
     subprocess.run(["perfvisor", "ctl", "--api-socket", API, "resume"])
     say("full-written", guest.wait(rb"written=(\d+)\r?\n")[0][1].decode())
     guest.run("echo 3 >/proc/sys/vm/drop_caches")
-    sums = {guest.out(f"head -c {20 * MIB} {file} | md5sum") for file in (disk, "/root/data")}
+    sums = {guest.out(f"head -c {20 * MIB} {file} | md5sum") for file in (disk, "/srv/data")}
     say("full-sums", "equal" if len(sums) == 1 else sums)
 
 
@@ -155,12 +155,12 @@ def main():
     guest.run(f"until grep -q '{prefix}\\.' /proc/net/fib_trie; do sleep 1; done")
     get = (
         f"exec 3<>/dev/tcp/{address}/8000; printf \"GET /data HTTP/1.0\\r\\n\\r\\n\" >&3; "
-        "while read -r line <&3 && [ ${#line} -gt 1 ]; do :; done; cat <&3 >/root/data"
+        "while read -r line <&3 && [ ${#line} -gt 1 ]; do :; done; cat <&3 >/srv/data"
     )
     status = guest.run(f"bash -c '{get}'")[0]
     say("download", status)
     guest.run("sync; echo 3 >/proc/sys/vm/drop_caches")
-    say("sum", "equal" if guest.out("md5sum </root/data").split()[0] == wanted else "different")
+    say("sum", "equal" if guest.out("md5sum </srv/data").split()[0] == wanted else "different")
     again = ["perfvisor", "run", "--kernel", boot[0], "--disk", disk]
     refused = subprocess.run(again, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     say("second-status", refused.returncode)
@@ -173,7 +173,7 @@ def main():
     guest = Guest(boot, "ro init=/bin/sh", "--disk", f"{disk},readonly=on")
     guest.wait(rb"# ")
     guest.quiet()
-    say("sum-after-power-cycle", "equal" if guest.out("md5sum </root/data").split()[0] == wanted else "different")
+    say("sum-after-power-cycle", "equal" if guest.out("md5sum </srv/data").split()[0] == wanted else "different")
     say("second-power-off", guest.end("exec /sbin/poweroff -f"))
 
 
@@ -183,7 +183,7 @@ def extra(guest, disk, word):
         say("ro", guest.out(f"cat /sys/block/{disk[5:]}/ro"))
         say("ro-write", guest.run(f"dd if=/dev/zero of={disk} count=1 conv=fsync 2>/dev/null")[0])
     elif "vhost-user=on" in word:
-        say("vhost-user", guest.out(f"head -c {4 * MIB} /root/data >{disk} && sync && echo written"))
+        say("vhost-user", guest.out(f"head -c {4 * MIB} /srv/data >{disk} && sync && echo written"))
     else:
         fills_its_disk(guest, disk, "/small/filler")
 
