@@ -110,7 +110,7 @@ impl ConfigInterrupt {
 /// All that a device works with from DRIVER_OK to its reset.
 #[derive(Debug)]
 pub struct Activation {
-    /// The guest's memory. Each region is a part of a shared memory file.
+    /// The guest's memory. Its regions are parts of a shared file if another process maps it.
     pub memory: GuestMemoryMmap,
     /// The features that device and driver have agreed on, VIRTIO_F_VERSION_1 among them.
     pub features: u64,

@@ -10,7 +10,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{ActivateError, ActiveQueue};
+use super::{ActivateError, Activation, ActiveQueue};
 
 /// The features of queues that our devices offer: descriptors in tables of their own,
 /// and notifications from a named index on.
@@ -191,6 +191,17 @@ pub(super) struct DeviceQueue {
 }
 
 impl DeviceQueue {
+    /// The queue of a device that has one.
+    ///
+    /// # Errors
+    /// If the driver left it out, or as [`DeviceQueue::new`].
+    pub(super) fn only(activation: Activation) -> Result<Self, ActivateError> {
+        let mut queues = activation.queues.into_iter();
+        let queue = queues.find(|queue| queue.index == 0);
+        let queue = queue.ok_or(ActivateError::MissingQueue(0))?;
+        Self::new(queue, &activation.memory, activation.features)
+    }
+
     /// A queue of an activated device.
     ///
     /// # Errors

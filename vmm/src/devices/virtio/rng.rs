@@ -57,12 +57,11 @@ pub(crate) struct RngTask {
 
 impl RngTask {
     pub(super) fn new(activation: Activation) -> Result<Self, ActivateError> {
-        let queue = activation.queues.into_iter().find(|queue| queue.index == 0);
-        let queue = queue.ok_or(ActivateError::MissingQueue(0))?;
+        let interrupt = activation.config_interrupt.clone();
         Ok(Self {
-            queue: DeviceQueue::new(queue, &activation.memory, activation.features)?,
+            queue: DeviceQueue::only(activation)?,
             chain: Chain::default(),
-            interrupt: activation.config_interrupt,
+            interrupt,
         })
     }
 }

@@ -145,15 +145,8 @@ impl ThreadedDevice for VirtioBlock {
     }
 
     fn task(&mut self, activation: Activation) -> Result<BlockTask, ActivateError> {
-        let Activation {
-            memory,
-            features,
-            queues,
-            config_interrupt,
-        } = activation;
-        let queue = queues.into_iter().find(|queue| queue.index == 0);
-        let queue = queue.ok_or(ActivateError::MissingQueue(0))?;
-        let queue = DeviceQueue::new(queue, &memory, features)?;
+        let (features, interrupt) = (activation.features, activation.config_interrupt.clone());
+        let queue = DeviceQueue::only(activation)?;
         let Some(disk) = self.disk.take() else {
             return Err(ActivateError::Host {
                 what: "use a disk that was lost with its thread",
@@ -166,7 +159,7 @@ impl ThreadedDevice for VirtioBlock {
             disk,
             features,
             Arc::clone(&self.full),
-            config_interrupt,
+            interrupt,
         ))
     }
 
