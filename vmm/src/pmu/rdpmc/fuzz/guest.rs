@@ -51,27 +51,39 @@ const SNIPPETS: [&[u8]; 12] = [
 const BEGINNINGS: [[u8; 3]; 3] = [[0x0f, 0x01, 0xca], [0x90; 3], [0x0f, 0x1f, 0x00]];
 const BELL: [u8; 3] = [0xe6, 0xe6, 0x90];
 
+/// The page tables that a guest starts with.
+const FIRST_PAGING: Paging = Paging {
+    cr3: TABLES,
+    levels: 4,
+};
+
 /// Guest memory, and how one vCPU translates.
 pub(super) struct HostileGuest {
     pub(super) memory: GuestMemoryMmap,
     pub(super) paging: Paging,
     next_table: u64,
+    /// The memory as it was when it was last remembered.
+    before: Vec<u8>,
 }
-
-/// All of it at one time.
-pub(super) struct Snapshot(Vec<u8>);
 
 impl HostileGuest {
     pub(super) fn new() -> Option<Self> {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).ok()?;
         Some(Self {
-            memory,
-            paging: Paging {
-                cr3: TABLES,
-                levels: 4,
-            },
+            memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).ok()?,
+            paging: FIRST_PAGING,
             next_table: TABLES + PAGE,
+            before: vec![0; RAM],
         })
+    }
+
+    /// Empties the memory. Fresh memory would cost a page fault for each of its pages,
+    /// and with each input.
+    pub(super) fn reset(&mut self) {
+        self.paging = FIRST_PAGING;
+        self.next_table = TABLES + PAGE;
+        self.before.fill(0);
+        let emptied = self.memory.write_slice(&self.before, GuestAddress(0));
+        assert!(emptied.is_ok());
     }
 
     /// An address near one of the bases, or any.
@@ -175,28 +187,24 @@ impl HostileGuest {
         };
     }
 
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![0; RAM];
-        let read = self.memory.read_slice(&mut bytes, GuestAddress(0));
+    /// Remembers the memory as it is, for [`changes`](Self::changes).
+    pub(super) fn remember(&mut self) {
+        let read = self.memory.read_slice(&mut self.before, GuestAddress(0));
         assert!(read.is_ok());
-        bytes
-    }
-
-    pub(super) fn snapshot(&self) -> Snapshot {
-        Snapshot(self.bytes())
     }
 
     /// The guest-physical addresses whose bytes have changed since.
-    pub(super) fn changes(&self, before: &Snapshot) -> Vec<u64> {
-        let after = self.bytes();
-        if after == before.0 {
-            return Vec::new();
+    pub(super) fn changes(&self) -> Vec<u64> {
+        let mut now = [0; PAGE as usize];
+        let mut changes = Vec::new();
+        for (page, before) in (0..).step_by(now.len()).zip(self.before.chunks(now.len())) {
+            assert!(self.memory.read_slice(&mut now, GuestAddress(page)).is_ok());
+            if now != *before {
+                let pairs = (page..).zip(before.iter().zip(&now));
+                changes.extend(pairs.filter(|(_, (a, b))| a != b).map(|(at, _)| at));
+            }
         }
-        let pairs = (0..).zip(before.0.iter().zip(&after));
-        pairs
-            .filter(|(_, (a, b))| a != b)
-            .map(|(at, _)| at)
-            .collect()
+        changes
     }
 
     /// The bytes of RIP and RFLAGS in the frame at `rsp`.
@@ -206,30 +214,31 @@ impl HostileGuest {
         let starts = words.into_iter().flatten().filter_map(physical);
         starts.flat_map(|start| start..start + 8).collect()
     }
-}
 
-impl Snapshot {
     /// Whether the byte, the second one of an RDPMC, has become that of RDMSR. The
     /// first may lie in another page.
-    pub(super) fn becomes_rdmsr(&self, guest: &HostileGuest, at: u64) -> bool {
+    pub(super) fn becomes_rdmsr(&self, at: u64) -> bool {
         let Ok(index) = usize::try_from(at) else {
             return false;
         };
-        let first = index.checked_sub(1).and_then(|at| self.0.get(at));
+        let first = index.checked_sub(1).and_then(|at| self.before.get(at));
         let is_first = at.is_multiple_of(PAGE) || first == Some(&RDPMC[0]);
-        let now = guest.memory.read_obj::<u8>(GuestAddress(at)).ok();
-        is_first && self.0.get(index) == Some(&RDPMC[1]) && now == Some(RDMSR[1])
+        let now = self.memory.read_obj::<u8>(GuestAddress(at)).ok();
+        is_first && self.before.get(index) == Some(&RDPMC[1]) && now == Some(RDMSR[1])
     }
 
     /// Whether the byte is one of a doorbell that was put in the place of the begin
     /// of an entry.
-    pub(super) fn becomes_bell(&self, guest: &HostileGuest, at: u64) -> bool {
+    pub(super) fn becomes_bell(&self, at: u64) -> bool {
         (at.saturating_sub(2)..=at).any(|start| {
             let Ok(index) = usize::try_from(start) else {
                 return false;
             };
-            let before = self.0.get(index..).and_then(|bytes| bytes.first_chunk());
-            let now: Option<[u8; 3]> = guest.memory.read_obj(GuestAddress(start)).ok();
+            let before = self
+                .before
+                .get(index..)
+                .and_then(|bytes| bytes.first_chunk());
+            let now: Option<[u8; 3]> = self.memory.read_obj(GuestAddress(start)).ok();
             now == Some(BELL) && before.is_some_and(|before| BEGINNINGS.contains(before))
         })
     }

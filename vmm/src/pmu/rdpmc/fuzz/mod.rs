@@ -8,9 +8,11 @@
 
 mod guest;
 
+use std::cell::RefCell;
+
 use vm_memory::GuestAddress;
 
-use self::guest::{HostileGuest, Snapshot};
+use self::guest::HostileGuest;
 use super::doorbell::Caught;
 use super::entry_hook;
 use super::pattern::{RDMSR, RDPMC};
@@ -24,6 +26,11 @@ const NOTHING: [u64; 0] = [];
 /// The most sites that are recorded for a guest.
 const MOST_SITES: usize = 256;
 
+thread_local! {
+    /// The guest of the input before.
+    static SPARE: RefCell<Option<HostileGuest>> = const { RefCell::new(None) };
+}
+
 /// Does to a guest's memory, and asks of the service, what the bytes say.
 ///
 /// # Panics
@@ -31,7 +38,8 @@ const MOST_SITES: usize = 256;
 #[expect(clippy::unwrap_used, reason = "a check")]
 pub fn rdpmc(data: &[u8]) {
     let mut input = FuzzInput::new(data);
-    let guest = HostileGuest::new().unwrap();
+    let mut guest = SPARE.take().or_else(HostileGuest::new).unwrap();
+    guest.reset();
     let access = if input.byte() & 1 == 0 {
         UserAccess::Faults
     } else {
@@ -58,6 +66,7 @@ pub fn rdpmc(data: &[u8]) {
             _ => service.ring(&mut input),
         }
     }
+    SPARE.set(Some(service.guest));
 }
 
 struct Service {
@@ -80,9 +89,9 @@ impl Service {
         let rip = self.guest.address(input);
         let idt = self.guest.address(input);
         let known = self.rewriter.current().verdict(rip);
-        let before = self.guest.snapshot();
+        self.guest.remember();
         let verdict = self.rewriter.cover(self.paging(), rip, idt);
-        let changes = self.guest.changes(&before);
+        let changes = self.guest.changes();
         let sites = self.rewriter.current().sites().to_vec();
         assert!(sites.len() <= MOST_SITES, "{} sites", sites.len());
         assert!(sites.is_sorted_by(|a, b| a < b), "{sites:x?}");
@@ -97,9 +106,9 @@ impl Service {
                 .any(|site| second(site) == Some(GuestAddress(at)))
         };
         for at in changes {
-            let is_site = before.becomes_rdmsr(&self.guest, at);
+            let is_site = self.guest.becomes_rdmsr(at);
             assert!(
-                is_site && is_recorded(at) || before.becomes_bell(&self.guest, at),
+                is_site && is_recorded(at) || self.guest.becomes_bell(at),
                 "{at:#x} was changed"
             );
         }
@@ -107,10 +116,10 @@ impl Service {
 
     /// A driver comes up again.
     fn forget(&mut self) {
-        let before = self.guest.snapshot();
+        self.guest.remember();
         self.rewriter
             .forget_overwritten(&self.rewriter.current(), self.paging());
-        assert_eq!(self.guest.changes(&before), NOTHING);
+        assert_eq!(self.guest.changes(), NOTHING);
         let guest = self.rewriter.memory(self.paging());
         for site in self.rewriter.current().sites() {
             assert_eq!(guest.code(*site), Some(RDMSR), "{site:#x}");
@@ -147,9 +156,9 @@ impl Service {
         };
         let (frame, instruction) = (caught.frame(), caught.frame().instruction(guest));
         let allowed = self.guest.words_of_frame(registers.rsp);
-        let before = self.guest.snapshot();
+        self.guest.remember();
         let after = caught.serve(&self.rewriter, |_| (value & 1 == 0).then_some(value));
-        let changes = self.guest.changes(&before);
+        let changes = self.guest.changes();
         let Some(after) = after else {
             assert_eq!(changes, NOTHING, "not served, and changed: {frame:x?}");
             return;
@@ -169,16 +178,16 @@ impl Service {
             let is_known = instruction == Some(RDMSR) && known.is_site(frame.rip);
             assert!(instruction == Some(RDPMC) || is_known);
             assert_eq!(Some(after.rip), frame.rip.checked_add(2));
-            self.check_rewritten(&before, &changes, frame.rip);
+            self.check_rewritten(&changes, frame.rip);
         }
     }
 
     /// Of the kernel, only the instruction that faulted was changed.
-    fn check_rewritten(&self, before: &Snapshot, changes: &[u64], rip: u64) {
+    fn check_rewritten(&self, changes: &[u64], rip: u64) {
         for at in changes {
             let second = rip.checked_add(1).and_then(|second| self.physical(second));
             assert_eq!(second, Some(GuestAddress(*at)));
-            assert!(before.becomes_rdmsr(&self.guest, *at));
+            assert!(self.guest.becomes_rdmsr(*at));
             assert!(self.rewriter.is_site(rip));
         }
     }
