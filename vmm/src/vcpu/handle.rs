@@ -11,9 +11,11 @@ use vpmu::Totals;
 use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 
+use super::buses::Buses;
 use super::port::{MonitorOrder, MonitorOutcome, MsrPort, PortBuilder, VcpuPmuStatus};
 use super::required_cpus::{CpuGuard, RequiredCpus, VcpuAffinity};
-use super::thread::{Buses, VcpuState, VcpuThread};
+use super::state::VcpuState;
+use super::thread::VcpuThread;
 use crate::kvm::Vcpu;
 use crate::stop::{PortError, StopSignal};
 use crate::sys::affinity::{self, Tid};

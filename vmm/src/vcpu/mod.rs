@@ -17,13 +17,16 @@
 //! [`presence`]. The thread of a vCPU that the guest gives back ends. KVM cannot
 //! destroy a vCPU, so it is kept, and a new thread runs it when it is added again.
 
+mod buses;
 mod handle;
 mod port;
 pub mod presence;
 mod required_cpus;
 mod set;
+mod state;
 mod thread;
 
+pub use buses::Buses;
 pub use handle::{
     SpawnError, SpawnFailure, ThreadObserver, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport,
 };
@@ -33,4 +36,4 @@ pub use port::{
 };
 pub use required_cpus::{CHECK_PERIOD, RequiredCpus, VcpuAffinity};
 pub use set::{NoAnswer, VcpuSet};
-pub use thread::{Buses, VcpuState};
+pub use state::VcpuState;

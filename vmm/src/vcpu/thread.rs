@@ -6,63 +6,14 @@ use std::time::Duration;
 
 use vpmu::ids::{MsrIndex, VcpuId};
 
+use super::buses::Buses;
 use super::handle::{ThreadObserver, VcpuMessage, VcpuReport};
 use super::port::{DOORBELL_PORT, MsrPort, WrmsrAnswer};
 use super::required_cpus::CpuGuard;
-use crate::devices::Bus;
-use crate::devices::serial::{COM1_PORT, ConsoleOutput};
+use super::state::{Order, VcpuState, after};
 use crate::kvm::{Exit, Vcpu};
 use crate::stop::{PortError, StopReason, StopSignal};
 use crate::sys::kick::Registration;
-
-/// Where a vCPU thread is (see the diagram of [`crate::vcpu`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VcpuState {
-    /// Set up, never run.
-    Ready,
-    /// In the guest, or on the way.
-    Running,
-    /// Out of the guest, to go on later.
-    Paused,
-    /// Done; the thread ends.
-    Finished,
-}
-
-/// The two address spaces of a guest.
-#[derive(Debug)]
-pub struct Buses {
-    /// Ports.
-    pub pio: Bus,
-    /// Memory without RAM.
-    pub mmio: Bus,
-    /// What the serial port sends; a vCPU that fills it waits.
-    pub console: ConsoleOutput,
-}
-
-impl Buses {
-    /// IN or REP INS: each item is an access of its own.
-    fn read_port(&self, port: u16, size: usize, data: &mut [u8]) {
-        for access in data.chunks_mut(size) {
-            self.pio.read(port.into(), access);
-        }
-    }
-
-    /// OUT or REP OUTS: each item is an access of its own, up to the one that `stops` the
-    /// VM.
-    fn write_port<'a>(
-        &self,
-        port: u16,
-        accesses: impl Iterator<Item = &'a [u8]>,
-        stops: impl Fn() -> bool,
-    ) {
-        for access in accesses {
-            self.pio.write(port.into(), access);
-            if stops() {
-                return;
-            }
-        }
-    }
-}
 
 /// What a vCPU thread owns.
 pub(super) struct VcpuThread {
@@ -350,9 +301,7 @@ impl VcpuThread {
     /// The same, of a write that may have filled the console's queue.
     fn after_port_write(&self, port: u16) -> Next {
         match self.unless_stopped() {
-            Next::Enter if port == COM1_PORT && self.buses.console.is_full() => {
-                Next::WaitForConsole
-            }
+            Next::Enter if self.buses.is_console_full(port) => Next::WaitForConsole,
             next => next,
         }
     }
@@ -382,40 +331,5 @@ impl VcpuThread {
             vcpu: self.id,
             exit,
         }
-    }
-}
-
-/// A message that may change the state.
-#[derive(Clone, Copy)]
-enum Order {
-    Run,
-    Pause,
-    Stop,
-}
-
-/// The transitions that an order causes.
-fn after(state: VcpuState, order: Order) -> VcpuState {
-    match (state, order) {
-        (_, Order::Stop) | (VcpuState::Finished, _) => VcpuState::Finished,
-        (_, Order::Run) => VcpuState::Running,
-        (VcpuState::Ready, Order::Pause) => VcpuState::Ready,
-        (_, Order::Pause) => VcpuState::Paused,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stop_ends_every_state_and_nothing_leaves_the_end() {
-        use VcpuState::{Finished, Paused, Ready, Running};
-        for state in [Ready, Running, Paused, Finished] {
-            assert_eq!(after(state, Order::Stop), Finished);
-        }
-        assert_eq!(after(Finished, Order::Run), Finished);
-        assert_eq!(after(Running, Order::Pause), Paused);
-        assert_eq!(after(Paused, Order::Run), Running);
-        assert_eq!(after(Ready, Order::Pause), Ready);
     }
 }
