@@ -23,6 +23,7 @@ mod threaded;
 pub mod vhost;
 pub mod vhost_kernel;
 mod vhost_rings;
+mod vhost_run;
 pub mod vhost_user;
 mod worker;
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vhost::VhostBackend;
-use virtio_queue::QueueT;
 
 use super::super::vhost_rings::{self, RingError};
+use super::super::vhost_run::{self, VhostRun};
 use super::super::{ActivateError, Activation, DeviceKind, VirtioDevice, copy_config};
 use super::memory::{self, LateMemory};
 use crate::stop::{StopReason, StopSignal};
@@ -57,14 +57,7 @@ pub struct KernelDevice<E> {
     memory: LateMemory,
     shape: KernelShape,
     stop: Arc<StopSignal>,
-    running: Option<KernelRun>,
-}
-
-#[derive(Debug)]
-struct KernelRun {
-    activation: Activation,
-    /// The next entry of each queue, while the device is paused.
-    paused_at: Option<Vec<u16>>,
+    running: Option<VhostRun>,
 }
 
 /// Why the kernel does not serve.
@@ -110,11 +103,7 @@ impl<E: KernelEngine + Debug> KernelDevice<E> {
             vhost_rings::set_up(self.engine.backend(), &activation.memory, queue, (base, 0))?;
         }
         self.engine.serve(true)?;
-        for queue in &activation.queues {
-            // What the driver asked for while nobody listened.
-            // A counter that is full wakes as well.
-            drop(queue.kick.write(1));
-        }
+        vhost_run::kick(activation);
         Ok(())
     }
 
@@ -169,8 +158,7 @@ impl<E: KernelEngine + Debug> VirtioDevice for KernelDevice<E> {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         vhost_rings::require(&activation, E::SERVED)?;
-        let next = |queue: &super::super::ActiveQueue| queue.queue.next_avail();
-        let bases: Vec<_> = activation.queues.iter().map(next).collect();
+        let bases = vhost_run::first_entries(&activation);
         let started = self
             .set_up(&activation)
             .and_then(|()| self.start(&activation, &bases));
@@ -182,16 +170,13 @@ impl<E: KernelEngine + Debug> VirtioDevice for KernelDevice<E> {
                 source: io::Error::other(fault),
             });
         }
-        self.running = Some(KernelRun {
-            activation,
-            paused_at: None,
-        });
+        self.running = Some(VhostRun::new(activation));
         Ok(())
     }
 
     fn reset(&mut self) {
         if let Some(running) = self.running.take()
-            && running.paused_at.is_none()
+            && running.is_served()
             && let Err(error) = self.halt(&running.activation)
         {
             self.end_vm(&error);
@@ -202,12 +187,11 @@ impl<E: KernelEngine + Debug> VirtioDevice for KernelDevice<E> {
         let Some(mut running) = self.running.take() else {
             return;
         };
-        if running.paused_at.is_none() {
-            match self.halt(&running.activation) {
-                Ok(bases) => running.paused_at = Some(bases),
-                Err(error) => self.end_vm(&error),
-            }
-        }
+        let halt = |activation: &_| {
+            let halted = self.halt(activation);
+            halted.map_err(|error| self.end_vm(&error)).ok()
+        };
+        running.pause(halt);
         self.running = Some(running);
     }
 
@@ -215,11 +199,11 @@ impl<E: KernelEngine + Debug> VirtioDevice for KernelDevice<E> {
         let Some(mut running) = self.running.take() else {
             return;
         };
-        if let Some(bases) = running.paused_at.take()
-            && let Err(fault) = self.start(&running.activation, &bases)
-        {
-            self.end_vm(&fault);
-        }
+        running.resume(|activation, bases| {
+            if let Err(fault) = self.start(activation, bases) {
+                self.end_vm(&fault);
+            }
+        });
         self.running = Some(running);
     }
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
-use virtio_queue::QueueT;
 
 use super::super::backend::BackendProcess;
+use super::super::vhost_run::{self, VhostRun};
 use super::super::{ActivateError, Activation, DeviceKind, VirtioDevice, copy_config, vhost_rings};
 use super::connection::{ANSWER_TIME, BackendConnection};
 use super::fault::BackendFault;
@@ -27,15 +27,7 @@ pub struct VhostUserDevice {
     loss: Arc<BackendLoss>,
     // Before the process, which would be lost otherwise.
     connection: BackendConnection,
-    running: Option<BackendRun>,
-}
-
-/// What a device has from DRIVER_OK to its reset.
-#[derive(Debug)]
-struct BackendRun {
-    activation: Activation,
-    /// The next entry of each queue, while the device is paused.
-    paused_at: Option<Vec<u16>>,
+    running: Option<VhostRun>,
 }
 
 /// A back end that has not agreed to anything yet.
@@ -163,20 +155,17 @@ impl VhostUserDevice {
         result
     }
 
-    fn start(&mut self, running: &BackendRun, bases: &[u16]) -> Result<(), BackendFault> {
-        let Activation { memory, queues, .. } = &running.activation;
+    fn start(&mut self, activation: &Activation, bases: &[u16]) -> Result<(), BackendFault> {
+        let Activation { memory, queues, .. } = activation;
         let started = self.connection.start_queues(memory, queues, bases);
         self.check(started)?;
-        for queue in queues {
-            // What the driver asked for while nobody listened; a ring starts at a kick.
-            // A counter that is full wakes as well.
-            drop(queue.kick.write(1));
-        }
+        // A ring starts at a kick.
+        vhost_run::kick(activation);
         Ok(())
     }
 
-    fn stop(&mut self, running: &BackendRun) -> Option<Vec<u16>> {
-        let stopped = self.connection.stop_queues(&running.activation.queues);
+    fn stop(&mut self, activation: &Activation) -> Option<Vec<u16>> {
+        let stopped = self.connection.stop_queues(&activation.queues);
         self.check(stopped).ok()
     }
 
@@ -185,23 +174,15 @@ impl VhostUserDevice {
             .connection
             .set_up(&activation.memory, activation.features);
         self.check(given)?;
-        let bases: Vec<_> = activation
-            .queues
-            .iter()
-            .map(|queue| queue.queue.next_avail())
-            .collect();
-        let running = BackendRun {
-            activation,
-            paused_at: None,
-        };
-        if let Err(fault) = self.start(&running, &bases) {
+        let bases = vhost_run::first_entries(&activation);
+        if let Err(fault) = self.start(&activation, &bases) {
             // Some queues may run: the driver's fault leaves none behind.
             if fault.is_drivers() {
-                self.stop(&running);
+                self.stop(&activation);
             }
             return Err(fault);
         }
-        self.running = Some(running);
+        self.running = Some(VhostRun::new(activation));
         Ok(())
     }
 }
@@ -238,10 +219,10 @@ impl VirtioDevice for VhostUserDevice {
     fn reset(&mut self) {
         // While the VM ends, nobody waits for a back end.
         if let Some(running) = self.running.take()
-            && running.paused_at.is_none()
+            && running.is_served()
             && self.loss.stop.reason().is_none()
         {
-            self.stop(&running);
+            self.stop(&running.activation);
         }
     }
 
@@ -249,9 +230,7 @@ impl VirtioDevice for VhostUserDevice {
         let Some(mut running) = self.running.take() else {
             return;
         };
-        if running.paused_at.is_none() {
-            running.paused_at = self.stop(&running);
-        }
+        running.pause(|activation| self.stop(activation));
         self.running = Some(running);
     }
 
@@ -259,10 +238,8 @@ impl VirtioDevice for VhostUserDevice {
         let Some(mut running) = self.running.take() else {
             return;
         };
-        if let Some(bases) = running.paused_at.take() {
-            // A back end that fails ends the VM.
-            drop(self.start(&running, &bases));
-        }
+        // A back end that fails ends the VM.
+        running.resume(|activation, bases| drop(self.start(activation, bases)));
         self.running = Some(running);
     }
 }
