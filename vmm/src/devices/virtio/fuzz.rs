@@ -16,6 +16,7 @@ use super::threaded::ThreadedDevice;
 use super::worker::{DeviceTask, Progress};
 use crate::fuzz_input::FuzzInput;
 use crate::sys::memory_file::{self, PageSize};
+use crate::sys::signals;
 
 /// Bytes of the fuzzed disk.
 const DISK: u64 = 64 << 10;
@@ -77,6 +78,8 @@ fn disk_file() -> File {
 
 /// A terminal, a stream with input, and one whose output nobody reads.
 fn pipes(bytes: &[u8]) -> io::Result<Vec<ConsolePort>> {
+    // As in the program: a fuzzer's main does not ignore SIGPIPE.
+    signals::ignore_told_otherwise();
     let (input, mut feed) = io::pipe()?;
     feed.write_all(bytes)?;
     let (reader, output) = io::pipe()?;
