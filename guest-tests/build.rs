@@ -1,7 +1,7 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 25] = [
+const PAYLOADS: [&str; 27] = [
     "exit_cost",
     "hello",
     "pci_random",
@@ -21,6 +21,8 @@ const PAYLOADS: [&str; 25] = [
     "pmu_registers",
     "pmu_v1",
     "rdpmc_doorbell",
+    "rdpmc_island",
+    "rdpmc_shapes",
     "rdpmc_index",
     "rdpmc_lost",
     "rdpmc_rewrite",

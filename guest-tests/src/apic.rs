@@ -15,6 +15,7 @@ const SVR: u32 = 0xf0;
 const LVTPC: u32 = 0x340;
 const SVR_ENABLE: u32 = 1 << 8;
 const LVT_TIMER: u32 = 0x320;
+const COMMAND: u32 = 0x300;
 const TIMER_COUNT: u32 = 0x380;
 const TIMER_DIVIDE: u32 = 0x3e0;
 /// The timer ticks as fast as its clock.
@@ -75,6 +76,12 @@ pub fn set_lvtpc(value: u32) {
 #[must_use]
 pub fn lvtpc() -> u32 {
     read(LVTPC)
+}
+
+/// Has an interrupt come at `vector`, on this vCPU.
+pub fn send_self(vector: u8) {
+    const TO_SELF: u32 = 0x4_0000;
+    write(COMMAND, TO_SELF | u32::from(vector));
 }
 
 /// Ends the maskable interrupt in service.

@@ -116,6 +116,8 @@ gdt_tss:
     .quad 0
     .quad 0x00cff3000000ffff    # 0x28: data of ring 3
     .quad 0x00affb000000ffff    # 0x30: 64-bit code of ring 3
+    .quad 0x00cf9b000000ffff    # 0x38: 32-bit code
+    .quad 0x00cffb000000ffff    # 0x40: 32-bit code of ring 3
 gdt_end:
 gdt_pointer:
     .word gdt_end - gdt - 1

@@ -12,7 +12,7 @@ use crate::devices::serial::ConsoleOutput;
 use crate::devices::virtio::OutputState;
 use crate::devices::{AcpiEvent, Bus, BusDevice, Device, Resources};
 use crate::kvm::{KvmError, Vm};
-use crate::vcpu::{Buses, DOORBELL_PORT};
+use crate::vcpu::{Buses, DOORBELL_PORTS};
 
 /// A machine's devices while it is put together.
 #[derive(Debug)]
@@ -25,12 +25,16 @@ pub(super) struct Platform {
 }
 
 impl Platform {
-    /// One without devices. The port of the RDPMC doorbell is taken: a vCPU that writes
-    /// to it is served before any device.
+    /// One without devices. The ports of the RDPMC doorbell are taken: a vCPU that writes
+    /// to them is served before any device.
     pub(super) fn new() -> Result<Self, BuildError> {
         let mut resources = Resources::new()?;
         resources.begin("the RDPMC doorbell");
-        resources.ports(DOORBELL_PORT.into(), 1)?;
+        for ports in DOORBELL_PORTS {
+            // A write to the last one may have four bytes.
+            let count = u64::from(ports.end() - ports.start()) + 4;
+            resources.ports((*ports.start()).into(), count)?;
+        }
         Ok(Self {
             resources,
             ports: Bus::new("port"),

@@ -228,6 +228,10 @@ impl MsrPort for PmuPort {
         Ok(())
     }
 
+    fn is_doorbell(&mut self, port: u16) -> bool {
+        self.sites.is_bell(port)
+    }
+
     fn on_doorbell(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError> {
         let (pmu, uncore) = (&mut self.pmu, self.uncore.as_ref());
         let ring = self.sites.ring(vcpu, |ecx| rdpmc(pmu, uncore, ecx))?;

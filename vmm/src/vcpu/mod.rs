@@ -31,8 +31,8 @@ pub use handle::{
     SpawnError, SpawnFailure, ThreadObserver, VcpuHandle, VcpuMessage, VcpuParts, VcpuReport,
 };
 pub use port::{
-    CounterStatus, CountingState, DOORBELL_PORT, MonitorOrder, MonitorOutcome, MonitorReading,
-    MonitorStatus, MsrPort, NoPmu, PortBuilder, VcpuPmuStatus, WrmsrAnswer,
+    CounterStatus, CountingState, DOORBELL_PORT, DOORBELL_PORTS, MonitorOrder, MonitorOutcome,
+    MonitorReading, MonitorStatus, MsrPort, NoPmu, PortBuilder, VcpuPmuStatus, WrmsrAnswer,
 };
 pub use required_cpus::{CHECK_PERIOD, RequiredCpus, VcpuAffinity};
 pub use set::{NoAnswer, VcpuSet};

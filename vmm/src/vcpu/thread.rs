@@ -8,7 +8,7 @@ use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::buses::Buses;
 use super::handle::{ThreadObserver, VcpuMessage, VcpuReport};
-use super::port::{DOORBELL_PORT, MsrPort, WrmsrAnswer};
+use super::port::{MsrPort, WrmsrAnswer};
 use super::required_cpus::CpuGuard;
 use super::state::{Order, VcpuState, after};
 use crate::kvm::{Exit, Vcpu};
@@ -207,7 +207,7 @@ impl VcpuThread {
         }
         match exit {
             Ok(Exit::PioIn { port, size, data }) => self.buses.read_port(port, size, data),
-            Ok(Exit::PioOut { port, .. }) if port == u16::from(DOORBELL_PORT) => {
+            Ok(Exit::PioOut { port, .. }) if self.port.is_doorbell(port) => {
                 if let Err(source) = self.port.on_doorbell(&mut self.vcpu) {
                     return Next::Stop(self.port_failed(source));
                 }

@@ -9,9 +9,10 @@ use crate::nested::Job;
 use crate::place::Place;
 use crate::{perf, programs};
 
-const PAYLOADS: [&str; 9] = [
+const PAYLOADS: [&str; 10] = [
     "rdpmc_user",
     "rdpmc_index",
+    "rdpmc_island",
     "rdpmc_lost",
     "pmi_habits",
     "pmi_lvtpc",
@@ -25,6 +26,9 @@ const MODELS: [&str; 3] = ["intel-v4", "amd-core", "amd-v2"];
 /// The payload that looks at CPUID, and the only model that it knows: run beside the first
 /// of [`MODELS`], as this machine's own KVM may show guests another leaf 07H.
 const CPUID: (&str, &str) = ("pmu_cpuid", "intel-v2");
+
+/// The payload that needs a host whose RDPMC faults, and that host's kernel.
+const FAULTS: (&str, &str) = ("rdpmc_shapes", "6.12");
 
 /// Where the payloads are, in a line.
 const FOLDER: &str = "{payloads}";
@@ -43,6 +47,7 @@ pub(super) fn all() -> Vec<GuestTest> {
 fn row(host_kernel: &'static str, model: &str) -> GuestTest {
     let runs = PAYLOADS.iter().map(|payload| (*payload, model));
     let runs = runs.chain((model == MODELS[0]).then_some(CPUID));
+    let runs = runs.chain((host_kernel == FAULTS.1).then_some((FAULTS.0, model)));
     let lines = runs.map(|(payload, model)| {
         format!(
             "echo '=== {payload}'; perfvisor run --serial tty --kernel {FOLDER}{payload} \
@@ -63,8 +68,9 @@ fn row(host_kernel: &'static str, model: &str) -> GuestTest {
 }
 
 fn passed(seen: &Seen, test: &GuestTest) -> Result<()> {
-    let cpuid = test.line.contains(CPUID.0).then_some(CPUID.0);
-    for payload in PAYLOADS.into_iter().chain(cpuid) {
+    let others = [CPUID.0, FAULTS.0].into_iter();
+    let others = others.filter(|payload| test.line.contains(payload));
+    for payload in PAYLOADS.into_iter().chain(others) {
         let text = perf::section(&seen.console, payload)?;
         let says = |due: &str| text.lines().any(|line| line == due);
         let ended = says("payload.exit=0") && says("status=0");
@@ -84,7 +90,8 @@ pub(super) fn place(line: &str, place: &Place, job: &mut Job) -> Result<String> 
     let has = |job: &Job, file: &str| job.files.iter().any(|(name, _)| name == file);
     for (name, path) in programs::payloads()? {
         let file = format!("images/{name}");
-        let is_used = name == CPUID.0 || PAYLOADS.contains(&name.as_str());
+        let is_used =
+            [CPUID.0, FAULTS.0].contains(&name.as_str()) || PAYLOADS.contains(&name.as_str());
         if is_used && !has(job, &file) {
             let bytes = std::fs::read(&path);
             let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
@@ -110,7 +117,7 @@ mod tests {
             console,
             ..Seen::default()
         };
-        let test = &all()[0];
+        let test = &row("6.1", MODELS[0]);
         passed(&seen(console("payload.exit=0")), test).unwrap();
         let without = console("payload.exit=0").replace("=== pmu_cpuid", "");
         assert!(passed(&seen(without), test).is_err());

@@ -39,9 +39,9 @@ fn models(payload: &str) -> &'static [&'static str] {
     match payload {
         "pmu_absent" | "pmu_random" | "pmi_habits" => ALL,
         "pmi_lvtpc" | "pmi_once" | "pmi_halt" | "pmi_in_nmi" | "rdpmc_index" => ALL,
-        "rdpmc_user" | "rdpmc_doorbell" => ALL,
+        "rdpmc_user" | "rdpmc_doorbell" | "rdpmc_shapes" => ALL,
         "pmu_registers" | "pmi_freeze" | "pmu_count" | "pmu_overflow" => GLOBAL,
-        "rdpmc_lost" => KINDS,
+        "rdpmc_lost" | "rdpmc_island" => KINDS,
         "pmu_amd" => AMD,
         "pmu_v1" => &["intel-v1"],
         "pmu_cpuid" | "rdpmc_rewrite" | "exit_cost" => &["intel-v2"],

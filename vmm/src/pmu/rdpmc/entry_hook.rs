@@ -1,18 +1,32 @@
-//! The entry hook: a doorbell in the guest kernel's entry for #GP (guest-contract
+//! The entry hook: a doorbell where the guest kernel is entered for #GP (guest-contract
 //! §5.6).
 //!
-//! RDPMC in user mode cannot become RDMSR, which faults there. On a host whose
-//! RDPMC faults, the guest enters its #GP handler instead, whose first
-//! instruction becomes `out DOORBELL_PORT, al`: an exit on every KVM, at which the
-//! exception frame shows the instruction that faulted.
+//! RDPMC in user mode cannot become RDMSR, which faults there. On a host whose RDPMC
+//! faults, the guest enters its #GP handler instead. The doorbell is an OUT there: an
+//! exit on every KVM, at which the exception frame shows the instruction that faulted.
+//! There are two ways to have the guest execute one:
+//!
+//! ```text
+//!  in the text   the first instruction of a Linux entry becomes out DOORBELL_PORT, al
+//!  by the gate   the gate leads to two bytes near the handler that are an OUT by chance,
+//!                such as the last of mov rdi, rsp and the first of a call
+//! ```
+//! The second knows nothing of the handler and changes no text. But a guest that demands
+//! ENDBR64 at each target (IBT) would die of it, so Linux gets the first.
 
+use memchr::memmem;
+
+use super::gate::Gate;
 use super::virt::Virtual;
-use crate::vcpu::DOORBELL_PORT;
+use crate::vcpu::{DOORBELL_PORT, DOORBELL_PORTS};
 
 /// `out DOORBELL_PORT, al; nop`. A vCPU between the three one-byte NOPs that it replaces
 /// executes `out 0x90, al` or the NOP, and neither means anything.
-const BELL: [u8; LEN] = [0xe6, DOORBELL_PORT, 0x90];
+const BELL: [u8; LEN] = [OUT_AL, DOORBELL_PORT, 0x90];
 const LEN: usize = 3;
+/// `out imm8, al`, and the same of EAX.
+const OUT_AL: u8 = 0xe6;
+const OUT_EAX: u8 = 0xe7;
 /// Length of the `out` alone.
 const OUT_LEN: u64 = 2;
 
@@ -24,27 +38,47 @@ const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 const CLD: u8 = 0xfc;
 pub(super) const IRETQ: [u8; 2] = [0x48, 0xcf];
 
-const GP_VECTOR: u64 = 13;
-const DESCRIPTOR_LEN: u64 = 16;
-const PAGE: u64 = 4096;
 const RFLAGS_AC: u64 = 1 << 18;
 
-/// A hook in the #GP entry of a guest kernel: the doorbell in place of its first
-/// instruction.
+/// A doorbell at which a guest rings when it is entered for #GP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EntryHook {
     /// Where the doorbell is.
     bell: u64,
-    original: [u8; LEN],
+    /// The port that it writes to.
+    port: u8,
+    way: BellWay,
+    /// The selector of the code segment that #GP enters.
+    pub(super) selector: u64,
     /// An IRETQ near it.
-    pub(super) iretq: u64,
+    pub(super) iretq: Option<u64>,
+}
+
+/// How the guest comes to the doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BellWay {
+    /// It is in the place of these bytes, with which the handler begins.
+    Text([u8; LEN]),
+    /// The gate leads there. This is the gate as the guest had it.
+    Gate(Gate),
 }
 
 impl EntryHook {
-    /// Looks at the entry that the interrupt table at `idt` has for #GP; `None`
-    /// if it is not Linux's.
-    pub(super) fn find(guest: Virtual<'_>, idt: u64) -> Option<Self> {
-        let bell = bell(guest, idt)?;
+    /// Looks at the handler that the interrupt table at `idt` has for #GP; `None` if
+    /// there is no way to a doorbell. `is_free` is asked whether a handler may have its
+    /// doorbell at an address, where another handler's may be.
+    pub(super) fn find(
+        guest: Virtual<'_>,
+        idt: u64,
+        is_free: impl Fn(u64, u64) -> bool,
+    ) -> Option<Self> {
+        let gate = Gate::read(guest, idt)?;
+        Self::in_text(guest, gate).or_else(|| Self::by_gate(guest, gate, is_free))
+    }
+
+    /// In the text of a Linux entry.
+    fn in_text(guest: Virtual<'_>, gate: Gate) -> Option<Self> {
+        let bell = behind_endbr64(guest, gate.handler())?;
         let original = guest.code(bell)?;
         // One store must change all three bytes.
         let in_one_word = bell % 8 + LEN as u64 <= 8;
@@ -52,13 +86,42 @@ impl EntryHook {
         (in_one_word && is_linux).then_some(())?;
         Some(Self {
             bell,
-            original,
-            iretq: find_iretq(guest, bell)?,
+            port: DOORBELL_PORT,
+            way: BellWay::Text(original),
+            selector: gate.selector(),
+            iretq: Some(find_iretq(guest, bell)?),
+        })
+    }
+
+    /// By the gate of any other handler. One that begins with ENDBR64 may have to.
+    fn by_gate(guest: Virtual<'_>, gate: Gate, is_free: impl Fn(u64, u64) -> bool) -> Option<Self> {
+        let handler = gate.handler();
+        // An OUT may be a doorbell of ours that was forgotten.
+        let is_bell = guest.code(handler).and_then(unused_port_of).is_some();
+        if is_bell || guest.code(handler) == Some(ENDBR64) {
+            return None;
+        }
+        let (start, text) = guest.text_near(handler)?;
+        let pairs = (start..).zip(text.windows(2));
+        let mut outs = pairs.filter_map(|(at, bytes)| {
+            let bytes = <[u8; 2]>::try_from(bytes).ok()?;
+            Some((at, unused_port_of(bytes)?))
+        });
+        let (bell, port) = outs.find(|(at, _)| is_free(*at, handler))?;
+        Some(Self {
+            bell,
+            port,
+            way: BellWay::Gate(gate),
+            selector: gate.selector(),
+            iretq: find_iretq(guest, handler),
         })
     }
 
     /// Puts the doorbell in.
     pub(super) fn install(&self, guest: Virtual<'_>) -> Option<()> {
+        if let BellWay::Gate(gate) = self.way {
+            return gate.redirect(guest, self.bell);
+        }
         let word_at = self.bell & !7;
         let mut bytes = guest.word(word_at)?.to_le_bytes();
         for (byte, to) in bytes.iter_mut().skip(self.offset()).zip(BELL) {
@@ -69,12 +132,28 @@ impl EntryHook {
 
     /// Whether the doorbell is where it was put.
     pub(super) fn is_in_place(&self, guest: Virtual<'_>) -> bool {
-        guest.code(self.bell) == Some(BELL)
+        match self.way {
+            BellWay::Text(_) => guest.code(self.bell) == Some(BELL),
+            BellWay::Gate(gate) => {
+                let port = guest.code(self.bell).and_then(unused_port_of);
+                gate.leads_to(guest, self.bell) && port == Some(self.port)
+            }
+        }
     }
 
     /// Where the doorbell is.
     pub(super) const fn address(&self) -> u64 {
         self.bell
+    }
+
+    /// The port that it writes to.
+    pub(super) const fn port(&self) -> u8 {
+        self.port
+    }
+
+    /// Whether this is the doorbell of the handler.
+    pub(super) fn is_of(&self, handler: u64) -> bool {
+        matches!(self.way, BellWay::Gate(gate) if gate.handler() == handler)
     }
 
     fn offset(&self) -> usize {
@@ -84,25 +163,42 @@ impl EntryHook {
     /// Whether a vCPU at `rip` has just rung; some hosts show the instruction,
     /// others the one behind it.
     pub(super) const fn rings_at(&self, rip: u64) -> bool {
-        rip == self.bell || rip == self.bell + OUT_LEN
+        rip == self.bell || rip == self.bell.wrapping_add(OUT_LEN)
     }
 
     /// RIP and RFLAGS with which the guest's own handler goes on (G-507).
     pub(super) fn forward(&self, rflags: u64) -> (u64, u64) {
-        let rflags = if self.original == CLAC {
-            rflags & !RFLAGS_AC
-        } else {
-            rflags
-        };
-        (self.bell + LEN as u64, rflags)
+        match self.way {
+            BellWay::Text(original) => {
+                let rflags = if original == CLAC {
+                    rflags & !RFLAGS_AC
+                } else {
+                    rflags
+                };
+                (self.bell + LEN as u64, rflags)
+            }
+            BellWay::Gate(gate) => (gate.handler(), rflags),
+        }
     }
 }
 
-/// Where the doorbell of the interrupt table at `idt` belongs: the begin of its
-/// #GP entry, behind ENDBR64.
+/// The port of an OUT that reaches no device.
+fn unused_port_of(code: [u8; 2]) -> Option<u8> {
+    let [OUT_AL | OUT_EAX, port] = code else {
+        return None;
+    };
+    let is_unused = DOORBELL_PORTS.iter().any(|ports| ports.contains(&port));
+    is_unused.then_some(port)
+}
+
+/// Where the doorbell of the interrupt table at `idt` is or belongs: the begin of the
+/// text that it leads to, behind ENDBR64.
 pub(super) fn bell(guest: Virtual<'_>, idt: u64) -> Option<u64> {
-    let entry = entry(guest, idt)?;
-    if guest.code(entry)? == ENDBR64 {
+    behind_endbr64(guest, Gate::read(guest, idt)?.handler())
+}
+
+fn behind_endbr64(guest: Virtual<'_>, entry: u64) -> Option<u64> {
+    if guest.code(entry) == Some(ENDBR64) {
         entry.checked_add(ENDBR64.len() as u64)
     } else {
         Some(entry)
@@ -127,24 +223,12 @@ fn goes_on_as_linux(guest: Virtual<'_>, bell: u64) -> Option<()> {
     }
 }
 
-/// The handler of a 64-bit interrupt gate without a stack of its own.
-///
-/// SDM vol. 3A, "64-Bit Mode IDT".
-fn entry(guest: Virtual<'_>, idt: u64) -> Option<u64> {
-    const INTERRUPT_GATE: u64 = 0x8e;
-    let at = idt.checked_add(GP_VECTOR * DESCRIPTOR_LEN)?;
-    let (low, high) = (guest.word(at)?, guest.word(at.checked_add(8)?)?);
-    let (stack, kind) = (low >> 32 & 0x7, low >> 40 & 0xff);
-    let address = low & 0xffff | (low >> 48) << 16 | high << 32;
-    (kind == INTERRUPT_GATE && stack == 0).then_some(address)
-}
-
 /// An IRETQ in the page of the entry, or in the next: user page tables, if the
 /// guest has its own for user mode, map those as well.
-fn find_iretq(guest: Virtual<'_>, bell: u64) -> Option<u64> {
-    let page = bell & !(PAGE - 1);
-    let end = page.checked_add(2 * PAGE)?;
-    (page..end - 1).find(|at| guest.code(*at) == Some(IRETQ))
+fn find_iretq(guest: Virtual<'_>, entry: u64) -> Option<u64> {
+    let (start, text) = guest.text_near(entry)?;
+    let at = memmem::find(&text, &IRETQ)?;
+    start.checked_add(at as u64)
 }
 
 #[cfg(test)]
@@ -182,6 +266,10 @@ pub(super) mod tests {
         }
     }
 
+    fn find(guest: &Guest) -> Option<EntryHook> {
+        EntryHook::find(virt(guest), IDT, |_, _| true)
+    }
+
     /// The entries of both kernels, with SMAP and without (guest-contract §5.6), and
     /// that of a kernel whose `error_entry` has the CLD.
     #[test]
@@ -204,8 +292,8 @@ pub(super) mod tests {
             ),
         ] {
             let guest = guest(code);
-            let hook = EntryHook::find(virt(&guest), IDT).unwrap();
-            assert_eq!((hook.bell, hook.iretq), (ENTRY + offset, IRETQ_AT));
+            let hook = find(&guest).unwrap();
+            assert_eq!((hook.bell, hook.iretq), (ENTRY + offset, Some(IRETQ_AT)));
             assert_eq!(
                 hook.forward(AC_AND_MORE),
                 (ENTRY + offset + 3, rflags),
@@ -220,13 +308,16 @@ pub(super) mod tests {
             assert!(hook.is_in_place(virt(&guest)));
             assert!(hook.rings_at(hook.bell) && hook.rings_at(hook.bell + 2));
             assert!(!hook.rings_at(hook.bell + 1) && !hook.rings_at(hook.bell + 3));
-            assert_eq!(EntryHook::find(virt(&guest), IDT), None, "not twice");
+            assert_eq!(find(&guest), None, "not twice");
         }
     }
 
+    const LINUX: [u8; 8] = [0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3];
+    /// The begin of the gate, in guest-physical memory.
+    const GATE: u64 = 0x40_00d0;
+
     #[test]
-    fn other_entries_are_left_alone() {
-        const LINUX: [u8; 8] = [0x0f, 0x01, 0xca, 0xfc, 0xe8, 1, 2, 3];
+    fn entries_without_an_out_near_them_are_left_alone() {
         for code in [
             // A call of what is no text.
             [0x0f, 0x01, 0xca, 0xe8, 0xfc, 1, 2, 3],
@@ -234,21 +325,86 @@ pub(super) mod tests {
             [0x50, 0x51, 0x52, 0xfc, 0xe8, 1, 2, 3],
             [0xe6, 0xe6, 0x90, 0xfc, 0xe8, 1, 2, 3],
         ] {
-            assert_eq!(EntryHook::find(virt(&guest(&code)), IDT), None, "{code:x?}");
+            assert_eq!(find(&guest(&code)), None, "{code:x?}");
         }
         let broken = |address: u64, byte: u8| {
             let guest = guest(&LINUX);
             guest.memory.write_obj(byte, GuestAddress(address)).unwrap();
-            EntryHook::find(virt(&guest), IDT)
+            find(&guest)
         };
-        assert!(broken(0x40_00d4, 0).is_some(), "the control");
-        assert_eq!(broken(0x40_00d4, 1), None, "a stack of its own");
-        assert_eq!(broken(0x40_00d5, 0x8f), None, "a trap gate");
+        assert!(broken(GATE + 4, 0).is_some(), "the control");
+        assert!(broken(GATE + 4, 1).is_some(), "a stack of its own");
+        assert!(broken(GATE + 5, 0x8f).is_some(), "a trap gate");
+        assert_eq!(broken(GATE + 5, 0x0e), None, "no gate");
+        assert_eq!(broken(GATE + 5, 0x8c), None, "a call gate");
         assert_eq!(broken(0x20_2234, 0), None, "no IRETQ");
-        assert_eq!(broken(0x40_00d9, 0x12), None, "an address without a page");
+        assert_eq!(broken(GATE + 9, 0x12), None, "an address without a page");
         for idt in [0, u64::MAX, u64::MAX - 15 * 16] {
-            assert_eq!(EntryHook::find(virt(&guest(&LINUX)), idt), None);
+            assert_eq!(
+                EntryHook::find(virt(&guest(&LINUX)), idt, |_, _| true),
+                None
+            );
         }
+    }
+
+    /// `push rax; mov rdi, rsp; call`, and the port that lies in it.
+    const OTHER: [u8; 9] = [0x50, 0x48, 0x89, 0xe7, 0xe8, 1, 2, 3, 0];
+    const PORT: u8 = 0xe8;
+
+    #[test]
+    fn any_other_entry_gets_a_doorbell_by_the_gate_and_keeps_its_text() {
+        let guest = guest(&OTHER);
+        let gate = || virt(&guest).word(IDT + 13 * 16).unwrap();
+        let before = gate();
+        let hook = find(&guest).unwrap();
+        assert_eq!(
+            (hook.bell, hook.port(), hook.iretq),
+            (ENTRY + 3, PORT, Some(IRETQ_AT))
+        );
+        assert_eq!(
+            hook.forward(0x4_0002),
+            (ENTRY, 0x4_0002),
+            "as the CPU enters it"
+        );
+        assert!(!hook.is_in_place(virt(&guest)));
+        hook.install(virt(&guest)).unwrap();
+        assert!(hook.is_in_place(virt(&guest)));
+        assert_eq!(virt(&guest).code(ENTRY), Some(OTHER));
+        assert_eq!(
+            gate(),
+            before + 3,
+            "the address, and nothing else of the gate"
+        );
+        assert_eq!(bell(virt(&guest), IDT), Some(ENTRY + 3));
+        assert_eq!(find(&guest), None, "no doorbell at a doorbell");
+        // Its bytes are others by now.
+        guest
+            .memory
+            .write_obj(0x90_u8, GuestAddress(0x20_1003))
+            .unwrap();
+        assert!(!hook.is_in_place(virt(&guest)));
+    }
+
+    #[test]
+    fn an_out_that_is_anothers_or_reaches_a_device_is_no_doorbell() {
+        let two = [&OTHER[..], &[0x40, 0x80, 0xe7, 0x48]].concat();
+        let guest = guest(&two);
+        let second = EntryHook::find(virt(&guest), IDT, |at, _| at != ENTRY + 3).unwrap();
+        assert_eq!((second.bell, second.port()), (ENTRY + 11, 0x48));
+        assert!(second.is_of(ENTRY) && !second.is_of(ENTRY + 1));
+        for port in [
+            0x00, 0x20, 0x40, 0x43, 0x61, 0x70, 0x80, 0x92, 0xa1, 0xfd, 0xff,
+        ] {
+            let code = [0x50, 0x48, 0x89, 0xe7, port];
+            assert_eq!(find(&super::tests::guest(&code)), None, "{port:#x}");
+        }
+    }
+
+    /// With IBT, such a CPU takes no other way in.
+    #[test]
+    fn an_entry_that_begins_with_endbr64_keeps_its_gate() {
+        let code = [&ENDBR64[..], &OTHER].concat();
+        assert_eq!(find(&guest(&code)), None);
     }
 
     #[test]
@@ -263,6 +419,6 @@ pub(super) mod tests {
             .memory
             .write_obj(2_u8, GuestAddress(0x40_00d0))
             .unwrap();
-        assert_eq!(EntryHook::find(virt(&guest), IDT), None);
+        assert_eq!(find(&guest), None);
     }
 }

@@ -64,8 +64,9 @@ impl Frame {
     /// is `value` (G-506). `None` if it cannot: nothing is changed then.
     ///
     /// User code is gone back to by an IRETQ of the kernel's, as its stack and
-    /// its privilege are the CPU's business. Kernel code is gone back to
-    /// without: an IRET would end the blocking of NMIs in an NMI handler.
+    /// its privilege are the CPU's business. So is kernel code of another segment than
+    /// the handler's, such as 32-bit code. Other kernel code is gone back to without: an
+    /// IRET would end the blocking of NMIs in an NMI handler.
     pub(super) fn skip(
         &self,
         guest: Virtual<'_>,
@@ -82,7 +83,7 @@ impl Frame {
             rdx: value >> 32,
             ..registers
         };
-        if !self.is_user() {
+        if self.cs & 0xffff == hook.selector {
             return Some(Registers {
                 rip,
                 rflags,
@@ -90,11 +91,12 @@ impl Frame {
                 ..result
             });
         }
-        (guest.code(hook.iretq)? == IRETQ).then_some(())?;
+        let iretq = hook.iretq?;
+        (guest.code(iretq)? == IRETQ).then_some(())?;
         guest.set_word(self.at.checked_add(WORD)?, rip)?;
         guest.set_word(self.at.checked_add(3 * WORD)?, rflags)?;
         Some(Registers {
-            rip: hook.iretq,
+            rip: iretq,
             rsp: self.at.checked_add(WORD)?,
             ..result
         })
@@ -127,7 +129,7 @@ pub(super) mod tests {
         for (word, at) in frame.iter().zip((0x40_1f00..).step_by(8)) {
             guest.memory.write_obj(*word, GuestAddress(at)).unwrap();
         }
-        let hook = EntryHook::find(virt(&guest), IDT).unwrap();
+        let hook = EntryHook::find(virt(&guest), IDT, |_, _| true).unwrap();
         (guest, hook)
     }
 
@@ -156,7 +158,7 @@ pub(super) mod tests {
             rcx: 0x4000_0001,
             rdx: 0x1234,
             rsp: STACK + 0xf08,
-            rip: hook.iretq,
+            rip: hook.iretq.unwrap(),
             rflags: 2,
         };
         assert_eq!(after, expected);
@@ -177,6 +179,16 @@ pub(super) mod tests {
             (KERNEL + 2, stack, 0x46)
         );
         assert_eq!((after.rax, after.rdx), (0x89ab_cdef, 0x1234));
+    }
+
+    /// 32-bit code of the kernel's: the handler's segment would make 64-bit code of it.
+    #[test]
+    fn kernel_code_of_another_segment_goes_on_by_iretq() {
+        let (guest, hook) = with_frame([0, KERNEL, 0x38, 0x1_0046, STACK + 0xf38, 0x10]);
+        let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
+        let after = frame.skip(virt(&guest), &hook, registers(), VALUE).unwrap();
+        assert_eq!(Some(after.rip), hook.iretq);
+        assert_eq!(virt(&guest).word(STACK + 0xf08), Some(KERNEL + 2));
     }
 
     #[test]
@@ -207,7 +219,7 @@ pub(super) mod tests {
     #[test]
     fn without_the_iretq_nothing_is_changed() {
         let (mut guest, hook) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
-        guest.map(hook.iretq & !0x1f_ffff, 0x20_0000, 1, true);
+        guest.map(hook.iretq.unwrap() & !0x1f_ffff, 0x20_0000, 1, true);
         let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
         assert_eq!(frame.skip(virt(&guest), &hook, registers(), VALUE), None);
         assert_eq!(virt(&guest).word(STACK + 0xf08), Some(USER));

@@ -7,7 +7,6 @@ use std::ops::RangeInclusive;
 
 use super::ReaderService;
 use super::entry_hook::EntryHook;
-use super::scan::Scan;
 
 /// Pieces of text: a kernel has one or a few, its modules one each.
 const MOST_TEXTS: usize = 256;
@@ -47,19 +46,13 @@ impl Known {
         self.texts.len() >= MOST_TEXTS
     }
 
-    /// Remembers the text that a scan from `rip` has read. The results of earlier
-    /// scans of this text are forgotten.
-    pub(super) fn add_text(&mut self, rip: u64, found: &Scan, verdict: ReaderService) {
-        let (Some(first), Some(last)) = (found.text.first(), found.text.last()) else {
-            return;
-        };
-        let (first, last) = (*first.start(), *last.end());
+    /// Remembers text that was looked at. The results of earlier scans of it are forgotten.
+    pub(super) fn add_text(&mut self, text: RangeInclusive<u64>, verdict: ReaderService) {
         self.texts
-            .retain(|(text, _)| *text.end() < first || *text.start() > last);
-        let fits = self.texts.len() + found.text.len() <= MOST_TEXTS;
-        let pieces = found.text.iter().filter(|text| fits || text.contains(&rip));
-        self.texts
-            .extend(pieces.map(|text| (text.clone(), verdict)));
+            .retain(|(known, _)| known.end() < text.start() || known.start() > text.end());
+        if self.texts.len() < MOST_TEXTS {
+            self.texts.push((text, verdict));
+        }
         self.texts.sort_unstable_by_key(|(text, _)| *text.start());
     }
 
@@ -86,6 +79,16 @@ impl Known {
     /// The doorbell at which a vCPU at `rip` has just rung.
     pub(super) fn rung_at(&self, rip: u64) -> Option<&EntryHook> {
         self.hooks.iter().find(|hook| hook.rings_at(rip))
+    }
+
+    /// Whether a doorbell writes to the port.
+    pub(super) fn is_bell(&self, port: u8) -> bool {
+        self.hooks.iter().any(|hook| hook.port() == port)
+    }
+
+    /// Whether the text of a guest has been looked at before.
+    pub(super) const fn has_text(&self) -> bool {
+        !self.texts.is_empty()
     }
 
     /// The doorbell that was put at `bell`.
@@ -133,16 +136,13 @@ impl Known {
 
 #[cfg(test)]
 impl Known {
-    /// Adds the text of such scans until no more fits.
-    pub(super) fn fill(&mut self, scan: impl Fn(u64) -> Scan) {
-        for found in (0..).map(scan) {
+    /// Adds such texts until no more fits.
+    pub(super) fn fill(&mut self, text: impl Fn(u64) -> RangeInclusive<u64>) {
+        for text in (0..).map(text) {
             if self.is_full() {
                 return;
             }
-            let Some(first) = found.text.first() else {
-                return;
-            };
-            self.add_text(*first.start(), &found, ReaderService::Served);
+            self.add_text(text, ReaderService::Served);
         }
     }
 }
@@ -151,23 +151,18 @@ impl Known {
 mod tests {
     use super::*;
 
-    const PAGE: u64 = 0x1000;
-
-    /// A scan that has looked at one page in two, `pages` of them.
-    fn scan(first: u64, pages: u64) -> Scan {
-        let starts = (0..pages).map(|n| first + n * 2 * PAGE);
-        Scan {
-            text: starts.map(|start| start..=start + (PAGE - 1)).collect(),
-            ..Scan::default()
-        }
+    /// The page at `first`.
+    const fn page(first: u64) -> RangeInclusive<u64> {
+        first..=first + 0xfff
     }
 
     #[test]
     fn text_is_found_and_what_lies_between_is_not() {
         let mut known = Known::default();
-        known.add_text(0x9000, &scan(0x9000, 1), ReaderService::Unserved);
-        known.add_text(0x1000, &scan(0x1000, 3), ReaderService::Served);
-        known.add_text(u64::MAX, &scan(u64::MAX - 0xfff, 1), ReaderService::Served);
+        known.add_text(page(0x9000), ReaderService::Unserved);
+        known.add_text(page(0x1000), ReaderService::Served);
+        known.add_text(page(0x5000), ReaderService::Served);
+        known.add_text(page(u64::MAX - 0xfff), ReaderService::Served);
         for (rip, verdict) in [
             (0xfff, None),
             (0x1000, Some(ReaderService::Served)),
@@ -180,23 +175,18 @@ mod tests {
         ] {
             assert_eq!(known.verdict(rip), verdict, "{rip:#x}");
         }
-        known.add_text(0x1000, &scan(0x1000, 5), ReaderService::Unserved);
-        let whole: Vec<_> = known.texts.iter().map(|(text, _)| *text.start()).collect();
-        assert_eq!(whole[..5], [0x1000, 0x3000, 0x5000, 0x7000, 0x9000]);
+        known.add_text(0x1000..=0x6000, ReaderService::Unserved);
+        let starts: Vec<_> = known.texts.iter().map(|(text, _)| *text.start()).collect();
+        assert_eq!(starts, [0x1000, 0x9000, u64::MAX - 0xfff]);
         assert_eq!(known.verdict(0x1000), Some(ReaderService::Unserved), "anew");
     }
 
     #[test]
     fn a_guest_cannot_have_more_and_more_remembered() {
         let mut known = Known::default();
-        for n in 0.. {
-            if known.is_full() {
-                break;
-            }
-            let first = n << 30;
-            known.add_text(first, &scan(first, 60), ReaderService::Served);
-            assert!(known.verdict(first).is_some() && known.texts.len() <= MOST_TEXTS);
-        }
+        known.fill(|n| page(n << 30));
+        assert_eq!(known.texts.len(), MOST_TEXTS);
+        known.add_text(page(1 << 50), ReaderService::Served);
         assert_eq!(known.texts.len(), MOST_TEXTS);
         let most = MOST_SITES as u64;
         assert_eq!(known.add_sites((0..most).rev()), Some(()));
@@ -214,7 +204,7 @@ mod tests {
             (0x5000, ReaderService::Served),
             (0x7000, ReaderService::Unserved),
         ] {
-            known.add_text(first, &scan(first, 1), verdict);
+            known.add_text(page(first), verdict);
         }
         known.add_sites([0x1100, 0x3100, 0x3200, 0x7100].into_iter());
         let left = known.checked(|site| site != 0x3200, |_| true);

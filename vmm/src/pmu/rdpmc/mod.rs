@@ -23,6 +23,7 @@ mod entry_hook;
 mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
+mod gate;
 mod known;
 mod pace;
 mod pattern;

@@ -29,6 +29,8 @@ pub(super) struct PatternMatches {
     pub(super) readers: Vec<usize>,
     /// Byte pairs that look like RDPMC and pass only one of the tests.
     pub(super) doubtful: usize,
+    /// The offset of the first of them.
+    pub(super) first_doubtful: Option<usize>,
     /// Those of them whose result would be read: no kernel seen has any.
     pub(super) look_alikes: usize,
     /// Byte pairs that the scan has examined.
@@ -45,13 +47,14 @@ pub(super) fn find(text: &[u8], range: std::ops::Range<usize>, most: usize) -> P
         let (Some(before), Some(behind)) = (text.get(..at), text.get(at + RDPMC.len()..)) else {
             continue;
         };
-        match (joins_edx_and_eax(behind), is_instruction_boundary(before)) {
+        let is_read = joins_edx_and_eax(behind);
+        match (is_read, is_instruction_boundary(before)) {
             (true, true) => found.readers.push(at),
             (false, false) => {}
-            (false, true) => found.doubtful += 1,
-            (true, false) => {
+            (false, true) | (true, false) => {
                 found.doubtful += 1;
-                found.look_alikes += 1;
+                found.look_alikes += usize::from(is_read);
+                found.first_doubtful.get_or_insert(at);
             }
         }
     }

@@ -111,6 +111,9 @@ impl ScanRequest {
             self.tries = self.tries.saturating_add(1);
             return Some(TextVerdict::Later(wait_for_turn(self.tries - 1)));
         };
+        if let Some(verdict) = rewriter.verdict_without_scan(self.place) {
+            return Some(TextVerdict::Known(verdict));
+        }
         self.scans += 1;
         let forgotten = rewriter.times_forgotten();
         let TextPlace { paging, rip, .. } = self.place;

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{Bytes, GuestMemoryMmap};
 
 use super::entry_hook::{self, EntryHook};
+use super::gate::Gate;
 use super::known::{Known, MOST_SITES};
 use super::pace::ScanPace;
 use super::pattern::{RDMSR, RDPMC, SECOND_BYTE_OF_RDMSR};
 use super::request::TextPlace;
-use super::scan::{ReaderSite, Scan};
+use super::scan::{self, ReaderSite, Scan};
 use super::virt::Virtual;
 use super::{ReaderService, UserAccess};
 use crate::kvm::Paging;
@@ -84,10 +85,28 @@ impl Rewriter {
         let verdict = known.verdict(rip);
         if verdict.is_none() && known.is_full() {
             drop(known);
-            say_unserved("lies in too many places");
-            return Some(ReaderService::Unserved);
+            return Some(self.unserved("lies in too many places", None));
         }
         verdict
+    }
+
+    /// The answer for text that is not looked at: on a host whose RDPMC faults, the
+    /// doorbell serves each reader, whatever it looks like, and rewrites only what the
+    /// kernel has executed. Without a doorbell, the first text of a guest is scanned, and no
+    /// other one. `None` if the text is to be scanned.
+    pub(super) fn verdict_without_scan(&self, place: TextPlace) -> Option<ReaderService> {
+        (self.access == UserAccess::Faults).then_some(())?;
+        let text = scan::text_around(&self.memory, place.paging, place.rip)?;
+        let guest = self.memory(place.paging);
+        let doorbell = self.doorbell_to_place(guest, place.idt);
+        let mut known = self.lock();
+        let has_doorbell = self.put_doorbell(&mut known, guest, doorbell).is_some();
+        (has_doorbell || known.has_text()).then(|| {
+            self.publish(&mut known, |next| {
+                next.add_text(text, ReaderService::Served);
+            });
+            ReaderService::Served
+        })
     }
 
     /// Tells a scan whether text was forgotten since it began.
@@ -111,12 +130,45 @@ impl Rewriter {
         if self.times_forgotten() != forgotten {
             return None;
         }
-        let verdict = self.rewrite(&mut known, guest, found)?;
-        if verdict == ReaderService::Served {
-            self.put_doorbell(&mut known, guest, doorbell);
+        let verdict = if is_kernels(guest, place.idt, found) {
+            self.rewrite(&mut known, guest, found)?
+        } else {
+            self.left_alone(found)
+        };
+        if verdict == ReaderService::Served
+            && self.put_doorbell(&mut known, guest, doorbell).is_none()
+            && !self.no_doorbell_said.swap(true, Ordering::Relaxed)
+        {
+            log::warn!("{}", no_doorbell(self.access));
         }
-        self.publish(&mut known, |next| next.add_text(place.rip, found, verdict));
+        if let Some(text) = found.text.clone() {
+            self.publish(&mut known, |next| next.add_text(text, verdict));
+        }
         Some(verdict)
+    }
+
+    /// The answer for a module's text, and for text that a program of the guest has had
+    /// the kernel make: it is not changed.
+    fn left_alone(&self, found: &Scan) -> ReaderService {
+        let reader = found.readers.first().map(|reader| reader.address);
+        match reader.or(found.first_doubtful) {
+            Some(site) => self.unserved("is a module's and may read counters", Some(site)),
+            None => ReaderService::Served,
+        }
+    }
+
+    /// The answer for text with readers that are not rewritten. Where RDPMC faults, they
+    /// fault aloud, and the guest keeps its PMU.
+    fn unserved(&self, why: &str, site: Option<u64>) -> ReaderService {
+        let (verdict, effect) = match self.access {
+            UserAccess::Faults => (ReaderService::Served, "so RDPMC faults there"),
+            UserAccess::Answered => (ReaderService::Unserved, "so the guest gets no PMU"),
+        };
+        if LIMIT.allow().is_some() {
+            let place = site.map_or_else(String::new, |site| format!(" at {site:#x}"));
+            log::warn!("pmu: the guest kernel's text {why}{place}, {effect}");
+        }
+        verdict
     }
 
     /// Rewrites what was found, all or nothing; `None` if a reader that was found is
@@ -128,16 +180,15 @@ impl Rewriter {
         found: &Scan,
     ) -> Option<ReaderService> {
         if found.is_given_up() {
-            say_unserved("holds more that looks like RDPMC than any kernel");
-            return Some(ReaderService::Unserved);
+            let why = "holds more that looks like RDPMC than any kernel";
+            return Some(self.unserved(why, found.first_doubtful));
         }
         // They were found before, if the scan is not the first.
         let has_sites = (known.sites().iter()).any(|site| {
             found.text.iter().any(|text| text.contains(site)) && guest.code(*site) == Some(RDMSR)
         });
         if found.readers.is_empty() && found.doubtful > 0 && !has_sites {
-            say_unserved("reads counters in an unknown way");
-            return Some(ReaderService::Unserved);
+            return Some(self.unserved("reads counters in an unknown way", found.first_doubtful));
         }
         // Looked at again: the guest ran on while it was scanned.
         let readers = &found.readers;
@@ -148,8 +199,7 @@ impl Rewriter {
         // would fault.
         let sites = found.readers.iter().map(|reader| reader.address);
         let Some(()) = self.publish(known, |next| next.add_sites(sites)) else {
-            say_unserved("reads counters in too many places");
-            return Some(ReaderService::Unserved);
+            return Some(self.unserved("reads counters in too many places", None));
         };
         for reader in &found.readers {
             // One byte, stored atomically: another vCPU runs the old
@@ -159,7 +209,7 @@ impl Rewriter {
                     .store(SECOND_BYTE_OF_RDMSR, reader.second_byte, Ordering::SeqCst);
             if let Err(error) = stored {
                 say_unwritten(reader.address, &error);
-                return Some(ReaderService::Unserved);
+                return Some(self.unserved("cannot be written", Some(reader.address)));
             }
         }
         self.say_served(found);
@@ -173,20 +223,29 @@ impl Rewriter {
         if there.is_some_and(|hook| hook.is_in_place(guest)) {
             return Doorbell::InPlace;
         }
-        EntryHook::find(guest, idt).map_or(Doorbell::Unknown, Doorbell::Missing)
+        let is_free = |bell, handler| {
+            let there = known.hook_at(bell);
+            there.is_none_or(|hook| hook.is_of(handler))
+        };
+        let hook = EntryHook::find(guest, idt, is_free);
+        hook.map_or(Doorbell::Unknown, Doorbell::Missing)
     }
 
-    fn put_doorbell(&self, known: &mut Arc<Known>, guest: Virtual<'_>, doorbell: Doorbell) {
-        // First recorded, then patched, as above.
-        let placed = match doorbell {
+    /// Puts a doorbell in; `None` if the guest has none then.
+    fn put_doorbell(
+        &self,
+        known: &mut Arc<Known>,
+        guest: Virtual<'_>,
+        doorbell: Doorbell,
+    ) -> Option<()> {
+        match doorbell {
             Doorbell::InPlace => Some(()),
-            Doorbell::Missing(hook) => self
-                .publish(known, |next| next.add_hook(hook))
-                .and_then(|()| hook.install(guest)),
+            // First recorded, then patched, as above.
+            Doorbell::Missing(hook) => {
+                self.publish(known, |next| next.add_hook(hook))?;
+                hook.install(guest)
+            }
             Doorbell::Unknown => None,
-        };
-        if placed.is_none() && !self.no_doorbell_said.swap(true, Ordering::Relaxed) {
-            log::warn!("{}", no_doorbell(self.access));
         }
     }
 
@@ -257,15 +316,15 @@ impl Rewriter {
     }
 
     fn say_served(&self, found: &Scan) {
-        let (Some(first), Some(last)) = (found.text.first(), found.text.last()) else {
+        let Some(text) = &found.text else {
             return;
         };
         if LIMIT.allow().is_some() {
             log::info!(
                 "pmu: rewrote {} RDPMC instructions of the guest kernel to RDMSR ({:#x}-{:#x}) and left {} that may be data",
                 found.readers.len(),
-                first.start(),
-                last.end(),
+                text.start(),
+                text.end(),
                 found.doubtful
             );
         }
@@ -288,8 +347,15 @@ enum Doorbell {
     InPlace,
     /// It is to be put there.
     Missing(EntryHook),
-    /// The #GP entry is not Linux's.
+    /// There is no way to one.
     Unknown,
+}
+
+/// Whether the text of a scan is that of the kernel proper, and no module's: the kernel
+/// has its #GP entry there. A guest without an interrupt table has no modules.
+fn is_kernels(guest: Virtual<'_>, idt: u64, found: &Scan) -> bool {
+    let (gate, text) = (Gate::read(guest, idt), found.text.as_ref());
+    gate.is_none_or(|gate| text.is_some_and(|text| text.contains(&gate.handler())))
 }
 
 /// Whether a reader that a scan has found is there, or was rewritten meanwhile.
@@ -307,27 +373,21 @@ fn is_reader(known: &Known, guest: Virtual<'_>, reader: &ReaderSite) -> bool {
 /// Of what a guest can make us say again and again.
 static LIMIT: RateLimit = RateLimit::new();
 
-fn say_unserved(why: &str) {
-    if LIMIT.allow().is_some() {
-        log::warn!("pmu: the guest kernel's text {why}, so the guest gets no PMU");
-    }
-}
-
 fn say_unwritten(address: u64, error: &dyn std::error::Error) {
     if LIMIT.allow().is_some() {
         log::error!("pmu: cannot rewrite the RDPMC at {address:#x}: {error}");
     }
 }
 
-/// The warning for a guest whose #GP entry is unknown: which of its reads fail.
+/// The warning for a guest without a doorbell: which of its reads fail.
 const fn no_doorbell(access: UserAccess) -> &'static str {
     match access {
         UserAccess::Faults => {
-            "pmu: the guest's #GP entry is not Linux's: RDPMC in user mode faults, and so does \
+            "pmu: the guest's #GP entry takes no doorbell: RDPMC in user mode faults, and so does \
              each RDPMC of the kernel that the scan missed"
         }
         UserAccess::Answered => {
-            "pmu: the guest's #GP entry is not Linux's: RDPMC in user mode would read 0 on this \
+            "pmu: the guest's #GP entry takes no doorbell: RDPMC in user mode would read 0 on this \
              host and is made to fault; each RDPMC of the kernel that the scan missed reads 0"
         }
     }

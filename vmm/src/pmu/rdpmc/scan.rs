@@ -1,6 +1,5 @@
 //! The executable memory around an instruction, and the RDPMC readers in it.
 
-use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -17,20 +16,19 @@ const FARTHEST: u64 = 128 << 20;
 /// Byte pairs that are looked at in one scan, each of which takes some 10 µs. A
 /// kernel has some dozen, a guest that wants to keep us busy has millions.
 const MOST_PAIRS: usize = 1_000;
-/// Pieces of text that one scan is remembered by.
-const MOST_PIECES: usize = 64;
 
 /// What a scan found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan {
-    /// The guest-virtual addresses that were executable and were looked at:
-    /// ascending, with gaps in between.
-    pub(super) text: Vec<RangeInclusive<u64>>,
+    /// The guest-virtual addresses that were looked at.
+    pub(super) text: Option<RangeInclusive<u64>>,
     /// Each reader: its guest-virtual address, and the guest-physical one of
     /// its second byte.
     pub(super) readers: Vec<ReaderSite>,
     /// Byte pairs that may be RDPMC and could not be told.
     pub(super) doubtful: usize,
+    /// The guest-virtual address of the first of them.
+    pub(super) first_doubtful: Option<u64>,
     /// Those of them whose result would be read.
     pub(super) look_alikes: usize,
     /// Byte pairs that the scan has examined.
@@ -54,112 +52,94 @@ impl Scan {
     }
 }
 
-/// A scan of the executable memory without gaps of 2 MiB around an instruction (G-502:
-/// only what is mapped executable, so that no data is ever taken for code), piece by
-/// piece: its owner may do something else between two pieces. It keeps nothing of the
-/// guest's memory but copies, so the guest may change its text meanwhile.
+/// A scan of the executable memory without a gap around an instruction (G-502: only what
+/// is mapped executable, so that no data is ever taken for code), piece by piece: its
+/// owner may do something else between two pieces. It keeps nothing of the guest's memory
+/// but copies, so the guest may change its text meanwhile.
 #[derive(Debug)]
 pub(super) struct Scanning {
     paging: Paging,
     rip: u64,
     stage: ScanStage,
-    /// The 2 MiB steps with code, ascending, and the code in each.
-    steps: VecDeque<(u64, Vec<RangeInclusive<u64>>)>,
+    /// The text, as far as it is known.
+    text: RangeInclusive<u64>,
     result: Scan,
 }
 
 /// What the next piece of a scan is.
 #[derive(Clone, Copy, Debug)]
 enum ScanStage {
-    /// Finds the code so many steps below the first one.
-    Below(u64),
-    /// Finds the code so many steps above the first one.
-    Above(u64),
-    /// Finds the readers in a window of a step.
-    Readers { step: usize, window: u64 },
+    /// Finds the text below.
+    Below,
+    /// Finds the text above.
+    Above,
+    /// Finds the readers in the window at this address.
+    Readers(u64),
 }
 
 impl Scanning {
     /// A scan around `rip`; `None` if there is no executable memory.
     pub(super) fn begin(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Option<Self> {
-        paging.page(memory, rip).filter(|page| page.executable)?;
-        let text = Text { memory, paging };
-        let start = rip & !(STEP - 1);
         Some(Self {
             paging,
             rip,
-            stage: ScanStage::Below(1),
-            steps: VecDeque::from([(start, text.code_in(start)?)]),
+            stage: ScanStage::Below,
+            text: text_around(memory, paging, rip)?,
             result: Scan::default(),
         })
     }
 
-    /// Does one piece: looks for code in 2 MiB, or for readers in 64 KiB. Returns the
+    /// Does one piece: looks for text in 2 MiB, or for readers in 64 KiB. Returns the
     /// result at the end.
     pub(super) fn advance(&mut self, memory: &GuestMemoryMmap) -> Option<Scan> {
         let text = Text {
             memory,
             paging: self.paging,
         };
-        let start = self.rip & !(STEP - 1);
-        // Neither goes on at the other end of the address space.
+        let (first, last) = (*self.text.start(), *self.text.end());
         match self.stage {
-            ScanStage::Below(n) => {
-                let step = start.checked_sub(n * STEP);
-                let code = within(n, step).and_then(|step| Some((step, text.code_in(step)?)));
-                self.stage = if code.is_some() {
-                    ScanStage::Below(n + 1)
-                } else {
-                    ScanStage::Above(1)
-                };
-                if let Some(code) = code {
-                    self.steps.push_front(code);
+            ScanStage::Below => {
+                let more = (first.is_multiple_of(STEP) && self.rip - first < FARTHEST)
+                    .then(|| text.piece_with(first.checked_sub(1)?))
+                    .flatten();
+                match more {
+                    Some(more) => self.text = *more.start()..=last,
+                    None => self.stage = ScanStage::Above,
                 }
             }
-            ScanStage::Above(n) => {
-                let step = start.checked_add(n * STEP);
-                let code = within(n, step).and_then(|step| Some((step, text.code_in(step)?)));
-                self.stage = if code.is_some() {
-                    ScanStage::Above(n + 1)
-                } else {
-                    ScanStage::Readers { step: 0, window: 0 }
-                };
-                self.steps.extend(code);
+            ScanStage::Above => {
+                let is_end_of_step = last % STEP == STEP - 1;
+                let more = (is_end_of_step && last - self.rip < FARTHEST)
+                    .then(|| text.piece_with(last.checked_add(1)?))
+                    .flatten();
+                match more {
+                    Some(more) => self.text = first..=*more.end(),
+                    None => self.stage = ScanStage::Readers(first & !(WINDOW - 1)),
+                }
             }
-            ScanStage::Readers { step, window } => {
-                let base = self.steps.get(step).map(|(base, _)| *base);
-                let Some(base) = base.filter(|_| !self.result.is_given_up()) else {
-                    return Some(self.end());
-                };
-                text.find_in_window(base.saturating_add(window), &mut self.result);
-                self.stage = match window + WINDOW {
-                    STEP => ScanStage::Readers {
-                        step: step + 1,
-                        window: 0,
-                    },
-                    window => ScanStage::Readers { step, window },
-                };
+            ScanStage::Readers(window) => {
+                text.find_in_window(window, &self.text, &mut self.result);
+                let next = window.checked_add(WINDOW);
+                match next.filter(|next| *next <= last && !self.result.is_given_up()) {
+                    Some(next) => self.stage = ScanStage::Readers(next),
+                    None => {
+                        self.result.text = Some(self.text.clone());
+                        return Some(std::mem::take(&mut self.result));
+                    }
+                }
             }
         }
         None
     }
-
-    fn end(&mut self) -> Scan {
-        let mut result = std::mem::take(&mut self.result);
-        let steps = std::mem::take(&mut self.steps);
-        result.text = joined(steps.into_iter().flat_map(|(_, pieces)| pieces));
-        if result.text.len() > MOST_PIECES {
-            // The others are looked at again when they ask.
-            let rip = self.rip;
-            result.text.retain(|piece| piece.contains(&rip));
-        }
-        result
-    }
 }
 
-/// The `n`th step in one direction, unless it is farther than a scan goes.
-fn within(n: u64, step: Option<u64>) -> Option<u64> {
-    step.filter(|_| n <= FARTHEST / STEP)
+/// The executable memory without a gap around `rip`, as far as it lies in the same 2 MiB.
+pub(super) fn text_around(
+    memory: &GuestMemoryMmap,
+    paging: Paging,
+    rip: u64,
+) -> Option<RangeInclusive<u64>> {
+    Text { memory, paging }.piece_with(rip)
 }
 
 /// Ranges that ascend, those without a gap in between made one.
@@ -202,14 +182,16 @@ impl Text<'_> {
         })
     }
 
-    /// The executable parts of the 2 MiB at `step`, if there are any.
-    fn code_in(&self, step: u64) -> Option<Vec<RangeInclusive<u64>>> {
+    /// The executable part of an aligned 2 MiB that holds the address.
+    fn piece_with(&self, address: u64) -> Option<RangeInclusive<u64>> {
+        let step = address & !(STEP - 1);
         let pages = self.pages(step..=step + (STEP - 1));
         let parts = joined(pages.map(|(address, _, length)| address..=address + (length - 1)));
-        (!parts.is_empty()).then_some(parts)
+        parts.into_iter().find(|part| part.contains(&address))
     }
 
-    fn find_in_window(&self, window: u64, result: &mut Scan) {
+    /// Looks for readers in `window`, as far as it is of the text.
+    fn find_in_window(&self, window: u64, own: &RangeInclusive<u64>, result: &mut Scan) {
         let context = CONTEXT as u64;
         let first = window.saturating_sub(context);
         let last = window.saturating_add(WINDOW - 1 + context);
@@ -225,10 +207,14 @@ impl Text<'_> {
                 slice.fill(0);
             }
         }
-        let inner = offset(window)..offset(window + (WINDOW - 1)) + 1;
+        let end = (window + (WINDOW - 1)).min(*own.end());
+        let inner = offset(window.max(*own.start()))..offset(end) + 1;
         let found = pattern::find(&bytes, inner, MOST_PAIRS - result.pairs);
         result.pairs += found.pairs;
         result.doubtful += found.doubtful;
+        if let Some(at) = found.first_doubtful {
+            result.first_doubtful.get_or_insert(first + at as u64);
+        }
         result.look_alikes += found.look_alikes;
         result.readers.extend(found.readers.iter().filter_map(|at| {
             let address = first + *at as u64;
@@ -297,7 +283,7 @@ mod tests {
             let addresses: Vec<_> = found.readers.iter().map(|r| r.address - TEXT).collect();
             assert_eq!(addresses, [0x1000, 0x1f_fffd, 0x3f_f000], "from {rip:#x}");
             assert_eq!(found.readers[0].second_byte, GuestAddress(0x20_1001));
-            assert_eq!(found.text, [TEXT..=TEXT + 2 * STEP - 1]);
+            assert_eq!(found.text, Some(TEXT..=TEXT + 2 * STEP - 1));
         }
     }
 
@@ -333,7 +319,7 @@ mod tests {
         guest.map(TEXT + STEP, 0x40_0000, 1, true);
         let found = scan(&guest.memory, PAGING, TEXT).unwrap();
         assert_eq!(found.readers, []);
-        assert_eq!(found.text, [TEXT..=TEXT + STEP - 1]);
+        assert_eq!(found.text, Some(TEXT..=TEXT + STEP - 1));
     }
 
     #[test]
@@ -362,33 +348,37 @@ mod tests {
             let found = scan(&guest.memory, PAGING, rip).unwrap();
             let addresses: Vec<_> = found.readers.iter().map(|r| r.address).collect();
             assert_eq!(addresses, [top + 0x1000], "from {rip:#x}");
-            let [text] = &found.text[..] else {
-                panic!("{found:?}")
-            };
+            let text = found.text.unwrap();
             assert!(text.contains(&rip) && text.contains(&top) && !text.contains(&0));
         }
         let found = scan(&guest.memory, PAGING, 5).unwrap();
-        assert_eq!(found.text, [0..=STEP - 1]);
+        assert_eq!(found.text, Some(0..=STEP - 1));
     }
 
+    /// A module, or code that a program of the guest has made, is no kernel's text.
     #[test]
-    fn what_is_not_executable_is_a_gap() {
+    fn the_text_ends_where_something_is_not_executable() {
         let mut guest = guest();
         let next = TEXT + 2 * STEP;
         for (page, nx) in [(0, false), (1, true), (2, false), (3, false)] {
-            guest.map(next + page * 0x1000, 0x60_0000, 0, nx);
+            guest.map(next + page * 0x1000, 0x60_0000 + page * 0x1000, 0, nx);
         }
-        let found = scan(&guest.memory, PAGING, TEXT).unwrap();
-        assert_eq!(
-            found.text,
-            [TEXT..=next + 0xfff, next + 0x2000..=next + 0x3fff]
-        );
-        // Too many to remember them all.
-        for page in 0..2 * MOST_PIECES as u64 + 2 {
-            guest.map(next + page * 0x1000, 0x60_0000, 0, page % 2 == 0);
+        let nops = vec![NOP; 0x4000];
+        guest
+            .memory
+            .write_slice(&nops, GuestAddress(0x60_0000))
+            .unwrap();
+        put(&guest, 0x60_0ff0);
+        put(&guest, 0x60_2100);
+        for (rip, text, physical) in [
+            (TEXT, TEXT..=next + 0xfff, 0x60_0ff0),
+            (next + 0x2000, next + 0x2000..=next + 0x3fff, 0x60_2100),
+        ] {
+            let found = scan(&guest.memory, PAGING, rip).unwrap();
+            assert_eq!(found.text, Some(text));
+            let addresses: Vec<_> = found.readers.iter().map(|r| r.second_byte.0 - 1).collect();
+            assert_eq!(addresses, [physical], "the other one is not looked at");
         }
-        let found = scan(&guest.memory, PAGING, next + 0x5123).unwrap();
-        assert_eq!(found.text, [next + 0x5000..=next + 0x5fff]);
     }
 
     /// One page at as many addresses as a scan can reach, full of what it looks
@@ -409,9 +399,7 @@ mod tests {
             assert!(found.is_given_up());
             assert_eq!(found.pairs, MOST_PAIRS);
             assert!(found.readers.len() <= MOST_PAIRS);
-            let [text] = &found.text[..] else {
-                panic!("{:?}", found.text)
-            };
+            let text = found.text.unwrap();
             assert_eq!(text.end() - text.start() + 1, 2 * FARTHEST + STEP);
         }
     }

@@ -76,6 +76,12 @@ impl Sites {
         self.known.is_site(rip)
     }
 
+    /// Whether a doorbell of the guest writes to the port.
+    pub(in crate::pmu) fn is_bell(&mut self, port: u16) -> bool {
+        self.refresh();
+        u8::try_from(port).is_ok_and(|port| self.known.is_bell(port))
+    }
+
     /// Takes CR4.PCE away from a vCPU whose RDPMC in user mode would be silent
     /// (rule G-508). To be called where counters are started.
     ///

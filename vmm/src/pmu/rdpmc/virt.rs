@@ -6,6 +6,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::kvm::{Page, Paging};
 
+/// The smallest page.
+const PAGE_LEN: usize = 4096;
+
 /// Guest memory as one vCPU sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Virtual<'a> {
@@ -31,6 +34,26 @@ impl Virtual<'_> {
             let page = self.page(at).filter(|page| page.executable)?;
             *byte = self.memory.read_obj(page.at(at)).ok()?;
         }
+        Some(code)
+    }
+
+    /// The executable bytes of the page around `address` and, if it is executable too, of
+    /// the next one; and where they begin.
+    pub(super) fn text_near(&self, address: u64) -> Option<(u64, Vec<u8>)> {
+        let start = address & !(PAGE_LEN as u64 - 1);
+        let mut text = self.page_of_code(start)?;
+        let next = start.checked_add(PAGE_LEN as u64);
+        text.extend(
+            next.and_then(|next| self.page_of_code(next))
+                .unwrap_or_default(),
+        );
+        Some((start, text))
+    }
+
+    fn page_of_code(&self, start: u64) -> Option<Vec<u8>> {
+        let page = self.page(start).filter(|page| page.executable)?;
+        let mut code = vec![0; PAGE_LEN];
+        self.memory.read_slice(&mut code, page.at(start)).ok()?;
         Some(code)
     }
 

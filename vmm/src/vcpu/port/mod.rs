@@ -4,6 +4,7 @@
 mod monitor;
 mod status;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use vpmu::Totals;
@@ -16,10 +17,14 @@ use crate::stop::PortError;
 pub use monitor::{MonitorOrder, MonitorOutcome, MonitorReading, MonitorStatus};
 pub use status::{CounterStatus, CountingState, VcpuPmuStatus};
 
-/// The I/O port of the doorbell in the guest's #GP entry, which no device and no
-/// interrupt controller has. The guest's write to it is an exit on every KVM, at
-/// which the vCPU calls [`MsrPort::on_doorbell`].
+/// The I/O port of the doorbell that is put into the text of the guest's #GP entry. No
+/// device and no interrupt controller has it.
 pub const DOORBELL_PORT: u8 = 0xe6;
+
+/// The I/O ports that a doorbell may write to, up to four bytes at each. No device has
+/// them, neither KVM's (PIC, PIT, speaker) nor one that guests look for on a PC.
+pub const DOORBELL_PORTS: [RangeInclusive<u8>; 4] =
+    [0x22..=0x3c, 0x44..=0x5c, 0x74..=0x7c, 0xe0..=0xec];
 
 /// What becomes of a WRMSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +74,13 @@ pub trait MsrPort {
     /// What makes going on pointless; it stops the VM.
     fn after_interrupted_run(&mut self, vcpu: &mut Vcpu) -> Result<(), PortError>;
 
-    /// Called after a write to [`DOORBELL_PORT`]; may change the registers.
+    /// Whether a write to the I/O port rings a doorbell at the guest's #GP entry. No
+    /// device has such a port. The write is an exit on every KVM.
+    fn is_doorbell(&mut self, _port: u16) -> bool {
+        false
+    }
+
+    /// Called after a write to such a port; may change the registers.
     ///
     /// # Errors
     /// What makes going on pointless; it stops the VM.

@@ -195,7 +195,7 @@ impl HostileGuest {
 
     /// The guest-physical addresses whose bytes have changed since.
     pub(super) fn changes(&self) -> Vec<u64> {
-        let mut now = [0; PAGE as usize];
+        let mut now = [0; 4096];
         let mut changes = Vec::new();
         for (page, before) in (0..).step_by(now.len()).zip(self.before.chunks(now.len())) {
             assert!(self.memory.read_slice(&mut now, GuestAddress(page)).is_ok());

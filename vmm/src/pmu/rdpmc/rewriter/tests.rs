@@ -13,7 +13,12 @@ const READER: [u8; 6] = [0x0f, 0x33, 0x48, 0xc1, 0xe2, 0x20];
 /// RDPMC whose upper half is thrown away.
 const ODD: [u8; 4] = [0x0f, 0x33, 0x89, 0xc3];
 
+/// A guest without an interrupt table, on a host that answers RDPMC: its text is scanned.
 fn guest_with(code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
+    guest_on(UserAccess::Answered, code)
+}
+
+fn guest_on(access: UserAccess, code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
     let mut guest = Guest::new();
     guest.map(TEXT, 0x20_0000, 1, false);
     guest
@@ -26,7 +31,7 @@ fn guest_with(code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
         .unwrap();
     (
         guest.memory.clone(),
-        Arc::new(Rewriter::new(guest.memory, UserAccess::Faults)),
+        Arc::new(Rewriter::new(guest.memory, access)),
     )
 }
 
@@ -85,12 +90,16 @@ fn a_second_scan_of_the_same_text_changes_nothing() {
     assert_eq!(code(&memory), [0x0f, 0x33], "not looked at again");
 }
 
-/// A kernel with one site and a #GP entry of Linux's.
+/// A kernel with one site and a #GP entry of Linux's, on a host that answers RDPMC.
 fn kernel() -> (Guest, Arc<Rewriter>) {
+    kernel_on(UserAccess::Answered)
+}
+
+fn kernel_on(access: UserAccess) -> (Guest, Arc<Rewriter>) {
     let guest = entry_hook::tests::guest(&LINUX);
     let text = [&[NOP; 128][..], &READER].concat();
     guest.memory.write_slice(&text, SITE_BEGIN).unwrap();
-    let rewriter = Rewriter::new(guest.memory.clone(), UserAccess::Faults);
+    let rewriter = Rewriter::new(guest.memory.clone(), access);
     (guest, Arc::new(rewriter))
 }
 
@@ -180,24 +189,112 @@ fn a_second_kernel_behind_a_loader_or_an_unserved_one_is_scanned() {
     }
 }
 
-/// A module that is loaded later.
-#[test]
-fn text_that_was_not_executable_is_scanned_when_it_asks() {
-    let (mut guest, rewriter) = kernel();
-    let module = TEXT + 0x20_0000;
-    guest.map(module + 0x1000, 0x40_1000, 0, false);
-    assert_eq!(cover_by(&rewriter, TEXT, IDT), ReaderService::Served);
-    let mut sites = Sites::new(Arc::clone(&rewriter));
-    assert!(sites.verdict(module + 0x1000).is_some());
-    guest.map(module, 0x40_2000, 0, false);
-    let text = [&[NOP; 128][..], &READER].concat();
+const MODULE: u64 = TEXT + 0x40_0000;
+
+/// A module at [`MODULE`] with this text.
+fn load_module(guest: &mut Guest, text: &[u8]) {
+    guest.map(MODULE, 0x40_2000, 0, false);
+    let text = [&[NOP; 128][..], text].concat();
     guest
         .memory
         .write_slice(&text, GuestAddress(0x40_2000))
         .unwrap();
-    assert_eq!(sites.verdict(module), None);
-    assert_eq!(cover(&mut sites, module, IDT), ReaderService::Served);
-    assert!(sites.contains(module + 128) && sites.contains(SITE));
+}
+
+/// Constants of a filter that a program of the guest has had the kernel compile: decoded
+/// from within, they are a reader.
+const SPRAY: [u8; 12] = [
+    0x35, 0x90, 0x0f, 0x33, 0xeb, // xor eax, imm32
+    0x35, 0x48, 0xc1, 0xe2, 0x20, // xor eax, imm32
+    0xc3, NOP,
+];
+const FILLER: [u8; 5] = [0x35, NOP, NOP, NOP, 0xa8];
+
+fn module_text(guest: &Guest, len: usize) -> Vec<u8> {
+    let mut text = vec![0; len];
+    let begin = GuestAddress(0x40_2000 + 128);
+    guest.memory.read_slice(&mut text, begin).unwrap();
+    text
+}
+
+/// Text that a program can have made lies where modules lie, and is never changed.
+#[test]
+fn a_modules_text_is_left_alone() {
+    let spray = [&FILLER.repeat(16)[..], &SPRAY].concat();
+    for (access, verdict) in [
+        (UserAccess::Faults, ReaderService::Served),
+        (UserAccess::Answered, ReaderService::Unserved),
+    ] {
+        for text in [&spray[..], &READER] {
+            let (mut guest, rewriter) = kernel_on(access);
+            assert_eq!(cover_by(&rewriter, TEXT, IDT), ReaderService::Served);
+            load_module(&mut guest, text);
+            let mut sites = Sites::new(Arc::clone(&rewriter));
+            assert_eq!(sites.verdict(MODULE), None, "it is looked at when it asks");
+            assert_eq!(cover(&mut sites, MODULE, IDT), verdict, "{text:x?}");
+            assert_eq!(module_text(&guest, text.len()), text);
+        }
+    }
+}
+
+/// It may write a counter that it does not read.
+#[test]
+fn a_module_without_readers_is_served() {
+    let (mut guest, rewriter) = kernel();
+    load_module(&mut guest, &[NOP; 8]);
+    assert_eq!(cover_by(&rewriter, MODULE, IDT), ReaderService::Served);
+}
+
+/// The doorbell serves every reader and rewrites those that the kernel executes.
+#[test]
+fn where_rdpmc_faults_no_text_is_looked_at() {
+    let (guest, rewriter) = kernel_on(UserAccess::Faults);
+    let odd = GuestAddress(0x20_0210);
+    guest.memory.write_slice(&ODD, odd).unwrap();
+    let mut sites = Sites::new(Arc::clone(&rewriter));
+    let at_once = sites.cover(place(TEXT, IDT));
+    assert_eq!(at_once, TextVerdict::Known(ReaderService::Served));
+    assert!(rings(&mut sites) && sites.is_bell(0xe6) && !sites.is_bell(0x1e6));
+    assert_eq!(virt(&guest).code(SITE), Some(RDPMC));
+    assert!(rewriter.current().sites().is_empty());
+    rewriter.rewrite_missed(virt(&guest), SITE);
+    assert_eq!(virt(&guest).code(SITE), Some(RDMSR));
+    assert!(!rewriter.no_doorbell_said.load(Ordering::Relaxed));
+}
+
+/// Where an unserved RDPMC is heard of.
+#[test]
+fn where_rdpmc_faults_no_guest_is_refused() {
+    let busy = pattern::RDPMC.repeat(2_000);
+    for text in [&ODD[..], &busy] {
+        let (memory, rewriter) = guest_on(UserAccess::Faults, text);
+        assert_eq!(cover_by(&rewriter, TEXT, 0), ReaderService::Served);
+        let mut now = vec![0; text.len()];
+        let begin = GuestAddress(0x20_0200);
+        memory.read_slice(&mut now, begin).unwrap();
+        assert_eq!(now, text, "and it is not touched");
+        assert!(rewriter.no_doorbell_said.load(Ordering::Relaxed));
+    }
+}
+
+/// A guest that takes no doorbell has its readers rewritten where its driver is.
+#[test]
+fn where_rdpmc_faults_the_first_text_alone_is_scanned() {
+    let mut guest = Guest::new();
+    for (address, physical) in [(TEXT, 0x20_0000), (MODULE, 0x40_0000)] {
+        guest.map(address, physical, 1, false);
+        let text = [&[NOP; 0x200][..], &READER].concat();
+        guest
+            .memory
+            .write_slice(&text, GuestAddress(physical))
+            .unwrap();
+    }
+    let rewriter = Arc::new(Rewriter::new(guest.memory.clone(), UserAccess::Faults));
+    for rip in [TEXT, MODULE] {
+        assert_eq!(cover_by(&rewriter, rip, 0), ReaderService::Served);
+    }
+    assert_eq!(virt(&guest).code(SITE), Some(RDMSR));
+    assert_eq!(virt(&guest).code(MODULE + 0x200), Some(RDPMC));
 }
 
 #[test]
@@ -222,10 +319,7 @@ fn a_guest_that_keeps_us_busy_is_not_served_and_not_touched() {
 #[test]
 fn text_that_cannot_be_remembered_is_not_scanned() {
     let (guest, rewriter) = kernel();
-    let other = |n: u64| Scan {
-        text: vec![n << 30..=(n << 30) + 1],
-        ..Scan::default()
-    };
+    let other = |n: u64| n << 30..=(n << 30) + 1;
     Arc::get_mut(&mut rewriter.lock()).unwrap().fill(other);
     assert_eq!(cover_by(&rewriter, TEXT, IDT), ReaderService::Unserved);
     assert_eq!(virt(&guest).code(SITE), Some(pattern::RDPMC));
@@ -327,7 +421,7 @@ fn a_vcpu_that_ends_in_a_scan_leaves_it_to_the_next() {
 fn a_scan_without_time_left_waits() {
     let (memory, _) = guest_with(&READER);
     let pace = ScanPace::with_clocks(never, works_a_millisecond);
-    let rewriter = Rewriter::with_pace(memory, UserAccess::Faults, pace);
+    let rewriter = Rewriter::with_pace(memory, UserAccess::Answered, pace);
     for _ in 0..1_000 {
         rewriter.pace.charged(|| ());
     }
