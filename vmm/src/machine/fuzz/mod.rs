@@ -22,19 +22,20 @@ use crate::config::VmConfig;
 use crate::devices::cpu_hotplug::{self, CpuHotplug, HotplugLine};
 use crate::devices::power::PowerButton;
 use crate::devices::serial::{self, ConsoleOutput, SerialPort};
-use crate::devices::{debug_exit, i8042, power};
+use crate::devices::{debug_exit, i8042, panic, power};
 use crate::fuzz_input::FuzzInput;
 use crate::kvm::layout;
 use crate::stop::StopSignal;
 use crate::vcpu::Buses;
 
 /// The first address of each device, and how many it has.
-const PLACES: [(u64, u64); 5] = [
+const PLACES: [(u64, u64); 6] = [
     (serial::COM1_PORT as u64, serial::PORT_COUNT as u64),
     (i8042::BASE_PORT as u64, i8042::PORT_COUNT),
     (power::CONTROL_PORT as u64, power::PORT_COUNT),
     (debug_exit::PORT as u64, debug_exit::PORT_COUNT),
     (layout::CPU_HOTPLUG as u64, cpu_hotplug::LEN),
+    (panic::PORT as u64, panic::PORT_COUNT),
 ];
 
 /// Does to a machine's devices and vCPUs what the bytes say.

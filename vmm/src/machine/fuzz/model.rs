@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::PLACES;
-use crate::devices::{cpu_hotplug, debug_exit, i8042, power};
+use crate::devices::{cpu_hotplug, debug_exit, i8042, panic, power};
 use crate::kvm::layout;
 use crate::stop::StopReason;
 
@@ -73,6 +73,7 @@ pub(super) struct StopModel(Option<Expected>);
 enum Expected {
     PowerOff,
     Reset,
+    GuestPanic,
     DebugExit(u32),
 }
 
@@ -96,6 +97,10 @@ impl StopModel {
             }
         } else if in_device(i8042::BASE_PORT, i8042::PORT_COUNT) && at(0x64) {
             (first == Some(0xfe)).then_some(Expected::Reset)
+        } else if in_device(panic::PORT, panic::PORT_COUNT) {
+            // A crash kernel's event is another bit.
+            let is_panic = first.is_some_and(|events| events & 1 != 0);
+            is_panic.then_some(Expected::GuestPanic)
         } else {
             None
         };
@@ -107,6 +112,7 @@ impl StopModel {
         let found = reason.map(|reason| match **reason {
             StopReason::PowerOff => Some(Expected::PowerOff),
             StopReason::Reset => Some(Expected::Reset),
+            StopReason::GuestPanic => Some(Expected::GuestPanic),
             StopReason::DebugExit(value) => Some(Expected::DebugExit(value)),
             _ => None,
         });
