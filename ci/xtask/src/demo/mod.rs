@@ -76,6 +76,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
         mock_pmu,
         debian: false,
         guest_disks: false,
+        peer: false,
         kernels: kernels(args),
         elf: Some(elf(args)),
     };

@@ -2,6 +2,8 @@
 //! port, disks of every kind, and networks, by one boot each; then the power goes and comes
 //! back.
 
+mod cost;
+
 use anyhow::{Context, Result, ensure};
 
 use super::{GuestTest, Runs, Seen};
@@ -19,7 +21,9 @@ const SMALL: &str = "\
 
 /// Every test of disks and networks.
 pub(super) fn all() -> Vec<GuestTest> {
-    vec![debian_12(), debian_13()]
+    let mut all = vec![debian_12(), debian_13()];
+    all.extend(cost::all());
+    all
 }
 
 fn row(name: &str, line: &str, check: super::Check) -> GuestTest {

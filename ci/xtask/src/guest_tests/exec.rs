@@ -1,6 +1,7 @@
 //! `perfvisor exec` on a host that is a Debian 13, as a user who may open /dev/kvm and
 //! nothing else: with a guest kernel of each of Debian's releases.
 
+mod boot;
 mod refused;
 
 use anyhow::{Result, ensure};
@@ -9,12 +10,15 @@ use super::{Check, GuestTest, Runs, Seen};
 use crate::perf;
 
 /// Files of the line, in /images.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 8] = [
     ("inside.sh", include_str!("exec/inside.sh")),
     ("loop.c", include_str!("exec/loop.c")),
     ("threads.py", include_str!("exec/threads.py")),
+    ("threads.c", include_str!("exec/threads.c")),
     ("serve.pl", include_str!("exec/serve.pl")),
     ("fetch.pl", include_str!("exec/fetch.pl")),
+    ("end.c", include_str!("exec/end.c")),
+    ("archive.py", include_str!("archive.py")),
 ];
 
 /// The guest kernels: the first two by their place, the third is that of another release.
@@ -33,7 +37,7 @@ const HOST: &str = "\
                -not -path '/home/user/work*' -not -path '/home/user/.debug*'; }; \
     rm -rf /home/user/work /home/user/.debug; mkdir /home/user/work; \
     rm -f before after errors out bytes typed server; \
-    for file in inside.sh loop.c threads.py serve.pl fetch.pl; do cp /images/$file /home/user/work; done; \
+    for file in inside.sh loop.c threads.c threads.py serve.pl fetch.pl; do cp /images/$file /home/user/work; done; \
     echo told by the host >/home/user/work/from-host; chown -R user: /home/user; ";
 
 /// A guest that is up sooner than the default one.
@@ -41,10 +45,11 @@ const SMALL: &str = "--cpus 1 --memory 256M";
 
 /// Every test of `exec`.
 pub(super) fn all() -> Vec<GuestTest> {
-    let mut all = vec![refused::all(), interrupted(), network()];
+    let mut all = vec![refused::all(), interrupted(), network(), two_cpus()];
     all.extend([flame_graph(), backend_dies()]);
     all.extend(KERNELS.map(inside));
     all.extend(KERNELS.map(ends));
+    all.extend(boot::all());
     all
 }
 
@@ -149,6 +154,26 @@ fn ends(kernel: &'static str) -> GuestTest {
             ] {
                 seen.says(line)?;
             }
+            Ok(())
+        },
+    )
+}
+
+/// A guest with two vCPUs, and a program with two threads: perf counts both.
+fn two_cpus() -> GuestTest {
+    row(
+        "cpus-2",
+        KERNEL,
+        "as_user 'gcc -O1 -pthread -o threads threads.c; perfvisor exec KERNEL --cpus 2 --memory 256M -- \
+           sh -c \"echo cpus=\\$(nproc); echo === stat; perf stat -x, -e cycles,task-clock ./threads 2>&1\"'; echo status=$?",
+        |seen, _| {
+            for line in ["cpus=2", "threads counted 40000000", "status=0"] {
+                seen.says(line)?;
+            }
+            let counted = perf::section(&seen.console, "stat")?;
+            let cycles = perf::counts(counted, "cycles").first().copied();
+            // A loop's turn is more than a cycle on any CPU.
+            ensure!(cycles.is_some_and(|n| n > 40e6), "{counted}");
             Ok(())
         },
     )

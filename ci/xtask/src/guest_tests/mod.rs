@@ -54,6 +54,7 @@ struct NestedHost {
     kernel: &'static str,
     mock_pmu: &'static str,
     debian: bool,
+    peer: bool,
     icount: bool,
 }
 
@@ -188,6 +189,7 @@ fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArg
         perfvisor: None,
         mock_pmu: mock_pmu.map(str::parse).transpose()?,
         debian: nested.is_some_and(|host| host.debian),
+        peer: nested.is_some_and(|host| host.peer),
         guest_disks: tests.iter().any(|test| test.disks),
         kernels: Vec::new(),
         elf: Some(job::elf(tests)),
@@ -268,11 +270,13 @@ fn name_of(nested: Option<NestedHost>) -> String {
             kernel,
             mock_pmu,
             debian,
+            peer,
             icount,
         }) => {
             let time = if icount { "-icount" } else { "" };
             let system = if debian { "-debian" } else { "" };
-            format!("{kernel}{time}{system}{mock_pmu}").replace([':', '=', '+'], "-")
+            let peer = if peer { "-peer" } else { "" };
+            format!("{kernel}{time}{system}{peer}{mock_pmu}").replace([':', '=', '+'], "-")
         }
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct GuestTest {
     pub(crate) mock_pmu: &'static str,
     /// Whether the nested host is a Debian 13, which the test then needs.
     pub(crate) debian: bool,
+    /// Whether that host needs QEMU, to compare with.
+    pub(crate) peer: bool,
     /// Whether that host needs disks for guests.
     pub(crate) disks: bool,
     /// Files of a line on the host, in its /images.
@@ -91,6 +93,7 @@ impl GuestTest {
             host_kernel: "6.12",
             mock_pmu: "",
             debian: false,
+            peer: false,
             disks: false,
             files: &[],
             clock: Clock::Wall,
@@ -112,6 +115,7 @@ impl GuestTest {
             kernel: self.host_kernel,
             mock_pmu: self.mock_pmu,
             debian: self.debian,
+            peer: self.peer,
             icount: self.clock != Clock::Wall,
         };
         let anywhere =

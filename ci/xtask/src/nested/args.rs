@@ -48,6 +48,9 @@ pub(crate) struct HostArgs {
     /// Give the Debian host two more disks, for guests: /dev/vdb is a Debian 12, /dev/vdc a Debian 13
     #[arg(long, requires = "debian")]
     pub(crate) guest_disks: bool,
+    /// Give the Debian host QEMU too, to compare with: it has a disk of its own for that
+    #[arg(long, requires = "debian")]
+    pub(crate) peer: bool,
     /// The kernels that are needed, of hosts and of guests; none: all that there are.
     #[arg(skip)]
     pub(crate) kernels: Vec<String>,

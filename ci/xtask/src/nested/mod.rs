@@ -117,7 +117,7 @@ fn elf(kernels: &[Kernel], wanted: Option<&[String]>) -> Vec<Kernel> {
 fn disks(args: &HostArgs, kernels: &[Kernel]) -> Result<Vec<PathBuf>> {
     let mut disks = Vec::new();
     if args.debian {
-        disks.push(systems::host(kernels)?);
+        disks.push(systems::host(kernels, args.peer)?);
     }
     if args.guest_disks {
         disks.extend(systems::guests(kernels)?);

@@ -1,0 +1,187 @@
+//! What a request to a disk costs: instructions of the host and its guest, and exits, against
+//! QEMU's virtio-blk-pci in the same nested host. The same kernel and the same first program
+//! make the same requests to the same file.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::super::{Clock, GuestTest, Runs, Seen};
+use crate::say;
+
+const FILES: [(&str, &str); 2] = [
+    ("cost.c", include_str!("cost.c")),
+    ("archive.py", include_str!("../archive.py")),
+];
+
+/// Requests of one measurement.
+const REQUESTS: u32 = 2000;
+
+/// QEMU's ways to a file, with and without a thread for the disk: it is as cheap as the
+/// cheapest of them.
+const WAYS: &str = "threads io_uring threads-thread io_uring-thread";
+
+/// The guest's memory is 256 MiB, and the disk's file, of 64 MiB, is in the host's memory:
+/// nothing waits for a device of the host. `marks VMM` shows the marks that the guest prints,
+/// with the exits of all guests at that moment.
+const LINE: &str = "\
+    cd /tmp; mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; \
+    kernel=$(echo /boot/vmlinuz-6.12.*); modules=/lib/modules/${kernel#*vmlinuz-}/kernel; \
+    cp /images/cost.c .; gcc -O2 -static -o cost cost.c; \
+    python3 /images/archive.py init=cost blk.ko.xz=$modules/drivers/block/virtio_blk.ko.xz >cost.cpio; \
+    head -c 67108864 /dev/urandom >disk; \
+    words='console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests -- REQUESTS /blk.ko.xz'; \
+    marks() { while read -r word way depth ticks rest; do \
+      read -r exits </sys/kernel/debug/kvm/exits; \
+      case $word in begin|end) echo \"$1 $word $way $depth $ticks $exits\";; \
+        *) echo \"$1: $word $way $depth $ticks $rest\";; esac; done; }; \
+    perfvisor run --kernel $kernel --initramfs cost.cpio --cpus boot=1 --memory size=256M --pmu off \
+      --disk path=disk,format=raw --serial tty --cmdline \"$words\" </dev/null | marks perfvisor; \
+    for way in WAYS; do \
+      object=; thread=; \
+      case $way in *-thread) object='-object iothread,id=t,poll-max-ns=0'; thread=,iothread=t;; esac; \
+      qemu-system-x86_64 -machine q35 -accel kvm -cpu host -smp 1 -m 256 -nodefaults -no-reboot -display none \
+        -serial stdio -kernel $kernel -initrd cost.cpio -append \"$words\" $object \
+        -drive if=none,id=d,file=disk,format=raw,cache=writeback,aio=${way%-*} \
+        -device virtio-blk-pci,drive=d,disable-legacy=on$thread </dev/null | marks qemu-$way; \
+    done";
+
+/// The test.
+pub(super) fn all() -> Vec<GuestTest> {
+    let line = LINE.replace("REQUESTS", &REQUESTS.to_string());
+    vec![GuestTest {
+        runs: Runs::OnHost,
+        debian: true,
+        peer: true,
+        files: &FILES,
+        clock: Clock::Instructions,
+        limit: 300,
+        on_request: "disk-cost",
+        ..GuestTest::new("disk-cost", line.replace("WAYS", WAYS), no_dearer)
+    }]
+}
+
+/// What one request takes.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+struct Cost {
+    instructions: f64,
+    exits: f64,
+}
+
+/// The costs by way and depth, of one VMM.
+type Costs = BTreeMap<(String, u32), Cost>;
+
+/// The costs of each VMM, less those of the marks themselves.
+fn costs(console: &str) -> Result<BTreeMap<String, Costs>> {
+    let mut begun = BTreeMap::new();
+    let mut all: BTreeMap<String, Costs> = BTreeMap::new();
+    for line in console.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let &[vmm, mark @ ("begin" | "end"), way, depth, ticks, exits] = words.as_slice() else {
+            continue;
+        };
+        let key = (way.to_owned(), depth.parse()?);
+        let (ticks, exits): (u32, u32) = (ticks.parse()?, exits.parse()?);
+        if mark == "begin" {
+            begun.insert((vmm, way, depth), exits);
+            continue;
+        }
+        let before = begun
+            .get(&(vmm, way, depth))
+            .context("an end without a beginning")?;
+        let cost = Cost {
+            instructions: f64::from(ticks) / f64::from(REQUESTS),
+            exits: f64::from(exits - before) / f64::from(REQUESTS),
+        };
+        all.entry(vmm.to_owned()).or_default().insert(key, cost);
+    }
+    for costs in all.values_mut() {
+        let marks = costs.remove(&("none".to_owned(), 1));
+        let marks = marks.context("no measurement without requests")?;
+        for cost in costs.values_mut() {
+            cost.instructions -= marks.instructions;
+            cost.exits -= marks.exits;
+        }
+    }
+    Ok(all)
+}
+
+/// That perfvisor is in nothing above the cheapest QEMU.
+fn no_dearer(seen: &Seen, _: &GuestTest) -> Result<()> {
+    let mut peers = costs(&seen.console)?;
+    let own = peers.remove("perfvisor").context("nothing of perfvisor")?;
+    ensure!(peers.len() == WAYS.split(' ').count(), "QEMUs: {peers:?}");
+    ensure!(own.len() == 4, "measurements: {own:?}");
+    let mut dear = Vec::new();
+    for ((way, depth), cost) in &own {
+        let key = (way.clone(), *depth);
+        let theirs = peers.values().filter_map(|costs| costs.get(&key));
+        let least = |of: fn(&Cost) -> f64| theirs.clone().map(of).fold(f64::INFINITY, f64::min);
+        let (instructions, exits) = (least(|c| c.instructions), least(|c| c.exits));
+        say!(
+            "{way}, depth {depth}: {:.0} instructions and {:.2} exits a request, QEMU {instructions:.0} and {exits:.2}",
+            cost.instructions,
+            cost.exits
+        );
+        if cost.instructions > instructions || cost.exits > exits {
+            dear.push(format!("{way} at depth {depth}"));
+        }
+    }
+    if dear.is_empty() {
+        return Ok(());
+    }
+    bail!("dearer than QEMU: {}", dear.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of one VMM: what the marks cost, and a measurement of so much more.
+    fn lines(vmm: &str, ticks: u32, exits: u32) -> String {
+        let mut text =
+            format!("{vmm} begin none 1 0 100\n{vmm} end none 1 5000 110\n{vmm}: more\n");
+        for (way, depth) in [("read", 1), ("read", 16), ("write", 1), ("write", 16)] {
+            let (ticks, exits) = (5000 + ticks * REQUESTS, 210 + exits * REQUESTS);
+            text += &format!(
+                "{vmm} begin {way} {depth} 0 200\n{vmm} end {way} {depth} {ticks} {exits}\n"
+            );
+        }
+        text
+    }
+
+    fn console(own: (u32, u32), peers: (u32, u32)) -> Seen {
+        let mut console = lines("perfvisor", own.0, own.1);
+        for way in WAYS.split(' ') {
+            console += &lines(&format!("qemu-{way}"), peers.0, peers.1);
+        }
+        Seen {
+            console,
+            ..Seen::default()
+        }
+    }
+
+    #[test]
+    fn costs_are_those_of_requests_alone() {
+        let all = costs(&lines("perfvisor", 30_000, 2)).unwrap();
+        let cost = all["perfvisor"][&("read".to_owned(), 16)];
+        let expected = Cost {
+            instructions: 30_000.0,
+            exits: 2.0,
+        };
+        assert_eq!(cost, expected);
+        assert_eq!(all["perfvisor"].len(), 4);
+    }
+
+    #[test]
+    fn a_request_that_is_dearer_than_qemus_fails() {
+        let test = all().remove(0);
+        let told = |own, peers| no_dearer(&console(own, peers), &test).map_err(|e| e.to_string());
+        assert_eq!(told((30_000, 2), (30_000, 2)), Ok(()));
+        let dearer = "dearer than QEMU: read at depth 1, read at depth 16, write at depth 1, write at depth 16";
+        assert_eq!(told((30_001, 2), (30_000, 2)), Err(dearer.into()));
+        assert_eq!(told((30_000, 3), (30_000, 2)), Err(dearer.into()));
+        let gone = Seen::default();
+        assert!(no_dearer(&gone, &test).is_err());
+    }
+}
