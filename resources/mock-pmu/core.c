@@ -13,6 +13,7 @@ struct mock_core {
 	struct pmu	pmu;
 	struct cpumask	cpus;
 	unsigned int	gp;
+	bool		cache;		/* it has the events of caches and stalls */
 };
 
 /* A hybrid host has two. */
@@ -41,12 +42,39 @@ static const struct {
 	[PERF_COUNT_HW_REF_CPU_CYCLES]		= { 0x0300, 0 },
 };
 
+/* What a Zen has under generic names beside those: the type, the number, the rate. */
+#define CACHE(cache, op, result)	(PERF_COUNT_HW_CACHE_##cache |		\
+					 PERF_COUNT_HW_CACHE_OP_##op << 8 |	\
+					 PERF_COUNT_HW_CACHE_RESULT_##result << 16)
+static const struct {
+	u32		type;
+	u64		config;
+	unsigned int	shift;
+} zen_kinds[] = {
+	{ PERF_TYPE_HARDWARE, PERF_COUNT_HW_STALLED_CYCLES_FRONTEND,	4 },
+	{ PERF_TYPE_HARDWARE, PERF_COUNT_HW_STALLED_CYCLES_BACKEND,	5 },
+	{ PERF_TYPE_HW_CACHE, CACHE(L1D, READ, ACCESS),			2 },
+	{ PERF_TYPE_HW_CACHE, CACHE(L1D, READ, MISS),			7 },
+	{ PERF_TYPE_HW_CACHE, CACHE(L1D, PREFETCH, ACCESS),		9 },
+	{ PERF_TYPE_HW_CACHE, CACHE(L1I, READ, ACCESS),			1 },
+	{ PERF_TYPE_HW_CACHE, CACHE(L1I, READ, MISS),			11 },
+	{ PERF_TYPE_HW_CACHE, CACHE(DTLB, READ, ACCESS),		12 },
+	{ PERF_TYPE_HW_CACHE, CACHE(DTLB, READ, MISS),			13 },
+	{ PERF_TYPE_HW_CACHE, CACHE(ITLB, READ, ACCESS),		14 },
+	{ PERF_TYPE_HW_CACHE, CACHE(ITLB, READ, MISS),			15 },
+};
+
 /* The shift of what the event asks for, or an error. */
 static int rate_of(const struct perf_event *event)
 {
 	u64 config = event->attr.config;
 	int n;
 
+	for (n = 0; n < ARRAY_SIZE(zen_kinds) && core_of(event->pmu)->cache; n++)
+		if (zen_kinds[n].type == event->attr.type && zen_kinds[n].config == config)
+			return zen_kinds[n].shift;
+	if (event->attr.type == PERF_TYPE_HW_CACHE)
+		return -ENOENT;
 	if (event->attr.type == PERF_TYPE_HARDWARE) {
 		if (config >= ARRAY_SIZE(kinds) || !kinds[config].code)
 			return -ENOENT;
@@ -93,7 +121,8 @@ static int mock_event_init(struct perf_event *event)
 	int rate;
 
 	if (event->attr.type != event->pmu->type &&
-	    event->attr.type != PERF_TYPE_HARDWARE)
+	    event->attr.type != PERF_TYPE_HARDWARE &&
+	    event->attr.type != PERF_TYPE_HW_CACHE)
 		return -ENOENT;
 	if (event->cpu >= 0 && !cpumask_test_cpu(event->cpu, &core->cpus))
 		return -ENOENT;
@@ -169,7 +198,7 @@ static const struct attribute_group *hybrid_groups[] = {
  * Registers a PMU with gp counters on each of the CPUs; type -1 is any that is free.
  */
 int mock_core_add(const char *name, int type, const struct cpumask *cpus,
-		  unsigned int gp, bool hybrid)
+		  unsigned int gp, bool cache, bool hybrid)
 {
 	struct mock_core **place = cores[0] ? &cores[1] : &cores[0];
 	struct mock_core *core = kzalloc(sizeof(*core), GFP_KERNEL);
@@ -179,6 +208,7 @@ int mock_core_add(const char *name, int type, const struct cpumask *cpus,
 		return -ENOMEM;
 	core->pmu = mock_counter_ops;
 	core->gp = gp;
+	core->cache = cache;
 	cpumask_copy(&core->cpus, cpus);
 	core->pmu.event_init = mock_event_init;
 	core->pmu.attr_groups = hybrid ? hybrid_groups : groups;

@@ -11,7 +11,7 @@
 
 static char *spec = "core";
 module_param(spec, charp, 0444);
-MODULE_PARM_DESC(spec, "core[:gp=N] | hybrid[:gp=N][:cpus=C] | uncore[:name=P][:scope=S][:gp=N], with + between");
+MODULE_PARM_DESC(spec, "core[:gp=N][:cache=on|off] | hybrid[:gp=N][:cpus=C] | uncore[:name=P][:scope=S][:gp=N], with + between");
 
 /* CPUs of each PMU of a hybrid host, unless told. */
 #define HYBRID_CPUS 2
@@ -23,6 +23,7 @@ struct part {
 	const char	*scope;
 	unsigned int	gp;
 	unsigned int	cpus;
+	bool		cache;
 };
 
 /* Whether the value is there and is a number from 1 to most. */
@@ -38,6 +39,8 @@ static bool parse_word(const char *word, const char *value, struct part *part)
 		return parse_number(value, MOCK_MAX_GP, &part->gp);
 	if (!strcmp(word, "cpus"))
 		return parse_number(value, NR_CPUS / 2, &part->cpus);
+	if (!strcmp(word, "cache"))
+		return value && !kstrtobool(value, &part->cache);
 	if (!strcmp(word, "scope"))
 		part->scope = value;
 	else if (!strcmp(word, "name"))
@@ -51,13 +54,13 @@ static int parse_part(char *text, struct part *part)
 {
 	char *word, *value;
 
-	*part = (struct part) { .kind = strsep(&text, ":"), .gp = MOCK_GP };
+	*part = (struct part) { .kind = strsep(&text, ":"), .gp = MOCK_GP, .cache = true };
 	while ((word = strsep(&text, ":"))) {
 		value = strchr(word, '=');
 		if (value)
 			*value++ = 0;
 		if (!parse_word(word, value, part)) {
-			pr_err("%s: want gp=1..%d, cpus=1..%d, name=P or scope=S\n",
+			pr_err("%s: want gp=1..%d, cpus=1..%d, cache=off, name=P or scope=S\n",
 			       word, MOCK_MAX_GP, NR_CPUS / 2);
 			return -EINVAL;
 		}
@@ -79,12 +82,12 @@ static int add_hybrid(unsigned int gp, unsigned int each)
 		return -ENOMEM;
 	for (n = 0; n < each; n++)
 		cpumask_set_cpu(n, cpus);
-	err = mock_core_add("cpu_core", PERF_TYPE_RAW, cpus, gp, true);
+	err = mock_core_add("cpu_core", PERF_TYPE_RAW, cpus, gp, false, true);
 	cpumask_clear(cpus);
 	for (; n < 2 * each; n++)
 		cpumask_set_cpu(n, cpus);
 	if (!err)
-		err = mock_core_add("cpu_atom", -1, cpus, gp, true);
+		err = mock_core_add("cpu_atom", -1, cpus, gp, false, true);
 	free_cpumask_var(cpus);
 	return err;
 }
@@ -123,7 +126,7 @@ static int add(const struct part *part, bool *has_core)
 	}
 	*has_core = true;
 	return hybrid ? add_hybrid(part->gp, cpus) :
-			mock_core_add("cpu", PERF_TYPE_RAW, cpu_possible_mask, part->gp, false);
+			mock_core_add("cpu", PERF_TYPE_RAW, cpu_possible_mask, part->gp, part->cache, false);
 }
 
 static int add_all(char *text)

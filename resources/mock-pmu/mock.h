@@ -71,7 +71,7 @@ extern const struct pmu mock_counter_ops;
 
 /* core.c */
 int mock_core_add(const char *name, int type, const struct cpumask *cpus,
-		  unsigned int gp, bool hybrid);
+		  unsigned int gp, bool cache, bool hybrid);
 void mock_core_remove(void);
 
 /* kinds.c */

@@ -42,5 +42,5 @@ pub use times::Times;
 pub use totals::Totals;
 pub use vcpu::{
     AttachError, BeforeEntry, CounterState, CounterView, EntryWants, MonitorView, PendingPmi, Ran,
-    VcpuPmu,
+    Uncounted, VcpuPmu,
 };

@@ -5,6 +5,8 @@ mod filter;
 use crate::guest::{CoreType, Demand, Encoding};
 use crate::host::{EventCode, HostEvent};
 use crate::x86::cpuid::Vendor;
+use crate::x86::regs::AmdEventSel;
+use crate::x86::standard::{StandardEvent, StandardSet};
 
 pub use filter::{EventFilter, FilterLists};
 
@@ -80,6 +82,11 @@ pub struct Rules {
     /// Whose codes the host counts, if they mean there what they mean in the
     /// guest: both are of one vendor. None: the guest has no event by its code.
     pub codes: Option<CodesId>,
+    /// The standard events that the host counts by their names.
+    pub standard: StandardSet,
+    /// Those of the others whose codes the host counts, which takes
+    /// [`Rules::codes`].
+    pub standard_by_code: StandardSet,
 }
 
 impl From<Policy> for Rules {
@@ -111,19 +118,51 @@ impl Rules {
             }) if !self.filter.admits(event.into()) => {
                 Demand::Denied(Encoding::Architectural(event))
             }
-            Demand::NotBacked(encoding) if self.codes.is_some() => match encoding.raw() {
-                Some((event, privilege)) if self.filter.admits(EventCode::Raw(event)) => {
-                    let event = EventCode::Raw(event);
-                    Demand::Event(HostEvent {
-                        code: event,
-                        privilege,
-                    })
-                }
-                Some(_) => Demand::Denied(encoding),
-                None => demand,
-            },
+            Demand::NotBacked(encoding) => self.judge_code(encoding),
             demand => demand,
         }
+    }
+
+    /// What becomes of an event that is not architectural: a standard one by the
+    /// host's name for it, another one, or one that the host has no name for, by
+    /// its code.
+    fn judge_code(&self, encoding: Encoding) -> Demand {
+        let not_backed = Demand::NotBacked(encoding);
+        let Some((raw, privilege)) = encoding.raw() else {
+            return not_backed;
+        };
+        let standard = encoding.standard();
+        let named = standard.filter(|event| self.standard.contains(*event));
+        let by_code = standard.filter(|event| self.standard_by_code.contains(*event));
+        // What is asked of the filter, and what the host counts of it.
+        let (name, code) = match (named, by_code, self.codes) {
+            (Some(event), ..) => (event.into(), Some(event.into())),
+            (None, Some(event), Some(_)) => (event.into(), Some(EventCode::Raw(raw))),
+            (None, _, Some(_)) if self.filter.admits(EventCode::Raw(raw)) => {
+                (EventCode::Raw(raw), Some(EventCode::Raw(raw)))
+            }
+            _ => (standard.map_or(EventCode::Raw(raw), Into::into), None),
+        };
+        match code {
+            Some(code) if self.filter.admits(name) => Demand::Event(HostEvent { code, privilege }),
+            // What the filter takes away is not for want of a host that has it.
+            Some(_) => Demand::Denied(encoding),
+            None if self.filter.admits(name) => not_backed,
+            None if standard.is_some() || self.codes.is_some() => Demand::Denied(encoding),
+            None => not_backed,
+        }
+    }
+
+    /// Whether a guest may count `event`, which one of these rules gave it.
+    pub(crate) fn admits(&self, event: EventCode) -> bool {
+        let standard = match event {
+            EventCode::Raw(raw) => {
+                StandardEvent::from_amd_event_sel(AmdEventSel::from_bits(raw.config()))
+            }
+            _ => None,
+        };
+        let by_code = standard.filter(|event| self.standard_by_code.contains(*event));
+        self.filter.admits(by_code.map_or(event, Into::into))
     }
 }
 

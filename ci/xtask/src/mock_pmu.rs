@@ -99,8 +99,9 @@ fn check_option(kind: &str, option: &str) -> Result<()> {
             SCOPES.join(", "),
             NAMES.join(", ")
         ),
+        Some(("cache", "on" | "off")) if kind == "core" => Ok(()),
         _ if kind == "hybrid" => bail!("`{option}`: gp=1 to gp=32, cpus=1 to cpus=32"),
-        _ => bail!("`{option}`: gp=1 to gp=32"),
+        _ => bail!("`{option}`: gp=1 to gp=32, cache=on or cache=off"),
     }
 }
 
@@ -181,6 +182,7 @@ mod tests {
         for (text, cpus) in [
             ("core", 1),
             ("core:gp=4", 1),
+            ("core:gp=4:cache=off", 1),
             ("hybrid:gp=6", 4),
             ("hybrid:gp=6:cpus=1", 2),
             ("hybrid+uncore:scope=die:gp=2+uncore:scope=package", 4),
@@ -200,6 +202,8 @@ mod tests {
             ("core:gp=0", "gp=1 to"),
             ("core:gp=33", "gp=1 to"),
             ("core:cpus=2", "`cpus=2`"),
+            ("core:cache=no", "`cache=no`"),
+            ("hybrid:cache=off", "`cache=off`"),
             ("hybrid:cpus=0", "cpus=1 to"),
             ("core:scope=die", "`scope=die`"),
             ("uncore:scope=ship", "package"),

@@ -123,8 +123,8 @@ The guest's PMU: off, or
               software     a clock: only cycles and ref-cycles count
               NAME, NUMBER a PMU in /sys/bus/event_source/devices, or its type number
   model=M   the PMU that the guest sees: intel-v1 to intel-v5, amd-k7, amd-core or
-            amd-v2 [default: amd-v2 on an AMD host that counts all events which the
-            driver of an AMD guest expects, otherwise intel-v2]
+            amd-v2 [default: amd-v2 on an AMD host that counts all events of perf stat,
+            -d and -d -d of an AMD guest, otherwise intel-v2]
   gp=N      number of general-purpose counters, 2 to 8 [default: the model's number, or
             the host's number of free counters if that is smaller]
   fixed=N   number of fixed counters, 1 to 3, or 1 to 4 with intel-v5; intel-v1 and the
@@ -136,7 +136,9 @@ The guest's PMU: off, or
               pinned    a counter has a host counter all the time, or it stops in the
                         error state
   filter=F  the events that the guest may count:
-              architectural  events with the same meaning on every CPU [default]
+              architectural  events with the same meaning on every CPU
+              standard       also the other events that perf has a name for in the
+                             guest, such as L1-dcache-loads [default]
               all            also raw codes of the host's CPU, such as r1d1
               @FILE          JSON, such as {\"allow\": [\"cycles\", \"r1d1\"], \"deny\": []}
             Raw codes count only if the host's CPU and the guest's are of one vendor

@@ -1,17 +1,21 @@
 //! Events in the operator's notation: in the file of `--pmu filter=@FILE` and for
 //! `perfvisor ctl monitor add`.
 //!
-//! An architectural event has a name. Any other event is written as `perf` writes
+//! An architectural or a standard event has a name. Any other event is written as `perf` writes
 //! its code: `r`, then unit mask and event select in hexadecimal. `:u` and `:k`
 //! after it choose privilege levels.
 
 use vpmu::host::{EventCode, HostEvent, Privilege};
 use vpmu::x86::event::{ArchEvent, RawEvent};
+use vpmu::x86::standard::StandardEvent;
 
 /// The event of a name or a code; `None` if it is neither.
 #[must_use]
 pub fn code(word: &str) -> Option<EventCode> {
     if let Some(named) = ArchEvent::ALL.into_iter().find(|e| e.name() == word) {
+        return Some(named.into());
+    }
+    if let Some(named) = StandardEvent::from_name(word) {
         return Some(named.into());
     }
     let bits = u64::from_str_radix(word.strip_prefix('r')?, 16).ok()?;
@@ -22,7 +26,11 @@ pub fn code(word: &str) -> Option<EventCode> {
 /// The names that [`code`] takes, for messages.
 #[must_use]
 pub fn names() -> String {
-    ArchEvent::ALL.map(ArchEvent::name).join(", ")
+    let names = ArchEvent::ALL.map(ArchEvent::name).into_iter();
+    let all: Vec<_> = names
+        .chain(StandardEvent::ALL.map(StandardEvent::name))
+        .collect();
+    all.join(", ")
 }
 
 /// The event of a word such as `cycles`, `instructions:u` or `r1d1:k`.
@@ -66,7 +74,15 @@ mod tests {
 
     #[test]
     fn an_event_is_a_name_or_a_code_and_levels() {
-        for word in ["cycles", "instructions:u", "r1d1:k", "r1d1", "ref-cycles"] {
+        for word in [
+            "cycles",
+            "instructions:u",
+            "r1d1:k",
+            "r1d1",
+            "ref-cycles",
+            "L1-dcache-loads",
+            "dTLB-load-misses:u",
+        ] {
             let attr = with_levels(word).unwrap();
             assert_eq!(name(&attr), word);
         }

@@ -13,7 +13,7 @@ const FLAG: Flag = Flag {
     keys: &[
         "type", "model", "gp", "fixed", "width", "policy", "filter", "rdpmc",
     ],
-    accepted: "off, or [type=auto|core|atom|hybrid|software|<sysfs name>|<type number>][,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,filter=architectural|all|@FILE][,rdpmc=rewrite|off]",
+    accepted: "off, or [type=auto|core|atom|hybrid|software|<sysfs name>|<type number>][,model=<name>][,gp=N][,fixed=N][,width=N][,policy=flexible|pinned][,filter=architectural|standard|all|@FILE][,rdpmc=rewrite|off]",
 };
 const TYPE: &str = "auto, core, atom, hybrid, software, the name of a PMU in /sys/bus/event_source/devices, or its type number";
 
@@ -51,8 +51,10 @@ pub enum RdpmcPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum FilterArg {
     /// Those that mean the same on every CPU.
-    #[default]
     Architectural,
+    /// Those, and the others of the generic tables of the guest's driver.
+    #[default]
+    Standard,
     /// Any code that the host counts.
     All,
     /// As the lists in this file say.
@@ -146,14 +148,15 @@ impl PmuConfig {
 
 fn parse_filter(options: &Options<'_>) -> Result<FilterArg, ConfigError> {
     match options.get("filter") {
-        None | Some("architectural") => Ok(FilterArg::Architectural),
+        None | Some("standard") => Ok(FilterArg::Standard),
+        Some("architectural") => Ok(FilterArg::Architectural),
         Some("all") => Ok(FilterArg::All),
         Some(other) => match other.strip_prefix('@') {
             Some(path) if !path.is_empty() => Ok(FilterArg::File(path.into())),
             _ => Err(options.bad(
                 "filter",
                 other,
-                "architectural, all, or @ and the path of a file",
+                "architectural, standard, all, or @ and the path of a file",
             )),
         },
     }
@@ -214,6 +217,8 @@ mod tests {
         };
         assert_eq!(pmu.policy, Policy::Pinned);
         for (text, filter) in [
+            ("type=auto", FilterArg::Standard),
+            ("type=auto,filter=standard", FilterArg::Standard),
             ("type=auto,filter=architectural", FilterArg::Architectural),
             ("type=auto,filter=all", FilterArg::All),
             (
@@ -288,8 +293,11 @@ mod tests {
             ("type=auto,width=x", "32 to 48"),
             ("type=auto,rdpmc=on", "rewrite or off"),
             ("type=auto,policy=fair", "flexible or pinned"),
-            ("type=auto,filter=some", "architectural, all, or @"),
-            ("type=auto,filter=@", "architectural, all, or @"),
+            (
+                "type=auto,filter=some",
+                "architectural, standard, all, or @",
+            ),
+            ("type=auto,filter=@", "architectural, standard, all, or @"),
             ("type=auto,events=3", "unknown key 'events'"),
         ] {
             let message = PmuArg::parse(text).unwrap_err().to_string();

@@ -9,7 +9,7 @@ use vpmu::Totals;
 use crate::config::MonitorPolicy;
 use crate::pmu::UncoreStatus;
 use crate::vcpu::presence::{Presence, PresenceReport};
-use crate::vcpu::{MonitorReading, VcpuPmuStatus};
+use crate::vcpu::{MonitorReading, UncountedNames, VcpuPmuStatus};
 
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,8 @@ pub struct PmuInfo {
     /// Sums over the vCPUs so far, those that were removed included; `null` if
     /// one of them does not answer.
     pub totals: Option<Totals>,
+    /// The events that the guest wanted and that nobody counts, of the same vCPUs.
+    pub uncounted: UncountedNames,
 }
 
 /// `GET /pmu`.

@@ -107,7 +107,7 @@ mod tests {
         UncoreCounterStatus, UncoreInstanceStatus, UncoreLogEntry, UncorePmuStatus, UncoreStatus,
     };
     use crate::vcpu::MonitorStatus;
-    use crate::vcpu::{CounterStatus, VcpuPmuStatus};
+    use crate::vcpu::{CounterStatus, UncountedNames, VcpuPmuStatus};
 
     fn openapi() -> Value {
         serde_json::from_str(include_str!("../../openapi.json")).unwrap()
@@ -162,6 +162,7 @@ mod tests {
         let pmu = PmuInfo {
             backing,
             totals: Some(totals),
+            uncounted: UncountedNames::default(),
         };
         matches_schema("PmuTotals", &totals);
         matches_schema("Counter", &counter);

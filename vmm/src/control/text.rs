@@ -7,7 +7,7 @@ use super::report::{
 };
 use super::uncore_text::uncore;
 use crate::config::MonitorPolicy;
-use crate::vcpu::{CounterStatus, MonitorReading, MonitorStatus};
+use crate::vcpu::{CounterStatus, MonitorReading, MonitorStatus, UncountedNames};
 
 /// The column at which the values of `info` start.
 const COLUMN: usize = 10;
@@ -55,6 +55,9 @@ pub(super) fn info(info: &Info) -> String {
                 Some(figures) => line("so far", &totals(figures)),
                 None => line("so far", "not known: a vCPU did not answer"),
             }
+            if !pmu.uncounted.is_empty() {
+                line("uncounted", &uncounted(&pmu.uncounted));
+            }
         }
     }
     text
@@ -86,8 +89,12 @@ fn one_vcpu(vcpu: &VcpuPmuReport) -> String {
     ];
     let rows = vcpu.pmu.counters.iter().map(row);
     let rows = rows.chain(vcpu.pmu.monitors.iter().map(monitor_row));
+    let uncounted = match &vcpu.pmu.uncounted {
+        none if none.is_empty() => String::new(),
+        some => format!("  nothing counts {}\n", uncounted(some)),
+    };
     format!(
-        "\nvCPU {}: {}\n{}",
+        "\nvCPU {}: {}\n{uncounted}{}",
         vcpu.vcpu,
         totals(&vcpu.pmu.totals),
         table(std::iter::once(head.map(str::to_owned)).chain(rows))
@@ -217,6 +224,13 @@ fn totals(totals: &Totals) -> String {
     } else {
         figures.join(", ")
     }
+}
+
+/// The events that nobody counts, and how many times the guest wanted each.
+fn uncounted(events: &UncountedNames) -> String {
+    let times = |(event, times): (&String, &u64)| format!("{event} ({times} times)");
+    let all: Vec<_> = events.iter().map(times).collect();
+    all.join(", ")
 }
 
 /// Every figure with its name.
@@ -353,6 +367,7 @@ mod tests {
                         rotations: 2,
                         ..Totals::default()
                     },
+                    uncounted: [("r1".to_owned(), 2)].into(),
                 },
             }],
             uncore: None,
@@ -361,6 +376,7 @@ mod tests {
             text,
             "PMU: clock\n\n\
              vCPU 3: 5 overflows, 2 rotations\n\
+             \x20 nothing counts r1 (2 times)\n\
              \x20 counter   state       event                 host event  enabled     running  value\n\
              \x20 gp0       counting    cycles:u              guest time  0 ns        0 ns     12     clock-derived\n\
              \x20 fixed1    not backed  raw event select 0x1  -           1234567 ns  0 ns     0      because\n\

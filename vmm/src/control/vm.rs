@@ -15,10 +15,10 @@ use super::report::{
 use super::routes::RouteCall;
 use crate::machine::{Hotplug, HotplugError, MachineControl};
 use crate::pmu::monitors::VmMonitors;
-use crate::pmu::{SharedUncore, UncoreStatus, VmTotals};
+use crate::pmu::{SharedUncore, UncoreStatus, VmTotals, add_up};
 use crate::stop::StopReason;
-use crate::vcpu::NoAnswer;
 use crate::vcpu::presence::{Presence, PresenceRefusal, PresenceReport};
+use crate::vcpu::{NoAnswer, UncountedNames};
 
 /// How long the vCPUs may take to stand, or to answer.
 pub(super) const VCPU_TIME: Duration = Duration::from_secs(2);
@@ -83,6 +83,7 @@ impl VmControl {
         let pmu = self.facts.pmu_backing.clone().map(|backing| PmuInfo {
             backing,
             totals: self.totals(),
+            uncounted: self.uncounted(),
         });
         let slots = self.machine.hotplug.reports();
         let count = |fits: fn(&PresenceReport) -> bool| {
@@ -233,6 +234,17 @@ impl VmControl {
             totals += vcpu.pmu.totals;
         }
         Some(totals)
+    }
+
+    /// What nobody counts for the vCPUs, removed vCPUs included.
+    fn uncounted(&mut self) -> UncountedNames {
+        let mut all = self.facts.ended.uncounted();
+        if let Ok(status) = self.status() {
+            for vcpu in &status.vcpus {
+                add_up(&mut all, &vcpu.pmu.uncounted);
+            }
+        }
+        all
     }
 
     /// Drops the last status of the vCPUs, because it is out of date.

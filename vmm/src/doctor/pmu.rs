@@ -151,7 +151,7 @@ pub(super) fn verdict(kvm: &KvmReport, backing: &BackingReport) -> YesOrNo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pmu::HostSource;
+    use crate::pmu::{Counted, HostSource};
     use std::path::Path;
     use vpmu::x86::event::ArchEventSet;
 
@@ -174,7 +174,10 @@ mod tests {
         let hardware = PmuBacking::Hardware(HostSource {
             name: "cpu".to_owned(),
             source: EventSource::Hardware,
-            events: ArchEventSet::ALL,
+            counted: Counted {
+                events: ArchEventSet::ALL,
+                ..Counted::default()
+            },
             cpus: None,
         });
         let event = backed(ArchEvent::Branches, &hardware);

@@ -86,7 +86,9 @@ impl Budget {
             ArchEvent::LlcMisses,
             ArchEvent::BranchMisses,
         ];
-        let plain = plain.into_iter().find(|e| source.events.contains(*e));
+        let plain = plain
+            .into_iter()
+            .find(|e| source.counted.events.contains(*e));
         let count = |event| find_on(source.source, event, &cpus);
         let all = count(ArchEvent::Instructions)?;
         let general = plain.map_or(Ok(all), count)?;

@@ -4,8 +4,8 @@
 //! { "allow": ["cycles", "instructions", "r1d1"], "deny": ["r2c0"] }
 //! ```
 //!
-//! Architectural events are written as names, others as `perf` writes their
-//! code: `r`, then unit mask and event select in hexadecimal. A code stands
+//! Architectural and standard events are written as names, others as `perf` writes
+//! their code: `r`, then unit mask and event select in hexadecimal. A code stands
 //! for the event with any edge, invert and counter mask. A name and the code that
 //! its event has on the CPU that the guest sees are the same entry: `cycles` and
 //! `r3c` on Intel's, `r76` on AMD's.
@@ -85,6 +85,7 @@ struct Lists {
 pub fn read(arg: &FilterArg) -> Result<EventFilter, FilterError> {
     match arg {
         FilterArg::Architectural => Ok(EventFilter::Architectural),
+        FilterArg::Standard => Ok(EventFilter::Standard),
         FilterArg::All => Ok(EventFilter::All),
         FilterArg::File(path) => Ok(EventFilter::Lists(read_file(path)?)),
     }

@@ -48,6 +48,7 @@ use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
 use vpmu::units::Nanos;
 use vpmu::x86::cpuid::Vendor;
+use vpmu::x86::standard::StandardSet;
 use vpmu::{EventFilter, Rules};
 
 use crate::config::{CpusConfig, PmuArg, RdpmcPolicy};
@@ -58,7 +59,7 @@ use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
 
 use budget::Budget;
-use model::{Choice, ChoiceError};
+use model::{Choice, ChoiceError, Offered};
 use monitors::VmMonitors;
 use port::{PmuPort, PmuPortParts};
 #[cfg(any(test, feature = "fuzz"))]
@@ -67,10 +68,10 @@ use rdpmc::{Rewriter, Sites, UserAccess};
 
 pub use hooks::{PmuHooks, PortContext};
 pub use select::{
-    CountersError, HostCpus, HostSource, PmuBacking, Reason, SelectError, counted_events,
+    Counted, CountersError, HostCpus, HostSource, PmuBacking, Reason, SelectError, counted_events,
     free_counters, place, select,
 };
-pub use totals::VmTotals;
+pub use totals::{VmTotals, add_up};
 pub use uncore::{BoxedHost, SharedUncore, UncorePlan};
 pub use uncore_hosts::{UncoreError, UncoreHosts, VcpuTimes};
 pub(crate) use uncore_hosts::{all_umc, find_one};
@@ -147,14 +148,27 @@ impl PmuPlan {
         let host = model::host_vendor();
         let filter =
             event_filter::read(&asked.filter)?.for_vendor(model::vendor_first_tried(asked, host));
-        let backed = backing.events();
-        let events = |vendor| filter.clone().for_vendor(vendor).admitted(backed);
+        // Of a sum, each part has codes of its own.
+        let is_hardware = matches!(backing, PmuBacking::Hardware(_) | PmuBacking::Hybrid { .. });
+        let by_code = if is_hardware && host == Some(Vendor::Amd) && model::has_codes_of_17h() {
+            backing.standard_by_code()
+        } else {
+            StandardSet::EMPTY
+        };
+        let (events, standard) = (backing.events(), backing.standard());
+        let counted = |vendor| {
+            let filter = filter.clone().for_vendor(vendor);
+            Offered {
+                events: filter.admitted(events),
+                standard: filter.admitted_standard(standard.or(by_code)),
+            }
+        };
         let model = if backing.core_types().is_some() {
-            Choice::hybrid(events(Vendor::Intel))
+            Choice::hybrid(counted(Vendor::Intel).events)
         } else {
             let found = Budget::find(&backing, asked.policy, host_cpus);
             let found = found.map_err(ChoiceError::from).map_err(PmuError::Config)?;
-            Choice::new(asked, events, host, found.as_ref()).map_err(PmuError::Config)?
+            Choice::new(asked, counted, host, found.as_ref()).map_err(PmuError::Config)?
         };
         if asked.rdpmc == RdpmcPolicy::Off {
             log::warn!(
@@ -163,15 +177,14 @@ impl PmuPlan {
             );
             return Ok(None);
         }
-        // Of a sum, each part has codes of its own.
-        let is_hardware = matches!(backing, PmuBacking::Hardware(_) | PmuBacking::Hybrid { .. });
         let codes_mean_the_same = is_hardware && host == Some(model.kind.vendor());
         let codes =
             codes_mean_the_same.then(|| model::host_codes(model.kind.vendor(), &backing.name()));
-        if filter != EventFilter::Architectural && codes.is_none() {
+        let by_name = [EventFilter::Architectural, EventFilter::Standard];
+        if !by_name.contains(&filter) && codes.is_none() {
             log::warn!(
                 "--pmu filter=: this host cannot count by the event codes of guest model {}: of the \
-                 admitted events, only the architectural events are counted",
+                 admitted events, only those with a name are counted",
                 model.kind
             );
         }
@@ -182,6 +195,8 @@ impl PmuPlan {
                 policy: asked.policy,
                 filter,
                 codes,
+                standard,
+                standard_by_code: by_code,
             },
             totals: Arc::default(),
             uncore: None,
@@ -296,6 +311,9 @@ impl PmuPlan {
         if let Some(warning) = self.model.warning() {
             log::warn!("pmu: {warning}");
         }
+        if let Some(unnamed) = self.model.unnamed() {
+            log::info!("pmu: {unnamed}");
+        }
     }
 
     /// The totals of the vCPUs that have ended; they grow while the VM runs.
@@ -318,7 +336,7 @@ impl PmuPlan {
             PmuBacking::Software(reason) if self.totals.has_counted() => Some(reason),
             _ => None,
         };
-        caveat::text(clock, &self.totals.get())
+        caveat::text(clock, &self.totals.get(), &self.totals.uncounted())
     }
 
     /// The totals of the vCPUs in one line; complete after all vCPUs have ended.

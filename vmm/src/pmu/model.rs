@@ -9,6 +9,7 @@ use vpmu::guest::{
 };
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
+use vpmu::x86::standard::{StandardEvent, StandardSet};
 
 use super::budget::{Budget, BudgetError};
 use crate::config::{FilterArg, PmuConfig};
@@ -27,9 +28,23 @@ pub(super) fn vendor_first_tried(asked: &PmuConfig, host: Option<Vendor>) -> Ven
         .map_or(host.unwrap_or(Vendor::Intel), ModelKind::vendor)
 }
 
-/// What `perf stat`, `-d` and `-d -d` of an AMD guest open that is not architectural.
-const BESIDE_THE_ARCHITECTURAL: &str = "stalled-cycles-frontend, stalled-cycles-backend, the \
-     events of caches and TLBs (perf stat -d) and raw codes";
+/// What is counted for a guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offered {
+    /// Architectural events.
+    pub(super) events: ArchEventSet,
+    /// Standard events.
+    pub(super) standard: StandardSet,
+}
+
+/// Whether the event codes of an AMD guest mean the same on this AMD CPU.
+pub(super) fn has_codes_of_17h() -> bool {
+    is_family_17h(core::arch::x86_64::__cpuid(1).eax)
+}
+
+const fn is_family_17h(signature: u32) -> bool {
+    (signature >> 8 & 0xf) + (signature >> 20 & 0xff) >= 0x17
+}
 
 /// The fixed counters before the one that counts `ref-cycles`, which has no bit
 /// in leaf 0AH: a guest without the counter knows that it has no such event.
@@ -71,10 +86,32 @@ pub enum ChoiceError {
 pub(super) struct Choice {
     pub(super) kind: ModelKind,
     pub(super) config: ModelConfig,
-    events: ArchEventSet,
+    offered: Offered,
+    /// What would be counted for an AMD guest.
+    passed_over: Offered,
     reason: ModelReason,
-    /// Whether the filter admits architectural events alone.
-    architectural: bool,
+    filter: Codes,
+}
+
+/// What the filter makes of events that have no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Codes {
+    /// Architectural events alone are admitted.
+    Architectural,
+    /// No code of an event without a name is admitted.
+    Named,
+    /// Some or all are.
+    Admitted,
+}
+
+impl From<&FilterArg> for Codes {
+    fn from(filter: &FilterArg) -> Self {
+        match filter {
+            FilterArg::Architectural => Self::Architectural,
+            FilterArg::Standard => Self::Named,
+            FilterArg::All | FilterArg::File(_) => Self::Admitted,
+        }
+    }
 }
 
 /// The reason for the choice of a model.
@@ -94,18 +131,19 @@ enum ModelReason {
 impl Choice {
     /// The model that was asked for, or the one for this host: the host
     /// vendor's own, unless that is AMD's and one of the events is missing that
-    /// an AMD guest takes for granted (guest-contract §0). `events` says which
-    /// are counted for a guest of a vendor.
+    /// an AMD guest takes for granted (guest-contract §0): those of `perf stat`, `-d`
+    /// and `-d -d`. `counted` says which are counted for a guest of a vendor.
     ///
     /// # Errors
     /// [`ChoiceError`] if the model cannot have the numbers that were asked for.
     pub(super) fn new(
         asked: &PmuConfig,
-        events: impl Fn(Vendor) -> ArchEventSet,
+        counted: impl Fn(Vendor) -> Offered,
         host: Option<Vendor>,
         found: Option<&Budget>,
     ) -> Result<Self, ChoiceError> {
-        let is_whole = missing(events(Vendor::Amd)).next().is_none();
+        let passed_over = counted(Vendor::Amd);
+        let is_whole = missing(passed_over).is_empty();
         let (kind, reason) = match (asked.model, host) {
             (Some(kind), _) => (kind, ModelReason::Asked),
             (None, Some(Vendor::Amd)) if is_whole => {
@@ -115,32 +153,37 @@ impl Choice {
             (None, Some(Vendor::Intel)) => (ModelKind::INTEL_GENERIC, ModelReason::HostVendor),
             (None, None) => (ModelKind::INTEL_GENERIC, ModelReason::OtherVendor),
         };
-        let events = events(kind.vendor());
-        let offered = offered(asked, kind, events);
+        let counted = counted(kind.vendor());
+        let offered = offered(asked, kind, counted.events);
         let shape = match found {
             Some(budget) => budget.shape(asked, kind, offered)?,
             None => offered,
         };
-        let config = ModelConfig::new(kind, shape, events)?;
+        let config = ModelConfig::new(kind, shape, counted.events)?;
         Ok(Self {
             kind,
             config,
-            events,
+            offered: counted,
+            passed_over,
             reason,
-            architectural: asked.filter == FilterArg::Architectural,
+            filter: Codes::from(&asked.filter),
         })
     }
 
     /// The pair of a hybrid guest (rules G-201 to G-203). Its numbers are those
     /// that Linux makes of the model number, whatever the host has.
-    pub(super) const fn hybrid(events: ArchEventSet) -> Self {
+    pub(super) fn hybrid(events: ArchEventSet) -> Self {
         Self {
             kind: ModelKind::Intel(ArchVersion::V5),
             // What CPUID shows is the same on both.
             config: ModelConfig::Intel(ArchPerfmonConfig::hybrid(CoreType::Core, events)),
-            events,
+            offered: Offered {
+                events,
+                standard: StandardSet::EMPTY,
+            },
+            passed_over: Offered::default(),
             reason: ModelReason::Hybrid,
-            architectural: false,
+            filter: Codes::Named,
         }
     }
 
@@ -159,13 +202,10 @@ impl Choice {
     /// what a fixed counter alone counts.
     pub(super) fn warning(&self) -> Option<String> {
         let ModelConfig::Intel(config) = self.config else {
-            let mut uncounted: Vec<_> = missing(self.events).map(ArchEvent::name).collect();
-            if self.architectural {
-                uncounted.push(BESIDE_THE_ARCHITECTURAL);
-            }
-            return (!uncounted.is_empty()).then(|| {
-                let way_out = if self.architectural {
-                    "filter=all counts what the host counts, and "
+            let missing = missing(self.offered);
+            return (!missing.is_empty()).then(|| {
+                let way_out = if self.filter == Codes::Architectural {
+                    "filter=standard counts what the host counts, and "
                 } else {
                     ""
                 };
@@ -173,11 +213,13 @@ impl Choice {
                     "model={}: an AMD CPU cannot say that an event is missing, and nothing counts {} \
                      here: the guest reads 0 for them; {way_out}model=intel-v2 would show <not supported>",
                     self.kind,
-                    uncounted.join(", ")
+                    missing.join(", ")
                 )
             });
         };
-        if self.events.contains(ArchEvent::RefTsc) || config.fixed().len() <= WITHOUT_REF_TSC {
+        if self.offered.events.contains(ArchEvent::RefTsc)
+            || config.fixed().len() <= WITHOUT_REF_TSC
+        {
             return None;
         }
         let model = match self.reason {
@@ -196,20 +238,28 @@ impl Choice {
 }
 
 impl Choice {
+    /// What an AMD guest reads as 0 whatever the host counts, if there is any of it.
+    pub(super) fn unnamed(&self) -> Option<&'static str> {
+        let is_amd = self.kind.vendor() == Vendor::Amd;
+        (is_amd && self.filter != Codes::Admitted).then_some(
+            "raw event codes that no name of the guest's driver stands for read 0 in the guest; \
+             filter=all counts them on a host of its vendor",
+        )
+    }
+
     /// Whether the host's vendor's own model was passed over.
     pub(super) fn is_second_best(&self) -> bool {
         self.reason == ModelReason::NotAllOfAmd
     }
 }
 
-/// The events of an AMD guest that are not in `events`.
-fn missing(events: ArchEventSet) -> impl Iterator<Item = ArchEvent> {
-    ArchEventSet::AMD_GENERIC.without(events)
-}
-
-fn list(events: impl Iterator<Item = ArchEvent>) -> String {
-    let names: Vec<_> = events.map(ArchEvent::name).collect();
-    names.join(", ")
+/// The events of `perf stat`, `-d` and `-d -d` in an AMD guest, and those of the driver's
+/// architectural names, that are not counted.
+fn missing(counted: Offered) -> Vec<&'static str> {
+    let architectural = ArchEventSet::AMD_GENERIC.without(counted.events);
+    let standard = StandardSet::AMD_DETAILED.without(counted.standard);
+    let names = architectural.map(ArchEvent::name);
+    names.chain(standard.map(StandardEvent::name)).collect()
 }
 
 impl fmt::Display for Choice {
@@ -218,7 +268,7 @@ impl fmt::Display for Choice {
             ModelReason::Asked => "asked for",
             ModelReason::HostVendor => "the host's vendor's",
             ModelReason::NotAllOfAmd => {
-                let names = list(missing(self.events));
+                let names = missing(self.passed_over).join(", ");
                 return write!(
                     f,
                     "model {} (an AMD guest takes {names} for granted, and nothing counts them here)",
@@ -241,6 +291,15 @@ mod tests {
     use vpmu::x86::event::RawEvent;
     use vpmu::{EventFilter, FilterLists};
 
+    const ALL: Offered = Offered {
+        events: ArchEventSet::ALL,
+        standard: StandardSet::ALL,
+    };
+
+    fn of(events: ArchEventSet) -> Offered {
+        Offered { events, ..ALL }
+    }
+
     fn asked(text: &str) -> PmuConfig {
         match PmuArg::parse(text) {
             Ok(PmuArg::On(config)) => config,
@@ -251,20 +310,52 @@ mod tests {
     /// Guest-contract §0: who gets which by default.
     #[test]
     fn the_default_is_the_hosts_vendors_where_it_can_be_honest() {
-        let clock = [ArchEvent::Cycles, ArchEvent::RefTsc].into_iter().collect();
+        let clock = Offered {
+            events: [ArchEvent::Cycles, ArchEvent::RefTsc].into_iter().collect(),
+            ..Offered::default()
+        };
+        let least = Offered {
+            events: ArchEventSet::AMD_GENERIC,
+            standard: StandardSet::AMD_DETAILED,
+        };
+        let no_caches = Offered {
+            standard: StandardSet::EMPTY,
+            ..ALL
+        };
+        let no_walks = Offered {
+            standard: StandardSet::ALL
+                .iter()
+                .filter(|event| *event != StandardEvent::ItlbLoadMisses)
+                .collect(),
+            ..ALL
+        };
         let (amd, intel) = (Some(Vendor::Amd), Some(Vendor::Intel));
-        for (events, host, model, why) in [
-            (ArchEventSet::ALL, intel, "intel-v2", "vendor's"),
-            (ArchEventSet::ALL, amd, "amd-v2", "vendor's"),
-            (ArchEventSet::AMD_GENERIC, amd, "amd-v2", "vendor's"),
+        for (counted, host, model, why) in [
+            (ALL, intel, "intel-v2", "vendor's"),
+            (ALL, amd, "amd-v2", "vendor's"),
+            (least, amd, "amd-v2", "vendor's"),
             (clock, amd, "intel-v2", "instructions, cache-references"),
+            (
+                no_caches,
+                amd,
+                "intel-v2",
+                "guest takes stalled-cycles-frontend, stalled-cycles-backend, L1-dcache-loads",
+            ),
+            (
+                no_walks,
+                amd,
+                "intel-v2",
+                "guest takes iTLB-load-misses for granted",
+            ),
             (clock, intel, "intel-v2", "vendor's"),
-            (ArchEventSet::ALL, None, "intel-v2", "neither"),
+            (no_caches, intel, "intel-v2", "vendor's"),
+            (ALL, None, "intel-v2", "neither"),
         ] {
-            let choice = Choice::new(&asked("type=auto"), |_| events, host, None).unwrap();
+            let choice = Choice::new(&asked("type=auto"), |_| counted, host, None).unwrap();
             assert_eq!(choice.kind.name(), model, "{host:?}");
             assert!(choice.to_string().contains(why), "{choice}");
-            assert_eq!(choice.warning().is_some(), model == "amd-v2");
+            assert_eq!(choice.warning(), None, "a default guest reads no 0");
+            assert_eq!(choice.unnamed().is_some(), model == "amd-v2");
             let passed_over = host == amd && model != "amd-v2";
             assert_eq!(choice.is_second_best(), passed_over, "{host:?}");
         }
@@ -276,7 +367,7 @@ mod tests {
         let without: ArchEventSet = ArchEvent::ALL[..7].iter().copied().collect();
         let intel = Some(Vendor::Intel);
         let leaf = |text: &str, events| {
-            let choice = Choice::new(&asked(text), |_| events, intel, None).unwrap();
+            let choice = Choice::new(&asked(text), |_| of(events), intel, None).unwrap();
             let PmuCpuid::Intel(leaves) = choice.config.cpuid() else {
                 panic!("{text} is Intel's");
             };
@@ -322,13 +413,11 @@ mod tests {
             let asked = asked(text);
             let filter = lists.for_vendor(vendor_first_tried(&asked, amd));
             let events = |vendor| {
-                filter
-                    .clone()
-                    .for_vendor(vendor)
-                    .admitted(ArchEventSet::ALL)
+                let filter = filter.clone().for_vendor(vendor);
+                of(filter.admitted(ArchEventSet::ALL))
             };
             let choice = Choice::new(&asked, events, amd, None).unwrap();
-            let counted = ArchEvent::ALL.map(|event| choice.events.contains(event));
+            let counted = ArchEvent::ALL.map(|event| choice.offered.events.contains(event));
             (choice.kind.name(), counted.map(u8::from))
         };
         assert_eq!(chosen("type=auto", 0x3c), ("amd-v2", [1; 8]));
@@ -341,7 +430,10 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_given_on_any_host() {
-        let clock = [ArchEvent::Cycles].into_iter().collect();
+        let clock = Offered {
+            events: [ArchEvent::Cycles].into_iter().collect(),
+            ..Offered::default()
+        };
         for host in [Some(Vendor::Amd), Some(Vendor::Intel), None] {
             let choice =
                 Choice::new(&asked("type=software,model=amd-k7"), |_| clock, host, None).unwrap();
@@ -354,20 +446,44 @@ mod tests {
         }
     }
 
-    /// A guest on an AMD host with its own model opens these in a plain `perf stat -d`.
+    /// What an operator forces on a guest is named at the start, event by event.
     #[test]
-    fn events_that_the_filter_keeps_from_an_amd_guest_are_named() {
-        let warning = |text| {
+    fn events_that_an_amd_guest_is_made_to_read_as_0_are_named() {
+        let warning = |text, counted| {
             let host = Some(Vendor::Amd);
-            let choice = Choice::new(&asked(text), |_| ArchEventSet::ALL, host, None).unwrap();
+            let choice = Choice::new(&asked(text), |_| counted, host, None).unwrap();
             assert_eq!(choice.kind.name(), "amd-v2");
             choice.warning()
         };
-        let text = warning("type=auto").unwrap();
-        for word in ["stalled-cycles-frontend", "caches", "reads 0", "filter=all"] {
+        let no_caches = Offered {
+            standard: StandardSet::EMPTY.with(StandardEvent::StalledFrontend),
+            ..ALL
+        };
+        let architectural = Offered {
+            standard: StandardSet::EMPTY,
+            ..ALL
+        };
+        let text = warning("model=amd-v2", no_caches).unwrap();
+        for word in [
+            "L1-dcache-load-misses, L1-icache-loads",
+            "reads 0",
+            "intel-v2",
+        ] {
             assert!(text.contains(word), "{text}");
         }
-        assert_eq!(warning("type=auto,filter=all"), None);
+        assert!(
+            !text.contains("stalled") && !text.contains("filter="),
+            "{text}"
+        );
+        let text = warning("model=amd-v2,filter=architectural", architectural).unwrap();
+        for word in [
+            "stalled-cycles-frontend",
+            "dTLB-loads",
+            "filter=standard counts",
+        ] {
+            assert!(text.contains(word), "{text}");
+        }
+        assert_eq!(warning("model=amd-v2,filter=all", ALL), None);
     }
 
     /// G-201 and G-202: one leaf, two sets of registers.
@@ -378,7 +494,7 @@ mod tests {
         assert_eq!(core.cpuid(), atom.cpuid());
         assert_eq!((core.counters().len(), atom.counters().len()), (12, 9));
         assert!(choice.to_string().contains("hybrid"), "{choice}");
-        let plain = Choice::new(&asked("type=auto"), |_| ArchEventSet::ALL, None, None).unwrap();
+        let plain = Choice::new(&asked("type=auto"), |_| ALL, None, None).unwrap();
         assert_eq!(plain.config_of(None), plain.config);
     }
 
@@ -387,7 +503,7 @@ mod tests {
     fn numbers_that_the_default_cannot_have_are_refused() {
         let error = Choice::new(
             &asked("type=auto,fixed=3"),
-            |_| ArchEventSet::ALL,
+            |_| ALL,
             Some(Vendor::Amd),
             None,
         );
@@ -398,7 +514,7 @@ mod tests {
         );
         let error = Choice::new(
             &asked("type=auto,fixed=0"),
-            |_| ArchEventSet::ALL,
+            |_| ALL,
             Some(Vendor::Intel),
             None,
         );

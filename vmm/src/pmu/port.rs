@@ -261,6 +261,7 @@ impl MsrPort for PmuPort {
         if let Some(uncore) = self.uncore {
             uncore.finish();
         }
+        self.totals.add_uncounted(&status::uncounted(&self.pmu));
         self.pmu.totals()
     }
 }

@@ -3,11 +3,11 @@
 
 use vpmu::guest::{Demand, GuestPmu};
 use vpmu::host::{HostPmu, Quality};
-use vpmu::{CounterView, VcpuPmu};
+use vpmu::{CounterView, Uncounted, VcpuPmu};
 
 use super::PmuPlan;
 use crate::config::event;
-use crate::vcpu::{CounterStatus, CountingState, MonitorStatus, VcpuPmuStatus};
+use crate::vcpu::{CounterStatus, CountingState, MonitorStatus, UncountedNames, VcpuPmuStatus};
 
 /// What can be told of a PMU.
 pub(super) fn of<G: GuestPmu, H: HostPmu>(pmu: &mut VcpuPmu<G, H>) -> VcpuPmuStatus {
@@ -17,7 +17,14 @@ pub(super) fn of<G: GuestPmu, H: HostPmu>(pmu: &mut VcpuPmu<G, H>) -> VcpuPmuSta
         counters: pmu.counters().map(counter).collect(),
         monitors,
         totals: pmu.totals(),
+        uncounted: uncounted(pmu),
     }
+}
+
+/// The events that the guest wanted and that nobody counts.
+pub(super) fn uncounted<G: GuestPmu, H: HostPmu>(pmu: &VcpuPmu<G, H>) -> UncountedNames {
+    let named = |event: Uncounted| (event.to_string(), event.times);
+    pmu.uncounted().map(named).collect()
 }
 
 fn counter(view: &CounterView, value: u64) -> CounterStatus {

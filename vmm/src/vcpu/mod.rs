@@ -32,7 +32,8 @@ pub use handle::{
 };
 pub use port::{
     CounterStatus, CountingState, DOORBELL_PORT, DOORBELL_PORTS, MonitorOrder, MonitorOutcome,
-    MonitorReading, MonitorStatus, MsrPort, NoPmu, PortBuilder, VcpuPmuStatus, WrmsrAnswer,
+    MonitorReading, MonitorStatus, MsrPort, NoPmu, PortBuilder, UncountedNames, VcpuPmuStatus,
+    WrmsrAnswer,
 };
 pub use required_cpus::{CHECK_PERIOD, RequiredCpus, VcpuAffinity};
 pub use set::{NoAnswer, VcpuSet};

@@ -9,6 +9,7 @@ use crate::x86::cpuid::{PmuCpuid, Vendor};
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 use crate::x86::msr::{Access, MsrError, OrElseIfUnknown, Register};
 use crate::x86::regs::{AmdEventSel, EventSel, FixedCtrl};
+use crate::x86::standard::StandardEvent;
 
 use super::refusal;
 
@@ -80,6 +81,16 @@ impl Encoding {
         };
         Some((RawEvent::of_event_sel(bits), Privilege { user, kernel }))
     }
+
+    /// The standard event that it is on a CPU of its vendor. Of Intel's models here
+    /// no driver of Linux has such a table: their drivers go by CPUID alone.
+    #[must_use]
+    pub fn standard(&self) -> Option<StandardEvent> {
+        match self {
+            Self::AmdRaw(sel) => StandardEvent::from_amd_event_sel(*sel),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Encoding {
@@ -87,7 +98,12 @@ impl fmt::Display for Encoding {
         match self {
             Self::Architectural(event) => f.write_str(event.name()),
             Self::Raw(sel) => write!(f, "raw event select {:#x}", sel.into_bits()),
-            Self::AmdRaw(sel) => write!(f, "raw AMD event select {:#x}", sel.into_bits()),
+            Self::AmdRaw(sel) => {
+                if let Some(event) = self.standard() {
+                    write!(f, "{event}, ")?;
+                }
+                write!(f, "raw AMD event select {:#x}", sel.into_bits())
+            }
             Self::Fixed(i, ctrl) if ctrl.any_thread() => {
                 write!(f, "fixed counter {i} for all threads of the core")
             }

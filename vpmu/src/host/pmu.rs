@@ -7,6 +7,7 @@ use super::level::LevelMemory;
 use crate::ids::{MonitorId, Pmc};
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
+use crate::x86::standard::StandardEvent;
 
 /// A host event of one vCPU. The caller numbers them, below
 /// [`HostEventId::COUNT`]: the guest's counters by [`Pmc::slot`], then the
@@ -108,6 +109,8 @@ pub enum Quality {
 pub enum EventCode {
     /// One that means the same on every CPU.
     Architectural(ArchEvent),
+    /// One of the generic tables of drivers, which hosts have under the same name.
+    Standard(StandardEvent),
     /// One that means something on CPUs of one vendor, or one family, only.
     Raw(RawEvent),
 }
@@ -118,10 +121,23 @@ impl From<ArchEvent> for EventCode {
     }
 }
 
+impl From<StandardEvent> for EventCode {
+    fn from(event: StandardEvent) -> Self {
+        Self::Standard(event)
+    }
+}
+
+impl From<RawEvent> for EventCode {
+    fn from(event: RawEvent) -> Self {
+        Self::Raw(event)
+    }
+}
+
 impl fmt::Display for EventCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Architectural(event) => f.write_str(event.name()),
+            Self::Standard(event) => event.fmt(f),
             Self::Raw(event) => event.fmt(f),
         }
     }

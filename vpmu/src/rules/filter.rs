@@ -1,4 +1,5 @@
-//! Which events a guest may count: all, the architectural ones, or those of lists.
+//! Which events a guest may count: all, the architectural ones, those and the standard
+//! ones, or those of lists.
 
 use alloc::vec::Vec;
 
@@ -6,6 +7,7 @@ use crate::crc;
 use crate::host::EventCode;
 use crate::x86::cpuid::Vendor;
 use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
+use crate::x86::standard::{StandardEvent, StandardSet};
 
 /// Which events a guest may count.
 ///
@@ -18,6 +20,7 @@ use crate::x86::event::{ArchEvent, ArchEventSet, RawEvent};
 /// let code = EventCode::Raw(RawEvent::of_event_sel(0x01c2));
 /// assert!(EventFilter::Architectural.admits(ArchEvent::Cycles.into()));
 /// assert!(!EventFilter::Architectural.admits(code));
+/// assert!(!EventFilter::Standard.admits(code));
 /// assert!(EventFilter::All.admits(code));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,9 @@ pub enum EventFilter {
     /// The architectural ones.
     #[default]
     Architectural,
+    /// Those and the standard ones ([`StandardEvent`]): what the generic tables of a
+    /// guest's driver have.
+    Standard,
     /// Any that the host counts.
     All,
     /// As lists say.
@@ -58,6 +64,7 @@ pub struct FilterLists {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct EventList {
     named: ArchEventSet,
+    standard: StandardSet,
     /// Sorted.
     codes: Vec<RawEvent>,
 }
@@ -68,6 +75,7 @@ impl EventList {
         for event in events {
             match event {
                 EventCode::Architectural(event) => list.named = list.named.with(event),
+                EventCode::Standard(event) => list.standard = list.standard.with(event),
                 EventCode::Raw(event) => list.codes.push(event.code()),
             }
         }
@@ -87,18 +95,32 @@ impl EventList {
                 both.codes.extend(code);
             }
         }
+        // Of Intel's models here none has a standard event.
+        if vendor == Vendor::Amd {
+            for event in StandardEvent::ALL {
+                let listed = self.standard.contains(event)
+                    || event.amd_codes().any(|code| self.has(EventCode::Raw(code)));
+                if listed {
+                    both.standard = both.standard.with(event);
+                    both.codes.extend(event.amd_codes());
+                }
+            }
+        }
         both.codes.sort_unstable();
         both.codes.dedup();
         both
     }
 
     fn is_empty(&self) -> bool {
-        self.named == ArchEventSet::EMPTY && self.codes.is_empty()
+        self.named == ArchEventSet::EMPTY
+            && self.standard == StandardSet::EMPTY
+            && self.codes.is_empty()
     }
 
     fn has(&self, event: EventCode) -> bool {
         match event {
             EventCode::Architectural(event) => self.named.contains(event),
+            EventCode::Standard(event) => self.standard.contains(event),
             EventCode::Raw(event) => self.codes.binary_search(&event.code()).is_ok(),
         }
     }
@@ -124,7 +146,7 @@ impl EventFilter {
     #[must_use]
     pub fn for_vendor(self, vendor: Vendor) -> Self {
         match self {
-            Self::Architectural | Self::All => self,
+            Self::Architectural | Self::Standard | Self::All => self,
             Self::Lists(lists) => Self::Lists(FilterLists {
                 allow: lists.allow.for_vendor(vendor),
                 deny: lists.deny.for_vendor(vendor),
@@ -137,6 +159,7 @@ impl EventFilter {
     pub fn admits(&self, event: EventCode) -> bool {
         match self {
             Self::Architectural => matches!(event, EventCode::Architectural(_)),
+            Self::Standard => !matches!(event, EventCode::Raw(_)),
             Self::All => true,
             Self::Lists(lists) => {
                 !lists.deny.has(event) && (lists.allow.is_empty() || lists.allow.has(event))
@@ -144,24 +167,26 @@ impl EventFilter {
         }
     }
 
-    /// Whether a guest may count any event by its code.
+    /// Whether a guest may count any event by its code, beside standard events.
     pub(crate) const fn admits_codes(&self) -> bool {
         match self {
-            Self::Architectural => false,
+            Self::Architectural | Self::Standard => false,
             Self::All => true,
             // Codes, or all that is not denied.
             Self::Lists(FilterLists { allow, .. }) => {
-                !allow.codes.is_empty() || allow.named.bits() == 0
+                !allow.codes.is_empty() || allow.named.bits() == 0 && allow.standard.bits() == 0
             }
         }
     }
 
-    /// A number that other filters do not have, by all likelihood.
-    pub(crate) fn checksum(&self) -> u32 {
+    /// A number that other filters do not have, by all likelihood, nor the same filter
+    /// where other standard events are counted.
+    pub(crate) fn checksum(&self, counted: StandardSet) -> u32 {
         let mut bytes = Vec::new();
         match self {
             Self::Architectural => bytes.push(0),
             Self::All => bytes.push(1),
+            Self::Standard => bytes.push(3),
             Self::Lists(lists) => {
                 bytes.push(2);
                 for list in [&lists.allow, &lists.deny] {
@@ -173,7 +198,17 @@ impl EventFilter {
                 }
             }
         }
+        let admitted = self.admitted_standard(counted);
+        if admitted != StandardSet::EMPTY {
+            bytes.extend(admitted.bits().to_le_bytes());
+        }
         crc::of(&[&bytes])
+    }
+
+    /// Those of `events` that a guest may count.
+    #[must_use]
+    pub fn admitted_standard(&self, events: StandardSet) -> StandardSet {
+        events.iter().filter(|e| self.admits((*e).into())).collect()
     }
 
     /// Those of `events` that a guest may count: what CPUID should tell it.

@@ -46,6 +46,7 @@ fn codes_need_both_the_vendor_and_the_filter() {
         policy: Policy::Flexible,
         filter,
         codes: has_codes.then(|| CodesId::new(Vendor::Intel, 0x606a6, None)),
+        ..Rules::default()
     };
     let judged = |r: Rules| r.judge(demand);
     assert_eq!(judged(rules(EventFilter::All, false)), demand);
@@ -180,4 +181,81 @@ fn a_pseudo_code_of_the_host_is_no_event_of_a_counter() {
     }
     let [gp, _] = judged("amd-v2", FilterLists::default(), 0x53_0300);
     assert!(matches!(gp, Some(Demand::Event(_))), "AMD has codes there");
+}
+
+/// A standard event is counted by the host's name for it, then by its code on CPUs of
+/// its vendor; what neither counts, or the filter does not admit, is not counted.
+#[test]
+fn a_standard_event_is_counted_by_its_name_or_else_by_its_code() {
+    use crate::x86::regs::AmdEventSel;
+    use crate::x86::standard::{StandardEvent, StandardSet};
+
+    let encoding = |code: u64| Encoding::AmdRaw(AmdEventSel::from_bits(0x53_0000 | code));
+    let (loads, fetches, walks) = (encoding(0x40), encoding(0x80), encoding(0xf045));
+    let rules = |filter| Rules {
+        filter,
+        codes: Some(CodesId::new(Vendor::Amd, 0xa2_0f12, None)),
+        standard: StandardSet::EMPTY.with(StandardEvent::L1dLoads),
+        standard_by_code: StandardSet::EMPTY.with(StandardEvent::L1iLoads),
+        ..Rules::default()
+    };
+    let code = |rules: &Rules, encoding| match rules.judge(Demand::NotBacked(encoding)) {
+        Demand::Event(event) => Some(event.code),
+        _ => None,
+    };
+    let standard = rules(EventFilter::Standard);
+    let name = EventCode::Standard(StandardEvent::L1dLoads);
+    assert_eq!(code(&standard, loads), Some(name));
+    assert_eq!(code(&standard, fetches), Some(raw(0x80)));
+    assert!(standard.admits(raw(0x80)) && standard.admits(name));
+    for (other, judged) in [
+        (walks, Demand::NotBacked(walks)),
+        (encoding(0xcb), Demand::Denied(encoding(0xcb))),
+    ] {
+        assert_eq!(standard.judge(Demand::NotBacked(other)), judged);
+        assert_eq!(
+            code(&rules(EventFilter::All), other),
+            other.raw().map(|(raw, _)| EventCode::Raw(raw))
+        );
+    }
+    for event in [loads, fetches] {
+        let judged = rules(EventFilter::Architectural).judge(Demand::NotBacked(event));
+        assert_eq!(judged, Demand::Denied(event));
+    }
+    let elsewhere = Rules {
+        codes: None,
+        ..standard
+    };
+    assert_eq!(code(&elsewhere, loads), Some(name), "a name goes anywhere");
+    for other in [fetches, walks] {
+        let judged = elsewhere.judge(Demand::NotBacked(other));
+        assert_eq!(judged, Demand::NotBacked(other));
+    }
+    let merged = encoding(0x40 | 1 << 18);
+    assert_eq!(
+        elsewhere.judge(Demand::NotBacked(merged)),
+        Demand::NotBacked(merged),
+        "edges"
+    );
+}
+
+/// A list has a standard event by its name and by its codes.
+#[test]
+fn a_list_names_a_standard_event_by_its_name_or_a_code() {
+    use crate::x86::standard::StandardEvent;
+
+    let name = EventCode::Standard(StandardEvent::L1iLoadMisses);
+    for entry in [name, raw(0x81)] {
+        let deny = EventFilter::Lists(FilterLists::new([], [entry]));
+        let (amd, intel) = (
+            deny.clone().for_vendor(Vendor::Amd),
+            deny.for_vendor(Vendor::Intel),
+        );
+        for event in [name, raw(0x81), raw(0x1060)] {
+            assert!(!amd.admits(event), "{entry}: {event}");
+            assert_eq!(intel.admits(event), event != entry, "{entry}: {event}");
+        }
+        let allow = EventFilter::Lists(FilterLists::new([entry], [])).for_vendor(Vendor::Amd);
+        assert!(allow.admits(name) && !allow.admits(ArchEvent::Cycles.into()));
+    }
 }

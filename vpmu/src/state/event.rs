@@ -6,6 +6,7 @@ use crate::sched::EventState;
 use crate::times::Times;
 use crate::units::Nanos;
 use crate::x86::event::{ArchEvent, RawEvent};
+use crate::x86::standard::StandardEvent;
 
 use super::RestoreError;
 use super::body::LONGEST;
@@ -56,6 +57,7 @@ impl SavedEvent {
         let (kind, event) = match attr.code {
             EventCode::Architectural(event) => (0, event as u64),
             EventCode::Raw(event) => (1, event.config()),
+            EventCode::Standard(event) => (2, event as u64),
         };
         w.byte(kind);
         w.word(event);
@@ -108,6 +110,10 @@ fn read_attr(r: &mut Reader<'_>) -> Result<Option<HostEvent>, RestoreError> {
         1 => Some(RawEvent::of_event_sel(number))
             .filter(|event| event.config() == number)
             .map(EventCode::Raw),
+        2 => usize::try_from(number)
+            .ok()
+            .and_then(|n| StandardEvent::ALL.get(n))
+            .map(|event| EventCode::Standard(*event)),
         _ => None,
     };
     let privilege = Privilege {

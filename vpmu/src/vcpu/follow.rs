@@ -1,7 +1,7 @@
 //! The two ways between the model and its events: counts enter the model, and
 //! events follow the model's demands.
 
-use crate::guest::{Demand, GuestPmu, Wrap};
+use crate::guest::{Demand, Encoding, GuestPmu, Wrap};
 use crate::host::{HostEvent, HostPmu};
 use crate::ids::{Pmc, PmcSet};
 use crate::sched::EventState;
@@ -68,9 +68,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             match self.demand(pmc) {
                 None => self.schedule.counters.unwant(pmc),
                 Some(Demand::NotBacked(encoding)) => {
-                    self.forsake(pmc, Unbacked::NotBacked(encoding));
+                    self.forsake(pmc, Unbacked::NotBacked(encoding), encoding);
                 }
-                Some(Demand::Denied(encoding)) => self.forsake(pmc, Unbacked::Denied(encoding)),
+                Some(Demand::Denied(encoding)) => {
+                    self.forsake(pmc, Unbacked::Denied(encoding), encoding);
+                }
                 Some(Demand::Event(event)) => {
                     wanted.insert(pmc);
                     events[pmc.slot()] = Some(event);
@@ -110,7 +112,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         if kept.is_none_or(|bound| bound.counts != event)
             && let Err(error) = self.schedule.open(pmc, event)
         {
-            self.forsake(pmc, Unbacked::Refused(error));
+            if self.schedule.forsake(pmc, Unbacked::Refused(error)) {
+                self.totals.not_counted += 1;
+                self.uncounted.note(Some(event.code));
+            }
             return false;
         }
         let on = self.schedule.enabled().contains(pmc);
@@ -126,9 +131,10 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     }
 
     /// The guest gets no count of `pmc`; counted once for each time that it begins.
-    fn forsake(&mut self, pmc: Pmc, why: Unbacked) {
+    fn forsake(&mut self, pmc: Pmc, why: Unbacked, encoding: Encoding) {
         if self.schedule.forsake(pmc, why) {
             self.totals.not_counted += 1;
+            self.uncounted.note(encoding.code());
         }
     }
 }

@@ -30,6 +30,7 @@ mod schedule;
 mod status;
 #[cfg(test)]
 mod tests;
+mod uncounted;
 
 use crate::guest::{Access, Demand, GuestPmu, MsrError};
 use crate::host::HostPmu;
@@ -41,11 +42,13 @@ use crate::x86::msr::Register;
 
 use pmi::PmiLine;
 use schedule::EventSchedule;
+use uncounted::UncountedEvents;
 
 pub use entry::{BeforeEntry, EntryWants, Ran};
 pub use monitors::{AttachError, MonitorView};
 pub use pmi::PendingPmi;
 pub use status::{CounterState, CounterView};
+pub use uncounted::Uncounted;
 
 /// The PMU of one vCPU.
 ///
@@ -125,6 +128,7 @@ pub struct VcpuPmu<G, H> {
     /// closes the host events, unless the guest starts a counter before.
     lingers: bool,
     totals: Totals,
+    uncounted: UncountedEvents,
 }
 
 impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
@@ -138,6 +142,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             pmi: PmiLine::RESET,
             lingers: false,
             totals: Totals::default(),
+            uncounted: UncountedEvents::default(),
         }
     }
 
@@ -286,6 +291,11 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
             host_revocations: self.schedule.driver().revocations(),
             ..self.totals
         }
+    }
+
+    /// The events that the guest wanted since this PMU was made and that nobody counts.
+    pub fn uncounted(&self) -> impl Iterator<Item = Uncounted> {
+        self.uncounted.iter()
     }
 
     /// The guest has none of its counters count.

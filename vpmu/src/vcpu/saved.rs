@@ -132,15 +132,12 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         let event = carried.attr.code;
         let known = match event {
             EventCode::Architectural(event) => model.events.contains(event),
+            EventCode::Standard(event) => self.rules.standard.contains(event),
             EventCode::Raw(_) => self.rules.codes.is_some(),
         };
         let pinned = self.rules.policy == Policy::Pinned;
         let error = carried.state == EventState::Error;
-        if known
-            && self.rules.filter.admits(event)
-            && model.counters.contains(pmc)
-            && (pinned || !error)
-        {
+        if known && self.rules.admits(event) && model.counters.contains(pmc) && (pinned || !error) {
             Ok(())
         } else {
             Err(RestoreError::Impossible("an event"))
@@ -180,8 +177,11 @@ impl Rules {
         SavedRules {
             policy: self.policy,
             // What no filter admits has no meaning to keep.
+            // Nor do the codes of standard events: a CPU counts what it has for them.
             codes: self.codes.filter(|_| self.filter.admits_codes()),
-            filter: self.filter.checksum(),
+            filter: self
+                .filter
+                .checksum(self.standard.or(self.standard_by_code)),
         }
     }
 

@@ -5,3 +5,4 @@ pub mod cpuid;
 pub mod event;
 pub mod msr;
 pub mod regs;
+pub mod standard;

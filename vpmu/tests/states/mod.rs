@@ -58,6 +58,7 @@ pub(crate) fn all() -> [Scenario; 3] {
                 policy: Policy::Flexible,
                 filter: EventFilter::All,
                 codes: Some(CodesId::new(Vendor::Intel, 0x606a6, None)),
+                ..Rules::default()
             },
             model: "intel-v4",
             counters: 2,
@@ -69,6 +70,7 @@ pub(crate) fn all() -> [Scenario; 3] {
                 policy: Policy::Pinned,
                 filter: EventFilter::All,
                 codes: Some(CodesId::new(Vendor::Intel, 0x906a3, Some(CoreType::Atom))),
+                ..Rules::default()
             },
             model: "intel-v5",
             counters: 3,
@@ -80,6 +82,7 @@ pub(crate) fn all() -> [Scenario; 3] {
                 policy: Policy::Flexible,
                 filter: EventFilter::Lists(lists),
                 codes: Some(CodesId::new(Vendor::Amd, 0xa2_0f12, None)),
+                ..Rules::default()
             },
             model: "amd-v2",
             counters: 4,

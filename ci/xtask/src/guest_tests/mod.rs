@@ -31,6 +31,7 @@ mod seen;
 mod table;
 mod uncore;
 mod uncore_storm;
+mod zeros;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -10,9 +10,12 @@ use vpmu::host::software::{Khz, SoftwarePmu};
 use vpmu::host::sum::SumPmu;
 use vpmu::ids::VcpuId;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
+use vpmu::x86::standard::StandardSet;
 
 use crate::config::CoreTypes;
 use crate::vcpu::RequiredCpus;
+
+use super::Counted;
 
 /// A host PMU that counts for guests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,14 +25,14 @@ pub struct HostSource {
     /// How its events are opened.
     pub source: EventSource,
     /// The events that it was found to count.
-    pub events: ArchEventSet,
+    pub counted: Counted,
     /// The CPUs that it counts on; `None`: on all.
     pub cpus: Option<CpuSet>,
 }
 
 impl HostSource {
     fn driver(&self, signal: OverflowSignal) -> LinuxPmu {
-        LinuxPmu::new(self.source, self.events, signal)
+        LinuxPmu::new(self.source, self.counted.events, signal)
     }
 }
 
@@ -116,8 +119,26 @@ impl PmuBacking {
             return SoftwarePmu::SUPPORTED;
         }
         let sources = self.sources();
-        let in_all = |event: &_| sources.iter().all(|s| s.events.contains(*event));
+        let in_all = |event: &_| sources.iter().all(|s| s.counted.events.contains(*event));
         ArchEvent::ALL.into_iter().filter(in_all).collect()
+    }
+
+    /// The standard events that guests of this backing can count by their names, on
+    /// every vCPU.
+    #[must_use]
+    pub fn standard(&self) -> StandardSet {
+        let sets = self.sources().into_iter().map(|s| s.counted.standard);
+        sets.reduce(StandardSet::and).unwrap_or_default()
+    }
+
+    /// The others that it counts by their AMD codes. Of a sum, each part has codes of
+    /// its own.
+    #[must_use]
+    pub const fn standard_by_code(&self) -> StandardSet {
+        match self {
+            Self::Hardware(source) => source.counted.by_code,
+            _ => StandardSet::EMPTY,
+        }
     }
 
     /// The driver for one vCPU, whose TSC ticks at `tsc`.

@@ -18,6 +18,7 @@ use vpmu::host::linux::sysfs::{PmuDevice, PmuRegistry, Sysfs};
 use vpmu::host::linux::{EventSource, PerfOpenError};
 use vpmu::ids::PmuType;
 use vpmu::x86::event::{ArchEvent, ArchEventSet};
+use vpmu::x86::standard::{StandardEvent, StandardSet};
 
 use crate::config::{CpusConfig, PmuKind};
 
@@ -30,21 +31,43 @@ pub use required_cpus::{HostCpus, place};
 const CPU_CORE: &str = "cpu_core";
 const CPU_ATOM: &str = "cpu_atom";
 
+/// The events that a source counts by their names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Architectural ones.
+    pub events: ArchEventSet,
+    /// Standard ones.
+    pub standard: StandardSet,
+    /// Those of the other standard ones whose AMD code it opens: an AMD CPU's PMU opens
+    /// any.
+    pub by_code: StandardSet,
+}
+
 /// The events that a source counts, or what it said to cycles if none.
 ///
 /// # Errors
 /// What the host says to cycles, if it counts nothing at all.
-pub fn counted_events(source: EventSource) -> Result<ArchEventSet, PerfOpenError> {
+pub fn counted_events(source: EventSource) -> Result<Counted, PerfOpenError> {
     let cycles = source.probe(ArchEvent::Cycles);
     let counted = |event: &ArchEvent| match event {
         ArchEvent::Cycles => cycles.is_ok(),
         event => source.probe(*event).is_ok(),
     };
     let events: ArchEventSet = ArchEvent::ALL.into_iter().filter(counted).collect();
-    match cycles {
-        Err(error) if events == ArchEventSet::EMPTY => Err(error),
-        _ => Ok(events),
+    if let (Err(error), ArchEventSet::EMPTY) = (cycles, events) {
+        return Err(error);
     }
+    let all = StandardEvent::ALL.into_iter();
+    let standard: StandardSet = all.filter(|event| source.probe(*event).is_ok()).collect();
+    let has_code = |event: &StandardEvent| event.amd_codes().all(|code| source.probe(code).is_ok());
+    Ok(Counted {
+        events,
+        standard,
+        by_code: StandardSet::ALL
+            .without(standard)
+            .filter(has_code)
+            .collect(),
+    })
 }
 
 /// Chooses the backing on the host whose sysfs and CPUs these are.
@@ -75,7 +98,7 @@ struct Selector<'a> {
     host: &'a HostCpus,
     cpus: &'a CpusConfig,
     /// What the host says to a source.
-    probe: &'a dyn Fn(EventSource) -> Result<ArchEventSet, PerfOpenError>,
+    probe: &'a dyn Fn(EventSource) -> Result<Counted, PerfOpenError>,
 }
 
 impl Selector<'_> {
@@ -182,10 +205,10 @@ impl Selector<'_> {
         let source = self.pmus.source(pmu);
         let name = pmu.name.clone();
         match (self.probe)(source) {
-            Ok(events) => Ok(HostSource {
+            Ok(counted) => Ok(HostSource {
                 name,
                 source,
-                events,
+                counted,
                 cpus: pmu.cpus().cloned(),
             }),
             Err(source) if source.is_permission() => Err(SelectError::NotPermitted {

@@ -44,9 +44,13 @@ fn errno(number: i32) -> PerfOpenError {
 }
 
 /// Counts everything on PMUs that the recorded hosts have as core PMUs.
-fn counts(source: EventSource) -> Result<ArchEventSet, PerfOpenError> {
+fn counts(source: EventSource) -> Result<Counted, PerfOpenError> {
     match source {
-        EventSource::Hardware | EventSource::Pmu(PmuType(4 | 7 | 8 | 10)) => Ok(ArchEventSet::ALL),
+        EventSource::Hardware | EventSource::Pmu(PmuType(4 | 7 | 8 | 10)) => Ok(Counted {
+            events: ArchEventSet::ALL,
+            standard: StandardSet::ALL,
+            by_code: StandardSet::EMPTY,
+        }),
         EventSource::Pmu(_) => Err(errno(libc::ENOENT)),
     }
 }

@@ -15,7 +15,7 @@ use crate::rate_limit::RateLimit;
 use crate::stop::PortError;
 
 pub use monitor::{MonitorOrder, MonitorOutcome, MonitorReading, MonitorStatus};
-pub use status::{CounterStatus, CountingState, VcpuPmuStatus};
+pub use status::{CounterStatus, CountingState, UncountedNames, VcpuPmuStatus};
 
 /// The I/O port of the doorbell that is put into the text of the guest's #GP entry. No
 /// device and no interrupt controller has it.

@@ -1,5 +1,7 @@
 //! The status of one vCPU's PMU, as `perfvisor ctl pmu` shows it: plain data.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use vpmu::{CounterState, Totals};
 
@@ -87,6 +89,10 @@ pub struct CounterStatus {
     pub sampled: bool,
 }
 
+/// Events that the guest wanted and that nobody counts, by name: how many times a counter
+/// was started for each in vain.
+pub type UncountedNames = BTreeMap<String, u64>;
+
 /// The PMU of one vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuPmuStatus {
@@ -96,6 +102,8 @@ pub struct VcpuPmuStatus {
     pub monitors: Vec<MonitorStatus>,
     /// The totals of the vCPU so far.
     pub totals: Totals,
+    /// The events that the guest wanted and that nobody counts.
+    pub uncounted: UncountedNames,
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ impl Setup {
                 policy,
                 filter,
                 codes: all.then(|| CodesId::new(Vendor::Intel, 0x606a6, None)),
+                ..Rules::default()
             },
             host_counters,
         }

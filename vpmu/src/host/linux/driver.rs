@@ -9,6 +9,7 @@ use crate::host::{
 };
 use crate::units::Count;
 use crate::x86::event::{ArchEvent, ArchEventSet};
+use crate::x86::standard::StandardEvent;
 
 use super::event::{PerfFd, PerfOpenError, Spec};
 use super::sysfs::{EventSource, GenericEvent, RawConfig};
@@ -31,6 +32,7 @@ impl EventSource {
         Spec {
             address: match attr.code {
                 EventCode::Architectural(event) => self.generic(generic(event)),
+                EventCode::Standard(event) => self.generic(standard(event)),
                 EventCode::Raw(event) => self.raw(RawConfig::of(event.config())),
             },
             privilege: attr.privilege,
@@ -42,14 +44,13 @@ impl EventSource {
     ///
     /// # Errors
     /// [`PerfOpenError`] as the host says.
-    pub fn probe(self, event: ArchEvent) -> Result<(), PerfOpenError> {
+    pub fn probe(self, event: impl Into<EventCode>) -> Result<(), PerfOpenError> {
         let privilege = Privilege {
             user: true,
             kernel: true,
         };
-        let event = event.into();
         PerfFd::open(&self.spec(&HostEvent {
-            code: event,
+            code: event.into(),
             privilege,
         }))
         .map(drop)
@@ -67,6 +68,35 @@ const fn generic(event: ArchEvent) -> GenericEvent {
         ArchEvent::BranchMisses => bindings::PERF_COUNT_HW_BRANCH_MISSES,
         ArchEvent::RefTsc => bindings::PERF_COUNT_HW_REF_CPU_CYCLES,
     })
+}
+
+/// What `perf list` calls a hardware event or a hardware cache event.
+const fn standard(event: StandardEvent) -> GenericEvent {
+    use bindings::{
+        PERF_COUNT_HW_CACHE_DTLB as DTLB, PERF_COUNT_HW_CACHE_ITLB as ITLB,
+        PERF_COUNT_HW_CACHE_L1D as L1D, PERF_COUNT_HW_CACHE_L1I as L1I,
+        PERF_COUNT_HW_CACHE_OP_PREFETCH as PREFETCH, PERF_COUNT_HW_CACHE_OP_READ as READ,
+        PERF_COUNT_HW_CACHE_RESULT_ACCESS as ACCESS, PERF_COUNT_HW_CACHE_RESULT_MISS as MISS,
+    };
+    let (cache, operation, result) = match event {
+        StandardEvent::StalledFrontend => {
+            return GenericEvent::Hardware(bindings::PERF_COUNT_HW_STALLED_CYCLES_FRONTEND);
+        }
+        StandardEvent::StalledBackend => {
+            return GenericEvent::Hardware(bindings::PERF_COUNT_HW_STALLED_CYCLES_BACKEND);
+        }
+        StandardEvent::L1dLoads => (L1D, READ, ACCESS),
+        StandardEvent::L1dLoadMisses => (L1D, READ, MISS),
+        StandardEvent::L1dPrefetches => (L1D, PREFETCH, ACCESS),
+        StandardEvent::L1iLoads => (L1I, READ, ACCESS),
+        StandardEvent::L1iLoadMisses => (L1I, READ, MISS),
+        StandardEvent::DtlbLoads => (DTLB, READ, ACCESS),
+        StandardEvent::DtlbLoadMisses => (DTLB, READ, MISS),
+        StandardEvent::ItlbLoads => (ITLB, READ, ACCESS),
+        StandardEvent::ItlbLoadMisses => (ITLB, READ, MISS),
+    };
+    // perf_event_open(2), PERF_TYPE_HW_CACHE.
+    GenericEvent::Cache(cache | operation << 8 | result << 16)
 }
 
 /// The host PMU of one vCPU thread. Everything is called on that thread.
