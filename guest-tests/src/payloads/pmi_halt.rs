@@ -26,6 +26,9 @@ payload!(main);
 const LEFT: u64 = 50_000;
 /// Rounds.
 const ROUNDS: u32 = 20;
+/// Rounds at most, until an NMI has found the vCPU halted: on a host that lets the vCPU
+/// run now and then, most come before the HLT.
+const MOST_ROUNDS: u32 = 500;
 /// APIC ticks (1 ns under KVM) to the end of a round without a wake.
 const TIMEOUT: u32 = 20_000_000;
 /// TSC ticks in which a PMI that must not come would come.
@@ -63,8 +66,12 @@ fn main(report: &mut Report) {
 fn by_nmi(report: &mut Report, counters: Counters) {
     trap::set_nmi_hook(handler);
     apic::set_lvtpc(apic::LVT_NMI);
-    let mut woken = 0;
-    for round in 0..ROUNDS {
+    let (mut woken, mut all) = (0, 0);
+    for round in 0..MOST_ROUNDS {
+        if round >= ROUNDS && woken > 0 {
+            break;
+        }
+        all = round + 1;
         GO.store(0, Ordering::Relaxed);
         PLACE.store(0, Ordering::Relaxed);
         apic::set_timer(TIMEOUT);
@@ -78,7 +85,7 @@ fn by_nmi(report: &mut Report, counters: Counters) {
         check!(report, "G-004", came, 2, "NMIs in round {round}");
         counters.clear();
     }
-    let (woken, all) = (Decimal(woken), Decimal(ROUNDS));
+    let (woken, all) = (Decimal(woken), Decimal(all));
     println!("{woken} of {all} NMIs found the vCPU halted");
     check!(report, "s4.2", woken.0 > 0, true, "an NMI wakes from HLT");
 }
