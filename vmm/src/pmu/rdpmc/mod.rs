@@ -2,18 +2,22 @@
 //! §5.5).
 //!
 //! KVM never hands RDPMC to user space, and a stock kernel reads every counter by
-//! RDPMC. So on the first write to a counter the kernel's text is scanned, and the
-//! second byte of each RDPMC is changed: the instruction becomes an RDMSR with the
-//! same operands, whose index the MSR filter denies. This first write is the counter
-//! test of the guest's driver. If the guest cannot be served, the test fails, and
-//! the driver gives up before it has counted anything.
+//! RDPMC. So the second byte of the kernel's RDPMC instructions is changed: each becomes
+//! an RDMSR with the same operands, whose index the MSR filter denies. Which ones they
+//! are depends on the host:
 //!
-//! User mode, and kernel sites that the scan missed, are served by a doorbell in
-//! the guest's #GP entry:
+//! * RDPMC faults: those that the kernel has executed. The fault comes to a doorbell in
+//!   the way of the guest's #GP handler. Its text is scanned only if it takes no doorbell.
+//! * RDPMC is answered with 0: those that a scan of the kernel's text finds, on the first
+//!   write to a counter. This first write is the counter test of the guest's driver. If
+//!   the guest cannot be served, the test fails, and the driver gives up before it has
+//!   counted anything.
+//!
+//! User mode, where RDMSR faults, is served by the doorbell on both:
 //!
 //! ```text
-//!  kernel RDPMC ─ scan, pattern ─▶ RDMSR ─▶ MSR exit
-//!  user RDPMC ─▶ #GP ─▶ entry_hook (out) ─▶ port exit ─▶ frame: done, and back behind it
+//!  kernel RDPMC ─ doorbell, or scan, pattern ─▶ RDMSR ─▶ MSR exit
+//!  RDPMC ─▶ #GP ─▶ entry_hook, gate (out) ─▶ port exit ─▶ frame: done, and back behind it
 //!       ▲                                         └───▶ anything else: the guest's handler
 //!       └─ user_access: CR4.PCE, taken away where RDPMC would not fault
 //! ```
