@@ -4,6 +4,7 @@
 //! guest-contract §5.5; rule G-502.
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "constants at known bytes")]
 
 use guest_tests::check::Report;
 use guest_tests::counters::Counters;
@@ -36,6 +37,31 @@ const FILTER: [u8; 176] = {
 
 static ISLAND: Island = Island::new(FILTER);
 
+// The same constants in the kernel's own text.
+core::arch::global_asm!(
+    "constants:",
+    ".rept 32",
+    ".byte 0x35, 0x90, 0x90, 0x90, 0xa8",
+    ".endr",
+    ".byte 0x35, 0x90, 0x0f, 0x33, 0xeb",
+    ".byte 0x35, 0x48, 0xc1, 0xe2, 0x20",
+    "ret",
+    "constants_end:",
+);
+
+unsafe extern "C" {
+    static constants: u8;
+    static constants_end: u8;
+}
+
+/// The constants that look like a reader, as they are now.
+fn last_constants() -> [u8; 11] {
+    let end = &raw const constants_end;
+    let last = end.wrapping_sub(11).cast::<[u8; 11]>();
+    // SAFETY: code is mapped readable; volatile, because the VMM may change it.
+    unsafe { last.read_volatile() }
+}
+
 fn main(report: &mut Report) {
     let Some(counters) = Counters::find() else {
         check!(report, "s0", false, true, "a PMU");
@@ -56,4 +82,14 @@ fn main(report: &mut Report) {
     let read = cpu::rdpmc_checked(0);
     check!(report, "G-503", read, Ok(0x1234), "the kernel's own reader");
     check!(report, "G-502", ISLAND.bytes(), FILTER, "the filter");
+    let begins = (&raw const constants).addr() < (&raw const constants_end).addr();
+    check!(report, "self", begins, true, "constants in the text");
+    let own = last_constants();
+    check!(
+        report,
+        "G-502",
+        own[..],
+        FILTER[160..171],
+        "the kernel's own constants"
+    );
 }

@@ -5,7 +5,9 @@
 //! instruction, or data between functions. Two independent tests must agree before a
 //! byte of guest text is changed. First, the instructions after the pair must join
 //! EDX and EAX into one number, as every reader does (guest-contract §5.2). Second,
-//! the bytes before the pair must decode to instructions that end at the pair.
+//! the bytes before the pair must decode to instructions that end at the pair, from near
+//! and from afar: constants that somebody has chosen can make every way to decode their
+//! own bytes look right, but not that of the code before them.
 
 use iced_x86::{
     Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register,
@@ -22,6 +24,12 @@ pub(super) const RDMSR: [u8; 2] = [0x0f, SECOND_BYTE_OF_RDMSR];
 /// How far before and behind a candidate the tests look.
 pub(super) const CONTEXT: usize = 64;
 
+/// How far before a reader the run-ups of the last test begin.
+pub(super) const RUN_UP: usize = 2048;
+
+/// What the run-ups to one reader cost, in pairs.
+const COST_OF_RUN_UPS: usize = 15;
+
 /// What a scan of some text found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PatternMatches {
@@ -33,22 +41,30 @@ pub(super) struct PatternMatches {
     pub(super) first_doubtful: Option<usize>,
     /// Those of them whose result would be read: no kernel seen has any.
     pub(super) look_alikes: usize,
-    /// Byte pairs that the scan has examined.
+    /// Byte pairs that the scan has examined; one that may be a reader counts for more.
     pub(super) pairs: usize,
 }
 
-/// Looks for readers that begin in `text[range]`, at the first `most` byte pairs;
+/// Looks for readers that begin in `text[range]`, until it has examined `most` byte pairs;
 /// the bytes around the range are context.
 pub(super) fn find(text: &[u8], range: std::ops::Range<usize>, most: usize) -> PatternMatches {
     let mut found = PatternMatches::default();
     let pairs = memmem::find_iter(text, &RDPMC).filter(|at| range.contains(at));
-    for at in pairs.take(most) {
+    for at in pairs {
+        if found.pairs >= most {
+            break;
+        }
         found.pairs += 1;
         let (Some(before), Some(behind)) = (text.get(..at), text.get(at + RDPMC.len()..)) else {
             continue;
         };
         let is_read = joins_edx_and_eax(behind);
-        match (is_read, is_instruction_boundary(before)) {
+        let mut is_boundary = is_instruction_boundary(before);
+        if is_boundary && is_read {
+            found.pairs += COST_OF_RUN_UPS;
+            is_boundary = is_boundary_from_afar(before);
+        }
+        match (is_read, is_boundary) {
             (true, true) => found.readers.push(at),
             (false, false) => {}
             (false, true) | (true, false) => {
@@ -130,6 +146,19 @@ fn is_instruction_boundary(before: &[u8]) -> bool {
         .filter(|start| window.get(*start..).is_some_and(decodes_to_the_end))
         .count();
     starts == 0 || ayes * 2 > starts
+}
+
+/// The same, of starts that lie so far apart that a guest has written most of them
+/// without this place in mind.
+fn is_boundary_from_afar(before: &[u8]) -> bool {
+    const STRIDE: usize = 64;
+    let window = before
+        .get(before.len().saturating_sub(RUN_UP)..)
+        .unwrap_or_default();
+    let starts = (0..window.len().saturating_sub(CONTEXT)).step_by(STRIDE);
+    let votes = starts.map(|start| window.get(start..).is_some_and(decodes_to_the_end));
+    let (ayes, noes): (Vec<bool>, Vec<bool>) = votes.partition(|vote| *vote);
+    noes.is_empty() || ayes.len() > noes.len()
 }
 
 fn decodes_to_the_end(code: &[u8]) -> bool {
@@ -242,6 +271,26 @@ mod tests {
         }
     }
 
+    /// `xor eax, imm32` again and again: decoded one byte further, it is self-consistent.
+    #[test]
+    fn constants_that_look_like_a_reader_are_told_by_the_code_before_them() {
+        let filler = [0x35, 0x90, 0x90, 0x90, 0xa8].repeat(40);
+        let last = [
+            0x35, 0x90, 0x0f, 0x33, 0xeb, 0x35, 0x48, 0xc1, 0xe2, 0x20, 0xc3,
+        ];
+        let spray = [&filler[..], &last, REST].concat();
+        assert_eq!(find(&spray, 0..spray.len(), 10).readers.len(), 1, "alone");
+        let text = [&PROLOGUE.repeat(70)[..], &spray].concat();
+        let found = find(&text, 0..text.len(), 10);
+        assert!(
+            found.readers.is_empty() && found.look_alikes == 1,
+            "{found:?}"
+        );
+        // A reader behind as much code is one.
+        let code = [&PROLOGUE.repeat(90)[..], &RDPMC, SHL_RDX_32, REST].concat();
+        assert_eq!(find(&code, 0..code.len(), 10).readers.len(), 1);
+    }
+
     #[test]
     fn a_reader_outside_the_range_is_context_only() {
         let (text, at) = text(&[&RDPMC, SHL_RDX_32]);
@@ -251,10 +300,14 @@ mod tests {
 
     #[test]
     fn no_more_pairs_are_looked_at_than_may_be() {
-        let text = [&RDPMC[..], SHL_RDX_32, &[0x90; 64]].concat().repeat(8);
+        let odd = [&RDPMC[..], &[0x90; 64]].concat().repeat(8);
         for (most, pairs) in [(0, 0), (3, 3), (8, 8), (9, 8)] {
-            let found = find(&text, 0..text.len(), most);
-            assert_eq!((found.pairs, found.readers.len()), (pairs, pairs));
+            assert_eq!(find(&odd, 0..odd.len(), most).pairs, pairs);
+        }
+        let readers = [&RDPMC[..], SHL_RDX_32, &[0x90; 64]].concat().repeat(8);
+        for (most, number) in [(0, 0), (1, 1), (16, 1), (17, 2), (1000, 8)] {
+            let found = find(&readers, 0..readers.len(), most);
+            assert_eq!((found.pairs, found.readers.len()), (16 * number, number));
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::pattern::{self, CONTEXT};
+use super::pattern::{self, CONTEXT, RUN_UP};
 use crate::kvm::Paging;
 
 /// Kernels map their text in pages of this size, or in parts of one.
@@ -13,8 +13,9 @@ const STEP: u64 = 2 << 20;
 const WINDOW: u64 = 64 << 10;
 /// The farthest that a scan goes in one direction: more than any kernel's text.
 const FARTHEST: u64 = 128 << 20;
-/// Byte pairs that are looked at in one scan, each of which takes some 10 µs. A
-/// kernel has some dozen, a guest that wants to keep us busy has millions.
+/// Byte pairs that are looked at in one scan, each of which takes some 10 µs; one that may
+/// be a reader counts for 16. A kernel has some dozen, a guest that wants to keep us busy
+/// has millions.
 const MOST_PAIRS: usize = 1_000;
 
 /// What a scan found.
@@ -192,9 +193,8 @@ impl Text<'_> {
 
     /// Looks for readers in `window`, as far as it is of the text.
     fn find_in_window(&self, window: u64, own: &RangeInclusive<u64>, result: &mut Scan) {
-        let context = CONTEXT as u64;
-        let first = window.saturating_sub(context);
-        let last = window.saturating_add(WINDOW - 1 + context);
+        let first = window.saturating_sub(RUN_UP as u64);
+        let last = window.saturating_add(WINDOW - 1 + CONTEXT as u64);
         let offset = |address: u64| usize::try_from(address - first).unwrap_or(usize::MAX);
         // What is not executable stays zero and holds no RDPMC.
         let mut bytes = vec![0; offset(last) + 1];
@@ -209,7 +209,8 @@ impl Text<'_> {
         }
         let end = (window + (WINDOW - 1)).min(*own.end());
         let inner = offset(window.max(*own.start()))..offset(end) + 1;
-        let found = pattern::find(&bytes, inner, MOST_PAIRS - result.pairs);
+        let left = MOST_PAIRS.saturating_sub(result.pairs);
+        let found = pattern::find(&bytes, inner, left);
         result.pairs += found.pairs;
         result.doubtful += found.doubtful;
         if let Some(at) = found.first_doubtful {
@@ -397,8 +398,7 @@ mod tests {
                 .unwrap();
             let found = scan(&guest.memory, PAGING, TEXT + 100 * STEP).unwrap();
             assert!(found.is_given_up());
-            assert_eq!(found.pairs, MOST_PAIRS);
-            assert!(found.readers.len() <= MOST_PAIRS);
+            assert!(found.pairs < MOST_PAIRS + 16 && found.readers.len() < 64);
             let text = found.text.unwrap();
             assert_eq!(text.end() - text.start() + 1, 2 * FARTHEST + STEP);
         }
