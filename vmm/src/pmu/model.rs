@@ -472,7 +472,7 @@ mod tests {
             assert!(text.contains(word), "{text}");
         }
         assert!(
-            !text.contains("stalled") && !text.contains("filter="),
+            !text.contains("stalled-cycles-frontend") && !text.contains("filter="),
             "{text}"
         );
         let text = warning("model=amd-v2,filter=architectural", architectural).unwrap();
