@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
-use vm_memory::mmap::{FromRangesError, MmapRegionBuilder};
+use vm_memory::mmap::{FromRangesError, MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap,
+    GuestRegionMmap, MemoryRegionAddress,
 };
 
 use crate::config::MemoryConfig;
@@ -16,7 +17,7 @@ use crate::kvm::layout::{
     ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END, PCI_ECAM, PCI_ECAM_LEN,
 };
 use crate::sys::core_dump;
-use crate::sys::memory_file::{self, PageSize};
+use crate::sys::memory_file::{self, HUGE_PAGE, PageSize};
 
 /// The reason why the guest cannot have its memory.
 #[derive(Debug, Error)]
@@ -149,18 +150,24 @@ impl RamLayout {
             } else {
                 libc::MAP_NORESERVE
             };
-            let builder = MmapRegionBuilder::new(usize::try_from(len).unwrap_or(usize::MAX))
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_hugetlbfs(config.hugepages);
-            let builder = match &file {
-                Some(file) => builder
-                    .with_mmap_flags(libc::MAP_SHARED | reserve)
-                    .with_file_offset(FileOffset::from_arc(Arc::clone(file), offset)),
-                None => builder.with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | reserve),
+            let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+            let builder = || {
+                let builder = MmapRegionBuilder::new(bytes)
+                    .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                    .with_hugetlbfs(config.hugepages);
+                match &file {
+                    Some(file) => builder
+                        .with_mmap_flags(libc::MAP_SHARED | reserve)
+                        .with_file_offset(FileOffset::from_arc(Arc::clone(file), offset)),
+                    None => {
+                        builder.with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | reserve)
+                    }
+                }
             };
-            let region = match builder.build() {
+            let region = match builder().build() {
+                Ok(region) if file.is_some() => aligned(region, || builder().build()),
                 Ok(region) => region,
-                Err(vm_memory::mmap::MmapRegionError::Mmap(source)) if config.hugepages => {
+                Err(MmapRegionError::Mmap(source)) if config.hugepages => {
                     return Err(no_huge_pages(size, source));
                 }
                 Err(error) => return Err(map_error(error.into())),
@@ -209,6 +216,57 @@ impl RamLayout {
             map.push(range(ABOVE_4G, ABOVE_4G + self.high, RangeKind::Ram));
         }
         map
+    }
+}
+
+/// The mapping again, at an address where the host can back it with huge pages; or the first
+/// one, if there is no such address. Linux aligns mappings of nothing, and places a mapping of
+/// a file right below the last one: so mappings of nothing go before it.
+fn aligned<E>(first: MmapRegion, again: impl Fn() -> Result<MmapRegion, E>) -> MmapRegion {
+    let is_aligned = |region: &MmapRegion| region.as_ptr().addr().is_multiple_of(HUGE_PAGE);
+    if is_aligned(&first) || first.size() < HUGE_PAGE {
+        return first;
+    }
+    // As large as the other, so that they take no smaller gap elsewhere.
+    let size = first.size().next_multiple_of(HUGE_PAGE);
+    let nothing = |more| {
+        MmapRegionBuilder::<()>::new(size + more)
+            .with_mmap_prot(libc::PROT_NONE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+            .build()
+    };
+    let below = |region: &MmapRegion| region.as_ptr().addr().wrapping_sub(first.size()) % HUGE_PAGE;
+    let Ok(above) = nothing(0) else {
+        return first;
+    };
+    // Linux before 6.7 aligns nothing.
+    let _second = match below(&above) {
+        0 => None,
+        astray => nothing(astray).ok(),
+    };
+    again().ok().filter(is_aligned).unwrap_or(first)
+}
+
+/// Has the host provide huge pages for memory that the guest uses in any case, where it is a
+/// file of normal pages. One by one, each page of 4 KiB costs an exit of the guest. The host's
+/// kernel may be too old (before 6.1), or have no huge page: the guest's use then provides
+/// normal ones.
+pub fn provide(memory: &GuestMemoryMmap, addresses: &Range<u64>) {
+    for region in memory.iter() {
+        if region.file_offset().is_none() || region.is_hugetlbfs() == Some(true) {
+            continue;
+        }
+        let first = region.start_addr().0;
+        let start = addresses.start.saturating_sub(first) / HUGE_PAGE as u64 * HUGE_PAGE as u64;
+        let end = addresses.end.saturating_sub(first);
+        let end = end.next_multiple_of(HUGE_PAGE as u64).min(region.len());
+        let len = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
+        let Ok(at) = region.get_host_address(MemoryRegionAddress(start)) else {
+            continue;
+        };
+        if let Err(error) = memory_file::collapse(at, len) {
+            log::debug!("the kernel's memory has no huge pages: {error}");
+        }
     }
 }
 
@@ -320,18 +378,47 @@ mod tests {
         check_against_host(lazily).unwrap();
     }
 
-    /// `/proc/self/smaps` tells how much of a mapping is there.
+    /// What `/proc/self/smaps` tells of a mapping: "Rss:" is what is there of it.
+    fn tells(memory: &GuestMemoryMmap, of: &str) -> String {
+        let start = format!("\n{:x}-", memory.iter().next().unwrap().as_ptr().addr());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let entry = maps.split_once(&start).unwrap().1;
+        let rss = entry.lines().find_map(|line| line.strip_prefix(of));
+        rss.unwrap().trim().into()
+    }
+
     #[test]
     fn prefault_provides_every_page() {
         for (prefault, kib) in [(false, "0 kB"), (true, "8192 kB")] {
             let config = MemoryConfig { prefault, ..PLAIN };
             let memory = RamLayout::of(8 << 20).allocate(config, true).unwrap();
-            let start = format!("\n{:x}-", memory.iter().next().unwrap().as_ptr().addr());
-            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-            let entry = maps.split_once(&start).unwrap().1;
-            let rss = entry.lines().find_map(|line| line.strip_prefix("Rss:"));
-            assert_eq!(rss.unwrap().trim(), kib);
+            assert_eq!(tells(&memory, "Rss:"), kib);
         }
+    }
+
+    /// DESIGN.md, "When is the guest's memory a file?": what the kernel uses has huge pages,
+    /// and the rest is provided as it is used. Another thread's mapping may be in the way of
+    /// an aligned one.
+    #[test]
+    fn what_the_kernel_uses_has_huge_pages_in_a_file() {
+        const TRIES: u32 = 20;
+        let allocate = |shared| RamLayout::of(8 << 20).allocate(PLAIN, shared).unwrap();
+        let start = |memory: &GuestMemoryMmap| memory.iter().next().unwrap().as_ptr();
+        let mut tries = (0..TRIES).map(|_| allocate(true));
+        let memory = tries.find(|memory| start(memory).addr().is_multiple_of(HUGE_PAGE));
+        let memory = memory.expect("no mapping is aligned");
+        if let Err(error) = memory_file::collapse(start(&memory), HUGE_PAGE) {
+            println!("skipped: the host makes no huge pages of a file: {error}");
+            return;
+        }
+        assert_eq!(tells(&memory, "ShmemPmdMapped:"), "2048 kB");
+        provide(&memory, &(1 << 20..3 << 20));
+        assert_eq!(tells(&memory, "ShmemPmdMapped:"), "4096 kB");
+        provide(&memory, &(1 << 40..2 << 40));
+        assert_eq!(tells(&memory, "Rss:"), "4096 kB");
+        let memory = allocate(false);
+        provide(&memory, &(1 << 20..3 << 20));
+        assert_eq!(tells(&memory, "Rss:"), "0 kB");
     }
 
     /// The flags of the mapping are in `/proc/self/smaps`: "dd" is "do not dump".

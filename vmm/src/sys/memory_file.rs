@@ -6,6 +6,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
+/// The bytes of a huge page.
+pub const HUGE_PAGE: usize = 2 << 20;
+
 /// The pages of a memory file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageSize {
@@ -62,6 +65,24 @@ pub fn populate(start: *mut u8, len: usize) -> io::Result<()> {
 pub fn prefer_huge_pages(start: *mut u8, len: usize) -> io::Result<()> {
     // SAFETY: the advice changes no byte and no right of any mapping.
     if unsafe { libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Makes huge pages of a mapping now (`MADV_COLLAPSE`), with the bytes that it has: also of a
+/// file, and whatever `shmem_enabled` says but `deny`. `start` is a multiple of [`HUGE_PAGE`].
+///
+/// # Errors
+/// If the host has none free (`ENOMEM`, `EAGAIN`), or makes none (`EINVAL`: before 6.1, or
+/// none at this address). Some of the pages may then be huge.
+pub fn collapse(start: *mut u8, len: usize) -> io::Result<()> {
+    // Linux makes none of a part of a file that has no page yet.
+    for offset in (0..len).step_by(HUGE_PAGE) {
+        populate(start.wrapping_add(offset), 1)?;
+    }
+    // SAFETY: the advice changes no byte and no right of any mapping.
+    if unsafe { libc::madvise(start.cast(), len, libc::MADV_COLLAPSE) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -18,6 +18,7 @@ mod room;
 mod tables;
 
 use std::io;
+use std::ops::Range;
 
 use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
 use thiserror::Error;
@@ -27,7 +28,7 @@ pub use image::{ImageError, ImageKind, KernelImage, MultibootImage};
 pub use initramfs::{Initramfs, InitramfsError, RamdiskForm};
 pub use room::check_room;
 
-use super::memory::MapRange;
+use super::memory::{MapRange, RangeKind, provide};
 use crate::kvm::BootState;
 use crate::kvm::layout;
 
@@ -111,6 +112,10 @@ pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootStat
         return Err(BootError::TooLow { start: span_start });
     }
     let ramdisk = place_ramdisk(&inputs, span_end)?;
+    if let ImageKind::BzImage { .. } = inputs.kernel.parts().1 {
+        provide(memory, &(span_start..span_end));
+        provide(memory, &top_of_memory(inputs.map, ramdisk));
+    }
     inputs.initramfs.load(memory, ramdisk.start)?;
     write_cmdline(memory, &inputs)?;
     tables::write_reset_entry(memory)?;
@@ -146,6 +151,18 @@ pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootStat
             Ok(BootState::Multiboot { entry })
         }
     }
+}
+
+/// Where Linux, which allocates from the top down as it starts, puts 64 bytes for each page of
+/// 4 KiB (`struct page`), below its initramfs. Large guests take their time for that, and use
+/// it page by page.
+fn top_of_memory(map: &[MapRange], ramdisk: Ramdisk) -> Range<u64> {
+    const MOST: u64 = 64 << 20;
+    let ram = || map.iter().filter(|range| range.kind == RangeKind::Ram);
+    let size: u64 = ram().map(|range| range.size).sum();
+    let end = ram().map(|range| range.start + range.size).max();
+    let end = end.unwrap_or_default();
+    end.saturating_sub((size / 64).min(MOST) + ramdisk.size)..end
 }
 
 /// The command line with a NUL behind it.
@@ -191,4 +208,25 @@ fn write(
     memory
         .write_slice(bytes, GuestAddress(address))
         .map_err(|source| BootError::Memory { what, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::memory::RamLayout;
+
+    /// Linux, Documentation/mm/memory-model.rst: a `struct page` for each page.
+    #[test]
+    fn a_64th_of_the_memory_and_the_initramfs_are_at_its_top() {
+        let ramdisk = Ramdisk {
+            start: 0,
+            size: 3 << 20,
+        };
+        let top = |mib: u64| top_of_memory(&RamLayout::of(mib << 20).map(), ramdisk);
+        let mib = |range: Range<u64>| (range.start >> 20, range.end >> 20);
+        // The first MiB is not all RAM.
+        assert_eq!(mib(top(1024)), (1005, 1024));
+        assert_eq!(mib(top(8 << 10)), ((9 << 10) - 67, 9 << 10));
+        assert_eq!(top_of_memory(&[], ramdisk), 0..0);
+    }
 }
