@@ -93,8 +93,9 @@ pub(super) fn all() -> Vec<GuestTest> {
 }
 
 fn works(seen: &Seen, test: &GuestTest) -> Result<()> {
-    /// A slow host's samples are few, and some lie where the guest was left.
-    const AMONG_THE_FIRST: usize = 3;
+    /// A slow host's samples are few, and some lie where the guest was left: at reads and
+    /// writes of MSRs, and at what follows them.
+    const AMONG_THE_FIRST: usize = 5;
     let row = ROWS.iter().find(|row| row.flags == test.vmm);
     let row = row.context("the test is in no row")?;
     seen.succeeded()?;
