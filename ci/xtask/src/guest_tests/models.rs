@@ -69,7 +69,7 @@ perf stat -e cycles spin 50000000 2>&1 || exit
 echo '=== perf record'
 count=1000; case $(uname -r) in 6.1.*) count=400; esac
 dd=\"dd if=/dev/zero of=/dev/null bs=1M count=$count\"
-perf record -B -N -e cycles -F 200 -o /tmp/perf.data $dd 2>&1 || exit
+perf record -B -N -e cycles -F 100 -o /tmp/perf.data $dd 2>&1 || exit
 echo '=== perf report'
 perf report -i /tmp/perf.data --stdio --stdio-color never --percent-limit 0.5 2>&1 || exit
 echo '=== interrupts'
@@ -93,9 +93,7 @@ pub(super) fn all() -> Vec<GuestTest> {
 }
 
 fn works(seen: &Seen, test: &GuestTest) -> Result<()> {
-    /// A slow host's samples are few, and some lie where the guest was left: at reads and
-    /// writes of MSRs, and at what follows them.
-    const AMONG_THE_FIRST: usize = 5;
+    const AMONG_THE_FIRST: usize = 3;
     let row = ROWS.iter().find(|row| row.flags == test.vmm);
     let row = row.context("the test is in no row")?;
     seen.succeeded()?;

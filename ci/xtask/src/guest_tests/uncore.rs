@@ -222,19 +222,30 @@ fn ticks(seen: &Seen, word: &str) -> Result<f64> {
         .with_context(|| format!("no number behind {word}: {number}"))
 }
 
+/// In the guest: counts until the second cache has counted, stood still and counted again,
+/// and says each of them. No step waits for a time: a slow machine takes longer.
+const STANDSTILL: &str = "c() { grep -s CPU1, /tmp/o | tail -n1 | cut -d, -f3; }; \
+     till() { until [ 0$(c) $1 0 ]; do sleep 0.2; done; echo $2; }; \
+     till -gt counts; till -eq stands; till -gt goes-on; ";
+
 /// The only host CPU of the guest's second cache goes offline and comes back. What the
 /// guest counts there stands still meanwhile, which `ctl pmu` says, and goes on; the
 /// first cache is not concerned.
 fn host_cpu_offline() -> GuestTest {
+    let counting = format!(
+        "mkfifo /tmp/f; perf stat -a -A -x, -I 500 -o /tmp/o -e {L3} cat /tmp/f & exec 3>/tmp/f; \
+         {STANDSTILL}exec 3>&-; wait; cat /tmp/o; {ASK}"
+    );
     let run = Hosted {
         flags: "--cpus boot=2,topology=1:1:2:1 --pmu type=software,model=amd-v2 --uncore amd_l3=on",
-        line: &format!("echo counting; perf stat -a -A -x, -I 500 -e {L3} sleep 15 2>&1; {ASK}"),
+        line: &counting,
         ..Hosted::default()
     };
     let line = format!(
-        "{}word counting; sleep 4; echo 0 >/sys/devices/system/cpu/cpu1/online; sleep 4; \
-         echo '=== offline'; $ctl pmu; echo 1 >/sys/devices/system/cpu/cpu1/online; sleep 3; \
-         echo '=== back'; $ctl pmu; {ENDED}",
+        "{}online=/sys/devices/system/cpu/cpu1/online; \
+         shown() {{ until $ctl pmu >/tmp/pmu && grep -q \"$1\" /tmp/pmu; do sleep 0.5; done; cat /tmp/pmu; }}; \
+         word counts; echo 0 >$online; word stands; echo '=== offline'; shown offline; \
+         echo 1 >$online; word goes-on; echo '=== back'; $ctl pmu; {ENDED}",
         run.started()
     );
     let check = |seen: &Seen, _: &GuestTest| {
