@@ -10,6 +10,7 @@ pub(super) fn advice(report: &Report) -> Vec<String> {
     pending_signals(report, &mut list);
     uncore(report, &mut list);
     backing(report, &mut list);
+    mediated_pmu(report, &mut list);
     rdpmc(report, &mut list);
     list
 }
@@ -113,6 +114,17 @@ fn backing(report: &Report, list: &mut Vec<String>) {
     }
 }
 
+/// Linux 7.0 and later: one kind of VM or the other has the host's PMU.
+fn mediated_pmu(report: &Report, list: &mut Vec<String>) {
+    let parameter = report.kvm.mediated_pmu.value();
+    if parameter.is_some_and(|on| on.starts_with(['Y', '1'])) {
+        let module = report.kvm.modules.first().map_or("KVM", String::as_str);
+        list.push(format!(
+            "while a VM of another program uses KVM's mediated vPMU, this host counts for no guest of perfvisor: perf_event_open fails with EOPNOTSUPP, and type=auto takes a clock; while a guest of perfvisor counts, such a VM's vCPUs fail with EBUSY; to keep the host's PMU for perfvisor, load {module} with enable_mediated_pmu=0"
+        ));
+    }
+}
+
 fn rdpmc(report: &Report, list: &mut Vec<String>) {
     let Some(rdpmc) = report.rdpmc.value() else {
         return;
@@ -139,6 +151,16 @@ mod tests {
     fn a_good_host_has_no_advice() {
         let list = advice(&report());
         assert!(list.is_empty(), "{list:?}");
+    }
+
+    #[test]
+    fn a_mediated_vpmu_is_named() {
+        let mut bad = report();
+        bad.kvm.mediated_pmu = Finding::Value("Y (kvm_intel)".to_owned());
+        assert!(has(
+            &advice(&bad),
+            "load kvm_intel with enable_mediated_pmu=0"
+        ));
     }
 
     #[test]

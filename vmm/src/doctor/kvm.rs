@@ -1,20 +1,16 @@
 //! The KVM of the host: its kind, its features, and whether it runs Linux.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::report::{FeaturesReport, Finding, KvmKindName, KvmReport, YesOrNo};
 use crate::error_text::one_line;
-use crate::kvm::{Hypervisor, KvmError};
+use crate::kvm::{Hypervisor, KvmError, MODULES, Parameter, SYS_MODULE};
 use crate::probe::{HostFacts, KvmKind, Picos, ProbeError, exit_cost, instruction_cost};
-
-/// The modules, in the order in which their parameters are looked for.
-const MODULES: [&str; 4] = ["kvm_intel", "kvm_amd", "kvm_pvm", "kvm"];
 
 pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) -> KvmReport {
     let facts = HostFacts::read();
-    let module = |name: &str| Path::new("/sys/module").join(name);
+    let modules = Path::new(SYS_MODULE);
     let common = KvmReport {
         device: device.display().to_string(),
         present: device.exists(),
@@ -32,14 +28,15 @@ pub(super) fn examine(device: &Path, hypervisor: &Result<Hypervisor, KvmError>) 
         extension: facts.extension.map(|extension| extension.to_string()),
         modules: MODULES
             .iter()
-            .filter(|name| module(name).exists())
+            .filter(|name| modules.join(name).exists())
             .map(|&name| name.to_owned())
             .collect(),
         linux_guest: no_kvm(),
         instruction_ps: Finding::unknown("KVM does not open"),
         exit_ns: Finding::unknown("KVM does not open"),
         features: Finding::unknown("KVM does not open"),
-        enable_pmu: enable_pmu(Path::new("/sys/module")),
+        enable_pmu: parameter(modules, "enable_pmu"),
+        mediated_pmu: parameter(modules, "enable_mediated_pmu"),
     };
     match hypervisor {
         Ok(hypervisor) => examine_open(common, facts, hypervisor),
@@ -123,19 +120,13 @@ fn linux_guest(kind: &Finding<KvmKindName>) -> YesOrNo {
     }
 }
 
-/// The parameter of the first module that has it.
-fn enable_pmu(modules: &Path) -> Finding<String> {
-    for name in MODULES {
-        let path = modules.join(name).join("parameters/enable_pmu");
-        match fs::read_to_string(&path) {
-            Ok(text) => return Finding::Value(format!("{} ({name})", text.trim())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Finding::unknown(format!("cannot read {}: {error}", path.display()));
-            }
-        }
+/// A parameter of the first module that has it, with the module's name.
+fn parameter(modules: &Path, name: &str) -> Finding<String> {
+    match Parameter::read(modules, name) {
+        Ok(Some(found)) => Finding::Value(format!("{} ({})", found.value, found.module)),
+        Ok(None) => Finding::unknown("no KVM module has this parameter"),
+        Err(error) => Finding::unknown(format!("cannot read {name}: {error}")),
     }
-    Finding::unknown("no KVM module has this parameter")
 }
 
 #[cfg(test)]
@@ -159,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_vpmu_parameter_of_no_module() {
-        let found = enable_pmu(Path::new("/nonexistent"));
+        let found = parameter(Path::new("/nonexistent"), "enable_pmu");
         assert!(found.value().is_none());
     }
 

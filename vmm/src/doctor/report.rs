@@ -125,6 +125,9 @@ pub struct KvmReport {
     pub features: Finding<FeaturesReport>,
     /// The module parameter `enable_pmu`: KVM's own vPMU.
     pub enable_pmu: Finding<String>,
+    /// The module parameter `enable_mediated_pmu`: whether KVM can give a VM the host's
+    /// PMU itself, which takes it from every other guest.
+    pub mediated_pmu: Finding<String>,
 }
 
 /// The features of a KVM that Perfvisor uses.

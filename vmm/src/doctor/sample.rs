@@ -33,6 +33,7 @@ fn kvm_report() -> KvmReport {
             sync_regs: true,
         }),
         enable_pmu: Finding::Value("Y (kvm)".to_owned()),
+        mediated_pmu: Finding::Value("N (kvm_intel)".to_owned()),
     }
 }
 

@@ -32,6 +32,9 @@ pub(super) fn kvm(page: &mut TextPage, kvm: &KvmReport) {
     );
     page.line("features", &say(&kvm.features, features));
     page.line("KVM's own vPMU", &say(&kvm.enable_pmu, |on| enable_pmu(on)));
+    if let Some(on) = kvm.mediated_pmu.value() {
+        page.line("mediated vPMU", &format!("enable_mediated_pmu={on}"));
+    }
 }
 
 fn kind_words(kind: KvmKindName, kvm: &KvmReport) -> String {

@@ -68,6 +68,9 @@ pub enum Reason {
     PartOfTheHost,
     /// The host has a core PMU that counts nothing in guests.
     CountsNothing,
+    /// A VM of another program has the host's core PMU, by the mediated vPMU of this KVM
+    /// module.
+    Mediated(&'static str),
 }
 
 impl fmt::Display for Reason {
@@ -80,6 +83,13 @@ impl fmt::Display for Reason {
                  affinity= or a PMU's name would keep them where one does"
             }
             Self::CountsNothing => "the host's core PMU counts nothing in guests",
+            Self::Mediated(module) => {
+                return write!(
+                    f,
+                    "a VM of another program has the host's core PMU by KVM's mediated vPMU; \
+                     load {module} with enable_mediated_pmu=0 to count with the PMU"
+                );
+            }
         })
     }
 }

@@ -37,6 +37,18 @@ pub enum SelectError {
         /// The host's error for the event `cycles`.
         source: PerfOpenError,
     },
+    /// A VM of another program has the PMU.
+    #[error(
+        "--pmu type={name}: a VM of another program has this host PMU by KVM's mediated vPMU; end that VM, or load {module} with enable_mediated_pmu=0, or use type=software"
+    )]
+    Mediated {
+        /// The PMU.
+        name: String,
+        /// The KVM module that gives PMUs to VMs.
+        module: &'static str,
+        /// The host's error for the event `cycles`.
+        source: PerfOpenError,
+    },
     /// The user may not count.
     #[error(
         "--pmu type={asked}: this process may not call perf_event_open; run as root or with CAP_PERFMON, or set /proc/sys/kernel/perf_event_paranoid to 1 or less, or use type=software"
@@ -94,7 +106,10 @@ impl SelectError {
     /// Whether another value of a flag would do, as opposed to another host.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        !matches!(self, Self::NotPermitted { .. } | Self::Sysfs(_))
+        !matches!(
+            self,
+            Self::NotPermitted { .. } | Self::Mediated { .. } | Self::Sysfs(_)
+        )
     }
 }
 

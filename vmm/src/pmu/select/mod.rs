@@ -14,6 +14,8 @@ mod required_cpus;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+
 use vpmu::host::linux::sysfs::{PmuDevice, PmuRegistry, Sysfs};
 use vpmu::host::linux::{EventSource, PerfOpenError};
 use vpmu::ids::PmuType;
@@ -21,6 +23,7 @@ use vpmu::x86::event::{ArchEvent, ArchEventSet};
 use vpmu::x86::standard::{StandardEvent, StandardSet};
 
 use crate::config::{CpusConfig, PmuKind};
+use crate::kvm::{Parameter, SYS_MODULE};
 
 pub use backing::{HostSource, PmuBacking, Reason};
 pub use counters::{CountersError, free_counters};
@@ -88,6 +91,7 @@ pub fn select(
         host,
         cpus,
         probe: &counted_events,
+        mediated: Parameter::mediated_pmu(Path::new(SYS_MODULE)),
     }
     .select(kind)
 }
@@ -99,6 +103,8 @@ struct Selector<'a> {
     cpus: &'a CpusConfig,
     /// What the host says to a source.
     probe: &'a dyn Fn(EventSource) -> Result<Counted, PerfOpenError>,
+    /// The module of KVM's mediated vPMU, which may have taken the host's PMU.
+    mediated: Option<&'static str>,
 }
 
 impl Selector<'_> {
@@ -162,10 +168,12 @@ impl Selector<'_> {
     /// binds no vCPU and contradicts no affinity.
     fn auto(&self) -> Result<PmuBacking, SelectError> {
         let mut sources = Vec::new();
+        let mut reason = Reason::CountsNothing;
         for pmu in self.pmus.cores() {
             match self.source(pmu) {
                 Ok(source) => sources.push(source),
                 Err(SelectError::CountsNothing { .. }) => {}
+                Err(SelectError::Mediated { module, .. }) => reason = Reason::Mediated(module),
                 Err(SelectError::NotPermitted { source, .. }) => {
                     let asked = "auto".to_owned();
                     return Err(SelectError::NotPermitted { asked, source });
@@ -177,7 +185,7 @@ impl Selector<'_> {
             (None, _) if self.pmus.cores().next().is_none() => {
                 PmuBacking::Software(Reason::NoHostPmu)
             }
-            (None, _) => PmuBacking::Software(Reason::CountsNothing),
+            (None, _) => PmuBacking::Software(reason),
             (Some(only), true) => self.unless_partial(PmuBacking::Hardware(only)),
             (Some(last), false) => {
                 sources.push(last);
@@ -215,7 +223,14 @@ impl Selector<'_> {
                 asked: name,
                 source,
             }),
-            Err(source) => Err(SelectError::CountsNothing { name, source }),
+            Err(source) => Err(match self.mediated {
+                Some(module) if source.errno() == libc::EOPNOTSUPP => SelectError::Mediated {
+                    name,
+                    module,
+                    source,
+                },
+                _ => SelectError::CountsNothing { name, source },
+            }),
         }
     }
 }

@@ -82,6 +82,7 @@ impl Host {
             host: &self.cpus,
             cpus: &cpus,
             probe: &counts,
+            mediated: None,
         }
         .select(&kind)?;
         let text = |cpus: Option<CpuSet>| cpus.map_or("any".to_owned(), |cpus| cpus.to_string());
@@ -262,6 +263,7 @@ fn a_pmu_that_says_no_is_not_taken() {
             host: &host.cpus,
             cpus: &cpus,
             probe: &|_| Err(errno(number)),
+            mediated: None,
         }
         .select(&kind)
     };
@@ -277,6 +279,44 @@ fn a_pmu_that_says_no_is_not_taken() {
         }
         assert!(!error.is_usage(), "exit status 1");
     }
+}
+
+/// Linux 7.0: `mediated_pmu_account_event` refuses each event that counts guests while a VM
+/// with a mediated vPMU lives.
+#[test]
+fn a_pmu_that_a_mediated_vpmu_has_is_named() {
+    let host = Host::new("mediated", ZEN);
+    let select = |pmu, number| {
+        let (cpus, kind) = flags("boot=1", pmu);
+        Selector {
+            pmus: &host.pmus,
+            host: &host.cpus,
+            cpus: &cpus,
+            probe: &|_| Err(errno(number)),
+            mediated: Some("kvm_amd"),
+        }
+        .select(&kind)
+    };
+    let backing = select("type=auto", libc::EOPNOTSUPP).unwrap();
+    assert_eq!(backing, PmuBacking::Software(Reason::Mediated("kvm_amd")));
+    let text = backing.to_string();
+    assert!(
+        text.contains("load kvm_amd with enable_mediated_pmu=0"),
+        "{text}"
+    );
+
+    let error = select("type=cpu", libc::EOPNOTSUPP).unwrap_err();
+    let text = error.to_string();
+    for part in ["--pmu type=cpu", "enable_mediated_pmu=0", "type=software"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!error.is_usage(), "exit status 1");
+
+    let other = select("type=cpu", libc::ENOENT).unwrap_err();
+    assert!(
+        matches!(other, SelectError::CountsNothing { .. }),
+        "another reason"
+    );
 }
 
 /// On the machine itself, through the system calls.
