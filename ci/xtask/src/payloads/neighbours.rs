@@ -48,12 +48,20 @@ fn side_by_side(perfvisor: &Path, payloads: &[(String, PathBuf)], model: &str) -
         guests.push(Guest::start(perfvisor, path, model)?);
     }
     let began = Instant::now();
-    while guests.iter_mut().any(Guest::look) {
+    while look_at_all(&mut guests) {
         ensure!(began.elapsed() < LIMIT, "more than {LIMIT:?}");
         thread::sleep(LOOK);
     }
     let took = began.elapsed();
     guests.iter_mut().try_for_each(|guest| guest.judge(took))
+}
+
+/// Looks at every guest; false once all have ended.
+fn look_at_all(guests: &mut [Guest]) -> bool {
+    let running = guests
+        .iter_mut()
+        .filter_map(|guest| guest.look().then_some(()));
+    running.count() > 0
 }
 
 /// A VM, and how many files and threads its VMM had at each look.
@@ -131,7 +139,26 @@ fn does_not_grow(held: &[(usize, usize)]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::does_not_grow;
+    use std::process::Command;
+
+    use super::*;
+
+    /// The second one, too, while the first one runs.
+    #[test]
+    fn each_guest_is_looked_at() {
+        let guest = |payload| Guest {
+            payload,
+            child: Command::new("sleep").arg("60").spawn().unwrap(),
+            folder: PathBuf::new(),
+            held: Vec::new(),
+        };
+        let mut guests = PAYLOADS.map(guest);
+        assert!(look_at_all(&mut guests));
+        guests[0].child.kill().unwrap();
+        guests[0].child.wait().unwrap();
+        assert!(look_at_all(&mut guests));
+        assert_eq!(guests.map(|guest| guest.held.len()), [1, 2]);
+    }
 
     #[test]
     fn only_growth_in_the_second_half_counts() {
