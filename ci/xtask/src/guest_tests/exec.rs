@@ -133,17 +133,19 @@ fn errors_are_apart(seen: &Seen) -> Result<()> {
     Ok(())
 }
 
-/// The statuses of a command's ends, and 16 MiB that go in and come out again.
+/// The statuses of a command's ends, and 16 MiB that go in and come out again. The command
+/// that ends late waits beside the others.
 fn ends(kernel: &'static str) -> GuestTest {
     row(
         &format!("ends/guest-{kernel}"),
         kernel,
-        "head -c 16777216 /dev/urandom >/tmp/bytes; chmod 644 /tmp/bytes; \
+        "(as_user 'perfvisor exec KERNEL SMALL --timeout 15 -- sleep 1000'; echo late=$? >late) & \
+         head -c 16777216 /dev/urandom >/tmp/bytes; chmod 644 /tmp/bytes; \
          as_user \"perfvisor exec KERNEL SMALL --user root -- sh -c 'echo x >/etc/from-guest && cat' </tmp/bytes\" >/tmp/out; echo piped=$?; \
          [ $(md5sum </tmp/bytes | cut -c-32) = $(md5sum </tmp/out | cut -c-32) ] && echo same-bytes; \
          test -e /etc/from-guest || echo etc-untouched; \
          as_user \"perfvisor exec KERNEL SMALL -- sh -c 'kill -9 \\$\\$'\"; echo killed=$?; \
-         as_user 'perfvisor exec KERNEL SMALL --timeout 15 -- sleep 1000'; echo late=$?",
+         wait; cat late",
         |seen, _| {
             for line in [
                 "piped=0",

@@ -18,8 +18,6 @@ const OPERATIONS: u32 = 30;
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all: Vec<_> = [
         topology(&CORES_IN_DIES, "intel-v2", "6.1"),
-        topology(&CORES_IN_DIES, "intel-v2", "6.12"),
-        topology(&CORES_IN_DIES, "amd-core", "6.1"),
         topology(&CORES_IN_DIES, "amd-core", "6.12"),
         topology(&THREADS, "intel-v2", "6.12"),
         topology(&THREADS, "amd-core", "6.1"),
