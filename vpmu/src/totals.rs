@@ -33,6 +33,9 @@ pub struct Totals {
     /// Flexible counters that the guest stopped before their first turn: it read
     /// no count of them.
     pub starved: u64,
+    /// Flexible counters that the guest stopped before their first turn, and whose count is
+    /// estimated from what the same event counted shortly before.
+    pub estimated: u64,
     /// Guest reads whose value was scaled: an estimate.
     pub scaled_reads: u64,
     /// Times a pinned counter got into the error state.
@@ -55,6 +58,7 @@ impl core::ops::AddAssign for Totals {
             pmis_suppressed,
             not_counted,
             starved,
+            estimated,
             scaled_reads,
             pinned_errors,
             rotations,
@@ -67,6 +71,7 @@ impl core::ops::AddAssign for Totals {
             (pmis_suppressed, other.pmis_suppressed),
             (not_counted, other.not_counted),
             (starved, other.starved),
+            (estimated, other.estimated),
             (scaled_reads, other.scaled_reads),
             (pinned_errors, other.pinned_errors),
             (rotations, other.rotations),

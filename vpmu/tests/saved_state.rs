@@ -195,7 +195,7 @@ fn the_golden_files_tell_their_numbers_apart() {
     }
 }
 
-fn totals(pmu: &states::Pmu) -> [u64; 11] {
+fn totals(pmu: &states::Pmu) -> [u64; 12] {
     let t = pmu.totals();
     [
         t.overflows,
@@ -209,6 +209,7 @@ fn totals(pmu: &states::Pmu) -> [u64; 11] {
         t.starved,
         t.rotations,
         t.host_revocations,
+        t.estimated,
     ]
 }
 

@@ -39,12 +39,22 @@ pub(crate) fn asked_after(line: &str) -> String {
 /// # Errors
 /// Says what it has complained of, or that it was not asked.
 pub(crate) fn none(console: &str) -> Result<()> {
-    let mut was_late_server = false;
+    none_beside(console, &[])
+}
+
+/// The same where the kernel may warn of these functions, each time with a `Call Trace:`.
+///
+/// # Errors
+/// As [`none`].
+pub(crate) fn none_beside(console: &str, functions: &[&str]) -> Result<()> {
+    let mut was_warning = false;
     let is_ours = |line: &&str| {
-        let is_its_trace = was_late_server && line.ends_with("Call Trace:");
-        was_late_server = line.contains("WARNING") && line.contains(LATE_DEADLINE_SERVER);
+        let is_its_trace = was_warning && line.ends_with("Call Trace:");
+        let mut known_functions = [LATE_DEADLINE_SERVER].iter().chain(functions);
+        let is_of_them = known_functions.any(|function| line.contains(function));
+        was_warning = line.contains("WARNING") && is_of_them;
         let is_known = NO_FAULT_OF_OURS.iter().any(|known| line.contains(known));
-        !(line.trim().is_empty() || is_known || was_late_server || is_its_trace)
+        !(line.trim().is_empty() || is_known || was_warning || is_its_trace)
     };
     let section = perf::section(console, "complaints")?;
     let lines: Vec<_> = section.lines().filter(is_ours).collect();
@@ -75,6 +85,10 @@ mod tests {
         let trace = "[ 110.3] Call Trace:\n";
         said(&[late, trace].concat()).unwrap();
         said(&[late, trace, trace].concat()).unwrap_err();
+        let other = "[ 1.3] WARNING: CPU: 0 PID: 141 at kernel/time/hrtimer.c:1781 __hrtimer_run_queues+0x14f/0x250\n";
+        let text = format!("=== complaints\n{other}{trace}=== end\n");
+        none(&text).unwrap_err();
+        none_beside(&text, &[" __hrtimer_run_queues+"]).unwrap();
         for bad in [
             "[ 0.1] unchecked MSR access error: RDMSR from 0x38d\n",
             "[ 0.1] Uhhuh. NMI received for unknown reason 20 on CPU 0.\n",

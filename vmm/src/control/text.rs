@@ -121,6 +121,7 @@ pub(super) fn table<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> 
 
 fn row(counter: &CounterStatus) -> [String; 8] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let share;
     let mut notes: Vec<&str> = Vec::new();
     if counter.clock_derived {
         notes.push("clock-derived");
@@ -128,8 +129,12 @@ fn row(counter: &CounterStatus) -> [String; 8] {
     if counter.sampled {
         notes.push("levels sampled");
     }
-    if counter.scaled {
-        notes.push("scaled");
+    if counter.estimated {
+        notes.push("estimated");
+    } else if counter.scaled {
+        let percent = u128::from(counter.running_ns) * 100 / u128::from(counter.enabled_ns.max(1));
+        share = format!("{percent} % of it counted, scaled");
+        notes.push(&share);
     }
     notes.extend(counter.why.as_deref());
     [
@@ -234,7 +239,7 @@ fn uncounted(events: &UncountedNames) -> String {
 }
 
 /// Every figure with its name.
-const fn named(totals: &Totals) -> [(&'static str, u64); 11] {
+const fn named(totals: &Totals) -> [(&'static str, u64); 12] {
     // Whole, so that a new total is not forgotten.
     let Totals {
         overflows,
@@ -244,6 +249,7 @@ const fn named(totals: &Totals) -> [(&'static str, u64); 11] {
         pmis_suppressed,
         not_counted,
         starved,
+        estimated,
         scaled_reads,
         pinned_errors,
         rotations,
@@ -257,6 +263,7 @@ const fn named(totals: &Totals) -> [(&'static str, u64); 11] {
         ("PMIs suppressed", pmis_suppressed),
         ("not counted", not_counted),
         ("starved", starved),
+        ("estimated", estimated),
         ("scaled reads", scaled_reads),
         ("pinned errors", pinned_errors),
         ("rotations", rotations),
@@ -306,22 +313,23 @@ mod tests {
             pmis_suppressed: 5,
             not_counted: 6,
             starved: 7,
-            scaled_reads: 8,
-            pinned_errors: 9,
-            rotations: 10,
-            host_revocations: 11,
+            estimated: 8,
+            scaled_reads: 9,
+            pinned_errors: 10,
+            rotations: 11,
+            host_revocations: 12,
         };
         let mut twice = totals;
         twice += totals;
         let figures: Vec<_> = named(&twice).into_iter().map(|(_, n)| n).collect();
         // The longest is no sum.
-        assert_eq!(figures, [2, 4, 3, 8, 10, 12, 14, 16, 18, 20, 22]);
+        assert_eq!(figures, [2, 4, 3, 8, 10, 12, 14, 16, 18, 20, 22, 24]);
         // The keys of the API.
         assert_eq!(
             serde_json::to_string(&totals).unwrap(),
             "{\"overflows\":1,\"skid\":2,\"longest_skid\":3,\"pmis_injected\":4,\
-             \"pmis_suppressed\":5,\"not_counted\":6,\"starved\":7,\"scaled_reads\":8,\
-             \"pinned_errors\":9,\"rotations\":10,\"host_revocations\":11}"
+             \"pmis_suppressed\":5,\"not_counted\":6,\"starved\":7,\"estimated\":8,\"scaled_reads\":9,\
+             \"pinned_errors\":10,\"rotations\":11,\"host_revocations\":12}"
         );
     }
 
@@ -382,6 +390,21 @@ mod tests {
              \x20 fixed1    not backed  raw event select 0x1  -           1234567 ns  0 ns     0      because\n\
              \x20 monitor1  error       -                     cycles      0 ns        0 ns     99     pinned\n"
         );
+    }
+
+    #[test]
+    fn a_count_that_is_no_whole_one_says_how_much_of_it_is() {
+        let counter = |running_ns, estimated| CounterStatus {
+            enabled_ns: 3_000,
+            running_ns,
+            scaled: true,
+            estimated,
+            ..CounterStatus::default()
+        };
+        let note = |counter| row(&counter)[7].clone();
+        assert_eq!(note(counter(1_000, false)), "33 % of it counted, scaled");
+        assert_eq!(note(counter(0, true)), "estimated");
+        assert_eq!(note(counter(0, false)), "0 % of it counted, scaled");
     }
 
     #[test]

@@ -27,7 +27,14 @@ pub(super) fn text(
     if uncounted.is_empty() {
         count(totals.not_counted, "times a counter did not count");
     }
-    count(totals.starved, "counters never had a turn");
+    count(
+        totals.estimated,
+        "turns of counters are estimated (none of the host's was free)",
+    );
+    count(
+        totals.starved,
+        "times a counter never had a turn, and read too little",
+    );
     count(
         totals.host_revocations,
         "times the host took a counter away",
@@ -59,7 +66,7 @@ mod tests {
         assert_eq!(
             line,
             "cycles are derived from a clock (the host has no core PMU); 3 reads of counts are \
-             scaled (counters took turns); 1 counters never had a turn"
+             scaled (counters took turns); 1 times a counter never had a turn, and read too little"
         );
         let uncounted = [("L1-dcache-loads".to_owned(), 7), ("r1d1".to_owned(), 1)].into();
         let totals = Totals {

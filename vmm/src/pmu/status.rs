@@ -52,6 +52,7 @@ fn counter(view: &CounterView, value: u64) -> CounterStatus {
         enabled_ns: view.times.enabled.0,
         running_ns: view.times.running.0,
         scaled: view.times.is_scaled(),
+        estimated: view.estimated,
         clock_derived: quality.is_some_and(|quality| quality != Quality::Counted),
         sampled: quality == Some(Quality::SampledClock),
     }
@@ -89,6 +90,7 @@ mod tests {
             quality: Some(Quality::SampledClock),
             state: CounterState::Counting,
             times: Times::default(),
+            estimated: false,
         };
         let status = counter(&view, 7);
         assert_eq!(status.counter, "fixed1");

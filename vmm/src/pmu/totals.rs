@@ -70,13 +70,14 @@ impl fmt::Display for VmTotals {
         write!(
             f,
             "overflows={} pmis_injected={} pmis_suppressed={} not_counted={} scaled_reads={} \
-             starved={} pinned_errors={} rotations={} revocations={}",
+             starved={} estimated={} pinned_errors={} rotations={} revocations={}",
             totals.overflows,
             totals.pmis_injected,
             totals.pmis_suppressed,
             totals.not_counted,
             totals.scaled_reads,
             totals.starved,
+            totals.estimated,
             totals.pinned_errors,
             totals.rotations,
             totals.host_revocations

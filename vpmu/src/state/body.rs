@@ -208,7 +208,7 @@ fn read_model(r: &mut Reader<'_>) -> Result<Identity, RestoreError> {
     })
 }
 
-fn list(totals: &Totals) -> [u64; 11] {
+fn list(totals: &Totals) -> [u64; 12] {
     let Totals {
         overflows,
         skid,
@@ -221,6 +221,7 @@ fn list(totals: &Totals) -> [u64; 11] {
         starved,
         rotations,
         host_revocations,
+        estimated,
     } = *totals;
     [
         overflows,
@@ -235,6 +236,7 @@ fn list(totals: &Totals) -> [u64; 11] {
         starved,
         rotations,
         host_revocations,
+        estimated,
     ]
 }
 
@@ -255,6 +257,7 @@ fn read_totals(r: &mut Reader<'_>) -> Result<Totals, RestoreError> {
         starved: next()?,
         rotations: next()?,
         host_revocations: next()?,
+        estimated: next()?,
     };
     if totals.pinned_errors > totals.not_counted {
         return Err(RestoreError::Impossible("its totals"));

@@ -14,10 +14,10 @@
 //! | rules | policy u8 (0 flexible, 1 pinned), vendor of event codes u8 (0: none), their CPU's signature u32, its type u8 (0 none, 1 core, 2 atom), checksum of the filter u32 |
 //! | registers | how many u8; of each: index u32, value u64 |
 //! | interrupt | wraps that a PMI tells of u64, armed flag, PMI flag |
-//! | totals | eleven u64 of [`Totals`](crate::Totals): the first six in its order, then `scaled_reads`, `pinned_errors`, `starved`, `rotations`, `host_revocations` |
+//! | totals | twelve u64 of [`Totals`](crate::Totals): the first six in its order, then `scaled_reads`, `pinned_errors`, `starved`, `rotations`, `host_revocations`, `estimated` |
 //! | turn | flag, nanoseconds that are left of it u64 |
 //! | samples of levels | flag, user mode's share of 65536 u32, dice u32, nanoseconds to the next u64 |
-//! | events | how many u8; of each, in the order of turns: slot of its counter u8, state u8 (0 off, 1 on, 2 in error), kind u8 (0 architectural, 1 raw), event u64, levels u8 (1 user, 2 kernel), count u64, nanoseconds enabled u64, running u64, what of the estimate was handed on u64, starved flag |
+//! | events | how many u8; of each, in the order of turns: slot of its counter u8, state u8 (0 off, 1 on, 2 in error), kind u8 (0 architectural, 1 raw, 2 standard), event u64, levels u8 (1 user, 2 kernel), count u64, nanoseconds enabled u64, running u64, what of the estimate was handed on u64, starved flag |
 //!
 //! Sets of counters have a bit for each, fixed ones from bit 32 on; slots are
 //! general-purpose counters, then fixed ones from 8 on. What a flag says is not

@@ -125,6 +125,7 @@ fn distinct() -> Saved {
             starved: 0x09,
             rotations: 0x0b,
             host_revocations: 0x0c,
+            estimated: 0x0d,
         },
         turn: Some(Nanos(0x3a3b_3c3d_3e3f_4041)),
         levels: Some(LevelMemory {
@@ -158,7 +159,7 @@ const LAYOUT: [&str; 12] = [
     "f8f7f6f5f4f3f2f10100", // told, armed, PMI
     "0106050403020100020000000000000003000000000000000400000000000000\
      05000000000000000a0000000000000007000000000000000800000000000000\
-     09000000000000000b000000000000000c00000000000000", // totals
+     09000000000000000b000000000000000c000000000000000d00000000000000", // totals
     "0141403f3e3d3c3b3a",   // turn
     "01dcfe0000a6a7a8a943420f0000000000", // levels
     "02",                   // events

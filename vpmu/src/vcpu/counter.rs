@@ -23,9 +23,12 @@ use crate::guest::Encoding;
 use crate::host::{HostEvent, HostOpenError};
 use crate::ids::{Pmc, PmcSet};
 use crate::sched::EventId;
+use crate::times::Rate;
 use crate::units::{Count, Nanos};
 
 use super::Times;
+use super::driver::Missed;
+use super::rates::Prior;
 
 /// Why a counter that the guest wants has no host event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,24 +73,31 @@ pub(super) struct Bound {
     pub(super) starved: bool,
     /// Its error state was noted.
     pub(super) error_noted: bool,
-    /// Count and times of before it was restored.
+    /// Count and times of before it was restored, and time that it is owed.
     pub(super) before: (u64, Times),
+    /// What is known of the event from before it was opened.
+    pub(super) prior: Prior,
 }
 
 impl Bound {
     /// A counter whose event was just opened.
-    pub(super) fn new(pmc: Pmc, event: EventId, counts: HostEvent) -> Self {
+    pub(super) fn new(pmc: Pmc, event: EventId, counts: HostEvent, prior: Prior) -> Self {
+        let owed = Times {
+            enabled: prior.owed,
+            running: Nanos(0),
+        };
         Self {
             pmc,
             event,
             counts,
             read: (Count(0), None),
             count: 0,
-            times: Times::default(),
+            times: owed,
             taken: 0,
             starved: false,
             error_noted: false,
-            before: (0, Times::default()),
+            before: (0, owed),
+            prior,
         }
     }
 
@@ -96,27 +106,77 @@ impl Bound {
         (self.read.1 == Some(now)).then_some(self.read.0)
     }
 
-    /// The host's count and the event's times, as of `now`.
-    pub(super) fn note(&mut self, now: Nanos, count: Count, enabled: Nanos, running: Nanos) {
+    /// The host's count and the event's times, enabled and running, as of `now`. For
+    /// what was missed it did not run.
+    pub(super) fn note(
+        &mut self,
+        now: Nanos,
+        count: Count,
+        (enabled, running): (Nanos, Nanos),
+        missed: Missed,
+    ) {
         self.read = (count, Some(now));
-        self.count = self.before.0.wrapping_add(count.0);
-        self.times = self.before.1.and_then(enabled, running);
+        self.count = self.before.0.wrapping_add(count.since(missed.count).0);
+        self.times = self.before.1.and_then(enabled, running.since(missed.time));
     }
 
     /// The events that the guest's register has not got yet: counted, or estimated
     /// where the event did not have a counter all the time. Never negative: an
     /// estimate that was too high is made up for by the next ones.
     pub(super) fn take(&mut self) -> Count {
-        let progress = self.times.whole(self.count).saturating_sub(self.taken);
-        self.taken += progress;
-        Count(progress)
+        let progress = self.progress();
+        self.taken += progress.0;
+        progress
+    }
+
+    /// What [`Bound::take`] would take.
+    pub(super) fn progress(&self) -> Count {
+        Count(self.whole().saturating_sub(self.taken))
+    }
+
+    /// What it counted, and what it would have counted in the time without a counter, less
+    /// what the guest got too much of before.
+    fn whole(&self) -> u64 {
+        let whole = self.estimate();
+        whole
+            .saturating_sub(self.prior.debt)
+            .max(self.count.min(whole))
+    }
+
+    fn estimate(&self) -> u64 {
+        self.times.whole(self.count, self.prior.rate)
+    }
+
+    /// What the event leaves to the next one of its kind.
+    pub(super) fn legacy(&self) -> Prior {
+        let Times { enabled, running } = self.times;
+        // Without a rate the time is owed; with one it was estimated.
+        let owes = running == Nanos(0) && !self.prior.rate.is_known();
+        let given = self.taken.saturating_add(self.prior.debt);
+        Prior {
+            rate: match running {
+                Nanos(0) => Rate::NONE,
+                time => Rate {
+                    count: self.count,
+                    time,
+                },
+            },
+            owed: if owes { enabled } else { Nanos(0) },
+            debt: given.saturating_sub(self.estimate()),
+        }
+    }
+
+    /// Whether nothing but the event's rate of before says what it counted.
+    pub(super) fn is_estimated(&self, times: Times) -> bool {
+        times.running == Nanos(0) && times.enabled > Nanos(0) && self.prior.rate.is_known()
     }
 
     /// How far the host's count is from the guest's overflow, which is `distance`
     /// events away; at least 1.
     pub(super) fn left(&self, distance: Count) -> Count {
         let target = self.taken.saturating_add(distance.0);
-        let left = self.times.part(target).saturating_sub(self.count);
+        let part = self.times.part(target, self.prior.rate);
+        let left = part.saturating_sub(self.count);
         Count(left.max(1))
     }
 }

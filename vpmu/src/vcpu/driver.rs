@@ -35,6 +35,16 @@ struct Driven {
     known: Nanos,
     /// For how long it was on before, without `seen` having the count of that time.
     unread: Nanos,
+    /// All such time of which the count came in the end.
+    missed: Missed,
+}
+
+/// Time for which an event was on and the host had taken its counter away, nobody knows
+/// when: nothing follows from what it counted in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Missed {
+    pub(super) count: Count,
+    pub(super) time: Nanos,
 }
 
 impl Driven {
@@ -45,7 +55,20 @@ impl Driven {
         left: Count(u64::MAX),
         known: Nanos(0),
         unread: Nanos(0),
+        missed: Missed {
+            count: Count(0),
+            time: Nanos(0),
+        },
     };
+
+    /// The host has this count of it. One that it lost was stopped and started since.
+    fn read(&mut self, count: Count) {
+        if self.unread > Nanos(0) {
+            self.missed.count.0 += count.since(self.seen).0;
+            self.missed.time += core::mem::take(&mut self.unread);
+        }
+        self.seen = count;
+    }
 }
 
 /// The host events of one vCPU, as its scheduler uses them.
@@ -155,7 +178,8 @@ impl<H: HostPmu> CounterDriver<H> {
             Ok(count) => {
                 self.fresh.insert(id);
                 let event = &mut self.events[id.0];
-                (event.seen, event.known, event.unread) = (count, at, Nanos(0));
+                event.read(count);
+                event.known = at;
             }
             Err(_) => {
                 self.is_lost(id);
@@ -171,8 +195,11 @@ impl<H: HostPmu> CounterDriver<H> {
             return;
         }
         for id in self.counting.iter() {
-            if self.host.read(id).is_err() {
-                self.is_lost(id);
+            match self.host.read(id) {
+                // Before it counts more: the guest has not run since it was started.
+                Ok(count) if self.events[id.0].unread > Nanos(0) => self.events[id.0].read(count),
+                Ok(_) => {}
+                Err(_) => self.is_lost(id),
             }
         }
         self.counters.prove(self.counting);
@@ -231,9 +258,23 @@ impl<H: HostPmu> CounterDriver<H> {
 
     /// For how long the event was on without its count having been
     /// read: the host took its counter away, and keeps what it has of that time
-    /// until the event runs again.
-    pub(super) const fn unread(&self, id: HostEventId) -> Nanos {
-        self.events[id.0].unread
+    /// until the event runs again; `at` is the clock of the event's context.
+    pub(super) fn unread(&self, id: HostEventId, at: Nanos) -> Nanos {
+        let event = &self.events[id.0];
+        if self.counters.is_lost(id) {
+            event.unread + at.since(event.known)
+        } else {
+            event.unread
+        }
+    }
+
+    /// All time for which the event was on and the host had taken its counter away.
+    pub(super) fn missed(&self, id: HostEventId, at: Nanos) -> Missed {
+        let Missed { count, time } = self.events[id.0].missed;
+        Missed {
+            count,
+            time: time + self.unread(id, at),
+        }
     }
 
     /// What the scheduler has not got of the event's count.

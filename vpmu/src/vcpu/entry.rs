@@ -155,7 +155,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
 
     /// Takes in what the running counters counted, and rotates if it is time.
     pub(super) fn poll(&mut self) {
-        self.fold(self.schedule.enabled());
+        self.fold_overflows(self.schedule.enabled());
         if !self.wants_guest_time() {
             return;
         }

@@ -9,33 +9,58 @@ use crate::units::Count;
 
 use super::VcpuPmu;
 use super::counter::Unbacked;
+use super::schedule::Starved;
+
+/// Which counts are taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fold {
+    /// All.
+    All,
+    /// Exact ones, and estimates that overflow.
+    Overflows,
+}
 
 impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// Moves the counts of the running host events of `set` into the model. A
     /// PMI among it may have frozen every counter: then the others are taken in
     /// as well, and all are stopped.
     pub(super) fn fold(&mut self, set: PmcSet) {
+        self.fold_what(set, Fold::All);
+    }
+
+    /// The same for counters that overflow, and for those whose count is no estimate.
+    pub(super) fn fold_overflows(&mut self, set: PmcSet) {
+        self.fold_what(set, Fold::Overflows);
+    }
+
+    fn fold_what(&mut self, set: PmcSet, what: Fold) {
         let wanted = self.schedule.wanted();
         if wanted.is_empty() {
             return;
         }
-        let interrupts = self.fold_counters(set);
+        let interrupts = self.fold_counters(set, what);
         let stands = |pmc| self.model.demand(pmc).is_none();
         if interrupts && self.schedule.wanted().iter().any(stands) {
-            self.fold_counters(self.schedule.enabled());
+            self.fold_counters(self.schedule.enabled(), Fold::All);
             self.reconcile(self.model.counters(), PmcSet::EMPTY);
         }
     }
 
     /// Says whether a counter of `set` wrapped that asks for an interrupt.
-    fn fold_counters(&mut self, set: PmcSet) -> bool {
+    fn fold_counters(&mut self, set: PmcSet, what: Fold) -> bool {
         let set = set.and(self.schedule.enabled());
         if set.is_empty() {
             return false;
         }
         let mut interrupts = false;
         for pmc in set.iter() {
-            let events = self.schedule.progress(pmc);
+            let events = match what {
+                Fold::All => self.schedule.progress(pmc),
+                Fold::Overflows => {
+                    let distance = self.model.distance(pmc);
+                    self.schedule.progress_up_to(pmc, distance)
+                }
+            };
             if events == Count(0) {
                 continue;
             }
@@ -81,20 +106,26 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         }
         let stopped = self.schedule.enabled().without(wanted);
         for pmc in stopped.iter() {
-            if self.schedule.is_newly_starved(pmc) {
-                self.totals.starved += 1;
+            match self.schedule.newly_starved(pmc) {
+                Some(Starved::Unknown) => self.totals.starved += 1,
+                Some(Starved::Estimated) => self.totals.estimated += 1,
+                None => {}
             }
         }
         if !wanted.is_empty() {
             for pmc in stopped.iter() {
                 self.schedule.set_enabled(pmc, false);
             }
+            let opened = self.schedule.opened();
             for pmc in wanted.and(touched).iter() {
                 if let Some(event) = events[pmc.slot()]
                     && !self.bring_on(pmc, event, rewritten.contains(pmc), was_paused)
                 {
                     wanted.remove(pmc);
                 }
+            }
+            if was_paused && self.schedule.opened() != opened {
+                self.schedule.shuffle();
             }
         }
         if wanted.is_empty() {

@@ -102,6 +102,11 @@ impl HostCounters {
         self.proven = HostEventSet::EMPTY;
     }
 
+    /// Whether the event lost its counter and the scheduler was not told yet.
+    pub(super) const fn is_lost(&self, id: HostEventId) -> bool {
+        self.lost.has(id)
+    }
+
     /// The event does not run any more, or is a new one: nothing is known of it.
     pub(super) const fn forget_event(&mut self, id: HostEventId) {
         self.lost.remove(id);

@@ -25,11 +25,13 @@ mod follow;
 mod host_counters;
 mod monitors;
 mod pmi;
+mod rates;
 mod saved;
 mod schedule;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod uncounted;
 
 use crate::guest::{Access, Demand, GuestPmu, MsrError};
@@ -276,6 +278,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
                 quality,
                 state: self.schedule.state(pmc),
                 times: self.schedule.times_now(pmc),
+                estimated: self.schedule.is_estimated(pmc),
             }
         })
     }

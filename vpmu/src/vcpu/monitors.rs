@@ -9,6 +9,7 @@
 use crate::guest::GuestPmu;
 use crate::host::{HostEvent, HostOpenError, HostPmu, Quality};
 use crate::ids::MonitorId;
+use crate::times::Rate;
 
 use super::schedule::Watched;
 use super::{CounterState, Policy, Times, VcpuPmu};
@@ -94,7 +95,7 @@ impl MonitorView {
     /// host counter: `count × enabled / running`; 0 if it never had one.
     #[must_use]
     pub fn scaled(&self) -> u64 {
-        self.times.whole(self.count)
+        self.times.whole(self.count, Rate::NONE)
     }
 }
 

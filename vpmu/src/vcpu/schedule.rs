@@ -13,6 +13,7 @@
 
 mod monitors;
 mod restore;
+mod short;
 
 use crate::host::{HostEvent, HostEventId, HostOpenError, HostPmu};
 use crate::ids::{Pmc, PmcSet, VcpuId};
@@ -23,11 +24,14 @@ use crate::sched::{
 use crate::units::{Count, Nanos};
 
 use super::counter::{Bound, Counter, Counters, Unbacked};
-use super::driver::CounterDriver;
+use super::driver::{CounterDriver, Missed};
+use super::rates::Rates;
+use super::turns::Turns;
 use super::{CounterState, Policy, Times};
 
 use monitors::Monitors;
 pub(super) use monitors::Watched;
+pub(super) use short::Starved;
 
 /// The only CPU of a vCPU's scheduler.
 pub(super) const CPU: VcpuId = VcpuId(0);
@@ -45,6 +49,11 @@ pub(super) struct EventSchedule<H> {
     pub(super) now: Nanos,
     next_look: Nanos,
     pub(super) counters: Counters,
+    /// Of the events that were closed.
+    rates: Rates,
+    turns: Turns,
+    /// Events that were opened for counters.
+    opened: u64,
     monitors: Monitors,
     /// The guest's task is off the CPU.
     away: bool,
@@ -67,6 +76,9 @@ impl<H: HostPmu> EventSchedule<H> {
             now: Nanos(0),
             next_look: LOOK_INTERVAL,
             counters: Counters::new(),
+            rates: Rates::NONE,
+            turns: Turns::new(),
+            opened: 0,
             monitors: Monitors::default(),
             away: false,
             pinned_errors: 0,
@@ -96,8 +108,9 @@ impl<H: HostPmu> EventSchedule<H> {
         self.close(pmc);
         let target = Target::Task(self.task);
         let event = self.open_event(pmc.into(), &counts, self.policy, target)?;
-        let bound = Bound::new(pmc, event, counts);
+        let bound = Bound::new(pmc, event, counts, self.known_of(&counts));
         self.counters.put(pmc, Counter::Bound(bound));
+        self.opened += 1;
         Ok(())
     }
 
@@ -127,6 +140,7 @@ impl<H: HostPmu> EventSchedule<H> {
     pub(super) fn close(&mut self, pmc: Pmc) {
         if let Some(bound) = self.counters.bound(pmc) {
             let event = bound.event;
+            self.remember(pmc);
             self.counters.put(pmc, Counter::Off);
             let _ = self.sched.close(self.now, event);
             self.settle();
@@ -189,49 +203,55 @@ impl<H: HostPmu> EventSchedule<H> {
     fn times_of(&self, bound: &Bound) -> Times {
         let times = self.sched.event_times(self.now, bound.event);
         times.map_or(bound.times, |times| {
-            bound.before.1.and_then(times.enabled, times.running)
+            let missed = self.missed(bound.pmc, times.clock).time;
+            let running = times.running.since(missed);
+            bound.before.1.and_then(times.enabled, running)
         })
     }
 
-    /// Whether the counter's event, which the guest stops, has been wanted and
-    /// never had a counter: the guest has no count and no estimate. Said once for
-    /// each event.
-    pub(super) fn is_newly_starved(&mut self, pmc: Pmc) -> bool {
-        // An event that had run when it was last read is not one.
-        let candidate = |b: &&Bound| !b.starved && b.times.running == Nanos(0);
-        let Some(bound) = self.counters.bound(pmc).filter(candidate) else {
-            return false;
-        };
-        let times = self.times_of(bound);
-        let starved = times.running == Nanos(0) && times.enabled > Nanos(0);
-        if let Some(bound) = self.counters.bound_mut(pmc) {
-            bound.starved = starved;
+    /// What does not count of the counter's event: of pinned ones, of which nothing is
+    /// estimated, all does. `at` is the clock of the event's context.
+    fn missed(&self, pmc: Pmc, at: Nanos) -> Missed {
+        match self.policy {
+            Policy::Flexible => self.driver().missed(pmc.into(), at),
+            Policy::Pinned => Missed::default(),
         }
-        starved
+    }
+
+    /// Takes what the counter has counted, if that is as much as `distance`: its overflow.
+    /// An estimate that the guest does not see is left to get better.
+    pub(super) fn progress_up_to(&mut self, pmc: Pmc, distance: Count) -> Count {
+        match self.note_count(pmc) {
+            Some(bound) if !bound.times.is_scaled() || bound.progress() >= distance => bound.take(),
+            _ => Count(0),
+        }
     }
 
     /// The events since the last time: counted, or estimated where the event did
     /// not have a counter all the time.
     pub(super) fn progress(&mut self, pmc: Pmc) -> Count {
-        let Some(bound) = self.counters.bound_mut(pmc) else {
-            return Count(0);
-        };
-        let (id, driver) = (pmc.into(), &self.sched[self.pmu]);
+        self.note_count(pmc).map_or(Count(0), Bound::take)
+    }
+
+    /// The counter with its count and times as of now; `None` if it has no event.
+    fn note_count(&mut self, pmc: Pmc) -> Option<&mut Bound> {
+        let bound = self.counters.bound(pmc)?;
+        let (id, driver) = (pmc.into(), self.driver());
         if bound
             .read_at(self.now)
             .is_some_and(|count| !driver.differs(id, count))
         {
-            return Count(0);
+            return self.counters.bound_mut(pmc);
         }
-        let Some(times) = self.sched.event_times(self.now, bound.event) else {
-            return Count(0);
-        };
+        let times = self.sched.event_times(self.now, bound.event)?;
         // A pinned event without a counter cannot be read: it stays where it was.
         if self.policy == Policy::Flexible || times.state == EventState::Active {
             let count = self.sched[self.pmu].count(id, times.clock);
-            bound.note(self.now, count, times.enabled, times.running);
+            let missed = self.missed(pmc, times.clock);
+            let bound = self.counters.bound_mut(pmc)?;
+            bound.note(self.now, count, (times.enabled, times.running), missed);
         }
-        bound.take()
+        self.counters.bound_mut(pmc)
     }
 
     /// No counter has an event any more.

@@ -119,4 +119,7 @@ pub struct CounterView {
     pub quality: Option<Quality>,
     /// Its event's times.
     pub times: Times,
+    /// It has not had a turn, and what the guest reads is estimated from what the same event
+    /// counted shortly before.
+    pub estimated: bool,
 }

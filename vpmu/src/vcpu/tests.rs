@@ -309,7 +309,9 @@ mod monitors;
 mod pmi;
 mod saved;
 mod saved_levels;
+mod taken;
 mod twins;
+mod two_multiplexers;
 mod against_a_naive_model {
     //! A PMU that counts every event at once, and whose interrupt line is
     //! looked at after each step, must agree at every step.

@@ -3,9 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::on_host::Hosted;
+use super::on_host::{ENDED, Hosted, with_pmu};
 use super::said::{self, FOLLOW, counts_or_none, lost_for_a_while, steady};
 use super::table::KERNELS;
+use super::zeros::RATES;
 use super::{Clock, GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
 use crate::perf;
@@ -18,6 +19,10 @@ pub(super) fn all() -> Vec<GuestTest> {
     let mut all = Vec::new();
     all.extend(KERNELS.map(beside));
     all.extend(["6.1", "6.12"].map(shared));
+    all.extend([
+        two_multiplexers("five-on-two", FIVE, "core:gp=2"),
+        two_multiplexers("ten-on-one", TEN, "core:gp=1"),
+    ]);
     all.extend([flexible(), pinned(), rotating(), idle()]);
     all
 }
@@ -79,6 +84,63 @@ fn shared(kernel: &'static str) -> GuestTest {
             },
         )
     }
+}
+
+/// Those of a plain `perf stat`, and twice as many.
+const FIVE: &str = "cycles,instructions,branches,branch-misses,stalled-cycles-frontend";
+const TEN: &str = "cycles,instructions,branches,branch-misses,stalled-cycles-frontend,\
+                   cache-references,cache-misses,L1-dcache-loads,L1-dcache-load-misses,L1-icache-loads";
+
+/// A guest that was told of four counters shares them among more events, on a host that
+/// has fewer than four: what `perf stat` shows is right within two in a hundred. How many
+/// ticks the program takes is counted by the one event that has a counter all the time.
+/// The other cells of the table in vpmu/DESIGN.md are unit tests.
+fn two_multiplexers(name: &'static str, events: &'static str, host: &'static str) -> GuestTest {
+    let run = Hosted {
+        flags: "--pmu type=auto,model=amd-v2",
+        append: "nmi_watchdog=0",
+        line: &format!(
+            "echo === alone; perf stat -x, -e instructions spin 600000000 2>&1; \
+             echo === shared; perf stat -x, -e {events} spin 600000000 2>&1; {ASK}"
+        ),
+        ..Hosted::default()
+    };
+    let line = format!("{}{}{ENDED}", with_pmu(host), run.started());
+    GuestTest {
+        clock: Clock::Instructions,
+        runs: Runs::OnHost,
+        ..row(format!("two-multiplexers/{name}"), line, near_the_truth)
+    }
+}
+
+fn near_the_truth(seen: &Seen, _: &GuestTest) -> Result<()> {
+    /// Under an emulation that counts instructions, a timer interrupt may find the guest's
+    /// kernel in the handler of another one. The more exits a guest has, the more often: a
+    /// VMM whose turns are eight times as long has seen it as well.
+    const EMULATED: &str = " __hrtimer_run_queues+";
+    complaints::none_beside(&seen.console, &[EMULATED])?;
+    seen.says("status=0")?;
+    let alone = perf::section(&seen.console, "alone")?;
+    let [program] = perf::counts(alone, "instructions")[..] else {
+        anyhow::bail!("one count of the program was due: {alone}");
+    };
+    let shared = perf::section(&seen.console, "shared")?;
+    let (mut found, mut far) = (0, Vec::new());
+    for (event, rate) in RATES {
+        for count in perf::counts(shared, event) {
+            let off = (count * 2_f64.powi(rate) / program - 1.0) * 100.0;
+            crate::say!("{event}: {count}, {off:+.2} % off");
+            found += 1;
+            if off.abs() > 2.0 {
+                far.push(event);
+            }
+        }
+    }
+    ensure!(found >= 5, "{found} events were counted: {shared}");
+    ensure!(far.is_empty(), "beyond 2 %: {far:?}");
+    ensure!(total(seen, "scaled_reads")? > 0, "nothing was scaled");
+    ensure!(total(seen, "rotations")? > 100, "nothing rotated");
+    Ok(())
 }
 
 /// Starts the guest, has the host's own perf take all counters in the middle, and asks

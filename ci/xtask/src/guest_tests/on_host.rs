@@ -20,6 +20,16 @@ pub(super) const CONSOLE: &str = "/tmp/console";
 /// The end of the line: waits for perfvisor, says how it ended, and shows the console.
 pub(super) const ENDED: &str = "wait $vmm; echo status=$?; cat /tmp/console";
 
+/// The host has this mock PMU until the end of the line, instead of the row's.
+pub(super) fn with_pmu(spec: &str) -> String {
+    let load = |spec: &str| format!("rmmod mock_pmu; insmod /modules/mock_pmu.ko spec={spec}");
+    format!(
+        "{}; trap '{}' EXIT; ",
+        load(spec),
+        load("$(cat /job/mock-pmu)")
+    )
+}
+
 /// A guest of 256 MiB with its API.
 pub(super) struct Hosted<'a> {
     /// The series of its kernel.

@@ -90,35 +90,60 @@ impl Interval {
     }
 }
 
+/// The first three of `intervals`, by their number, beside the rate that is usual.
+fn named<'a>(intervals: impl Iterator<Item = (usize, &'a Interval)>, usual: f64) -> String {
+    const MOST: usize = 3;
+    let all: Vec<_> = intervals.collect();
+    let mut text = format!(
+        "{} beside the usual {usual:.3} in a ns of CPU time",
+        all.len()
+    );
+    for (number, interval) in all.iter().take(MOST) {
+        let Interval {
+            count, least, most, ..
+        } = interval;
+        let one = format!("; interval {number} counted {count} in {least} to {most} ns");
+        text.push_str(&one);
+    }
+    if all.len() > MOST {
+        text.push_str("; ...");
+    }
+    text
+}
+
 /// The mock PMU counts the host's ticks, as many in each second of CPU time. What is not
 /// counted is estimated and not lost: it would be a fraction of an eighth. Nor is it made up.
 ///
 /// # Errors
-/// Shows the intervals.
-pub(super) fn steady(intervals: &[Interval]) -> Result<()> {
-    let all = intervals.len();
+/// Shows the intervals that are not so.
+pub(super) fn steady(all: &[Interval]) -> Result<()> {
     // A perf that was late once makes the next interval so short that the task which it
     // counts does not run in it.
-    let intervals: Vec<_> = intervals.iter().filter(|i| !i.not_counted).collect();
+    let counted = || all.iter().enumerate().filter(|(_, i)| !i.not_counted);
+    let many = counted().count();
     ensure!(
-        intervals.len() > 8 && intervals.len() * 10 >= all * 9,
-        "{intervals:?} of {all}"
+        many > 8 && many * 10 >= all.len() * 9,
+        "{many} of {} intervals have a count",
+        all.len()
     );
-    let mut rates: Vec<f64> = intervals.iter().map(|interval| interval.rate()).collect();
+    let mut rates: Vec<f64> = counted().map(|(_, interval)| interval.rate()).collect();
     rates.sort_by(f64::total_cmp);
-    let usual = rates[rates.len() / 2];
+    let usual = rates[many / 2];
     // The first one begins with the guest's perf.
-    let within = |factor| {
-        let near = |interval: &&&Interval| interval.is_within(factor, usual);
-        intervals[1..].iter().filter(near).count()
+    let beyond = |factor| {
+        let is_beyond = move |(_, i): &(usize, &Interval)| !i.is_within(factor, usual);
+        counted().skip(1).filter(is_beyond)
     };
     ensure!(
-        usual > 0.0 && within(8.0) == intervals.len() - 1,
-        "some are lost: {intervals:?}"
+        usual > 0.0 && beyond(8.0).next().is_none(),
+        "some are lost: {}",
+        named(beyond(8.0), usual)
     );
+    let same = many - 1 - beyond(2.0).count();
     ensure!(
-        within(2.0) * 4 >= intervals.len() * 3,
-        "not the same: {intervals:?}"
+        same * 4 >= many * 3,
+        "not the same: {}",
+        named(beyond(2.0), usual)
     );
     Ok(())
 }
@@ -127,18 +152,29 @@ pub(super) fn steady(intervals: &[Interval]) -> Result<()> {
 /// the last, are whole.
 ///
 /// # Errors
-/// Shows the intervals.
+/// Shows the intervals that are not so.
 pub(super) fn lost_for_a_while(intervals: &[Interval]) -> Result<()> {
-    ensure!(intervals.len() == 8, "{intervals:?}");
-    let rates = || intervals.iter().map(Interval::rate);
-    let usual = rates().fold(0.0, f64::max);
-    let wholes = intervals.iter().filter(|i| i.is_whole(2.0, usual)).count();
-    let least = rates().fold(f64::MAX, f64::min);
-    ensure!(least < usual / 8.0, "nothing was lost: {intervals:?}");
-    ensure!(wholes >= 3, "too much was lost: {intervals:?}");
+    ensure!(intervals.len() == 8, "{} counts", intervals.len());
+    let all = || intervals.iter().enumerate();
+    let usual = intervals.iter().map(Interval::rate).fold(0.0, f64::max);
+    let least = all().min_by(|(_, a), (_, b)| a.rate().total_cmp(&b.rate()));
+    let is_lost = |(_, i): &(usize, &Interval)| i.rate() < usual / 8.0;
+    let part = || all().filter(|(_, i)| !i.is_whole(2.0, usual));
     ensure!(
-        intervals[7].is_whole(2.0, usual),
-        "the last one is not whole: {intervals:?}"
+        least.as_ref().is_some_and(is_lost),
+        "nothing was lost: the least is {}",
+        named(least.into_iter(), usual)
+    );
+    ensure!(
+        part().count() <= 5,
+        "too much was lost: {}",
+        named(part(), usual)
+    );
+    let last = || part().filter(|(number, _)| *number == 7);
+    ensure!(
+        last().next().is_none(),
+        "the last one is not whole: {}",
+        named(last(), usual)
     );
     Ok(())
 }
@@ -195,6 +231,21 @@ mod tests {
         assert!(steady(&having(&[0.0; 12], &[1.0; 12])).is_err());
         let uneven = [1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0];
         assert!(steady(&having(&uneven, &[1.0; 9])).is_err());
+    }
+
+    #[test]
+    fn an_error_names_the_intervals_that_it_is_about() {
+        let mut counts = [1.0; 300];
+        for lost in [8, 40, 41, 200] {
+            counts[lost] = 0.0;
+        }
+        let error = steady(&having(&counts, &[1.0; 300])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "some are lost: 4 beside the usual 1.000 in a ns of CPU time; \
+             interval 8 counted 0 in 0.8 to 1.2 ns; interval 40 counted 0 in 0.8 to 1.2 ns; \
+             interval 41 counted 0 in 0.8 to 1.2 ns; ..."
+        );
     }
 
     #[test]

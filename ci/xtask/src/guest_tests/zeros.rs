@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::on_host::Hosted;
+use super::on_host::{Hosted, with_pmu};
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
@@ -15,11 +15,13 @@ const MOCK_PMU: &str = "core:gp=4";
 
 /// The events that these commands open, and one in how many ticks each is on the mock PMU
 /// (resources/mock-pmu/README.md), as a power of two.
-const RATES: [(&str, i32); 15] = [
+pub(super) const RATES: [(&str, i32); 17] = [
     ("cycles", 0),
     ("instructions", 0),
     ("branches", 3),
     ("branch-misses", 8),
+    ("cache-references", 6),
+    ("cache-misses", 10),
     ("stalled-cycles-frontend", 4),
     ("stalled-cycles-backend", 5),
     ("L1-dcache-loads", 2),
@@ -76,16 +78,6 @@ pub(super) fn all() -> Vec<GuestTest> {
     let mut all: Vec<_> = KERNELS.into_iter().zip(OUTSIDE).map(counted).collect();
     all.push(row("missing", missing(), intel_says_so));
     all
-}
-
-/// The host has this PMU until the end of the line.
-fn with_pmu(spec: &str) -> String {
-    let load = |spec: &str| format!("rmmod mock_pmu; insmod /modules/mock_pmu.ko spec={spec}");
-    format!(
-        "{}; trap '{}' EXIT; ",
-        load(spec),
-        load("$(cat /job/mock-pmu)")
-    )
 }
 
 /// In the guest: the three commands, each around a busy loop.

@@ -83,6 +83,9 @@ pub struct CounterStatus {
     pub running_ns: u64,
     /// The value that the guest reads is scaled by enabled / running.
     pub scaled: bool,
+    /// It had no turn yet, and the value that the guest reads is estimated from what the same
+    /// event counted before.
+    pub estimated: bool,
     /// The value that the guest reads is derived from a clock.
     pub clock_derived: bool,
     /// The split by privilege levels is estimated from samples.

@@ -34,14 +34,17 @@ impl<H: HostPmu> EventSchedule<H> {
     /// for that part; a pinned one, of which nothing is scaled, was in error from
     /// there on.
     fn times_of_count(&self, bound: &Bound) -> Times {
-        let Times { enabled, running } = self.times_of(bound);
-        let unread = self.driver().unread(bound.pmc.into());
-        Times {
-            enabled: match self.policy {
-                Policy::Flexible => enabled,
-                Policy::Pinned => enabled.since(unread),
-            },
-            running: running.since(unread),
+        let times = self.times_of(bound);
+        let clock = self.sched.event_times(self.now, bound.event);
+        match (self.policy, clock) {
+            (Policy::Pinned, Some(clock)) => {
+                let unread = self.driver().unread(bound.pmc.into(), clock.clock);
+                Times {
+                    enabled: times.enabled.since(unread),
+                    running: times.running.since(unread),
+                }
+            }
+            _ => times,
         }
     }
 
