@@ -38,7 +38,7 @@ pub(super) struct Prior {
 
 /// One event, as it was when it was closed.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct Remembered {
     event: HostEvent,
     at: Nanos,
     prior: Prior,
@@ -46,14 +46,14 @@ struct Known {
 
 /// The events of one vCPU.
 #[derive(Clone, Debug)]
-pub(super) struct Rates([Option<Known>; KNOWN]);
+pub(super) struct Rates([Option<Remembered>; KNOWN]);
 
 impl Rates {
     pub(super) const NONE: Self = Self([None; KNOWN]);
 
     /// What is known of `event` at `now`.
     pub(super) fn of(&self, event: &HostEvent, now: Nanos) -> Prior {
-        let is_it = |known: &&Known| known.event == *event && now.since(known.at) <= STALE;
+        let is_it = |known: &&Remembered| known.event == *event && now.since(known.at) <= STALE;
         let known = self.0.iter().flatten().find(is_it);
         known.map_or(Prior::default(), |known| Prior {
             rate: known.prior.rate.within(WEIGHT),
@@ -70,7 +70,7 @@ impl Rates {
             rate: last.and(before.within(HORIZON.since(last.time))),
             ..legacy
         };
-        *place = Some(Known {
+        *place = Some(Remembered {
             event,
             at: now,
             prior,
@@ -78,9 +78,10 @@ impl Rates {
     }
 
     /// Where the event is, or else the place that it takes, emptied.
-    fn place(&mut self, event: &HostEvent, now: Nanos) -> &mut Option<Known> {
-        let age = |place: &Option<Known>| place.map_or(u64::MAX, |known| now.since(known.at).0);
-        let is_it = |place: &Option<Known>| place.is_some_and(|known| known.event == *event);
+    fn place(&mut self, event: &HostEvent, now: Nanos) -> &mut Option<Remembered> {
+        let age =
+            |place: &Option<Remembered>| place.map_or(u64::MAX, |known| now.since(known.at).0);
+        let is_it = |place: &Option<Remembered>| place.is_some_and(|known| known.event == *event);
         let found = self.0.iter().position(is_it);
         let oldest = self
             .0

@@ -41,6 +41,8 @@ pub(crate) struct GuestTest {
     pub(crate) limit: u64,
     /// A word of its name without which it is not run; empty: it always is.
     pub(crate) on_request: &'static str,
+    /// Functions of which the guest's kernel may warn.
+    pub(crate) may_warn: &'static [&'static str],
     /// Looks at what came out.
     pub(crate) check: Check,
 }
@@ -105,6 +107,7 @@ impl GuestTest {
             line: line.into(),
             limit: 120,
             on_request: "",
+            may_warn: &[],
             check,
         }
     }
