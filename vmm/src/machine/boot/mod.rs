@@ -114,6 +114,7 @@ pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootStat
     let ramdisk = place_ramdisk(&inputs, span_end)?;
     if let ImageKind::BzImage { .. } = inputs.kernel.parts().1 {
         provide(memory, &(span_start..span_end));
+        provide(memory, &handed_out_first(inputs.map, span_end));
         provide(memory, &top_of_memory(inputs.map, ramdisk));
     }
     inputs.initramfs.load(memory, ramdisk.start)?;
@@ -163,6 +164,18 @@ fn top_of_memory(map: &[MapRange], ramdisk: Ramdisk) -> Range<u64> {
     let end = ram().map(|range| range.start + range.size).max();
     let end = end.unwrap_or_default();
     end.saturating_sub((size / 64).min(MOST) + ramdisk.size)..end
+}
+
+/// What Linux's page allocator hands out first: it begins with the lowest free addresses of the
+/// highest zone. That is the memory above 4 GiB, if there is some, and otherwise what is behind
+/// the kernel. A boot takes some 20 MiB, for modules, programs and what they read.
+fn handed_out_first(map: &[MapRange], kernel_end: u64) -> Range<u64> {
+    const LEN: u64 = 20 << 20;
+    let above = map
+        .iter()
+        .find(|range| range.kind == RangeKind::Ram && range.start >= layout::ABOVE_4G);
+    let start = above.map_or(kernel_end, |range| range.start);
+    start..start + LEN
 }
 
 /// The command line with a NUL behind it.
@@ -228,5 +241,14 @@ mod tests {
         assert_eq!(mib(top(1024)), (1005, 1024));
         assert_eq!(mib(top(8 << 10)), ((9 << 10) - 67, 9 << 10));
         assert_eq!(top_of_memory(&[], ramdisk), 0..0);
+    }
+
+    /// Linux, mm/page_alloc.c: the zones are tried from the highest one down (`zonelist`).
+    #[test]
+    fn the_first_pages_are_behind_the_kernel_or_above_4_gib() {
+        let first = |mib: u64| handed_out_first(&RamLayout::of(mib << 20).map(), 67 << 20);
+        assert_eq!(first(1024), 67 << 20..87 << 20);
+        assert_eq!(first(3 << 10), 67 << 20..87 << 20);
+        assert_eq!(first(4 << 10), 4 << 30..(4 << 30) + (20 << 20));
     }
 }
