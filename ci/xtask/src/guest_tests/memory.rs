@@ -13,7 +13,49 @@ pub(super) fn all() -> Vec<GuestTest> {
         limit: 180,
         ..GuestTest::new(format!("memory/guest-{kernel}"), line(kernel), least)
     });
-    rows.collect()
+    rows.chain([huge_pages()]).collect()
+}
+
+/// `hugepages=on` with a pool: too small, it is refused; large enough, the guest's memory is
+/// of it, and all of it with `prefault=on`; at the end nothing is missing.
+fn huge_pages() -> GuestTest {
+    const LINE: &str = "\
+        run='perfvisor run --kernel {vmlinuz-6.12} --initramfs {guest.cpio}'; \
+        pool() { sed -n \"s/^HugePages_\\(Total\\|Free\\|Rsvd\\): */$1=\\1 /p\" /proc/meminfo; }; \
+        echo 64 >/proc/sys/vm/nr_hugepages; \
+        $run --memory size=256M,hugepages=on </dev/null 2>&1; echo refused=$?; \
+        echo 128 >/proc/sys/vm/nr_hugepages; \
+        for how in off on; do \
+          rm -f /tmp/console; \
+          $run --memory size=256M,hugepages=on,prefault=$how --serial file=/tmp/console \
+            --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"echo booted; sleep 3\"' & \
+          until grep -qs booted /tmp/console; do sleep 0.1; done; pool $how; wait $!; echo $how=$?; \
+        done; pool after";
+    GuestTest {
+        runs: Runs::OnHost,
+        limit: 180,
+        on_request: "huge-pages",
+        ..GuestTest::new("memory/huge-pages", LINE, |seen, _| {
+            seen.shows("--memory: hugepages=on: the host has too few free huge pages for 256 MiB; write 128 or more")?;
+            for line in [
+                "refused=2",
+                "off=0",
+                "on=0",
+                "on=Free 0",
+                "on=Rsvd 0",
+                "after=Free 128",
+            ] {
+                seen.says(line)?;
+            }
+            let of = |name| seen.number(name);
+            let (free, promised) = (of("off=Free ")?, of("off=Rsvd ")?);
+            ensure!(
+                free == promised && (1..128).contains(&free),
+                "of 128 pages, {free} are free and {promised} promised"
+            );
+            Ok(())
+        })
+    }
 }
 
 /// A refusal names the least size; with it a guest runs its line. Then a guest with an
