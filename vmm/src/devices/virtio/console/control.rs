@@ -7,18 +7,17 @@ use vmm_sys_util::epoll::EventSet;
 use super::super::queue::{Chain, DeviceQueue, QueueFault, total};
 use super::super::worker::{Progress, WatchedFd};
 use super::port::PortState;
-use super::{TOKEN_FROM_DRIVER, TOKEN_TO_DRIVER, TerminalSize};
+use super::{TOKEN_FROM_DRIVER, TOKEN_TO_DRIVER};
 
 /// Messages of the driver in one turn.
 const TURNS: u32 = 64;
-/// Bytes of a message without its name or size: le32 id, le16 event, le16 value.
+/// Bytes of a message without its name: le32 id, le16 event, le16 value.
 const MESSAGE: usize = 8;
 
 const DEVICE_READY: u16 = 0;
 const PORT_ADD: u16 = 1;
 const PORT_READY: u16 = 3;
 const CONSOLE_PORT: u16 = 4;
-const RESIZE: u16 = 5;
 const PORT_OPEN: u16 = 6;
 const PORT_NAME: u16 = 7;
 
@@ -35,7 +34,6 @@ pub(super) struct Untold {
     pub(super) ready: bool,
     pub(super) console: bool,
     pub(super) name: bool,
-    pub(super) size: bool,
     /// What the driver takes the host's side for.
     pub(super) told_open: bool,
 }
@@ -103,14 +101,10 @@ impl Control {
     }
 
     /// Tells the driver what it does not know, as far as it has buffers.
-    pub(super) fn tell(
-        &mut self,
-        ports: &mut [PortState],
-        size: TerminalSize,
-    ) -> Result<(), QueueFault> {
+    pub(super) fn tell(&mut self, ports: &mut [PortState]) -> Result<(), QueueFault> {
         let queue = &mut self.to_driver;
         for (port, id) in ports.iter_mut().zip(0_u32..) {
-            while let Some(message) = next_message(port, size) {
+            while let Some(message) = next_message(port) {
                 let there = queue.next(&mut self.chain)?
                     || queue.await_kick()? && queue.next(&mut self.chain)?;
                 if !there {
@@ -170,7 +164,6 @@ fn hear_one(message: [u8; MESSAGE], ports: &mut [PortState]) {
             let untold = &mut port.untold;
             untold.ready = yes;
             untold.console = yes && is_console;
-            untold.size = yes && is_console;
             untold.name = yes;
         }
         PORT_OPEN => {
@@ -183,7 +176,7 @@ fn hear_one(message: [u8; MESSAGE], ports: &mut [PortState]) {
 
 /// The next message about a port. Its name is the last: who finds a port by its name
 /// finds it open.
-fn next_message(port: &PortState, size: TerminalSize) -> Option<ControlMessage> {
+fn next_message(port: &PortState) -> Option<ControlMessage> {
     let untold = &port.untold;
     if untold.add {
         return Some(ControlMessage::new(PORT_ADD, 1));
@@ -197,13 +190,6 @@ fn next_message(port: &PortState, size: TerminalSize) -> Option<ControlMessage> 
     if untold.told_open != port.host_open() {
         return Some(ControlMessage::new(PORT_OPEN, port.host_open().into()));
     }
-    if untold.size {
-        // Linux reads the rows first, unlike the text of the specification.
-        let mut message = ControlMessage::new(RESIZE, 0);
-        message.more.extend(size.rows.to_le_bytes());
-        message.more.extend(size.columns.to_le_bytes());
-        return Some(message);
-    }
     untold.name.then(|| ControlMessage {
         more: port.name().as_bytes().to_vec(),
         ..ControlMessage::new(PORT_NAME, 1)
@@ -216,7 +202,6 @@ fn told(port: &mut PortState, message: &ControlMessage) {
         PORT_ADD => untold.add = false,
         CONSOLE_PORT => untold.console = false,
         PORT_OPEN => untold.told_open = message.value != 0,
-        RESIZE => untold.size = false,
         _ => untold.name = false,
     }
 }

@@ -4,8 +4,13 @@
 //! ```text
 //!  host reader ─▶ queue of empty buffers ─▶ /dev/hvc0, /dev/vport0p1 …   in: `receive`
 //!  host writer ◀─ queue of full buffers  ◀─ the same                     out: `send`
-//!  open, close, name, size ◀─▶ two queues for control messages           `control`
+//!  open, close, name ◀─▶ two queues for control messages                 `control`
+//!  size ─▶ the configuration
 //! ```
+//!
+//! A terminal alone is a device without control messages: Linux takes its size from the
+//! configuration then. Of the control message with a size, kernels disagree which field is
+//! the first.
 //!
 //! No byte waits in the device: what the host has not taken stays in the guest's buffers,
 //! and what the guest has no buffer for stays in the host's pipe. The end of a stream is
@@ -19,7 +24,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -112,8 +117,6 @@ struct ConsoleShared {
     size: Mutex<TerminalSize>,
     /// The way to the driver, while there is one.
     interrupt: Mutex<Option<ConfigInterrupt>>,
-    /// Whether the driver has not been told of the size.
-    resized: AtomicBool,
     /// Bytes that the host has taken.
     taken: AtomicU64,
     /// Whether somebody waits for all output to be written.
@@ -144,13 +147,9 @@ impl ConsoleHandle {
     pub fn resize(&self, columns: u16, rows: u16) {
         let shared = &self.shared;
         *locked(&shared.size) = TerminalSize { columns, rows };
-        shared.resized.store(true, Ordering::Release);
-        if let Some(interrupt) = &*locked(&shared.interrupt)
-            && let Err(error) = interrupt.config_changed()
-        {
-            log::debug!("the guest does not hear of its terminal's size: {error}");
+        if let Some(interrupt) = &*locked(&shared.interrupt) {
+            tell_of_size(interrupt);
         }
-        shared.wake();
     }
 
     /// Waits until the host has taken all that the guest had written, for no longer than
@@ -171,6 +170,13 @@ impl ConsoleHandle {
     }
 }
 
+/// Has the driver read the configuration again.
+fn tell_of_size(interrupt: &ConfigInterrupt) {
+    if let Err(error) = interrupt.config_changed() {
+        log::debug!("the guest does not hear of its terminal's size: {error}");
+    }
+}
+
 impl ConsoleShared {
     fn wake(&self) {
         // An eventfd that is full wakes as well.
@@ -182,6 +188,7 @@ impl ConsoleShared {
 #[derive(Debug)]
 pub struct VirtioConsole {
     queue_sizes: Vec<u16>,
+    features: u64,
     shared: Arc<ConsoleShared>,
     /// The ports, while no thread has them.
     ports: Vec<ConsolePort>,
@@ -202,7 +209,6 @@ impl VirtioConsole {
         let shared = Arc::new(ConsoleShared {
             size: Mutex::new(TerminalSize { columns, rows }),
             interrupt: Mutex::default(),
-            resized: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             flush: Mutex::default(),
             flushed: Condvar::new(),
@@ -211,8 +217,15 @@ impl VirtioConsole {
         let handle = ConsoleHandle {
             shared: Arc::clone(&shared),
         };
+        let is_terminal = matches!(&ports[..], [port] if port.is_console);
+        let (queues, features) = if is_terminal {
+            (2, F_SIZE)
+        } else {
+            (2 + 2 * ports.len(), F_SIZE | F_MULTIPORT)
+        };
         let console = Self {
-            queue_sizes: vec![QUEUE_SIZE; 2 + 2 * ports.len()],
+            queue_sizes: vec![QUEUE_SIZE; queues],
+            features: features | RING_FEATURES,
             shared,
             ports,
         };
@@ -240,7 +253,7 @@ impl ThreadedDevice for VirtioConsole {
     }
 
     fn features(&self) -> u64 {
-        F_SIZE | F_MULTIPORT | RING_FEATURES
+        self.features
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -286,6 +299,10 @@ impl ThreadedDevice for VirtioConsole {
             port.guest_open = control.is_none() && number == 0;
             port
         });
+        if control.is_none() {
+            // Linux reads the size of such a device when it hears of a change, not before.
+            tell_of_size(&config_interrupt);
+        }
         *locked(&self.shared.interrupt) = Some(config_interrupt.clone());
         Ok(ConsoleTask {
             ports: ports.collect(),

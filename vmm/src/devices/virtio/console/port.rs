@@ -86,10 +86,6 @@ impl PortState {
         self.port.is_console || self.port.input.is_some() || self.port.output.is_some()
     }
 
-    pub(super) const fn resized(&mut self) {
-        self.untold.size = self.port.is_console;
-    }
-
     pub(super) fn watched(&self, first: u64) -> Vec<WatchedFd> {
         let watch = |fd, events, token| WatchedFd {
             fd,

@@ -68,12 +68,7 @@ impl DeviceTask for ConsoleTask {
             progress = progress.or(port.receive(&mut self.buffer)?);
         }
         if let Some(control) = &mut self.control {
-            let resized = self.shared.resized.swap(false, Ordering::AcqRel);
-            if resized {
-                self.ports.iter_mut().for_each(PortState::resized);
-            }
-            let size = *locked(&self.shared.size);
-            control.tell(&mut self.ports, size)?;
+            control.tell(&mut self.ports)?;
         }
         self.answer_flush()?;
         Ok(progress)
