@@ -148,9 +148,9 @@ fn near_the_truth(seen: &Seen, _: &GuestTest) -> Result<()> {
 /// Starts the guest, has the host's own perf take all counters in the middle, and asks
 /// what became of the guest's before, during and after: again and again until they are
 /// in the state that is due, for the guest stops them for moments, and a host that is
-/// busy elsewhere is late. The counters are kept from the guest until it has said two
-/// more counts, so for one of them all the time.
-fn taken(policy: &str, (counters, lost): (u32, &str), guest: &str) -> String {
+/// busy elsewhere is late. The counters are kept from the guest until it has said `more`
+/// counts, so for all but the first of them all the time.
+fn taken(policy: &str, (counters, lost): (u32, &str), more: usize, guest: &str) -> String {
     let run = Hosted {
         flags: &format!("--pmu type=auto,policy={policy}"),
         line: &format!("{guest}; {ASK}"),
@@ -163,10 +163,10 @@ fn taken(policy: &str, (counters, lost): (u32, &str), guest: &str) -> String {
          show() {{ n=0; while [ $((n += 1)) -le 150 ]; do $ctl pmu >/tmp/pmu; \
            [ $(awk -v s=$1 -v w=$2 '$2 == s && (w == \"\" || $NF == w)' /tmp/pmu | wc -l) = {counters} ] && break; sleep 0.1; done; cat /tmp/pmu; }}; \
          said() {{ grep -c ,instructions, /tmp/console; }}; \
-         until_two_more() {{ due=$(($(said) + 2)); until [ $(said) -ge $due ]; do sleep 0.2; done; }}; \
+         until_more() {{ due=$(($(said) + {more})); until [ $(said) -ge $due ]; do sleep 0.2; done; }}; \
          echo '=== before'; show counting; \
          chroot /g /usr/bin/perf stat -x, -a -e cycles:D,cycles:D,cycles:D,cycles:D cat /go 2>/tmp/hog & hog=$!; \
-         echo '=== during'; show {lost}; until_two_more; timeout 20 sh -c 'echo >/g/go'; wait $hog; \
+         echo '=== during'; show {lost}; until_more; timeout 20 sh -c 'echo >/g/go'; wait $hog; \
          echo '=== after'; show counting; \
          echo '=== hog'; cat /tmp/hog; wait $vmm; echo '=== said'; cat /tmp/said; echo '=== console'; cat /tmp/console; \
          umount /g/proc /g/sys /g/dev",
@@ -210,8 +210,9 @@ fn flexible() -> GuestTest {
             taken(
                 "flexible",
                 (3, "waiting scaled"),
+                said::IN_A_ROW + 1,
                 "echo counting; perf stat -x, -I 1000 -e instructions,cycles,branches \
-                 spin 15000000000 2>&1",
+                 spin 5000000000 2>&1",
             ),
             |seen, _| {
                 let (before, during) = (
@@ -255,8 +256,9 @@ fn pinned() -> GuestTest {
             taken(
                 "pinned",
                 (1, "error"),
+                2,
                 "echo counting; for i in 1 2 3 4 5 6 7 8; do \
-                 perf stat -x, -e instructions spin 2000000000 2>&1; done",
+                 perf stat -x, -e instructions spin 1000000000 2>&1; done",
             ),
             |seen, _| {
                 let (before, during) = (

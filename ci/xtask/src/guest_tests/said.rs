@@ -18,7 +18,7 @@ pub(super) const FOLLOW: &str = "\
         least=$before; sleep 0.1; used; before=$cpu; done; }; ";
 
 /// From one count of the console to the next.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Interval {
     /// What was counted; 0 if nothing was.
     count: f64,
@@ -90,6 +90,19 @@ impl Interval {
     }
 }
 
+/// Intervals that are looked at together.
+pub(super) const IN_A_ROW: usize = 4;
+
+/// Intervals that follow each other as one.
+fn together(row: &[Interval]) -> Interval {
+    Interval {
+        count: row.iter().map(|interval| interval.count).sum(),
+        not_counted: false,
+        least: row.iter().map(|interval| interval.least).sum(),
+        most: row.iter().map(|interval| interval.most).sum(),
+    }
+}
+
 /// The first three of `intervals`, by their number, beside the rate that is usual.
 fn named<'a>(intervals: impl Iterator<Item = (usize, &'a Interval)>, usual: f64) -> String {
     const MOST: usize = 3;
@@ -112,7 +125,12 @@ fn named<'a>(intervals: impl Iterator<Item = (usize, &'a Interval)>, usual: f64)
 }
 
 /// The mock PMU counts the host's ticks, as many in each second of CPU time. What is not
-/// counted is estimated and not lost: it would be a fraction of an eighth. Nor is it made up.
+/// counted is estimated and not lost, nor is it made up: [`IN_A_ROW`] intervals together
+/// have a quarter of what is usual at least, and four times that at most.
+///
+/// A host that stands still because the machine is busy elsewhere charges the time to
+/// whoever runs, the guest or its VMM. So one interval in fifty may be anything, and the
+/// others are within a factor of eight.
 ///
 /// # Errors
 /// Shows the intervals that are not so.
@@ -131,13 +149,25 @@ pub(super) fn steady(all: &[Interval]) -> Result<()> {
     let usual = rates[many / 2];
     // The first one begins with the guest's perf.
     let beyond = |factor| {
+        let counted = all.iter().enumerate().filter(|(_, i)| !i.not_counted);
         let is_beyond = move |(_, i): &(usize, &Interval)| !i.is_within(factor, usual);
-        counted().skip(1).filter(is_beyond)
+        counted.skip(1).filter(is_beyond)
     };
     ensure!(
-        usual > 0.0 && beyond(8.0).next().is_none(),
+        usual > 0.0 && beyond(8.0).count() <= many / 50,
         "some are lost: {}",
         named(beyond(8.0), usual)
+    );
+    let counted: Vec<_> = counted().skip(1).map(|(_, interval)| *interval).collect();
+    let rows: Vec<_> = counted.windows(IN_A_ROW).map(together).collect();
+    let lost = || {
+        let rows = rows.iter().enumerate();
+        rows.filter(|(_, row)| !row.is_within(4.0, usual))
+    };
+    ensure!(
+        lost().next().is_none(),
+        "some in a row are lost: {}",
+        named(lost(), usual)
     );
     let same = many - 1 - beyond(2.0).count();
     ensure!(
@@ -236,16 +266,32 @@ mod tests {
     #[test]
     fn an_error_names_the_intervals_that_it_is_about() {
         let mut counts = [1.0; 300];
-        for lost in [8, 40, 41, 200] {
+        for lost in [8, 40, 41, 200, 210, 220, 230] {
             counts[lost] = 0.0;
         }
         let error = steady(&having(&counts, &[1.0; 300])).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "some are lost: 4 beside the usual 1.000 in a ns of CPU time; \
+            "some are lost: 7 beside the usual 1.000 in a ns of CPU time; \
              interval 8 counted 0 in 0.8 to 1.2 ns; interval 40 counted 0 in 0.8 to 1.2 ns; \
              interval 41 counted 0 in 0.8 to 1.2 ns; ..."
         );
+    }
+
+    /// Of many intervals one may be anything, where those beside it are whole; four in a
+    /// row may not, and neither may two.
+    #[test]
+    fn a_stretch_that_is_lost_is_found_among_many() {
+        let many = |lost: std::ops::Range<usize>, count| {
+            let mut counts = [1.0; 60];
+            counts[lost].fill(count);
+            steady(&having(&counts, &[1.0; 60]))
+        };
+        many(30..31, 0.0).unwrap();
+        many(30..31, 12.0).unwrap();
+        many(30..34, 0.1).unwrap_err();
+        many(30..34, 6.0).unwrap_err();
+        many(30..32, 0.0).unwrap_err();
     }
 
     #[test]
