@@ -96,6 +96,24 @@ impl Host {
         Ok((backing, places.collect()))
     }
 
+    /// The choice where this host says `number` to each event, maybe with a mediated vPMU.
+    fn refusing(
+        &self,
+        pmu: &str,
+        number: i32,
+        mediated: Option<&'static str>,
+    ) -> Result<PmuBacking, SelectError> {
+        let (cpus, kind) = flags("boot=1", pmu);
+        Selector {
+            pmus: &self.pmus,
+            host: &self.cpus,
+            cpus: &cpus,
+            probe: &|_| Err(errno(number)),
+            mediated,
+        }
+        .select(&kind)
+    }
+
     fn refuses(&self, cpus: &str, pmu: &str, parts: &[&str]) {
         let error = self.run(cpus, pmu).unwrap_err();
         let text = error.to_string();
@@ -256,17 +274,7 @@ fn a_host_without_a_core_pmu_is_backed_by_a_clock() {
 #[test]
 fn a_pmu_that_says_no_is_not_taken() {
     let host = Host::new("no", ZEN);
-    let select = |pmu, number| {
-        let (cpus, kind) = flags("boot=1", pmu);
-        Selector {
-            pmus: &host.pmus,
-            host: &host.cpus,
-            cpus: &cpus,
-            probe: &|_| Err(errno(number)),
-            mediated: None,
-        }
-        .select(&kind)
-    };
+    let select = |pmu, number| host.refusing(pmu, number, None);
     assert_eq!(
         select("type=auto", libc::EOPNOTSUPP).unwrap(),
         PmuBacking::Software(Reason::CountsNothing)
@@ -286,17 +294,7 @@ fn a_pmu_that_says_no_is_not_taken() {
 #[test]
 fn a_pmu_that_a_mediated_vpmu_has_is_named() {
     let host = Host::new("mediated", ZEN);
-    let select = |pmu, number| {
-        let (cpus, kind) = flags("boot=1", pmu);
-        Selector {
-            pmus: &host.pmus,
-            host: &host.cpus,
-            cpus: &cpus,
-            probe: &|_| Err(errno(number)),
-            mediated: Some("kvm_amd"),
-        }
-        .select(&kind)
-    };
+    let select = |pmu, number| host.refusing(pmu, number, Some("kvm_amd"));
     let backing = select("type=auto", libc::EOPNOTSUPP).unwrap();
     assert_eq!(backing, PmuBacking::Software(Reason::Mediated("kvm_amd")));
     let text = backing.to_string();
