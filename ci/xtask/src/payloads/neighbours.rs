@@ -58,10 +58,10 @@ fn side_by_side(perfvisor: &Path, payloads: &[(String, PathBuf)], model: &str) -
 
 /// Looks at every guest; false once all have ended.
 fn look_at_all(guests: &mut [Guest]) -> bool {
-    let running = guests
+    guests
         .iter_mut()
-        .filter_map(|guest| guest.look().then_some(()));
-    running.count() > 0
+        .map(Guest::look)
+        .fold(false, |any, runs| any | runs)
 }
 
 /// A VM, and how many files and threads its VMM had at each look.
