@@ -167,7 +167,6 @@ impl Session {
 
     fn send_size(&self) {
         let (rows, columns) = plan::size();
-        self.console.resize(columns, rows);
         self.send(Message::Size(rows, columns));
     }
 
