@@ -1,6 +1,7 @@
 //! The advice of `perfvisor doctor`: how to enable more on this host.
 
 use super::report::{Finding, KvmKindName, Report};
+use crate::kvm::Parameter;
 
 /// Concrete steps, the most important first.
 pub(super) fn advice(report: &Report) -> Vec<String> {
@@ -49,7 +50,7 @@ fn kvm(report: &Report, list: &mut Vec<String>) {
     if !features.msr_filter || !features.user_space_msr {
         list.push("for a guest PMU, use host kernel 5.10 or later: this KVM lacks the MSR filter or user-space MSRs".to_owned());
     }
-    if !features.pmu_capability && kvm.enable_pmu.value().is_some_and(|on| on.starts_with('Y')) {
+    if !features.pmu_capability && kvm.enable_pmu.value().is_some_and(Parameter::is_on) {
         list.push(format!("this KVM cannot switch its own vPMU off for one VM: load {module} with enable_pmu=0, or use host kernel 5.18 or later"));
     }
 }
@@ -117,8 +118,7 @@ fn backing(report: &Report, list: &mut Vec<String>) {
 /// Linux 7.0 and later: one kind of VM or the other has the host's PMU.
 fn mediated_pmu(report: &Report, list: &mut Vec<String>) {
     let parameter = report.kvm.mediated_pmu.value();
-    if parameter.is_some_and(|on| on.starts_with(['Y', '1'])) {
-        let module = report.kvm.modules.first().map_or("KVM", String::as_str);
+    if let Some(Parameter { module, .. }) = parameter.filter(|parameter| parameter.is_on()) {
         list.push(format!(
             "while a VM of another program uses KVM's mediated vPMU, this host counts for no guest of perfvisor: perf_event_open fails with EOPNOTSUPP, and type=auto takes a clock; while a guest of perfvisor counts, such a VM's vCPUs fail with EBUSY; to keep the host's PMU for perfvisor, load {module} with enable_mediated_pmu=0"
         ));
@@ -140,7 +140,7 @@ fn rdpmc(report: &Report, list: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::super::report::HostPmuReport;
-    use super::super::sample::report;
+    use super::super::sample::{parameter, report};
     use super::*;
 
     fn has(list: &[String], part: &str) -> bool {
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_mediated_vpmu_is_named() {
         let mut bad = report();
-        bad.kvm.mediated_pmu = Finding::Value("Y (kvm_intel)".to_owned());
+        bad.kvm.mediated_pmu = parameter("kvm_intel", "Y");
         assert!(has(
             &advice(&bad),
             "load kvm_intel with enable_mediated_pmu=0"

@@ -120,10 +120,10 @@ fn linux_guest(kind: &Finding<KvmKindName>) -> YesOrNo {
     }
 }
 
-/// A parameter of the first module that has it, with the module's name.
-fn parameter(modules: &Path, name: &str) -> Finding<String> {
+/// A parameter of the first module that has it.
+fn parameter(modules: &Path, name: &str) -> Finding<Parameter> {
     match Parameter::read(modules, name) {
-        Ok(Some(found)) => Finding::Value(format!("{} ({})", found.value, found.module)),
+        Ok(Some(found)) => Finding::Value(found),
         Ok(None) => Finding::unknown("no KVM module has this parameter"),
         Err(error) => Finding::unknown(format!("cannot read {name}: {error}")),
     }

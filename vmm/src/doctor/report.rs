@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::error_text::one_line;
+use crate::kvm::Parameter;
 
 /// A value of the host, or the reason why it is not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -124,10 +125,10 @@ pub struct KvmReport {
     /// The features that Perfvisor uses.
     pub features: Finding<FeaturesReport>,
     /// The module parameter `enable_pmu`: KVM's own vPMU.
-    pub enable_pmu: Finding<String>,
+    pub enable_pmu: Finding<Parameter>,
     /// The module parameter `enable_mediated_pmu`: whether KVM can give a VM the host's
     /// PMU itself, which takes it from every other guest.
-    pub mediated_pmu: Finding<String>,
+    pub mediated_pmu: Finding<Parameter>,
 }
 
 /// The features of a KVM that Perfvisor uses.

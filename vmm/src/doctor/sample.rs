@@ -5,12 +5,21 @@ use super::report::{
     HostPmuReport, KvmKindName, KvmReport, MemoryReport, PendingSignalsReport, PermissionReport,
     RdpmcReport, Report, TenantsReport, UncoreReport, YesOrNo,
 };
+use crate::kvm::Parameter;
 
 fn verdict(possible: bool) -> YesOrNo {
     YesOrNo {
         possible,
         reason: "because".to_owned(),
     }
+}
+
+/// A parameter of a KVM module.
+pub(super) fn parameter(module: &'static str, value: &str) -> Finding<Parameter> {
+    Finding::Value(Parameter {
+        module,
+        value: value.to_owned(),
+    })
 }
 
 fn kvm_report() -> KvmReport {
@@ -32,8 +41,8 @@ fn kvm_report() -> KvmReport {
             pmu_capability: true,
             sync_regs: true,
         }),
-        enable_pmu: Finding::Value("Y (kvm)".to_owned()),
-        mediated_pmu: Finding::Value("N (kvm_intel)".to_owned()),
+        enable_pmu: parameter("kvm", "Y"),
+        mediated_pmu: parameter("kvm_intel", "N"),
     }
 }
 

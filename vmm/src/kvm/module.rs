@@ -1,8 +1,11 @@
 //! The parameters of KVM's modules, as sysfs shows them. They concern every VM of the host.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
+
+use serde::{Serialize, Serializer};
 
 /// The modules, in the order in which their parameters are looked for.
 pub const MODULES: [&str; 4] = ["kvm_intel", "kvm_amd", "kvm_pvm", "kvm"];
@@ -62,6 +65,18 @@ impl Parameter {
     }
 }
 
+impl fmt::Display for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.value, self.module)
+    }
+}
+
+impl Serialize for Parameter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +112,7 @@ mod tests {
         assert_eq!(Parameter::mediated_pmu(&modules.0), None, "an older kernel");
         let found = Parameter::read(&modules.0, "enable_pmu").unwrap().unwrap();
         assert_eq!((found.module, &*found.value), ("kvm", "Y"));
+        assert_eq!(serde_json::to_string(&found).unwrap(), "\"Y (kvm)\"");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::super::report::{FeaturesReport, Finding, KvmKindName, KvmReport};
 use super::page::{TextPage, list, say, yes};
+use crate::kvm::Parameter;
 
 /// KVM, its cost and its features.
 pub(super) fn kvm(page: &mut TextPage, kvm: &KvmReport) {
@@ -31,7 +32,7 @@ pub(super) fn kvm(page: &mut TextPage, kvm: &KvmReport) {
         &say(&kvm.exit_ns, |ns| format!("{ns} ns of thread time")),
     );
     page.line("features", &say(&kvm.features, features));
-    page.line("KVM's own vPMU", &say(&kvm.enable_pmu, |on| enable_pmu(on)));
+    page.line("KVM's own vPMU", &say(&kvm.enable_pmu, enable_pmu));
     if let Some(on) = kvm.mediated_pmu.value() {
         page.line("mediated vPMU", &format!("enable_mediated_pmu={on}"));
     }
@@ -66,11 +67,11 @@ fn features(features: &FeaturesReport) -> String {
 }
 
 /// With the parameter off, KVM has no switch for single VMs, and needs none.
-fn enable_pmu(parameter: &str) -> String {
-    let effect = if parameter.starts_with('N') {
-        "off for every VM"
-    } else {
+fn enable_pmu(parameter: &Parameter) -> String {
+    let effect = if parameter.is_on() {
         "on, except for VMs that switch it off"
+    } else {
+        "off for every VM"
     };
     format!("enable_pmu={parameter}: {effect}")
 }
