@@ -23,6 +23,8 @@ pub(crate) enum Artifact {
     },
     /// A program that must be in PATH to make a root file system.
     Maker { name: String, package: String },
+    /// A file that must exist for a nested host of Intel's.
+    IntelHost { path: String, package: String },
     /// A program that must be in PATH.
     Program { name: String, package: String },
     /// A file that must exist.
@@ -108,6 +110,10 @@ fn parse(text: &str) -> Result<Vec<Artifact>> {
                 name: what,
                 package,
             },
+            "intel" => Artifact::IntelHost {
+                path: what,
+                package,
+            },
             "program" => Artifact::Program {
                 name: what,
                 package,
@@ -117,7 +123,7 @@ fn parse(text: &str) -> Result<Vec<Artifact>> {
                 package,
             },
             _ => bail!(
-                "line {}: unknown kind `{kind}`: kernel, program, file, system or maker",
+                "line {}: unknown kind `{kind}`: kernel, program, file, system, maker or intel",
                 n + 1
             ),
         });

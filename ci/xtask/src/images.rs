@@ -16,16 +16,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::cpio::Cpio;
 use crate::kernels::Kernel;
+use crate::nested::HostKind;
 use crate::{cmd, headers, mock_pmu, paths, programs, say};
 
-/// Modules of the nested host: KVM, the way out, and disks.
-const HOST_MODULES: [&str; 5] = [
-    "irqbypass",
-    "kvm-amd",
-    "virtio-pci",
-    "virtio-console",
-    "virtio-blk",
-];
+/// Modules of a nested host in QEMU besides KVM: the way out, and disks.
+const QEMU_MODULES: [&str; 3] = ["virtio-pci", "virtio-console", "virtio-blk"];
 
 /// Modules that a distribution loads in the guest when it sees the CPU (by `modprobe`
 /// here): the PMU `power`. Those of AMD's uncore are built in.
@@ -216,18 +211,23 @@ fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
 }
 
 /// The nested host's own archive: busybox, init, the modules of its kernel.
-pub(crate) fn host(kernel: &Kernel) -> Result<PathBuf> {
+pub(crate) fn host(kernel: &Kernel, kind: HostKind) -> Result<PathBuf> {
+    let mut modules = vec!["irqbypass", kind.kvm()];
+    if kind == HostKind::Amd {
+        modules.extend(QEMU_MODULES);
+    }
     let init = paths::resource("host/init");
     let busybox_path = programs::find("busybox")?;
     let stamp = Stamp::default()
-        .text("host 1")
+        .text("host 2")
         .text(&kernel.stamp)
         .file(&init)?
         .file(&busybox_path)?;
-    cached(&format!("host-{}.cpio", kernel.series), stamp, |cpio| {
+    let name = format!("host-{}-{}.cpio", kernel.series, kind.kvm());
+    cached(&name, stamp, |cpio| {
         cpio.copy("init", 0o755, &init)?;
         busybox(cpio)?;
-        let modules = kernel.modules(&HOST_MODULES)?;
+        let modules = kernel.modules(&modules)?;
         let mut order = String::new();
         for (name, data) in &modules {
             cpio.file(&format!("modules/{name}.ko"), 0o644, data)?;

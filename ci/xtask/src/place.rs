@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::kernels::Kernel;
 use crate::nested::stream::{self, Event, Stream, Watched};
-use crate::nested::{self, Ended, Host, HostArgs, Job};
+use crate::nested::{self, Ended, Host, HostArgs, HostKind, Job};
 use crate::{cmd, images, kernels, keyboard, paths, programs, say, setup};
 
 /// A place to start perfvisor in.
@@ -61,7 +61,8 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Place> {
         || args.host_kernel.is_some()
         || args.cpus.is_some()
         || args.mock_pmu.is_some()
-        || args.debian;
+        || args.debian
+        || args.host != HostKind::Amd;
     let Some(reason) = no_native_guests()
         .filter(|_| !asked)
         .or(asked.then(|| "an option of the nested host is given".to_owned()))

@@ -41,7 +41,7 @@ pub(crate) fn lock(name: &str, whose: &str) -> Result<File> {
 /// # Errors
 /// Names the packages if there is no apt-get, no right to install, or apt-get fails.
 pub(crate) fn tools() -> Result<()> {
-    install(&missing(&artifacts::load()?, false))
+    install(&missing(&artifacts::load()?, For::Everything))
 }
 
 /// Installs what makes root file systems, and is missing.
@@ -49,7 +49,26 @@ pub(crate) fn tools() -> Result<()> {
 /// # Errors
 /// As [`tools`].
 pub(crate) fn makers() -> Result<()> {
-    install(&missing(&artifacts::load()?, true))
+    install(&missing(&artifacts::load()?, For::Systems))
+}
+
+/// Installs what a nested host of Intel's needs, and is missing.
+///
+/// # Errors
+/// As [`tools`].
+pub(crate) fn intel_host() -> Result<()> {
+    install(&missing(&artifacts::load()?, For::IntelHost))
+}
+
+/// What something is installed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Nearly everything that xtask does.
+    Everything,
+    /// To make root file systems.
+    Systems,
+    /// A nested host of Intel's.
+    IntelHost,
 }
 
 fn install(missing: &[String]) -> Result<()> {
@@ -75,18 +94,20 @@ pub(crate) fn apt_update() -> Result<()> {
     cmd::run(as_root("apt-get")?.args(["update", "-q"])).context("cannot refresh the package lists")
 }
 
-/// The packages that are missing: of what makes root file systems, or of all else.
-fn missing(all: &[Artifact], makers: bool) -> Vec<String> {
+/// The packages that are missing, of those that are for this.
+fn missing(all: &[Artifact], purpose: For) -> Vec<String> {
+    let is_there = |path: &str| Path::new(path).exists();
     let mut packages: Vec<String> = all
         .iter()
-        .filter_map(|a| match a {
-            Artifact::Program { name, package } if !makers => {
+        .filter_map(|a| match (a, purpose) {
+            (Artifact::Program { name, package }, For::Everything)
+            | (Artifact::Maker { name, package }, For::Systems) => {
                 (!cmd::in_path(name)).then_some(package)
             }
-            Artifact::File { path, package } if !makers => {
-                (!Path::new(path).exists()).then_some(package)
+            (Artifact::File { path, package }, For::Everything)
+            | (Artifact::IntelHost { path, package }, For::IntelHost) => {
+                (!is_there(path)).then_some(package)
             }
-            Artifact::Maker { name, package } if makers => (!cmd::in_path(name)).then_some(package),
             _ => None,
         })
         .cloned()
@@ -129,7 +150,7 @@ mod tests {
             artifact("/nonexistent/b"),
             artifact("/"),
         ];
-        assert_eq!(missing(&all, false), ["p"]);
-        assert!(missing(&all, true).is_empty());
+        assert_eq!(missing(&all, For::Everything), ["p"]);
+        assert!(missing(&all, For::Systems).is_empty());
     }
 }

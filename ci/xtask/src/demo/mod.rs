@@ -9,7 +9,7 @@ use crate::cmd::quoted;
 use crate::complaints;
 use crate::guest::{self, GuestArgs};
 use crate::nested::stream::Stream;
-use crate::nested::{self, Ended, HostArgs, Job};
+use crate::nested::{self, Ended, HostArgs, HostKind, Job};
 use crate::patience::Patience;
 use crate::perf;
 use crate::place::{self, Place};
@@ -66,6 +66,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<u8> {
     let nested = args.mock_pmu || args.host_kernel.is_some() || place::no_native_guests().is_some();
     let mock_pmu = args.mock_pmu.then(|| MOCK_PMU.parse()).transpose()?;
     let host = HostArgs {
+        host: HostKind::Amd,
         icount: false,
         host_kernel: args.host_kernel.clone(),
         cpus: None,

@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use crate::nested::stream::Stream;
-use crate::nested::{self, Ended, HostArgs};
+use crate::nested::{self, Ended, HostArgs, HostKind};
 use crate::patience::Patience;
 use crate::place;
 use crate::report::Report;
@@ -52,6 +52,7 @@ pub(crate) use seen::Seen;
 /// A nested host: tests of one kind share a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct NestedHost {
+    kind: HostKind,
     kernel: &'static str,
     mock_pmu: &'static str,
     debian: bool,
@@ -85,7 +86,10 @@ pub(crate) fn run(report: &mut Report) {
             );
             continue;
         }
-        groups.entry(test.host(native)).or_default().push(test);
+        groups
+            .entry(test.nested_host(native))
+            .or_default()
+            .push(test);
     }
     let mut groups: Vec<_> = groups.into_iter().collect();
     // The longest are taken first.
@@ -181,6 +185,7 @@ type Stuck<'a> = (&'a GuestTest, String);
 fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArgs> {
     let mock_pmu = nested.map(|host| host.mock_pmu).filter(|m| !m.is_empty());
     Ok(HostArgs {
+        host: nested.map_or(HostKind::Amd, |host| host.kind),
         icount: nested.is_some_and(|host| host.icount),
         host_kernel: nested.map(|host| host.kernel.to_owned()),
         cpus: None,
@@ -268,6 +273,7 @@ fn name_of(nested: Option<NestedHost>) -> String {
     match nested {
         None => "native".into(),
         Some(NestedHost {
+            kind,
             kernel,
             mock_pmu,
             debian,
@@ -277,7 +283,11 @@ fn name_of(nested: Option<NestedHost>) -> String {
             let time = if icount { "-icount" } else { "" };
             let system = if debian { "-debian" } else { "" };
             let peer = if peer { "-peer" } else { "" };
-            format!("{kernel}{time}{system}{peer}{mock_pmu}").replace([':', '=', '+'], "-")
+            let kind = match kind {
+                HostKind::Amd => "",
+                HostKind::Intel => "-intel",
+            };
+            format!("{kernel}{kind}{time}{system}{peer}{mock_pmu}").replace([':', '=', '+'], "-")
         }
     }
 }

@@ -3,12 +3,15 @@
 use anyhow::Result;
 
 use super::{NestedHost, Seen, on_host};
+use crate::nested::HostKind;
 
 /// One test: a guest, what it runs, and what must be seen.
 #[derive(Debug)]
 pub(crate) struct GuestTest {
     /// Its name, with `/` between the parts.
     pub(crate) name: String,
+    /// Whose virtualisation the nested host has; the test needs that host if it is Intel's.
+    pub(crate) host: HostKind,
     /// Kernel of the nested host; ignored on a machine that runs guests natively.
     pub(crate) host_kernel: &'static str,
     /// The mock PMU of the nested host, which the test then needs; empty: none.
@@ -92,6 +95,7 @@ impl GuestTest {
     pub(crate) fn new(name: impl Into<String>, line: impl Into<String>, check: Check) -> Self {
         Self {
             name: name.into(),
+            host: HostKind::Amd,
             host_kernel: "6.12",
             mock_pmu: "",
             debian: false,
@@ -113,16 +117,19 @@ impl GuestTest {
     }
 
     /// What the host of this test is asked for; nothing is this machine.
-    pub(super) fn host(&self, native: bool) -> Option<NestedHost> {
+    pub(super) fn nested_host(&self, native: bool) -> Option<NestedHost> {
         let nested = NestedHost {
+            kind: self.host,
             kernel: self.host_kernel,
             mock_pmu: self.mock_pmu,
             debian: self.debian,
             peer: self.peer,
             icount: self.clock != Clock::Wall,
         };
-        let anywhere =
-            self.clock != Clock::Instructions && self.mock_pmu.is_empty() && !self.debian;
+        let anywhere = self.clock != Clock::Instructions
+            && self.mock_pmu.is_empty()
+            && !self.debian
+            && self.host == HostKind::Amd;
         (!(native && anywhere)).then_some(nested)
     }
 }

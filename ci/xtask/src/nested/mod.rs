@@ -1,8 +1,8 @@
-//! The nested KVM host: a Debian kernel under QEMU's TCG, which emulates AMD SVM,
-//! so that `/dev/kvm` is there on any machine.
+//! The nested KVM host: a Debian kernel in an emulator, so that `/dev/kvm` is there on any
+//! machine: QEMU's TCG emulates AMD SVM, and Bochs Intel VMX.
 //!
 //! ```text
-//! prepare ─▶ Host ─▶ boot ─▶ job started ─▶ exit status ─▶ QEMU killed
+//! prepare ─▶ Host ─▶ boot ─▶ job started ─▶ exit status ─▶ emulator killed
 //!                     │ died: again, at most twice   └─ died or given up: told
 //! ```
 //!
@@ -11,7 +11,11 @@
 //! gives it a job may start the job again.
 
 mod args;
+mod bochs;
+mod boot_disk;
 mod job;
+mod kind;
+mod machine;
 mod qemu;
 pub(crate) mod stream;
 mod tsc;
@@ -30,7 +34,8 @@ use crate::patience::Patience;
 use crate::{artifacts, images, say, setup, systems};
 pub(crate) use args::HostArgs;
 pub(crate) use job::{Ended, Job};
-use qemu::Machine;
+pub(crate) use kind::HostKind;
+use machine::Machine;
 use stream::{Event, Stream, Watched};
 
 /// The kernel of a nested host when nobody names one.
@@ -42,18 +47,13 @@ const RESTARTS: u32 = 2;
 const DEFAULT_CPUS: u32 = 1;
 /// The most CPUs that have a QEMU thread each.
 const MOST_THREADS: u32 = 2;
-/// How long a host may stand still while it boots: it takes some ten seconds of CPU time,
-/// and prints nothing.
-const BOOT_PATIENCE: Patience = Patience {
-    work: Duration::from_secs(120),
-    idle: Duration::from_secs(45),
-};
-/// And how long it may take on any machine.
+/// How long a host may take to boot on any machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(1800);
 
 /// A nested host with all it needs, ready to boot any number of times.
 #[derive(Debug)]
 pub(crate) struct Host {
+    kind: HostKind,
     kernel: Kernel,
     archives: Vec<PathBuf>,
     cpus: u32,
@@ -73,19 +73,26 @@ pub(crate) struct Host {
 /// Names the option, package or program at fault.
 pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     let series = args.host_kernel.as_deref().unwrap_or(DEFAULT_KERNEL);
+    args.host.check(args)?;
     let cpus = cpus(args, series)?;
     let share = images::share(args.share.as_deref())?;
     let alone = setup::alone()?;
     setup::tools()?;
+    if args.host == HostKind::Intel {
+        setup::intel_host()?;
+    }
     let kernels = kernels::some(&args.kernels)?;
     let kernel = pick(&kernels, "--host-kernel", series)?;
-    let mut archives = vec![images::host(&kernel)?];
+    let mut archives = vec![images::host(&kernel, args.host)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
     if !args.debian {
         archives.push(images::images(&kernels, &images::guest(&kernels)?)?);
     }
     if !args.debian {
-        archives.push(images::elf_kernels(&elf(&kernels, args.elf.as_deref()))?);
+        let elf = elf(&kernels, args.elf.as_deref().or(args.host.elf_kernels()));
+        if !elf.is_empty() {
+            archives.push(images::elf_kernels(&elf)?);
+        }
     }
     if args.mock_pmu.is_some() {
         archives.push(images::mock_pmu(&kernel)?);
@@ -93,6 +100,7 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     drop(alone);
     let disks = disks(args, &kernels)?;
     Ok(Host {
+        kind: args.host,
         kernel,
         archives,
         cpus,
@@ -184,20 +192,25 @@ impl Host {
             ", Debian 13"
         };
         format!(
-            "nested host, kernel {}, {} CPU(s){time}{pmu}{system}",
-            self.kernel.series, self.cpus
+            "nested host{}, kernel {}, {} CPU(s){time}{pmu}{system}",
+            self.kind.describe(),
+            self.kernel.series,
+            self.cpus
         )
     }
 
     /// Boots the host, runs the job, hands its output to `sink` as it comes.
     ///
     /// # Errors
-    /// If QEMU does not start, or the host dies before the job three times.
+    /// If the emulator does not start, or the host dies before the job three times.
     pub(crate) fn run(&self, job: &Job, sink: &mut dyn FnMut(Stream, &[u8])) -> Result<Ended> {
+        if job.interactive && self.kind == HostKind::Intel {
+            bail!("--host intel without a line: it has no keyboard; give a line after --");
+        }
         for attempt in 0..=RESTARTS {
             let (machine, events) = self.start(job)?;
             let began = Instant::now();
-            let boot = Some(self.all_threads(BOOT_PATIENCE));
+            let boot = Some(self.all_threads(self.kind.boot_patience()));
             let mut watched = Watched::new(&events, machine.id(), boot, Some(BOOT_LIMIT));
             match wait_for_start(&mut watched) {
                 Ok(()) => {}
@@ -281,7 +294,9 @@ impl Host {
         if let Some(spec) = &self.mock_pmu {
             cpio.file("job/mock-pmu", 0o644, spec.text().as_bytes())?;
         }
-        if !self.icount {
+        if self.kind == HostKind::Intel {
+            cpio.file("job/ports", 0o644, bochs::PORTS)?;
+        } else if !self.icount {
             cpio.file("job/alarm", 0o644, ALARM)?;
         }
         if !self.disks.is_empty() {
@@ -323,7 +338,7 @@ fn wait_for_start(events: &mut Watched<'_>) -> Result<(), NoStart> {
                 return Err(NoStart::Refused(line[REFUSED.len()..].to_owned()));
             }
             Ok(Some(Event::Closed(Stream::Control)) | None) => {
-                return Err(NoStart::Died("QEMU ended".into()));
+                return Err(NoStart::Died("the emulator ended".into()));
             }
             Ok(Some(_)) => {}
             Err(why) => return Err(NoStart::Died(why.to_string())),
