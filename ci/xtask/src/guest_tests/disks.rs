@@ -11,7 +11,10 @@ use crate::guest::KERNEL_WORDS;
 use crate::perf;
 
 /// Files of the line, in /images.
-const FILES: [(&str, &str); 1] = [("debian.py", include_str!("disks/debian.py"))];
+const FILES: [(&str, &str); 2] = [
+    ("debian.py", include_str!("disks/debian.py")),
+    ("devices.py", include_str!("disks/devices.py")),
+];
 
 /// `small FORMAT` makes a host's disk of 24 MiB, half of which a filler takes, with an
 /// image of a disk of 64 MiB.
@@ -21,7 +24,7 @@ const SMALL: &str = "\
 
 /// Every test of disks and networks.
 pub(super) fn all() -> Vec<GuestTest> {
-    let mut all = vec![debian_12(), debian_13()];
+    let mut all = vec![debian_12(), debian_13(), tap_refused(), every_device()];
     all.extend(cost::all());
     all
 }
@@ -88,6 +91,68 @@ fn debian_13() -> GuestTest {
             same_in_both(seen)
         },
     )
+}
+
+/// A tap device of another user, and one that another program has open. No guest boots here.
+fn tap_refused() -> GuestTest {
+    row(
+        "tap-refused",
+        "modprobe -a tun vhost_net; chmod 666 /dev/net/tun /dev/vhost-net; ip tuntap add dev tap9 mode tap; \
+         try='perfvisor run --kernel /boot/vmlinuz-6.12.* --serial null --net tap=tap9'; \
+         setpriv --reuid 1000 --regid 1000 --init-groups sh -c \"$try\" 2>&1; echo forbidden=$?; \
+         python3 -c 'import fcntl, os, struct, time; \
+           tun = os.open(\"/dev/net/tun\", os.O_RDWR); fcntl.ioctl(tun, 0x400454ca, struct.pack(\"16sH22x\", b\"tap9\", 0x5002)); \
+           print(\"held\", flush=True); time.sleep(1000)' >/tmp/held & holder=$!; \
+         until grep -q held /tmp/held; do sleep 0.1; done; \
+         sh -c \"$try\" 2>&1; echo busy=$?; kill $holder; ip link del tap9",
+        |seen, _| {
+            seen.says("forbidden=1")?;
+            seen.shows("--net tap=tap9: this tap device is another user's; use one that was")?;
+            seen.says("busy=1")?;
+            seen.shows("--net tap=tap9: another program uses this tap device; use another one")
+        },
+    )
+}
+
+/// A Debian 13 with one of every device, whose console is the user's terminal: login, the
+/// terminal's size, ping and apt through passt, which reach the host and nothing else, a shared
+/// folder, vsock, a vCPU that comes, a reset after which it boots again, and a panic. passt may
+/// ping where groups may, as systemd has it on most hosts.
+fn every_device() -> GuestTest {
+    GuestTest {
+        on_request: "every-device",
+        ..row(
+            "every-device",
+            "modprobe vhost_vsock; echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range; \
+             python3 /images/devices.py /boot/vmlinux-guest $(echo /boot/initrd.img-6.12*) path=/dev/vdc 169.254.2.2; \
+             echo script=$?; cat /tmp/errors",
+            |seen, _| {
+                for line in [
+                    "login=root",
+                    "terminal=/dev/hvc0",
+                    "size=40 100",
+                    "new-size=50 132",
+                    "route=169.254.2.2",
+                    "apt-update=0",
+                    "apt-install=0",
+                    "from-host=installed",
+                    "mounted=0",
+                    "shared=by the guest",
+                    "rng=virtio_rng.0",
+                    "vsock=hello from 7",
+                    "cpus=2",
+                    "after-reboot=['1', 'installed']",
+                    "panic=6",
+                    "script=0",
+                ] {
+                    seen.says(line)?;
+                }
+                let ping = perf::section(&seen.console, "ping")?;
+                ensure!(ping.contains(" 3 received, 0% packet loss"), "{ping}");
+                Ok(())
+            },
+        )
+    }
 }
 
 fn same_in_both(seen: &Seen) -> Result<()> {

@@ -46,7 +46,7 @@ const SMALL: &str = "--cpus 1 --memory 256M";
 /// Every test of `exec`.
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = vec![refused::all(), interrupted(), network(), two_cpus()];
-    all.extend([flame_graph(), backend_dies()]);
+    all.extend([flame_graph(), backend_dies(), huge_pages()]);
     all.extend(KERNELS.map(inside));
     all.extend(KERNELS.map(ends));
     all.extend(boot::all());
@@ -179,6 +179,45 @@ fn two_cpus() -> GuestTest {
             Ok(())
         },
     )
+}
+
+/// Memory that is a file, more of it than lies below the hole for devices: each of its two
+/// parts has huge pages, and the guest finds and uses all of it.
+fn huge_pages() -> GuestTest {
+    GuestTest {
+        on_request: "huge-pages",
+        ..row(
+            "huge-pages",
+            KERNEL,
+            "(cd /home/user/work; until [ -e ready ]; do sleep 0.2; done; \
+              awk '/guest-memory/ { at = $3 } /^ShmemPmdMapped:/ && at != \"\" { print \"huge from=\" at \" KiB=\" $2; at = \"\" }' \
+                /proc/$(pgrep -x perfvisor)/smaps; touch seen) & \
+             as_user \"perfvisor exec KERNEL --cpus 1 --memory 4G -- sh -c 'sed -n \\\"s/^MemTotal: *//p\\\" /proc/meminfo; \
+               head -c 67108864 /dev/zero | tr \\\"\\\\000\\\" x >/tmp/xs; md5sum </tmp/xs; \
+               touch ready; until [ -e seen ]; do sleep 0.2; done'\"; echo status=$?",
+            |seen, _| {
+                seen.says("status=0")?;
+                // Of 64 MiB of this letter.
+                seen.says("de506679685541efcb501eac224adc64  -")?;
+                let lines = || seen.console.lines();
+                let total = lines().find_map(|line| line.strip_suffix(" kB")?.parse::<u64>().ok());
+                ensure!(
+                    total.is_some_and(|kib| kib > 3_900_000),
+                    "memory: {total:?} KiB"
+                );
+                for offset in ["00000000", "c0000000"] {
+                    let start = format!("huge from={offset} KiB=");
+                    let huge =
+                        lines().find_map(|line| line.strip_prefix(&start)?.parse::<u64>().ok());
+                    ensure!(
+                        huge.is_some_and(|kib| kib >= 16 << 10),
+                        "{offset}: {huge:?} KiB"
+                    );
+                }
+                Ok(())
+            },
+        )
+    }
 }
 
 /// Ctrl-C, typed at a terminal, is the command's, and nothing is left of it.

@@ -29,23 +29,30 @@ def md5(path):
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
+def command(boot, append, *flags):
+    """The words that start a guest from its disk."""
+    kernel, initramfs = boot
+    words = ["perfvisor", "run", "--kernel", kernel, "--initramfs", initramfs]
+    words += ["--memory", "size=512M", "--api-socket", f"path={API}", *flags]
+    return [*words, "--cmdline", f"{os.environ['KERNEL_WORDS']} root=/dev/vda {append}"]
+
+
 class Guest:
     """A guest that runs, with whoever sits at its serial port."""
 
     def __init__(self, boot, append, *flags):
-        kernel, initramfs = boot
-        words = ["perfvisor", "run", "--kernel", kernel, "--initramfs", initramfs]
-        words += ["--memory", "size=512M", "--api-socket", f"path={API}"]
-        words += ["--serial", f"socket={SERIAL}", *flags, "--cmdline"]
-        words += [f"{os.environ['KERNEL_WORDS']} root=/dev/vda {append}"]
+        words = command(boot, append, "--serial", f"socket={SERIAL}", *flags)
         self.errors = open(ERRORS, "ab")
         self.vmm = subprocess.Popen(words, stderr=self.errors)
-        self.console, self.seen = open("/tmp/console", "ab", buffering=0), b""
         self.port = socket.socket(socket.AF_UNIX)
         while self.port.connect_ex(SERIAL):
             if self.vmm.poll() is not None:
                 sys.exit("perfvisor has ended")
             time.sleep(0.1)
+        self.sit_down()
+
+    def sit_down(self):
+        self.console, self.seen = open("/tmp/console", "ab", buffering=0), b""
 
     def read(self):
         data = self.port.recv(4096)
