@@ -19,7 +19,7 @@ use crate::{cmd, paths, say};
 pub(crate) fn alone() -> Result<File> {
     lock(
         "lock",
-        "another xtask sets up this machine or builds images",
+        "this machine is being set up, or images are being built",
     )
 }
 

@@ -4,7 +4,9 @@
 //! reason, and returns; it is counted as skipped.
 
 use std::fs;
+use std::num::NonZero;
 use std::process::{Command, Output};
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -39,6 +41,7 @@ pub(super) fn tests(report: &mut Report) {
             "--color=never",
             "--status-level=all",
         ]);
+        cargo.arg("--test-threads").arg(at_a_time());
         cargo.args(report.filter());
     } else {
         say!("cargo-nextest is not there: using cargo test");
@@ -50,7 +53,9 @@ pub(super) fn tests(report: &mut Report) {
             "--bins",
             "--tests",
         ]);
-        cargo.arg("--").arg("--show-output").args(report.filter());
+        cargo.arg("--").arg("--show-output");
+        cargo.arg("--test-threads").arg(at_a_time());
+        cargo.args(report.filter());
     }
     count(
         report,
@@ -58,6 +63,14 @@ pub(super) fn tests(report: &mut Report) {
         &mut cargo,
         if nextest { from_nextest } else { from_libtest },
     );
+}
+
+/// How many tests run at a time: more than there are CPUs, for the longest wait for the end
+/// of a deadline.
+fn at_a_time() -> String {
+    const WAIT: usize = 3;
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    (cpus + WAIT).to_string()
 }
 
 /// Runs the examples in the documentation.

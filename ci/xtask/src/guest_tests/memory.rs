@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::table::KERNELS;
 use super::{GuestTest, Runs, Seen};
+use crate::guest::KERNEL_WORDS;
 
 /// Every test of a guest with little memory.
 pub(super) fn all() -> Vec<GuestTest> {
@@ -28,33 +29,37 @@ fn huge_pages() -> GuestTest {
         for how in off on; do \
           rm -f /tmp/console; \
           $run --memory size=256M,hugepages=on,prefault=$how --serial file=/tmp/console \
-            --cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"echo booted; sleep 3\"' & \
+            --cmdline 'KERNEL_WORDS perfvisor.run=\"echo booted; sleep 3\"' & \
           until grep -qs booted /tmp/console; do sleep 0.1; done; pool $how; wait $!; echo $how=$?; \
         done; pool after";
     GuestTest {
         runs: Runs::OnHost,
         limit: 180,
         on_request: "huge-pages",
-        ..GuestTest::new("memory/huge-pages", LINE, |seen, _| {
-            seen.shows("--memory: hugepages=on: the host has too few free huge pages for 256 MiB; write 128 or more")?;
-            for line in [
-                "refused=2",
-                "off=0",
-                "on=0",
-                "on=Free 0",
-                "on=Rsvd 0",
-                "after=Free 128",
-            ] {
-                seen.says(line)?;
-            }
-            let of = |name| seen.number(name);
-            let (free, promised) = (of("off=Free ")?, of("off=Rsvd ")?);
-            ensure!(
-                free == promised && (1..128).contains(&free),
-                "of 128 pages, {free} are free and {promised} promised"
-            );
-            Ok(())
-        })
+        ..GuestTest::new(
+            "memory/huge-pages",
+            LINE.replace("KERNEL_WORDS", KERNEL_WORDS),
+            |seen, _| {
+                seen.shows("--memory: hugepages=on: the host has too few free huge pages for 256 MiB; write 128 or more")?;
+                for line in [
+                    "refused=2",
+                    "off=0",
+                    "on=0",
+                    "on=Free 0",
+                    "on=Rsvd 0",
+                    "after=Free 128",
+                ] {
+                    seen.says(line)?;
+                }
+                let of = |name| seen.number(name);
+                let (free, promised) = (of("off=Free ")?, of("off=Rsvd ")?);
+                ensure!(
+                    free == promised && (1..128).contains(&free),
+                    "of 128 pages, {free} are free and {promised} promised"
+                );
+                Ok(())
+            },
+        )
     }
 }
 
@@ -62,7 +67,7 @@ fn huge_pages() -> GuestTest {
 /// archive that its kernel cannot unpack, which does not run its line.
 fn line(kernel: &str) -> String {
     let run = format!("perfvisor run --kernel {{vmlinuz-{kernel}}} --initramfs {{guest.cpio}}");
-    let cmdline = "--cmdline 'console=ttyS0 quiet loglevel=3 perfvisor.run=\"echo booted\"'";
+    let cmdline = format!("--cmdline '{KERNEL_WORDS} perfvisor.run=\"echo booted\"'");
     // The runner takes init's own words for the end of a guest that it started.
     let shown = "sed s/^perfvisor.exit=/line.exit=/";
     format!(

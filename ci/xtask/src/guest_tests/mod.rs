@@ -69,56 +69,76 @@ pub(crate) fn names() -> BTreeSet<String> {
     table::all().into_iter().map(|test| test.name).collect()
 }
 
-/// Runs the tests that the report wants.
-pub(crate) fn run(report: &mut Report) {
-    let native = place::no_native_guests().is_none();
-    let mut groups: BTreeMap<Option<NestedHost>, Vec<GuestTest>> = BTreeMap::new();
-    let wanted: Vec<_> = table::all()
-        .into_iter()
-        .filter(|test| report.wants(&test.name))
-        .collect();
-    for test in wanted {
-        let word = test.on_request;
-        if !report.filter().unwrap_or_default().contains(word) {
-            report.skip(
-                &test.name,
-                &format!("long: `cargo xtask test {word}` runs it"),
-            );
-            continue;
+/// The tests that are wanted, each beside those that share its host.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The longest are the last.
+    groups: Vec<(Option<NestedHost>, Vec<GuestTest>)>,
+}
+
+impl Plan {
+    /// Takes the tests that the report wants, and tells it of those that run on request.
+    pub(crate) fn new(report: &mut Report) -> Self {
+        let native = place::no_native_guests().is_none();
+        let mut groups: BTreeMap<Option<NestedHost>, Vec<GuestTest>> = BTreeMap::new();
+        let wanted: Vec<_> = table::all()
+            .into_iter()
+            .filter(|test| report.wants(&test.name))
+            .collect();
+        for test in wanted {
+            let word = test.on_request;
+            if !report.filter().unwrap_or_default().contains(word) {
+                report.skip(
+                    &test.name,
+                    &format!("long: `cargo xtask test {word}` runs it"),
+                );
+                continue;
+            }
+            groups
+                .entry(test.nested_host(native))
+                .or_default()
+                .push(test);
         }
-        groups
-            .entry(test.nested_host(native))
-            .or_default()
-            .push(test);
+        let mut groups: Vec<_> = groups.into_iter().collect();
+        groups.sort_by_key(|(_, tests)| tests.iter().map(|t| t.limit).sum::<u64>());
+        Self { groups }
     }
-    let mut groups: Vec<_> = groups.into_iter().collect();
-    // The longest are taken first.
-    groups.sort_by_key(|(_, tests)| tests.iter().map(|t| t.limit).sum::<u64>());
-    let debian = groups
-        .iter()
-        .find(|(host, _)| host.is_some_and(|host| host.debian));
-    let debian =
-        debian.and_then(|(host, tests)| host_args(*host, &tests.iter().collect::<Vec<_>>()).ok());
-    let (queue, report) = (Mutex::new(groups), Mutex::new(report));
-    // Not in the loop's head, where it would hold the lock for the whole turn.
-    let next = || locked(&queue).pop();
-    thread::scope(|scope| {
-        if let Some(host) = &debian {
-            // Whoever needs them next tells of an error.
-            scope.spawn(|| nested::make_disks(host).ok());
+
+    /// Fetches and builds what the hosts need, which takes minutes, beside something else.
+    /// Whoever needs it next finds it, or finds the error and tells it.
+    pub(crate) fn make_ready(&self) {
+        let all = self.groups.iter().rev();
+        let all = all
+            .filter_map(|(host, tests)| host_args(*host, &tests.iter().collect::<Vec<_>>()).ok());
+        let (debian, others): (Vec<_>, Vec<_>) = all.partition(|host| host.debian);
+        for host in &others {
+            let _ready = place::prepare(host);
         }
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                while let Some((host, tests)) = next() {
-                    if let Err(error) = run_group(host, &tests, &report) {
-                        for test in &tests {
-                            locked(&report).fail(&test.name, &format!("{error:#}"));
+        for host in &debian {
+            let _ready = nested::make_disks(host);
+        }
+    }
+
+    /// Runs them.
+    pub(crate) fn run(&self, report: &mut Report) {
+        let queue: Vec<_> = self.groups.iter().collect();
+        let (queue, report) = (Mutex::new(queue), Mutex::new(report));
+        // Not in the loop's head, where it would hold the lock for the whole turn.
+        let next = || locked(&queue).pop();
+        thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(|| {
+                    while let Some((host, tests)) = next() {
+                        if let Err(error) = run_group(*host, tests, &report) {
+                            for test in tests {
+                                locked(&report).fail(&test.name, &format!("{error:#}"));
+                            }
                         }
                     }
-                }
-            });
-        }
-    });
+                });
+            }
+        });
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

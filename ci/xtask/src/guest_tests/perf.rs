@@ -30,7 +30,7 @@ fn profiles() -> Vec<GuestTest> {
         ..GuestTest::new(name, format!("{BOOTED}{}", perf::line(nested)), profiled)
     };
     let mut rows = vec![
-        row("perf/vmlinux-6.1".into(), "6.12", "vmlinux-6.1"),
+        row("perf/vmlinux-6.1".into(), "6.12", "vmlinux-6.1").among_every_pair(),
         GuestTest {
             append: "nokaslr",
             ..row("perf/nokaslr".into(), "6.12", "vmlinuz-6.12")

@@ -77,7 +77,19 @@ pub(crate) enum Runs {
 /// may be that slow. What stands still has ended long before ([`crate::patience`]).
 const SLOWEST: u64 = 12;
 
+/// The word that runs the pairs of kernels and models which are not in the daily tests.
+const EVERY_PAIR: &str = "every-pair";
+
 impl GuestTest {
+    /// The test as one that runs on request: its parts are tested in other pairs.
+    pub(super) fn among_every_pair(self) -> Self {
+        Self {
+            name: format!("{EVERY_PAIR}/{}", self.name),
+            on_request: EVERY_PAIR,
+            ..self
+        }
+    }
+
     /// Seconds after which it is ended, on any machine.
     pub(super) const fn ended_after(&self) -> u64 {
         self.limit * SLOWEST
