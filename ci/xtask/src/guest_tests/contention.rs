@@ -145,28 +145,52 @@ fn near_the_truth(seen: &Seen, _: &GuestTest) -> Result<()> {
     Ok(())
 }
 
+/// A guest whose counters a process of the host takes for a while.
+struct Taken<'a> {
+    policy: &'a str,
+    /// What the guest runs.
+    line: &'a str,
+    /// Its counters.
+    counters: u32,
+    /// Their state when they are taken, and perhaps the last word of their line.
+    lost: &'a str,
+    /// How many counts the guest has said before. What it counts meanwhile is estimated by
+    /// these: they are of the loop, and not of its start.
+    first: usize,
+    /// How many more it says before it has its counters back: all but the first of these
+    /// have none of the time.
+    more: usize,
+}
+
 /// Starts the guest, has the host's own perf take all counters in the middle, and asks
 /// what became of the guest's before, during and after: again and again until they are
 /// in the state that is due, for the guest stops them for moments, and a host that is
-/// busy elsewhere is late. The counters are kept from the guest until it has said `more`
-/// counts, so for all but the first of them all the time.
-fn taken(policy: &str, (counters, lost): (u32, &str), more: usize, guest: &str) -> String {
+/// busy elsewhere is late.
+fn taken(guest: &Taken<'_>) -> String {
+    let Taken {
+        policy,
+        line,
+        counters,
+        lost,
+        first,
+        more,
+    } = guest;
     let run = Hosted {
         flags: &format!("--pmu type=auto,policy={policy}"),
-        line: &format!("{guest}; {ASK}"),
+        line: &format!("{line}; {ASK}"),
         ..Hosted::default()
     };
     format!(
         "mkdir -p /g; cd /g; test -e usr || cpio -id <{{guest.cpio}} 2>/dev/null; cd /; \
          mkdir -p /g/proc /g/sys /g/dev; mount -t proc p /g/proc; mount -t sysfs s /g/sys; mount -t devtmpfs d /g/dev; \
-         rm -f /g/go; mkfifo /g/go; {}{FOLLOW}word counting; follow instructions >/tmp/said & sleep 2; \
+         rm -f /g/go; mkfifo /g/go; {}{FOLLOW}word counting; follow instructions >/tmp/said & \
          show() {{ n=0; while [ $((n += 1)) -le 150 ]; do $ctl pmu >/tmp/pmu; \
            [ $(awk -v s=$1 -v w=$2 '$2 == s && (w == \"\" || $NF == w)' /tmp/pmu | wc -l) = {counters} ] && break; sleep 0.1; done; cat /tmp/pmu; }}; \
          said() {{ grep -c ,instructions, /tmp/console; }}; \
-         until_more() {{ due=$(($(said) + {more})); until [ $(said) -ge $due ]; do sleep 0.2; done; }}; \
-         echo '=== before'; show counting; \
+         until_more() {{ due=$(($(said) + $1)); until [ $(said) -ge $due ]; do sleep 0.2; done; }}; \
+         echo '=== before'; until_more {first}; show counting; \
          chroot /g /usr/bin/perf stat -x, -a -e cycles:D,cycles:D,cycles:D,cycles:D cat /go 2>/tmp/hog & hog=$!; \
-         echo '=== during'; show {lost}; until_more; timeout 20 sh -c 'echo >/g/go'; wait $hog; \
+         echo '=== during'; show {lost}; until_more {more}; timeout 20 sh -c 'echo >/g/go'; wait $hog; \
          echo '=== after'; show counting; \
          echo '=== hog'; cat /tmp/hog; wait $vmm; echo '=== said'; cat /tmp/said; echo '=== console'; cat /tmp/console; \
          umount /g/proc /g/sys /g/dev",
@@ -207,13 +231,15 @@ fn flexible() -> GuestTest {
         runs: Runs::OnHost,
         ..row(
             "taken/flexible",
-            taken(
-                "flexible",
-                (3, "waiting scaled"),
-                said::IN_A_ROW + 1,
-                "echo counting; perf stat -x, -I 1000 -e instructions,cycles,branches \
+            taken(&Taken {
+                policy: "flexible",
+                line: "echo counting; perf stat -x, -I 1000 -e instructions,cycles,branches \
                  spin 5000000000 2>&1",
-            ),
+                counters: 3,
+                lost: "waiting scaled",
+                first: 3,
+                more: said::IN_A_ROW + 1,
+            }),
             |seen, _| {
                 let (before, during) = (
                     perf::section(&seen.console, "before")?,
@@ -253,13 +279,15 @@ fn pinned() -> GuestTest {
         runs: Runs::OnHost,
         ..row(
             "taken/pinned",
-            taken(
-                "pinned",
-                (1, "error"),
-                2,
-                "echo counting; for i in 1 2 3 4 5 6 7 8; do \
+            taken(&Taken {
+                policy: "pinned",
+                line: "echo counting; for i in 1 2 3 4 5 6 7 8; do \
                  perf stat -x, -e instructions spin 1000000000 2>&1; done",
-            ),
+                counters: 1,
+                lost: "error",
+                first: 1,
+                more: 2,
+            }),
             |seen, _| {
                 let (before, during) = (
                     perf::section(&seen.console, "before")?,
