@@ -1,7 +1,7 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 27] = [
+const PAYLOADS: [&str; 28] = [
     "exit_cost",
     "hello",
     "pci_random",
@@ -27,6 +27,7 @@ const PAYLOADS: [&str; 27] = [
     "rdpmc_lost",
     "rdpmc_rewrite",
     "rdpmc_user",
+    "register_cost",
     "reset",
     "triple_fault",
 ];

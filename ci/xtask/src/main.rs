@@ -15,10 +15,12 @@
 //! | `place`, `guest` | native or nested; a line in a Linux guest |
 //! | `check`, `payloads`, `guest_tests`, `report` | what `test` and `check` run, and count |
 //! | `perf`, `complaints` | what perf and the kernel of a guest say, and what they must |
+//! | `bench` | costs, beside their floors |
 //! | `demo` | perf in a guest, shown and checked |
 
 mod apt;
 mod artifacts;
+mod bench;
 mod bzimage;
 mod check;
 mod cmd;
@@ -91,6 +93,9 @@ enum Task {
         /// Run only the tests with this word in their name, such as hotplug
         word: Option<String>,
     },
+    /// Measure what things cost, most by counting instructions in the nested host, each beside
+    /// its floor; writes target/bench.json. The exit status is 1 if a figure is missing
+    Bench(bench::BenchArgs),
     /// Run the fast gate before a commit: format, lints, rules, unit tests
     Check,
 }
@@ -105,6 +110,7 @@ fn main() -> ExitCode {
             guests,
             word,
         } => Ok(test::command(!guests, !quick, word)),
+        Task::Bench(args) => bench::command(&args),
         Task::Check => Ok(check::command()),
     };
     match done {

@@ -72,14 +72,16 @@ struct Target {
 }
 
 impl Target {
-    /// The payloads have required features, the Linux programs none.
-    fn is(&self, payload: bool) -> bool {
-        self.kind.iter().any(|k| k == "bin") && self.required_features.is_empty() != payload
+    /// Whether it is a binary that needs this feature; empty: none.
+    fn is(&self, feature: &str) -> bool {
+        let needed = self.required_features.iter().map(String::as_str);
+        self.kind.iter().any(|k| k == "bin") && needed.eq((!feature.is_empty()).then_some(feature))
     }
 }
 
-/// The binaries of guest-tests: its payloads, or its Linux programs.
-fn guest_binaries(payloads: bool) -> Result<Vec<String>> {
+/// The binaries of guest-tests that need a feature, as only the Linux programs of the guest
+/// need none.
+fn guest_binaries(feature: &str) -> Result<Vec<String>> {
     let json = cmd::output(cmd::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
     let metadata: Metadata = serde_json::from_slice(&json).context("cargo metadata")?;
     let package = metadata
@@ -89,36 +91,49 @@ fn guest_binaries(payloads: bool) -> Result<Vec<String>> {
     let targets = package.map(|p| p.targets).unwrap_or_default();
     Ok(targets
         .into_iter()
-        .filter(|t| t.is(payloads))
+        .filter(|t| t.is(feature))
         .map(|t| t.name)
         .collect())
 }
 
+/// The feature of the payloads.
+const PAYLOADS: &str = "payloads";
+/// The feature of the programs that measure on a host.
+const BENCH: &str = "bench";
+
 /// The names of the bare-metal payloads of guest-tests.
 pub(crate) fn payload_names() -> Result<Vec<String>> {
-    guest_binaries(true)
+    guest_binaries(PAYLOADS)
 }
 
 /// Builds the static Linux programs of guest-tests: its binaries without required
 /// features.
 pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {
-    let names = guest_binaries(false)?;
+    let programs = linux_programs("", "the guest's test programs")?;
+    Ok(programs.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Builds the static programs of guest-tests that measure on a host, with their names.
+pub(crate) fn bench() -> Result<Vec<(String, PathBuf)>> {
+    linux_programs(BENCH, "the programs that measure")
+}
+
+fn linux_programs(feature: &str, what: &str) -> Result<Vec<(String, PathBuf)>> {
+    let names = guest_binaries(feature)?;
     if names.is_empty() {
         return Ok(Vec::new());
     }
     let profile = "testrelease";
     let mut cargo = static_cargo(profile);
-    cargo.args(["-p", "guest-tests"]);
+    cargo.args(["-p", "guest-tests", "--features", feature]);
     for name in &names {
         cargo.args(["--bin", name]);
     }
-    cmd::long("building the guest's test programs", || {
-        cmd::run(&mut cargo).context("the guest's test programs do not build")
+    cmd::long(&format!("building {what}"), || {
+        cmd::run(&mut cargo).with_context(|| format!("{what} do not build"))
     })?;
-    Ok(names
-        .iter()
-        .map(|name| static_output(profile, name))
-        .collect())
+    let place = |name: String| (name.clone(), static_output(profile, &name));
+    Ok(names.into_iter().map(place).collect())
 }
 
 /// Builds the bare-metal payloads of guest-tests (guest-tests/README.md), in a target
@@ -126,7 +141,7 @@ pub(crate) fn guest_programs() -> Result<Vec<PathBuf>> {
 pub(crate) fn payloads() -> Result<Vec<(String, PathBuf)>> {
     let profile = "testrelease";
     let dir = paths::target().join("payloads");
-    let names = guest_binaries(true)?;
+    let names = guest_binaries(PAYLOADS)?;
     let mut cargo = cmd::cargo();
     cargo
         .env_remove("RUSTFLAGS")

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::Result;
 
 use super::row::{GuestTest, Runs};
-use super::{marks, payloads, table};
+use super::{marks, payloads, table, tools};
 use crate::guest::{self, GuestArgs};
 use crate::nested::Job;
 use crate::place::Place;
@@ -64,7 +64,8 @@ pub(super) fn job(place: &Place, tests: &[&GuestTest]) -> Result<Job> {
             }
         }
         if test.runs == Runs::OnHost {
-            let line = with_images(&payloads::place(&test.line, place, &mut job)?, place)?;
+            let line = payloads::place(&test.line, place, &mut job)?;
+            let line = with_images(&tools::place(&line, place, &mut job)?, place)?;
             let line = crate::cmd::quoted(&format!("{TIDY}{line}"));
             let run = format!("sh -c {line}");
             job.line.push_str(&marked(n, test, &run, after));

@@ -29,6 +29,7 @@ mod row;
 mod said;
 mod seen;
 mod table;
+mod tools;
 mod uncore;
 mod uncore_storm;
 mod zeros;
@@ -57,6 +58,7 @@ struct NestedHost {
     mock_pmu: &'static str,
     debian: bool,
     peer: bool,
+    profile: &'static str,
     icount: bool,
 }
 
@@ -72,36 +74,29 @@ pub(crate) fn names() -> BTreeSet<String> {
 /// The tests that are wanted, each beside those that share its host.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// The longest are the last.
-    groups: Vec<(Option<NestedHost>, Vec<GuestTest>)>,
+    groups: Groups,
 }
 
 impl Plan {
     /// Takes the tests that the report wants, and tells it of those that run on request.
     pub(crate) fn new(report: &mut Report) -> Self {
         let native = place::no_native_guests().is_none();
-        let mut groups: BTreeMap<Option<NestedHost>, Vec<GuestTest>> = BTreeMap::new();
-        let wanted: Vec<_> = table::all()
-            .into_iter()
-            .filter(|test| report.wants(&test.name))
-            .collect();
-        for test in wanted {
+        let mut wanted: Vec<_> = table::all();
+        wanted.retain(|test| report.wants(&test.name));
+        wanted.retain(|test| {
             let word = test.on_request;
-            if !report.filter().unwrap_or_default().contains(word) {
+            let is_asked_for = report.filter().unwrap_or_default().contains(word);
+            if !is_asked_for {
                 report.skip(
                     &test.name,
                     &format!("long: `cargo xtask test {word}` runs it"),
                 );
-                continue;
             }
-            groups
-                .entry(test.nested_host(native))
-                .or_default()
-                .push(test);
+            is_asked_for
+        });
+        Self {
+            groups: grouped(wanted, native),
         }
-        let mut groups: Vec<_> = groups.into_iter().collect();
-        groups.sort_by_key(|(_, tests)| tests.iter().map(|t| t.limit).sum::<u64>());
-        Self { groups }
     }
 
     /// Fetches and builds what the hosts need, which takes minutes, beside something else.
@@ -121,32 +116,67 @@ impl Plan {
 
     /// Runs them.
     pub(crate) fn run(&self, report: &mut Report) {
-        let queue: Vec<_> = self.groups.iter().collect();
-        let (queue, report) = (Mutex::new(queue), Mutex::new(report));
-        // Not in the loop's head, where it would hold the lock for the whole turn.
-        let next = || locked(&queue).pop();
-        thread::scope(|scope| {
-            for _ in 0..WORKERS {
-                scope.spawn(|| {
-                    while let Some((host, tests)) = next() {
-                        if let Err(error) = run_group(*host, tests, &report) {
-                            for test in tests {
-                                locked(&report).fail(&test.name, &format!("{error:#}"));
-                            }
-                        }
-                    }
-                });
-            }
+        let report = Mutex::new(report);
+        run_groups(&self.groups, &|test, took, seen| {
+            let checked = seen.and_then(|seen| {
+                let calm = seen.no_complaints(test.may_warn);
+                let checked = calm.and_then(|()| (test.check)(&seen, test));
+                checked.map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()))
+            });
+            locked(&report).settle(&test.name, took, checked);
         });
     }
+}
+
+/// Runs tests on hosts of their own, and tells what came out of each: as a [`Plan`], but
+/// nothing of it is checked.
+pub(crate) fn run_all(tests: Vec<GuestTest>, tell: Tell<'_>) {
+    let native = place::no_native_guests().is_none();
+    run_groups(&grouped(tests, native), tell);
+}
+
+/// Is told what came out of a test and how long it took: an error if the test did not come
+/// to its end.
+pub(crate) type Tell<'a> = &'a (dyn Fn(&GuestTest, Duration, Result<Seen>) + Sync);
+
+/// Tests beside those that share their host; the longest are the last.
+type Groups = Vec<(Option<NestedHost>, Vec<GuestTest>)>;
+
+fn grouped(tests: Vec<GuestTest>, native: bool) -> Groups {
+    let mut groups: BTreeMap<Option<NestedHost>, Vec<GuestTest>> = BTreeMap::new();
+    for test in tests {
+        groups
+            .entry(test.nested_host(native))
+            .or_default()
+            .push(test);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, tests)| tests.iter().map(|t| t.limit).sum::<u64>());
+    groups
+}
+
+fn run_groups(groups: &Groups, tell: Tell<'_>) {
+    let queue = Mutex::new(groups.iter().collect::<Vec<_>>());
+    // Not in the loop's head, where it would hold the lock for the whole turn.
+    let next = || locked(&queue).pop();
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while let Some((host, tests)) = next() {
+                    if let Err(error) = run_group(*host, tests, tell) {
+                        for test in tests {
+                            tell(test, Duration::ZERO, Err(anyhow!("{error:#}")));
+                        }
+                    }
+                }
+            });
+        }
+    });
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// The report of all workers.
-type Shared<'a> = Mutex<&'a mut Report>;
 
 /// The whole group, in as few host boots as it takes. An error means that a host could
 /// not be had.
@@ -155,7 +185,7 @@ type Shared<'a> = Mutex<&'a mut Report>;
 /// test that did not come to an end there gets a second try, aloud. On a host that counts
 /// instructions, which wedges more often, it gets up to six more. A test that ended and
 /// showed the wrong thing gets none.
-fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &Shared<'_>) -> Result<()> {
+fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], tell: Tell<'_>) -> Result<()> {
     let mut waiting: Vec<&GuestTest> = tests.iter().collect();
     let more = match nested {
         None => 0,
@@ -164,13 +194,13 @@ fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], report: &Shared<'_
     };
     let mut tried: Vec<&str> = Vec::new();
     while !waiting.is_empty() {
-        let stuck = run_once(nested, &waiting, report)?;
+        let stuck = run_once(nested, &waiting, tell)?;
         waiting = stuck.iter().map(|(test, _)| *test).collect();
         let Some((first, reason)) = stuck.into_iter().next() else {
             return Ok(());
         };
         if tried.iter().filter(|name| **name == first.name).count() == more {
-            locked(report).fail(&first.name, &reason);
+            tell(first, Duration::ZERO, Err(anyhow!(reason)));
             waiting.remove(0);
         } else {
             say!("{}: {reason}; once more, in a fresh host", first.name);
@@ -211,7 +241,7 @@ fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArg
         cpus: None,
         share: None,
         timeout: Some(60 + tests.iter().map(|t| t.ended_after()).sum::<u64>()),
-        profile: "testrelease".into(),
+        profile: nested.map_or(row::PROFILE, |host| host.profile).into(),
         perfvisor: None,
         mock_pmu: mock_pmu.map(str::parse).transpose()?,
         debian: nested.is_some_and(|host| host.debian),
@@ -226,7 +256,7 @@ fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArg
 fn run_once<'a>(
     nested: Option<NestedHost>,
     tests: &[&'a GuestTest],
-    report: &Shared<'_>,
+    tell: Tell<'_>,
 ) -> Result<Vec<Stuck<'a>>> {
     let host = host_args(nested, tests)?;
     let place = place::prepare(&host)?;
@@ -269,12 +299,8 @@ fn run_once<'a>(
             stuck.push((test, reason.to_owned()));
             continue;
         }
-        let checked = seen
-            .no_complaints(test.may_warn)
-            .and_then(|()| (test.check)(&seen, test));
-        let checked = checked.map_err(|e| anyhow!("{e:#}\n{}", seen.last_words()));
         let took = times.get(n).copied().unwrap_or_default();
-        locked(report).settle(&test.name, took, checked);
+        tell(test, took, Ok(seen));
     }
     Ok(stuck)
 }
@@ -298,8 +324,10 @@ fn name_of(nested: Option<NestedHost>) -> String {
             mock_pmu,
             debian,
             peer,
+            profile,
             icount,
         }) => {
+            let built = if profile == row::PROFILE { "" } else { profile };
             let time = if icount { "-icount" } else { "" };
             let system = if debian { "-debian" } else { "" };
             let peer = if peer { "-peer" } else { "" };
@@ -307,7 +335,8 @@ fn name_of(nested: Option<NestedHost>) -> String {
                 HostKind::Amd => "",
                 HostKind::Intel => "-intel",
             };
-            format!("{kernel}{kind}{time}{system}{peer}{mock_pmu}").replace([':', '=', '+'], "-")
+            let name = format!("{kernel}{kind}{time}{system}{peer}{mock_pmu}{built}");
+            name.replace([':', '=', '+'], "-")
         }
     }
 }

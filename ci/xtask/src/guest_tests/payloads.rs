@@ -1,7 +1,7 @@
 //! Bare-metal payloads on both nested hosts: RDPMC is a silent 0 on the one and faults
 //! on the other, whatever this machine's own KVM does (guest-contract §5.6, §5.7).
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::table::KERNELS;
 use super::{GuestTest, Runs, Seen};
@@ -87,23 +87,39 @@ pub(super) fn place(line: &str, place: &Place, job: &mut Job) -> Result<String> 
     if !line.contains(FOLDER) {
         return Ok(line.to_owned());
     }
-    let has = |job: &Job, file: &str| job.files.iter().any(|(name, _)| name == file);
     for (name, path) in programs::payloads()? {
-        let file = format!("images/{name}");
-        let is_used =
-            [CPUID.0, FAULTS.0].contains(&name.as_str()) || PAYLOADS.contains(&name.as_str());
-        if is_used && !has(job, &file) {
-            let bytes = std::fs::read(&path);
-            let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
-            job.files.push((file, bytes));
+        if names(line, &name) {
+            job.add(format!("images/{name}"), &path)?;
         }
     }
     Ok(line.replace(FOLDER, &place.job_file("")))
 }
 
+/// Whether `line` names a payload, and not only one with a longer name.
+fn names(line: &str, payload: &str) -> bool {
+    let rest = line.split(FOLDER).skip(1);
+    let is_end = |c: char| !(c.is_alphanumeric() || c == '_');
+    rest.filter_map(|rest| rest.strip_prefix(payload))
+        .any(|after| after.chars().next().is_none_or(is_end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_has_the_payloads_that_it_names() {
+        let line = "perfvisor run --kernel {payloads}pmu_count; {payloads}reset";
+        for (payload, named) in [
+            ("pmu_count", true),
+            ("reset", true),
+            ("pmu", false),
+            ("count", false),
+            ("perfvisor", false),
+        ] {
+            assert_eq!(names(line, payload), named, "{payload}");
+        }
+    }
 
     #[test]
     fn each_payload_has_ended_well() {

@@ -22,6 +22,8 @@ pub(crate) struct GuestTest {
     pub(crate) peer: bool,
     /// Whether that host needs disks for guests.
     pub(crate) disks: bool,
+    /// Cargo profile of the host's perfvisor.
+    pub(crate) profile: &'static str,
     /// Files of a line on the host, in its /images.
     pub(crate) files: &'static [(&'static str, &'static str)],
     /// How time passes.
@@ -77,6 +79,9 @@ pub(crate) enum Runs {
 /// may be that slow. What stands still has ended long before ([`crate::patience`]).
 const SLOWEST: u64 = 12;
 
+/// What tests run: optimised, and quick to build.
+pub(super) const PROFILE: &str = "testrelease";
+
 /// The word that runs the pairs of kernels and models which are not in the daily tests.
 const EVERY_PAIR: &str = "every-pair";
 
@@ -113,6 +118,7 @@ impl GuestTest {
             debian: false,
             peer: false,
             disks: false,
+            profile: PROFILE,
             files: &[],
             clock: Clock::Wall,
             runs: Runs::InGuest,
@@ -136,6 +142,7 @@ impl GuestTest {
             mock_pmu: self.mock_pmu,
             debian: self.debian,
             peer: self.peer,
+            profile: self.profile,
             icount: self.clock != Clock::Wall,
         };
         let anywhere = self.clock != Clock::Instructions

@@ -1,6 +1,10 @@
 //! What a host is asked to run, and how that ended.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
+
+use anyhow::{Context, Result};
 
 use crate::patience::{Patience, Why};
 
@@ -22,6 +26,30 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// Adds a file of this machine, once.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn add(&mut self, name: String, path: &Path) -> Result<()> {
+        if !self.has(&name) {
+            let bytes = fs::read(path);
+            let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
+            self.files.push((name, bytes));
+        }
+        Ok(())
+    }
+
+    /// Adds a file, once.
+    pub(crate) fn add_bytes(&mut self, name: String, bytes: Vec<u8>) {
+        if !self.has(&name) {
+            self.files.push((name, bytes));
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|(of, _)| of == name)
+    }
+
     /// The most that it may take.
     pub(crate) fn limit(&self, timeout: Option<u64>) -> Option<Duration> {
         let default = (!self.interactive).then_some(DEFAULT_TIMEOUT);
