@@ -10,7 +10,7 @@ use crate::cpio::Cpio;
 use crate::nested::stream::Stream;
 use crate::nested::{self, Ended, HostArgs, Job};
 use crate::place::{self, Place};
-use crate::say;
+use crate::{kernels, say};
 
 /// What the guest's init prints before the line's exit status.
 const MARKER: &str = "perfvisor.exit=";
@@ -30,7 +30,7 @@ const MEMORY: &str = "size=512M";
 pub(crate) struct GuestArgs {
     /// Kernel of the guest. Also: vmlinux-6.1 and vmlinux-6.12, the same kernels as
     /// uncompressed ELF files
-    #[arg(long, value_name = "6.1|6.12", default_value = "6.12")]
+    #[arg(long, value_name = "6.1|6.12|7", default_value = "6.12")]
     pub(crate) guest_kernel: String,
     /// More flags of perfvisor run, as one argument, such as "--cpus boot=2 --pmu off"
     #[arg(
@@ -149,7 +149,11 @@ pub(crate) fn verdict(ended: Ended, console: &str) -> Result<u8> {
 
 /// `cargo xtask guest`: runs a line in a guest, or a shell for the user.
 pub(crate) fn command(host: &HostArgs, guest: &GuestArgs, line: &[String]) -> Result<u8> {
-    let place = place::prepare(host)?;
+    let series = kernels::series(&guest.guest_kernel);
+    let place = place::prepare(&HostArgs {
+        kernels: vec![series.to_owned()],
+        ..host.clone()
+    })?;
     let line = line.join(" ");
     let mut job = Job {
         interactive: line.is_empty(),

@@ -25,35 +25,43 @@ pub(crate) struct Kernel {
 /// The kernels of `resources/artifacts.txt` of this machine's release of Debian, fetched if
 /// need be.
 pub(crate) fn all() -> Result<Vec<Kernel>> {
-    let mine = artifacts::kernels()?.into_iter();
-    mine.filter(|(.., suite)| suite.is_none())
-        .map(|(series, meta, _)| fetch(&series, &meta, &Apt::of_this_machine()))
-        .collect()
+    those(|_, suite| suite.is_none())
 }
 
-/// Of [`all`] those of some series; all of them if none is named.
+/// The kernels of some series, whatever their release; [`all`] if none is named.
 ///
 /// # Errors
-/// If one cannot be had, or there is none of that series.
+/// If one cannot be had.
 pub(crate) fn some(wanted: &[String]) -> Result<Vec<Kernel>> {
     if wanted.is_empty() {
         return all();
     }
-    let mine = artifacts::kernels()?.into_iter();
-    mine.filter(|(series, _, suite)| suite.is_none() && wanted.contains(series))
-        .map(|(series, meta, _)| fetch(&series, &meta, &Apt::of_this_machine()))
-        .collect()
+    those(|series, _| wanted.iter().any(|name| name == series))
 }
 
 /// Those of other releases of Debian.
 pub(crate) fn of_other_releases() -> Result<Vec<Kernel>> {
+    those(|_, suite| suite.is_some())
+}
+
+/// Those of the table of which this is true, by their series and release.
+fn those(is_wanted: impl Fn(&str, Option<&str>) -> bool) -> Result<Vec<Kernel>> {
     let mut all = Vec::new();
     for (series, meta, suite) in artifacts::kernels()? {
-        if let Some(suite) = suite {
-            all.push(fetch(&series, &meta, &Apt::of_release(&suite)?)?);
+        if is_wanted(&series, suite.as_deref()) {
+            let apt = match &suite {
+                None => Apt::of_this_machine(),
+                Some(suite) => Apt::of_release(suite)?,
+            };
+            all.push(fetch(&series, &meta, &apt)?);
         }
     }
     Ok(all)
+}
+
+/// `6.12` of `vmlinux-6.12`.
+pub(crate) fn series(name: &str) -> &str {
+    name.trim_start_matches(|c: char| !c.is_ascii_digit())
 }
 
 fn fetch(series: &str, meta: &str, apt: &Apt) -> Result<Kernel> {

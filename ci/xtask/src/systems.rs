@@ -73,7 +73,7 @@ pub(crate) fn guests(kernels: &[Kernel]) -> Result<Vec<PathBuf>> {
 
 /// Keeps others out who make disks. What needs none goes on.
 fn alone() -> Result<File> {
-    setup::lock("lock-systems", "another xtask makes root file systems")
+    setup::lock("lock-systems", "root file systems are being made")
 }
 
 /// What makes a disk, in `resources/debian`.

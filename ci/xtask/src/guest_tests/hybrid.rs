@@ -33,7 +33,7 @@ pub(super) fn all() -> Vec<GuestTest> {
         row("moved-away", moved_away(), stopped_with_the_reason),
         roams(),
     ];
-    all.extend(KERNELS.map(hybrid_guest));
+    all.extend(KERNELS.map(guest_of));
     for (host_kernel, guest_kernel) in [("6.1", "6.1"), (HOST, "6.1"), (HOST, "6.12")] {
         all.push(sampled_hybrid_guest(host_kernel, guest_kernel));
     }
@@ -193,9 +193,12 @@ fn roams() -> GuestTest {
 /// A guest with both kinds. By instructions, and with a second vCPU that comes up when
 /// the kernel has booted: where QEMU emulates CPUs in turns, each message between two
 /// that are busy takes a turn, which is long on the wall.
-fn hybrid_guest(kernel: &'static str) -> GuestTest {
+pub(super) fn guest_of(kernel: &'static str) -> GuestTest {
     let name = format!("guest-{kernel}/type-hybrid");
-    row(&name, in_hybrid_guest(kernel, ""), both_kinds)
+    GuestTest {
+        guest_kernel: kernel,
+        ..row(&name, in_hybrid_guest(kernel, ""), both_kinds)
+    }
 }
 
 /// The same on the wall's clock, where the emulation stands timers that expire all the

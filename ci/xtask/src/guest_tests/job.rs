@@ -6,11 +6,11 @@ use std::fs;
 use anyhow::Result;
 
 use super::row::{GuestTest, Runs};
-use super::{marks, payloads, table, tools};
+use super::{marks, newest, payloads, table, tools};
 use crate::guest::{self, GuestArgs};
 use crate::nested::Job;
 use crate::place::Place;
-use crate::{complaints, images};
+use crate::{complaints, images, kernels};
 
 /// The file of a kernel that boots the soonest, if nothing but its series is given. 6.1
 /// unpacks itself in next to no time, 6.12 for as long as half of its boot.
@@ -31,7 +31,10 @@ fn with_images(line: &str, place: &Place) -> Result<String> {
     for name in ["vmlinuz-6.1", "vmlinuz-6.12", "guest.cpio"] {
         line = line.replace(&format!("{{{name}}}"), &place.image(name)?);
     }
-    for series in table::KERNELS {
+    for series in table::KERNELS.into_iter().chain([newest::SERIES]) {
+        if !line.contains(&format!("{{kernel-{series}}}")) {
+            continue;
+        }
         let image = place.image(&soonest(series))?;
         line = line.replace(&format!("{{kernel-{series}}}"), &image);
     }
@@ -109,6 +112,21 @@ fn marked(n: usize, test: &GuestTest, run: &str, after: &str) -> String {
         console: test.console(),
     };
     marked.lines()
+}
+
+/// The series of kernels that these tests need beside their host's: none if those of this
+/// machine's release of Debian are enough.
+pub(super) fn kernels(tests: &[&GuestTest]) -> Vec<String> {
+    let series = |test: &&GuestTest| [test.host_kernel, test.guest_kernel];
+    let named = tests.iter().flat_map(series).map(kernels::series);
+    let others: BTreeSet<&str> = named
+        .filter(|name| !table::KERNELS.contains(name))
+        .collect();
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let all = table::KERNELS.into_iter().chain(others);
+    all.map(str::to_owned).collect()
 }
 
 /// The series of kernels that these tests start as ELF files.

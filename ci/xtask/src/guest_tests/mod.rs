@@ -19,6 +19,7 @@ mod memory;
 mod mock;
 mod models;
 mod monitors;
+mod newest;
 mod on_host;
 mod payloads;
 mod perf;
@@ -247,7 +248,7 @@ fn host_args(nested: Option<NestedHost>, tests: &[&GuestTest]) -> Result<HostArg
         debian: nested.is_some_and(|host| host.debian),
         peer: nested.is_some_and(|host| host.peer),
         guest_disks: tests.iter().any(|test| test.disks),
-        kernels: Vec::new(),
+        kernels: job::kernels(tests),
         elf: Some(job::elf(tests)),
     })
 }

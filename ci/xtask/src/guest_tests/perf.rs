@@ -6,7 +6,7 @@ use super::on_host::Hosted;
 use super::table::KERNELS;
 use super::{Clock, GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
-use crate::perf;
+use crate::{kernels, perf};
 
 /// Every test of perf.
 pub(super) fn all() -> Vec<GuestTest> {
@@ -61,9 +61,7 @@ fn as_shipped(series: &str) -> &'static str {
 const BOOTED: &str = "echo release=$(uname -r); echo vcpus=$(nproc); ls -d /share\n";
 
 fn booted(seen: &Seen, test: &GuestTest) -> Result<()> {
-    let series = test
-        .guest_kernel
-        .trim_start_matches(|c: char| !c.is_ascii_digit());
+    let series = kernels::series(test.guest_kernel);
     let release = format!("release={series}.");
     let booted = seen.console.lines().any(|line| line.starts_with(&release));
     ensure!(booted, "the console has no line `{release}`");
@@ -217,7 +215,7 @@ fn lean(seen: &Seen, _: &GuestTest) -> Result<()> {
 }
 
 /// `doctor` knows the nested hosts: RDPMC is 0 on one and faults on the other.
-fn doctor(host_kernel: &'static str) -> GuestTest {
+pub(super) fn doctor(host_kernel: &'static str) -> GuestTest {
     GuestTest {
         host_kernel,
         runs: Runs::OnHost,

@@ -1,19 +1,23 @@
 //! RDPMC in the guest's user mode: a program that monitors itself by perf's mmap page
 //! reads what `read(2)` says, and one that may not dies as on hardware (guest-contract
-//! §5.6, §5.7, G-506 to G-508).
+//! §5.6, §5.7, G-506 to G-508). And in its kernel, while that has probes on the reader.
 
 use anyhow::{Context, Result, ensure};
 
 use super::table::KERNELS;
-use super::{GuestTest, Seen};
+use super::{Clock, GuestTest, Seen};
 use crate::perf;
 
 /// How the line with a program's status ends if SIGSEGV ended it.
 const SEGV: &str = "=139";
 
-/// Every test of RDPMC in user mode.
+/// Every test of RDPMC.
 pub(super) fn all() -> Vec<GuestTest> {
-    let mut rows = Vec::new();
+    // On a host 6.1 the reader is rewritten, on 6.12 the doorbell serves it.
+    let mut rows = vec![
+        probed("6.1", "6.12"),
+        probed("6.12", "6.1").among_every_pair(),
+    ];
     for host_kernel in KERNELS {
         rows.push(row(host_kernel, "6.1", "1-vcpu"));
         rows.push(row(host_kernel, "6.12", "1-vcpu").among_every_pair());
@@ -36,7 +40,7 @@ pub(super) fn all() -> Vec<GuestTest> {
 
 /// On a host 6.1, RDPMC gives 0 and says nothing, until the VMM has seen that a program
 /// may read: after 10 ms of guest time, if the event counts already when it is mapped.
-fn row(host_kernel: &'static str, guest_kernel: &'static str, name: &str) -> GuestTest {
+pub(super) fn row(host_kernel: &'static str, guest_kernel: &'static str, name: &str) -> GuestTest {
     let settle = if host_kernel == "6.1" { "50" } else { "0" };
     let line = format!(
         "policy=/sys/bus/event_source/devices/cpu/rdpmc; \
@@ -60,6 +64,49 @@ fn row(host_kernel: &'static str, guest_kernel: &'static str, name: &str) -> Gue
             self_monitored,
         )
     }
+}
+
+/// kprobes on every instruction of the kernel's reader and of its caller, which copy it to
+/// a place of their own; then ftrace, which patches the caller's start. perf counts the same
+/// loop before, meanwhile and after.
+fn probed(host_kernel: &'static str, guest_kernel: &'static str) -> GuestTest {
+    const LINE: &str = "cd /sys/kernel/tracing; \
+         count() { perf stat -x, -e cycles spin 200000000 2>&1; }; count; \
+         for f in native_read_pmc x86_perf_event_update; do \
+           n=0; while [ $n -lt 100 ]; do echo p:${f}_$n $f+$n >>kprobe_events; n=$((n + 1)); done; \
+         done 2>/dev/null; \
+         echo 1 >events/kprobes/enable; count; \
+         for f in native_read_pmc x86_perf_event_update; do \
+           echo $f=$(grep $f kprobe_profile | awk '{ n += $2 } END { print n + 0 }'); done; \
+         echo 0 >events/kprobes/enable; echo >kprobe_events; \
+         echo x86_perf_event_update >set_ftrace_filter; echo function >current_tracer; count; \
+         echo traced=$(grep -c x86_perf_event_update trace); echo nop >current_tracer; count";
+    GuestTest {
+        host_kernel,
+        guest_kernel,
+        clock: Clock::InstructionsIfNested,
+        ..GuestTest::new(
+            format!("rdpmc/probed/host-{host_kernel}/guest-{guest_kernel}"),
+            LINE,
+            counted_the_same,
+        )
+    }
+}
+
+fn counted_the_same(seen: &Seen, _: &GuestTest) -> Result<()> {
+    /// The probes run inside of what is counted.
+    const OFF: f64 = 0.05;
+    seen.succeeded()?;
+    for hits in ["native_read_pmc=", "x86_perf_event_update=", "traced="] {
+        ensure!(seen.number(hits)? > 0, "{hits}0");
+    }
+    let counts = perf::counts(&seen.console, "cycles");
+    ensure!(counts.len() == 4, "four counts were due: {counts:?}");
+    for count in &counts {
+        let off = (count / counts[0] - 1.0).abs();
+        ensure!(off < OFF, "{count} of {counts:?}");
+    }
+    Ok(())
 }
 
 fn self_monitored(seen: &Seen, test: &GuestTest) -> Result<()> {

@@ -5,7 +5,7 @@ use anyhow::{bail, ensure};
 
 use super::{
     GuestTest, contention, control, disks, exec, hotplug, hybrid, memory, mock, models, monitors,
-    payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm, zeros,
+    newest, payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm, zeros,
 };
 
 /// The kernels of hosts and of guests.
@@ -32,6 +32,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(zeros::all());
     all.extend(disks::all());
     all.extend(exec::all());
+    all.extend(newest::all());
     all
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct HostArgs {
     #[arg(long)]
     pub(crate) icount: bool,
     /// Kernel of the nested host [default: 6.12]
-    #[arg(long, value_name = "6.1|6.12")]
+    #[arg(long, value_name = "6.1|6.12|7")]
     pub(crate) host_kernel: Option<String>,
     /// CPUs of the nested host. Two CPUs have a QEMU thread each; more than two, and CPUs with
     /// --icount, share one thread. With two, the emulation now and then kills the nested host

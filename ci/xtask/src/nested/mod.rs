@@ -81,7 +81,10 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     if args.host == HostKind::Intel {
         setup::intel_host()?;
     }
-    let kernels = kernels::some(&args.kernels)?;
+    let mut kernels = kernels::some(&args.kernels)?;
+    if !kernels.iter().any(|kernel| kernel.series == series) {
+        kernels.extend(kernels::some(&[series.to_owned()])?);
+    }
     let kernel = pick(&kernels, "--host-kernel", series)?;
     let mut archives = vec![images::host(&kernel, args.host)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
@@ -168,11 +171,10 @@ pub(crate) fn pick(kernels: &[Kernel], flag: &str, series: &str) -> Result<Kerne
         return Ok(kernel.clone());
     }
     let all = artifacts::kernels()?.into_iter();
-    let known = all.filter(|(.., suite)| suite.is_none());
-    let known: Vec<String> = known.map(|(series, ..)| series).collect();
+    let known: Vec<String> = all.map(|(series, ..)| series).collect();
     bail!(
         "{flag} {series}: no such kernel; there are {}",
-        known.join(" and ")
+        known.join(", ")
     )
 }
 

@@ -1,0 +1,46 @@
+//! The newest kernel of Debian, which is of another release than this machine's, as host and
+//! as guest. Two of its tests run always, the others on request.
+
+use super::{GuestTest, hybrid, models, perf, perf_test, rdpmc};
+
+/// Its series.
+pub(super) const SERIES: &str = "7";
+
+/// The word that runs the tests which do not run always.
+const ON_REQUEST: &str = "newest";
+
+/// Every test of it.
+pub(super) fn all() -> Vec<GuestTest> {
+    let models = [(SERIES, SERIES), (SERIES, "6.12"), ("6.12", SERIES)];
+    let models = models.into_iter().flat_map(|(host, guest)| {
+        let pair = move |test: GuestTest| named(&format!("host-{host}/{}", test.name), test);
+        models::on(host, guest).map(pair)
+    });
+    let readers = ["6.1", "6.12", SERIES].map(|host| rdpmc::row(host, SERIES, "1-vcpu"));
+    let others = [
+        perf::doctor(SERIES),
+        perf_test::short(SERIES),
+        hybrid::guest_of(SERIES),
+    ];
+    let others = readers.into_iter().chain(others);
+    let others = others.map(|test| named(&test.name.clone(), test));
+    models.chain(others).map(on_request).collect()
+}
+
+fn named(name: &str, test: GuestTest) -> GuestTest {
+    GuestTest {
+        name: format!("{ON_REQUEST}/{name}"),
+        ..test
+    }
+}
+
+/// The test as one that runs on request, unless it is one of the two.
+fn on_request(test: GuestTest) -> GuestTest {
+    let is_of_both = test.host_kernel == SERIES && test.guest_kernel == SERIES;
+    let always = ["model/amd-v2", "rdpmc"];
+    let runs_always = is_of_both && always.iter().any(|part| test.name.contains(part));
+    GuestTest {
+        on_request: if runs_always { "" } else { ON_REQUEST },
+        ..test
+    }
+}
