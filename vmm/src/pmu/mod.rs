@@ -164,7 +164,7 @@ impl PmuPlan {
             }
         };
         let model = if backing.core_types().is_some() {
-            Choice::hybrid(counted(Vendor::Intel).events)
+            Choice::hybrid(counted(Vendor::Intel).events, &asked.filter)
         } else {
             let found = Budget::find(&backing, asked.policy, host_cpus);
             let found = found.map_err(ChoiceError::from).map_err(PmuError::Config)?;

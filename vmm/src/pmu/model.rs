@@ -172,7 +172,7 @@ impl Choice {
 
     /// The pair of a hybrid guest (rules G-201 to G-203). Its numbers are those
     /// that Linux makes of the model number, whatever the host has.
-    pub(super) fn hybrid(events: ArchEventSet) -> Self {
+    pub(super) fn hybrid(events: ArchEventSet, filter: &FilterArg) -> Self {
         Self {
             kind: ModelKind::Intel(ArchVersion::V5),
             // What CPUID shows is the same on both.
@@ -183,7 +183,7 @@ impl Choice {
             },
             passed_over: Offered::default(),
             reason: ModelReason::Hybrid,
-            filter: Codes::Named,
+            filter: Codes::from(filter),
         }
     }
 
@@ -217,25 +217,32 @@ impl Choice {
                 )
             });
         };
-        if self.offered.events.contains(ArchEvent::RefTsc)
-            || config.fixed().len() <= WITHOUT_REF_TSC
-        {
-            return None;
+        let fixed = config.fixed().len();
+        let no_ref_cycles =
+            !self.offered.events.contains(ArchEvent::RefTsc) && fixed > WITHOUT_REF_TSC;
+        let text = |who: &str, way_out: &str| {
+            format!(
+                "{who} has a fixed counter for ref-cycles, and nothing counts them here: the guest reads 0 \
+                 for them{way_out}"
+            )
+        };
+        if self.reason != ModelReason::Hybrid {
+            let who = format!("model={} with fixed={fixed}", self.kind);
+            let way_out = format!("; fixed={WITHOUT_REF_TSC} would show <not supported>");
+            return no_ref_cycles.then(|| text(&who, &way_out));
         }
-        let model = match self.reason {
-            ModelReason::Hybrid => "a hybrid guest".to_owned(),
-            _ => format!("model={} with fixed={}", self.kind, config.fixed().len()),
-        };
-        let way_out = match self.reason {
-            ModelReason::Hybrid => String::new(),
-            _ => format!("; fixed={WITHOUT_REF_TSC} would show <not supported>"),
-        };
-        Some(format!(
-            "{model} has a fixed counter for ref-cycles, and nothing counts them here: the guest reads 0 \
-             for them{way_out}"
-        ))
+        let ref_cycles = no_ref_cycles.then(|| text("a hybrid guest", ""));
+        let caches = (self.filter != Codes::Admitted).then(|| CACHES_OF_A_HYBRID.to_owned());
+        let texts: Vec<String> = ref_cycles.into_iter().chain(caches).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
     }
 }
+
+/// The driver takes a hybrid guest's CPU by its model number, and has tables of codes for it
+/// beside the architectural events.
+const CACHES_OF_A_HYBRID: &str = "a hybrid guest counts cache events (L1-dcache-loads, dTLB-load-misses and the like) by the \
+     codes of its CPU, which the filter does not admit: the guest reads 0 for them; filter=all \
+     counts them on a host with the same CPU";
 
 impl Choice {
     /// What an AMD guest reads as 0 whatever the host counts, if there is any of it.
@@ -397,9 +404,17 @@ mod tests {
                 assert!(warning.contains(word), "{warning}");
             }
         }
-        assert_eq!(Choice::hybrid(ArchEventSet::ALL).warning(), None);
-        let warning = Choice::hybrid(without).warning().unwrap();
+        let hybrid = |events, filter: FilterArg| Choice::hybrid(events, &filter).warning();
+        assert_eq!(hybrid(ArchEventSet::ALL, FilterArg::All), None);
+        let warning = hybrid(without, FilterArg::All).unwrap();
         assert!(warning.contains("ref-cycles") && !warning.contains("fixed=2"));
+        for filter in [FilterArg::Standard, FilterArg::Architectural] {
+            let warning = hybrid(ArchEventSet::ALL, filter).unwrap();
+            for word in ["L1-dcache-loads", "reads 0", "filter=all"] {
+                assert!(warning.contains(word), "{warning}");
+            }
+            assert!(!warning.contains("ref-cycles"), "{warning}");
+        }
     }
 
     /// A filter's codes are of the vendor whose guest it would be: what they take
@@ -489,7 +504,7 @@ mod tests {
     /// G-201 and G-202: one leaf, two sets of registers.
     #[test]
     fn a_hybrid_guest_has_registers_by_the_type_of_its_vcpu() {
-        let choice = Choice::hybrid(ArchEventSet::ALL);
+        let choice = Choice::hybrid(ArchEventSet::ALL, &FilterArg::Standard);
         let [core, atom] = [CoreType::Core, CoreType::Atom].map(|t| choice.config_of(Some(t)));
         assert_eq!(core.cpuid(), atom.cpuid());
         assert_eq!((core.counters().len(), atom.counters().len()), (12, 9));
