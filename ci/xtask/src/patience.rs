@@ -205,6 +205,7 @@ fn waited(pid: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};
 
     use super::*;
@@ -281,22 +282,24 @@ mod tests {
         assert_eq!(Stat::parse("12 (a"), None);
     }
 
-    /// Ends the process with the test.
+    /// Ends the process, and all that it started, with the test.
     struct Ends(Child);
 
     impl Drop for Ends {
         fn drop(&mut self) {
-            let _ended = self.0.kill();
+            let group = format!("-{}", self.0.id());
+            let kill = Command::new("kill").args(["-KILL", "--", &group]).status();
+            let _ended = kill.is_ok_and(|status| status.success()) || self.0.kill().is_ok();
             let _reaped = self.0.wait();
         }
     }
 
     #[test]
     fn work_of_descendants_counts() {
-        let line = "sh -c 'exec 0<&- ; while :; do :; done' & inner=$!; trap 'kill $inner; exit' TERM; \
-                    sleep 1000 & wait $inner";
+        let line = "sh -c 'while :; do :; done' & wait";
         let child = Command::new("timeout")
             .args(["60", "sh", "-c", line])
+            .process_group(0)
             .spawn();
         let child = Ends(child.unwrap());
         let root = child.0.id();
@@ -305,8 +308,7 @@ mod tests {
             assert!(tries.next().is_some(), "{:?}", Effort::of_tree(root));
             std::thread::sleep(Duration::from_millis(100));
         }
-        let kill = Command::new("kill").arg(root.to_string()).status();
-        assert!(kill.unwrap().success());
+        drop(child);
         assert_eq!(Effort::of_tree(u32::MAX), Effort::default());
     }
 }
