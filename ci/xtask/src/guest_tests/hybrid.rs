@@ -33,7 +33,7 @@ pub(super) fn all() -> Vec<GuestTest> {
         row("moved-away", moved_away(), stopped_with_the_reason),
         roams(),
     ];
-    all.extend(KERNELS.map(guest_of));
+    all.extend(KERNELS.map(hybrid_guest));
     for (host_kernel, guest_kernel) in [("6.1", "6.1"), (HOST, "6.1"), (HOST, "6.12")] {
         all.push(sampled_hybrid_guest(host_kernel, guest_kernel));
     }
@@ -193,23 +193,21 @@ fn roams() -> GuestTest {
 /// A guest with both kinds. By instructions, and with a second vCPU that comes up when
 /// the kernel has booted: where QEMU emulates CPUs in turns, each message between two
 /// that are busy takes a turn, which is long on the wall.
-pub(super) fn guest_of(kernel: &'static str) -> GuestTest {
+fn hybrid_guest(kernel: &'static str) -> GuestTest {
     let name = format!("guest-{kernel}/type-hybrid");
-    GuestTest {
-        guest_kernel: kernel,
-        ..row(&name, in_hybrid_guest(kernel, ""), both_kinds)
-    }
+    row(&name, in_hybrid_guest(kernel, ""), both_kinds)
 }
 
 /// The same on the wall's clock, where the emulation stands timers that expire all the
 /// time (resources/README.md), and each kind samples.
-fn sampled_hybrid_guest(host_kernel: &'static str, kernel: &str) -> GuestTest {
+pub(super) fn sampled_hybrid_guest(host_kernel: &'static str, kernel: &'static str) -> GuestTest {
     let sample = "; m=1; for pmu in core atom; do \
          taskset $m perf record -c 2000000 -e cpu_$pmu/cycles/ -o /tmp/data spin 100000000 2>&1; m=2; \
          echo $pmu.samples=$(perf script -i /tmp/data 2>/dev/null | grep -c spin); done; \
          echo === interrupts; grep -e NMI -e PMI /proc/interrupts";
     GuestTest {
         host_kernel,
+        guest_kernel: kernel,
         mock_pmu: TWO_CPUS,
         clock: Clock::Wall,
         ..row(

@@ -20,7 +20,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     let others = [
         perf::doctor(SERIES),
         perf_test::short(SERIES),
-        hybrid::guest_of(SERIES),
+        hybrid::sampled_hybrid_guest("6.12", SERIES),
     ];
     let others = readers.into_iter().chain(others);
     let others = others.map(|test| named(&test.name.clone(), test));

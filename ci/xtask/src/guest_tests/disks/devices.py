@@ -96,7 +96,8 @@ def network(guest, address):
     guest.run("rm -rf /etc/apt/sources.list.d /var/lib/apt/lists; export DEBIAN_FRONTEND=noninteractive")
     guest.run(f"echo 'deb [trusted=yes] http://{address}:8000 ./' >/etc/apt/sources.list")
     for name, words in {"update": "update", "install": "-y install from-host"}.items():
-        status, text = guest.run(f"apt-get -q {words}")
+        # With a terminal it throws away what was typed ahead: the question for its status.
+        status, text = guest.run(f"apt-get -q -o Dpkg::Use-Pty=0 {words} </dev/null 2>&1")
         print(text, flush=True)
         say(f"apt-{name}", status)
     say("from-host", guest.out("cat /srv/from-host"))
