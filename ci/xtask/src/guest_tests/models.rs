@@ -63,7 +63,7 @@ const ROWS: [Row; 7] = [
 /// without build-ids, which cost as much as the samples: the rows of `perf` have them.
 const LINE: &str = "\
 echo '=== driver'
-dmesg | grep -E 'Performance Events|bit width|(event|global) mask'
+dmesg | grep -E 'Performance Events|bit width|(event|global_ctrl) mask'
 echo '=== perf stat'
 perf stat -e cycles spin 50000000 2>&1 || exit
 echo '=== perf record'
@@ -143,7 +143,7 @@ fn driver(console: &str, row: &Row) -> Result<()> {
         row.width
     );
     // Linux 7 has another name for it.
-    let mask = value("event mask:").or_else(|_| value("global mask:"))?;
+    let mask = value("event mask:").or_else(|_| value("global_ctrl mask:"))?;
     let mask = u64::from_str_radix(mask.trim(), 16)?;
     ensure!(
         mask == row.mask,
