@@ -20,10 +20,10 @@ use crate::say;
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArgs {
     /// Kernel of the guest
-    #[arg(long, value_name = "6.1|6.12", default_value = "6.12")]
+    #[arg(long, value_name = "6.1|6.12|7", default_value = "6.12")]
     guest_kernel: String,
     /// Kernel of the nested host, if one is used [default: 6.12]
-    #[arg(long, value_name = "6.1|6.12")]
+    #[arg(long, value_name = "6.1|6.12|7")]
     host_kernel: Option<String>,
     /// The PMU of the guest, as in perfvisor run --pmu; such as type=software,model=intel-v2
     #[arg(long, value_name = "PMU", allow_hyphen_values = true)]
@@ -51,7 +51,7 @@ const LIMIT: u64 = 3600;
 /// The kernels that it boots; what is no series is refused later, with those that there are.
 fn kernels(args: &DemoArgs) -> Vec<String> {
     let host = args.host_kernel.as_deref();
-    let guest = args.guest_kernel.trim_start_matches("vmlinux-");
+    let guest = crate::kernels::series(&args.guest_kernel);
     vec![host.unwrap_or(nested::DEFAULT_KERNEL).into(), guest.into()]
 }
 
