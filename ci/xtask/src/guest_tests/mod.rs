@@ -100,15 +100,15 @@ impl Plan {
         }
     }
 
-    /// Fetches and builds what the hosts need, which takes minutes, beside something else.
-    /// Whoever needs it next finds it, or finds the error and tells it.
+    /// Fetches and builds what the nested hosts need, which takes minutes, beside something
+    /// else. Whoever needs it next finds it, or finds the error and tells it.
     pub(crate) fn make_ready(&self) {
-        let all = self.groups.iter().rev();
-        let all = all
+        let nested = self.groups.iter().rev().filter(|(host, _)| host.is_some());
+        let args = nested
             .filter_map(|(host, tests)| host_args(*host, &tests.iter().collect::<Vec<_>>()).ok());
-        let (debian, others): (Vec<_>, Vec<_>) = all.partition(|host| host.debian);
+        let (debian, others): (Vec<_>, Vec<_>) = args.partition(|host| host.debian);
         for host in &others {
-            let _ready = place::prepare(host);
+            let _ready = nested::prepare(host);
         }
         for host in &debian {
             let _ready = nested::make_disks(host);
