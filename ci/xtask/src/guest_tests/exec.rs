@@ -46,7 +46,13 @@ const SMALL: &str = "--cpus 1 --memory 256M";
 /// Every test of `exec`.
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = vec![refused::all(), interrupted(), network(), two_cpus()];
-    all.extend([flame_graph(), backend_dies(), huge_pages()]);
+    all.extend([
+        flame_graph(),
+        backend_dies(),
+        huge_pages(),
+        flags(),
+        signals(),
+    ]);
     all.extend(KERNELS.map(inside));
     all.extend(KERNELS.map(ends));
     all.extend(boot::all());
@@ -233,6 +239,62 @@ fn interrupted() -> GuestTest {
         |seen, _| {
             seen.says("status=130")?;
             seen.says("nothing-left")
+        },
+    )
+}
+
+/// Folders that the guest sees besides, a variable, and another root file system: that of a
+/// Debian 12.
+fn flags() -> GuestTest {
+    GuestTest {
+        disks: true,
+        ..row(
+            "flags",
+            KERNEL,
+            "rm -rf /tmp/rw /tmp/ro; mkdir /tmp/rw /tmp/ro; echo read >/tmp/ro/file; chown -R user: /tmp/rw /tmp/ro; \
+             as_user \"perfvisor exec KERNEL SMALL --rw /tmp/rw --ro /tmp/ro --env WORD='two words' -- \
+               sh -c 'echo written >/tmp/rw/file; echo ro=\\$(cat /tmp/ro/file) word=\\$WORD; echo x >/tmp/ro/file || echo ro-refused'\" 2>/dev/null; \
+             echo status=$? rw=$(cat /tmp/rw/file) ro=$(cat /tmp/ro/file); \
+             mkdir -p /12; mount -o ro /dev/vdb /12; \
+             perfvisor exec KERNEL SMALL --root /12 -- sh -c 'echo debian=$(cut -d. -f1 /etc/debian_version)'; echo root=$?; umount /12",
+            |seen, _| {
+                for line in [
+                    "ro=read word=two words",
+                    "ro-refused",
+                    "status=0 rw=written ro=read",
+                    "debian=12",
+                    "root=0",
+                ] {
+                    seen.says(line)?;
+                }
+                Ok(())
+            },
+        )
+    }
+}
+
+/// SIGTERM is the command's, which may take it. Ctrl-Z, typed at a terminal, stops the
+/// command, and perfvisor with it, until that is told to go on.
+fn signals() -> GuestTest {
+    row(
+        "signals",
+        KERNEL,
+        ": >/tmp/out; (until grep -q began /tmp/out; do sleep 0.2; done; pkill -TERM -u user -x perfvisor) & \
+         as_user \"perfvisor exec KERNEL SMALL -- sh -c 'trap \\\"echo took-term; exit 9\\\" TERM; echo began; while :; do sleep 0.2; done'\" >/tmp/out; \
+         echo term=$?; cat /tmp/out; \
+         rm -f /tmp/typed; touch /tmp/typed; state() { ps -o stat= -p $(pgrep -u user -x perfvisor) | cut -c1; }; \
+         (until grep -q -e began -e status= /tmp/typed; do sleep 0.2; done; sleep 1; printf '\\032'; \
+          until [ $(state) = T ]; do sleep 0.2; done; echo stopped >/tmp/stopped; pkill -CONT -u user; \
+          while [ $(state) = T ]; do sleep 0.2; done; sleep 1; printf '\\004'; \
+          until grep -q status= /tmp/typed; do sleep 0.2; done) | \
+         { as_user \"script -qefc 'perfvisor exec KERNEL SMALL -- sh -c \\\"echo began; cat; echo went-on\\\"' /dev/null\"; printf '\\nstatus=%s\\n' $?; } >/tmp/typed; \
+         cat /tmp/stopped /tmp/typed",
+        |seen, _| {
+            for line in ["term=9", "took-term", "stopped", "status=0"] {
+                seen.says(line)?;
+            }
+            // Behind the `^Z` that the guest's terminal shows.
+            seen.shows("went-on")
         },
     )
 }
