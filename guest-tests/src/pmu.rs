@@ -135,6 +135,16 @@ pub fn low_bits(count: u32) -> u64 {
     }
 }
 
+/// A part of a wait. A guest that spins with interrupts off and never leaves guest mode gets
+/// a host in Bochs 2.7 to stand still (`resources/README.md`): PAUSE leaves it now and then,
+/// if one comes at most 128 ticks after the other, which is KVM's `ple_gap`.
+fn wait() {
+    for _ in 0..5 {
+        cpu::spin(20);
+        core::hint::spin_loop();
+    }
+}
+
 /// Spins until `done` or the end of [`PATIENCE`]; says whether it was done.
 pub fn spin_until(mut done: impl FnMut() -> bool) -> bool {
     let start = cpu::rdtsc();
@@ -145,7 +155,7 @@ pub fn spin_until(mut done: impl FnMut() -> bool) -> bool {
         if cpu::rdtsc().wrapping_sub(start) > PATIENCE {
             return false;
         }
-        cpu::spin(100);
+        wait();
     }
 }
 
@@ -153,6 +163,6 @@ pub fn spin_until(mut done: impl FnMut() -> bool) -> bool {
 pub fn spin_for(ticks: u64) {
     let start = cpu::rdtsc();
     while cpu::rdtsc().wrapping_sub(start) < ticks {
-        cpu::spin(100);
+        wait();
     }
 }
