@@ -219,7 +219,7 @@ pub(crate) fn host(kernel: &Kernel, kind: HostKind) -> Result<PathBuf> {
     let init = paths::resource("host/init");
     let busybox_path = programs::find("busybox")?;
     let stamp = Stamp::default()
-        .text("host 2")
+        .text("host 3")
         .text(&kernel.stamp)
         .file(&init)?
         .file(&busybox_path)?;
@@ -231,7 +231,7 @@ pub(crate) fn host(kernel: &Kernel, kind: HostKind) -> Result<PathBuf> {
         let mut order = String::new();
         for (name, data) in &modules {
             cpio.file(&format!("modules/{name}.ko"), 0o644, data)?;
-            order.push_str(&format!("{name}.ko\n"));
+            order.push_str(&format!("{name}.ko {}\n", kind.parameters(name)));
         }
         cpio.file("modules/order", 0o644, order.as_bytes())
     })

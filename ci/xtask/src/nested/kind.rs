@@ -43,6 +43,15 @@ impl HostKind {
         }
     }
 
+    /// The parameters of a module of the host, by the name of its file.
+    pub(crate) fn parameters(self, module: &str) -> &'static str {
+        match (self, module) {
+            // A guest that waits is to be left every 4,096 ticks, not ever more rarely.
+            (Self::Intel, "kvm_intel") => "ple_window_grow=0",
+            _ => "",
+        }
+    }
+
     /// The kernels that it has as ELF files if nothing names them, if not all: each makes the
     /// boot of a slow host longer.
     pub(super) const fn elf_kernels(self) -> Option<&'static [String]> {
