@@ -45,6 +45,11 @@ pub(crate) fn line(nested: bool) -> String {
     format!("{}{STAT}{RECORD}", if nested { SLOW_HOST } else { "" })
 }
 
+/// The line after these settings of `rate` and `count`.
+pub(crate) fn line_with(settings: &str) -> String {
+    format!("{settings}{STAT}{RECORD}")
+}
+
 /// The part of the line that samples, for a nested host.
 pub(crate) fn sampling_line() -> String {
     format!("{SLOW_HOST}{RECORD}")

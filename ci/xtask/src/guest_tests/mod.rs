@@ -13,6 +13,7 @@ mod energy;
 mod exec;
 mod hotplug;
 mod hybrid;
+mod intel_host;
 mod job;
 mod marks;
 mod memory;

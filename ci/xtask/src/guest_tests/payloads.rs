@@ -44,7 +44,7 @@ pub(super) fn all() -> Vec<GuestTest> {
 
 /// A payload says `perfvisor.exit=` as a Linux guest does, of which more is asked: here
 /// its word is `payload.exit=`.
-fn row(host_kernel: &'static str, model: &str) -> GuestTest {
+pub(super) fn row(host_kernel: &'static str, model: &str) -> GuestTest {
     let runs = PAYLOADS.iter().map(|payload| (*payload, model));
     let runs = runs.chain((model == MODELS[0]).then_some(CPUID));
     let runs = runs.chain((host_kernel == FAULTS.1).then_some((FAULTS.0, model)));

@@ -4,8 +4,8 @@
 use anyhow::{bail, ensure};
 
 use super::{
-    GuestTest, contention, control, disks, exec, hotplug, hybrid, memory, mock, models, monitors,
-    newest, payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm, zeros,
+    GuestTest, contention, control, disks, exec, hotplug, hybrid, intel_host, memory, mock, models,
+    monitors, newest, payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm, zeros,
 };
 
 /// The kernels of hosts and of guests.
@@ -32,6 +32,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(zeros::all());
     all.extend(disks::all());
     all.extend(exec::all());
+    all.extend(intel_host::all());
     all.extend(newest::all());
     all
 }
