@@ -17,8 +17,8 @@ use crate::{complaints, images, kernels};
 fn soonest(kernel: &str) -> String {
     match kernel {
         UNPACKS_SLOWLY => format!("vmlinux-{kernel}"),
-        "6.1" => format!("vmlinuz-{kernel}"),
-        _ => kernel.to_owned(),
+        _ if kernel.starts_with("vmlin") => kernel.to_owned(),
+        _ => format!("vmlinuz-{kernel}"),
     }
 }
 
