@@ -12,7 +12,7 @@ use crate::perf;
 
 /// How many operations a storm has; `STORM=1000 cargo xtask test hotplug/storm` asks
 /// for more.
-const OPERATIONS: u32 = 30;
+const OPERATIONS: u32 = 20;
 
 /// Every test of topology and hot-plug.
 pub(super) fn all() -> Vec<GuestTest> {

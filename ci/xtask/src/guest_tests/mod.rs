@@ -64,9 +64,9 @@ struct NestedHost {
     icount: bool,
 }
 
-/// Hosts that run at a time: an emulated one keeps one CPU busy, and CI's machines have
-/// two.
-const WORKERS: usize = 2;
+/// Hosts that run at a time. An emulated one keeps a CPU busy, unless its guests wait, and
+/// CI's machines have two.
+const WORKERS: usize = 3;
 
 /// The names of all tests.
 pub(crate) fn names() -> BTreeSet<String> {
