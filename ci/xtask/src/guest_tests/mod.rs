@@ -141,7 +141,8 @@ pub(crate) fn run_all(tests: Vec<GuestTest>, tell: Tell<'_>) {
 /// to its end.
 pub(crate) type Tell<'a> = &'a (dyn Fn(&GuestTest, Duration, Result<Seen>) + Sync);
 
-/// Tests beside those that share their host; the longest are the last.
+/// Tests beside those that share their host, the first to run last: those on hosts that
+/// count instructions, which may stand still and start again, and then the longest.
 type Groups = Vec<(Option<NestedHost>, Vec<GuestTest>)>;
 
 fn grouped(tests: Vec<GuestTest>, native: bool) -> Groups {
@@ -153,7 +154,13 @@ fn grouped(tests: Vec<GuestTest>, native: bool) -> Groups {
             .push(test);
     }
     let mut groups: Vec<_> = groups.into_iter().collect();
-    groups.sort_by_key(|(_, tests)| tests.iter().map(|t| t.limit).sum::<u64>());
+    groups.sort_by_key(|(host, tests)| {
+        let counts_instructions = host.is_some_and(|host| host.icount);
+        (
+            counts_instructions,
+            tests.iter().map(|t| t.limit).sum::<u64>(),
+        )
+    });
     groups
 }
 
@@ -213,8 +220,8 @@ fn run_group(nested: Option<NestedHost>, tests: &[GuestTest], tell: Tell<'_>) ->
 }
 
 /// CPU time without a byte of output after which a test on a host that counts
-/// instructions has locked itself up (resources/README.md): thrice what the longest uses.
-const STANDSTILL: u64 = 120;
+/// instructions has locked itself up (resources/README.md): twice what the longest uses.
+const STANDSTILL: u64 = 80;
 
 /// How long a host may stand still that runs these tests.
 fn patience(tests: &[&GuestTest], icount: bool) -> Patience {
