@@ -42,7 +42,7 @@ pub(crate) const SLOW_HOST: &str =
 
 /// The line for a nested host or for a machine of our own.
 pub(crate) fn line(nested: bool) -> String {
-    format!("{}{STAT}{RECORD}", if nested { SLOW_HOST } else { "" })
+    line_with(if nested { SLOW_HOST } else { "" })
 }
 
 /// The line after these settings of `rate` and `count`.

@@ -52,39 +52,39 @@ pub(super) fn guest(kernel: &str, words: &str) -> String {
     )
 }
 
-fn row(name: &str, line: String) -> GuestTest {
-    GuestTest {
+/// A run with the PMU on and one with it off. `line` makes the line of a figure, whose name
+/// and value of `--pmu` it gets; `most` is what is wanted of the two.
+fn run(name: &str, figure: &str, most: [f64; 2], line: impl Fn(&str, &str) -> String) -> Run {
+    let (mut lines, mut figures) = (String::new(), Vec::new());
+    for ((pmu, flag), most) in PMU.into_iter().zip(most) {
+        let name = format!("{figure}_pmu_{pmu}");
+        lines += &line(&name, flag);
+        figures.push(Figure::new(name, INSTRUCTIONS, Some(Most::Value(most))));
+    }
+    let test = GuestTest {
         runs: Runs::OnHost,
         limit: 120,
-        ..GuestTest::new(format!("bench/{name}"), line, |_, _| Ok(()))
-    }
+        ..GuestTest::new(format!("bench/{name}"), lines, |_, _| Ok(()))
+    };
+    Run::printed(test, figures)
 }
 
 fn boot(form: &str, kernel: &str, most: [f64; 2]) -> Run {
     let guest = guest(kernel, WORDS);
-    let (mut line, mut figures) = (String::new(), Vec::new());
-    for ((pmu, flag), most) in PMU.into_iter().zip(most) {
-        let name = format!("boot_{form}_pmu_{pmu}");
-        line += &format!(
-            "{guest} --cpus boot=1 --pmu {flag} {}",
-            named("word", &name)
-        );
-        figures.push(Figure::new(name, INSTRUCTIONS, Some(Most::Value(most))));
-    }
-    Run::printed(row(&format!("boot/{form}"), line), figures)
+    let line = |name: &str, flag: &str| {
+        format!("{guest} --cpus boot=1 --pmu {flag} {}", named("word", name))
+    };
+    run(&format!("boot/{form}"), &format!("boot_{form}"), most, line)
 }
 
 /// Each is run twice: the first run loads what stays loaded.
 fn start() -> Run {
     let guest = format!("{} --kernel {{payloads}}hello", until("payload"));
-    let (mut line, mut figures) = (String::new(), Vec::new());
-    for ((pmu, flag), most) in PMU.into_iter().zip(START) {
-        let name = format!("start_to_first_instruction_pmu_{pmu}");
-        line += &format!(
+    let line = |name: &str, flag: &str| {
+        format!(
             "{guest} --pmu {flag} </dev/null >/dev/null; {guest} --pmu {flag} {}",
-            named("first", &name)
-        );
-        figures.push(Figure::new(name, INSTRUCTIONS, Some(Most::Value(most))));
-    }
-    Run::printed(row("start", line), figures)
+            named("first", name)
+        )
+    };
+    run("start", "start_to_first_instruction", START, line)
 }

@@ -32,11 +32,10 @@ fn with_images(line: &str, place: &Place) -> Result<String> {
         line = line.replace(&format!("{{{name}}}"), &place.image(name)?);
     }
     for series in table::KERNELS.into_iter().chain([newest::SERIES]) {
-        if !line.contains(&format!("{{kernel-{series}}}")) {
-            continue;
+        let name = format!("{{kernel-{series}}}");
+        if line.contains(&name) {
+            line = line.replace(&name, &place.image(&soonest(series))?);
         }
-        let image = place.image(&soonest(series))?;
-        line = line.replace(&format!("{{kernel-{series}}}"), &image);
     }
     Ok(line)
 }

@@ -13,8 +13,7 @@ const ON_REQUEST: &str = "newest";
 pub(super) fn all() -> Vec<GuestTest> {
     let models = [(SERIES, SERIES), (SERIES, "6.12"), ("6.12", SERIES)];
     let models = models.into_iter().flat_map(|(host, guest)| {
-        let pair = move |test: GuestTest| named(&format!("host-{host}/{}", test.name), test);
-        models::on(host, guest).map(pair)
+        models::on(host, guest).map(move |test| under(&format!("host-{host}/"), test))
     });
     let readers = ["6.1", "6.12", SERIES].map(|host| rdpmc::row(host, SERIES, "1-vcpu"));
     let others = [
@@ -23,13 +22,13 @@ pub(super) fn all() -> Vec<GuestTest> {
         hybrid::sampled_hybrid_guest("6.12", SERIES),
     ];
     let others = readers.into_iter().chain(others);
-    let others = others.map(|test| named(&test.name.clone(), test));
+    let others = others.map(|test| under("", test));
     models.chain(others).map(on_request).collect()
 }
 
-fn named(name: &str, test: GuestTest) -> GuestTest {
+fn under(folder: &str, test: GuestTest) -> GuestTest {
     GuestTest {
-        name: format!("{ON_REQUEST}/{name}"),
+        name: format!("{ON_REQUEST}/{folder}{}", test.name),
         ..test
     }
 }
