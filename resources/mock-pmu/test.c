@@ -123,6 +123,24 @@ static void pinned_events(int n)
 	close_all(fds + 1, n);
 }
 
+/*
+ * Spins until the group's leader was enabled for some time, or has run, and reads the
+ * group. The clock of these times may stand still for a tick or longer on a busy machine.
+ */
+static void spin_until(int to_run, const int *group, struct reading *lead,
+		       struct reading *second)
+{
+	int i;
+
+	for (i = 0; i < 1000; i++) {
+		spin(1000000);
+		reading(group[0], lead);
+		reading(group[1], second);
+		if (to_run ? lead->running && second->running : lead->enabled > 0)
+			break;
+	}
+}
+
 /* A group has all of its counters or none. */
 static void groups(int n)
 {
@@ -137,16 +155,15 @@ static void groups(int n)
 	attr.disabled = 0;
 	group[1] = open_event(&attr, 0, -1, group[0]);
 	ioctl(group[0], PERF_EVENT_IOC_ENABLE, 0);
-	spin(1000000);
-	reading(group[0], &lead);
-	reading(group[1], &second);
+	spin_until(0, group, &lead, &second);
 	check(lead.enabled && !lead.running && !lead.count,
-	      "a group of 2 beside %d: its leader has no counter", n - 1);
+	      "a group of 2 beside %d: its leader has no counter: "
+	      "enabled for %llu ns, ran for %llu ns, counted %llu", n - 1,
+	      (unsigned long long)lead.enabled, (unsigned long long)lead.running,
+	      (unsigned long long)lead.count);
 	check(!second.running && !second.count, "nor has its second event");
 	close(fds[--i]);
-	spin(10000000);
-	reading(group[0], &lead);
-	reading(group[1], &second);
+	spin_until(1, group, &lead, &second);
 	check(lead.running && lead.count, "beside %d: its leader counts", n - 2);
 	check(second.running && second.count, "and its second event");
 	close_all(group, 2);
