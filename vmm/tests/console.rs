@@ -271,3 +271,42 @@ fn every_signal_leaves_no_socket() {
         vm.wait();
     }
 }
+
+/// `--help`, "Console": the keys are perfvisor's, and the guest goes on.
+#[test]
+fn ctrl_a_shows_the_keys_and_ends_the_vm() {
+    let up = Code::default().text("up").append(&halted());
+    let Some(guest) = Guest::new("keys", &up) else {
+        return;
+    };
+    let line = format!(
+        "{} run --pmu off --memory size=16M --serial tty --kernel {}",
+        env!("CARGO_BIN_EXE_perfvisor"),
+        guest.0.display()
+    );
+    let mut terminal = Command::new("script")
+        .args(["-qefc", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = terminal.stdin.take().unwrap();
+    let mut shown = terminal.stdout.take().unwrap();
+    shows(&mut shown, "up");
+    keys.write_all(b"\x01?").unwrap();
+    let help = shows(&mut shown, "shows this\r\n");
+    assert!(help.contains("Ctrl-A x ends the VM"), "{help}");
+    keys.write_all(b"\x01x").unwrap();
+    assert_eq!(terminal.wait().unwrap().code(), Some(0));
+}
+
+/// Reads until `end` was shown.
+fn shows(terminal: &mut impl Read, end: &str) -> String {
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.ends_with(end) {
+        assert_eq!(terminal.read(&mut byte).unwrap(), 1, "it ended: {text}");
+        text.push(char::from(byte[0]));
+    }
+    text
+}

@@ -55,6 +55,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     ]);
     all.extend(KERNELS.map(inside));
     all.extend(KERNELS.map(ends));
+    all.extend(KERNELS.map(least_memory));
     all.extend(boot::all());
     all
 }
@@ -221,6 +222,25 @@ fn huge_pages() -> GuestTest {
                     );
                 }
                 Ok(())
+            },
+        )
+    }
+}
+
+/// The least memory, which a refusal names, is enough for a command.
+fn least_memory(kernel: &'static str) -> GuestTest {
+    GuestTest {
+        on_request: if kernel == KERNEL { "" } else { "least-memory" },
+        ..row(
+            &format!("least-memory/guest-{kernel}"),
+            kernel,
+            "least=$(as_user 'perfvisor exec KERNEL --cpus 1 --memory 32M -- true' 2>&1 | grep -o 'at least [0-9]*' | tr -dc 0-9); \
+             as_user \"perfvisor exec KERNEL --cpus 1 --memory ${least}M -- sh -c 'echo enough; exit 3'\"; echo status=$? least=$least; \
+             as_user \"perfvisor exec KERNEL --cpus 1 --memory $((least - 1))M -- true\"; echo less=$?",
+            |seen, _| {
+                seen.says("enough")?;
+                seen.shows("status=3 least=")?;
+                seen.says("less=125")
             },
         )
     }

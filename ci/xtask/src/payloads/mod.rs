@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::report::Report;
-use crate::{cmd, guest, paths, programs};
+use crate::{cmd, guest, programs};
 
 mod neighbours;
+mod pci;
 
 /// Seconds that a payload may take.
 const LIMIT: &str = "60";
@@ -54,30 +55,8 @@ fn arguments(payload: &str) -> &'static [&'static str] {
     match payload {
         "pmu_random" => &["--debug-exit", "--cmdline", "ops=3000 seed=20240229"],
         "pmu_none" => &["--pmu", "type=auto,rdpmc=off"],
-        // A disk comes to these, and 64 MiB for queues that may be anywhere.
-        "pci_random" => &[
-            "--debug-exit",
-            "--cmdline",
-            "ops=5000 seed=20261130",
-            "--memory",
-            "size=64M",
-            "--rng",
-            "on",
-            "--console",
-            "null",
-        ],
         _ => &[],
     }
-}
-
-/// The disk of `pci_random`, which may be overwritten.
-fn scratch_disk() -> Result<PathBuf> {
-    const MIB: u64 = 1 << 20;
-    let path = paths::cache("run")?.join("pci_random.raw");
-    let file = std::fs::File::create(&path);
-    file.and_then(|file| file.set_len(MIB))
-        .with_context(|| format!("cannot make {}", path.display()))?;
-    Ok(path)
 }
 
 /// One run of a payload.
@@ -117,6 +96,7 @@ pub(crate) fn run(report: &mut Report) {
     };
     let mut names: Vec<_> = names.into_iter().filter(|n| report.wants(n)).collect();
     names.extend(neighbours::wanted(report));
+    names.extend(pci::wanted(report));
     if names.is_empty() {
         return;
     }
@@ -145,6 +125,7 @@ pub(crate) fn run(report: &mut Report) {
         }
     }
     neighbours::run(report, &perfvisor, &all);
+    pci::run(report, &perfvisor, &all);
 }
 
 /// `perfvisor run` of a payload with its own arguments.
@@ -178,10 +159,14 @@ enum Outcome {
 
 fn run_one(perfvisor: &Path, run: &Run) -> Result<Outcome> {
     let mut of = command(perfvisor, &run.payload, run.model);
-    if name_of(&run.payload) == "pci_random" {
-        let path = scratch_disk()?;
-        of.arg("--disk").arg(format!("path={}", path.display()));
+    if name_of(&run.payload) == pci::PAYLOAD {
+        of.args(pci::arguments(pci::SEED)?);
     }
+    finishes(&run.payload, &of)
+}
+
+/// Runs a command of [`command`], and judges it.
+fn finishes(payload: &Path, of: &Command) -> Result<Outcome> {
     let mut command = Command::new("timeout");
     command.arg(LIMIT).arg(of.get_program()).args(of.get_args());
     let began = Instant::now();
@@ -200,7 +185,7 @@ fn run_one(perfvisor: &Path, run: &Run) -> Result<Outcome> {
         return Ok(Outcome::Skipped(KVMS_LEAF_7));
     }
     verdict(
-        name_of(&run.payload),
+        name_of(payload),
         done.status,
         began.elapsed(),
         &console,
