@@ -1,11 +1,12 @@
 //! Host PMUs: what backs a guest's counters.
 //!
 //! One trait with the verbs of a Linux PMU driver, and its drivers: `linux`
-//! (perf_event_open), [`software`] (a clock), [`sum`] (several as one) and `sim`
-//! (scripted). PMUs whose counters serve more than one vCPU have a trait of their own,
+//! (perf_event_open), [`software`] (a clock), [`sum`] (several as one), [`held`] (one
+//! whose stopped events keep their counters) and `sim` (scripted). PMUs whose counters serve more than one vCPU have a trait of their own,
 //! [`UncoreHost`], with `linux` and `sim_uncore`. The scripted PMUs are for tests, behind
 //! the feature `test-doubles`.
 
+pub mod held;
 mod level;
 mod pmu;
 mod share;

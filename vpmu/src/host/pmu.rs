@@ -309,6 +309,11 @@ pub trait HostPmu: fmt::Debug {
     /// [`ReadError`] if the host has no count to give: never a made-up one.
     fn read(&mut self, id: HostEventId) -> Result<Count, ReadError>;
 
+    /// Gives back the counters that stopped events keep, for a PMU that lets them
+    /// ([`Held`](super::held::Held)). To be called now and then, and when the guest has
+    /// no use for its counters.
+    fn give_back(&mut self) {}
+
     /// Whether a running event may be without a counter.
     fn can_lose(&self) -> bool {
         false
@@ -372,6 +377,9 @@ impl<P: HostPmu + ?Sized> HostPmu for Box<P> {
     }
     fn read(&mut self, id: HostEventId) -> Result<Count, ReadError> {
         (**self).read(id)
+    }
+    fn give_back(&mut self) {
+        (**self).give_back();
     }
     fn can_lose(&self) -> bool {
         (**self).can_lose()

@@ -99,6 +99,12 @@ impl<P: HostPmu> HostPmu for SumPmu<P> {
         })
     }
 
+    fn give_back(&mut self) {
+        for part in &mut self.parts {
+            part.give_back();
+        }
+    }
+
     fn can_lose(&self) -> bool {
         self.parts.iter().any(P::can_lose)
     }

@@ -188,6 +188,8 @@ pub(super) struct Counters {
     all: [Counter; Pmc::SLOTS],
     /// The bound ones whose event competes for a host counter. Written here only.
     enabled: PmcSet,
+    /// Those whose event the host has refused. Written here only.
+    refused: PmcSet,
     paused: bool,
 }
 
@@ -196,6 +198,7 @@ impl Counters {
         Self {
             all: [Counter::Off; Pmc::SLOTS],
             enabled: PmcSet::EMPTY,
+            refused: PmcSet::EMPTY,
             paused: true,
         }
     }
@@ -245,6 +248,11 @@ impl Counters {
     /// Makes `counter` of it, not enabled; returns the one that it was.
     pub(super) const fn put(&mut self, pmc: Pmc, counter: Counter) -> Counter {
         self.enabled.remove(pmc);
+        if matches!(counter, Counter::Unbacked(Unbacked::Refused(_))) {
+            self.refused.insert(pmc);
+        } else {
+            self.refused.remove(pmc);
+        }
         core::mem::replace(&mut self.all[pmc.slot()], counter)
     }
 
@@ -262,6 +270,11 @@ impl Counters {
         } else {
             self.enabled.remove(pmc);
         }
+    }
+
+    /// The counters whose event the host has refused: it may open it the next time.
+    pub(super) const fn refused(&self) -> PmcSet {
+        self.refused
     }
 
     /// The counters whose events compete for a host counter.

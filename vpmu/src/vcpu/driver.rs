@@ -248,7 +248,10 @@ impl<H: HostPmu> CounterDriver<H> {
     fn start_host(&mut self, id: HostEventId) {
         match self.host.start(id, self.events[id.0].left) {
             Ok(()) => self.counting.insert(id),
-            Err(_none) => self.is_lost(id),
+            Err(_none) => {
+                self.is_lost(id);
+                self.revocations += 1;
+            }
         }
     }
 

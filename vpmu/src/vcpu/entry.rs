@@ -165,6 +165,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
                 self.schedule.aim(pmc, self.model.distance(pmc));
             }
         }
+        self.schedule.driver_mut().host_mut().give_back();
         self.schedule.looked();
         if self.schedule.rotation_is_due() {
             self.schedule.rotate();
@@ -202,6 +203,7 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// The first of two interruptions starts the time that the host events stay
     /// open, the second ends it.
     fn release_if_lingering(&mut self) {
+        self.schedule.driver_mut().host_mut().give_back();
         if core::mem::replace(&mut self.lingers, true) {
             self.release();
         }

@@ -34,7 +34,7 @@ mod tests;
 mod turns;
 mod uncounted;
 
-use crate::guest::{Access, Demand, GuestPmu, MsrError};
+use crate::guest::{Access, Arming, Demand, GuestPmu, MsrError};
 use crate::host::HostPmu;
 use crate::ids::{MsrIndex, Pmc, PmcSet};
 use crate::rules::{Policy, Rules};
@@ -194,6 +194,29 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
         Ok(())
     }
 
+    /// Whether a write of `value` changes nothing: the register, which says what is counted,
+    /// has it, every counter that it is about has what it wants, and the next overflow
+    /// interrupts already. Such a write need not be done.
+    #[must_use]
+    pub fn changes_nothing(&self, access: Access<Register>, value: u64) -> bool {
+        let says_what_is_counted = matches!(
+            access.register(),
+            Register::EventSel(_) | Register::FixedCtrCtrl | Register::GlobalCtrl
+        );
+        let arms = access.arming(value) != Arming::No;
+        // A write ends what a PMU without a status register tells of.
+        says_what_is_counted
+            && self.model.read(access) == Ok(value)
+            && (!arms || self.pmi.is_armed() && !self.model.interrupt_due())
+            && self.model.told().is_empty()
+            && self
+                .schedule
+                .counters
+                .refused()
+                .and(access.touches())
+                .is_empty()
+    }
+
     /// RDMSR by index, in a VM whose only PMU this is.
     ///
     /// # Errors
@@ -209,6 +232,9 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// [`MsrError`] as the model says; the registers are as before then.
     pub fn wrmsr(&mut self, msr: MsrIndex, value: u64) -> Result<(), MsrError> {
         let access = self.model.decode_alone(msr)?;
+        if self.changes_nothing(access, value) {
+            return Ok(());
+        }
         self.write(access, value)
     }
 

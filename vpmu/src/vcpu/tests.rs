@@ -183,6 +183,27 @@ fn a_status_that_is_still_set_interrupts_at_the_next_arming() {
     assert!(pmu.take_pmi(), "G-402");
 }
 
+/// G-401 and G-402 hold for a write that changes nothing else.
+#[test]
+fn a_write_of_the_same_value_arms() {
+    let mut pmu = pmu_with(4);
+    write(
+        &mut pmu,
+        &[(PMC0, MASK), (SEL0, CYCLES), (GLOBAL_CTRL, 0xf)],
+    );
+    run(&mut pmu, 1);
+    assert!(pmu.take_pmi());
+    write(&mut pmu, &[(GLOBAL_CTRL, 0xf)]);
+    assert!(pmu.take_pmi(), "its status is still set");
+    write(&mut pmu, &[(GLOBAL_OVF_CTRL, 1), (PMC0, MASK)]);
+    run(&mut pmu, 1);
+    assert!(pmu.take_pmi());
+    write(&mut pmu, &[(GLOBAL_OVF_CTRL, 1), (GLOBAL_CTRL, 0xf)]);
+    let global_ctrl = pmu.decode(GLOBAL_CTRL).unwrap();
+    assert!(pmu.changes_nothing(global_ctrl, 0xf));
+    assert!(!pmu.changes_nothing(global_ctrl, 0xe));
+}
+
 /// G-404: the write that stops a counter finds the wrap; what the host signals
 /// later is stale.
 #[test]

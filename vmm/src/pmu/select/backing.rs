@@ -4,6 +4,7 @@ use std::fmt;
 
 use vpmu::guest::CoreType;
 use vpmu::host::HostPmu;
+use vpmu::host::held::Held;
 use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::host::linux::{EventSource, LinuxPmu, OverflowSignal};
 use vpmu::host::software::{Khz, SoftwarePmu};
@@ -31,8 +32,8 @@ pub struct HostSource {
 }
 
 impl HostSource {
-    fn driver(&self, signal: OverflowSignal) -> LinuxPmu {
-        LinuxPmu::new(self.source, self.counted.events, signal)
+    fn driver(&self, signal: OverflowSignal) -> Held<LinuxPmu> {
+        Held::new(LinuxPmu::new(self.source, self.counted.events, signal))
     }
 }
 
