@@ -1,23 +1,54 @@
 //! Guest time: how long a vCPU ran in the guest. No other module computes it.
 
+use vpmu::host::software::Khz;
 use vpmu::units::Nanos;
 
-use crate::sys::clock::Clock;
+use crate::sys::clock;
+use crate::sys::thread_time::{ThreadTime, TickLength, ticks};
 
-/// How much of the thread's time the guest had: from entry to exit, less what
-/// entering and leaving take.
+/// Which time passes while the guest runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TimeSource {
+    /// The host's.
+    Host,
+    /// The vCPU thread's own.
+    Thread,
+}
+
+/// What a span is measured by.
+#[derive(Debug)]
+enum SpanClock {
+    Host(TickLength),
+    /// The TSC has no rate that is known.
+    Monotonic,
+    Thread(ThreadTime),
+}
+
+impl SpanClock {
+    fn of(source: TimeSource, tsc: Khz) -> Self {
+        match (source, TickLength::of(tsc)) {
+            (TimeSource::Host, Some(length)) => Self::Host(length),
+            (TimeSource::Host, None) => Self::Monotonic,
+            (TimeSource::Thread, _) => Self::Thread(ThreadTime::of_this_thread(tsc)),
+        }
+    }
+}
+
+/// How much of that time the guest had: from entry to exit, less what entering and
+/// leaving take.
 #[derive(Debug)]
 pub(super) struct GuestClock {
-    clock: Clock,
+    clock: SpanClock,
     entry_cost: Nanos,
     guest_time: Nanos,
     entered: Option<Nanos>,
 }
 
 impl GuestClock {
-    pub(super) const fn new(clock: Clock, entry_cost: Nanos) -> Self {
+    /// For a guest that runs on the calling thread, on a host whose TSC has the rate `tsc`.
+    pub(super) fn new(source: TimeSource, tsc: Khz, entry_cost: Nanos) -> Self {
         Self {
-            clock,
+            clock: SpanClock::of(source, tsc),
             entry_cost,
             guest_time: Nanos(0),
             entered: None,
@@ -31,7 +62,11 @@ impl GuestClock {
 
     /// The guest is about to run.
     pub(super) fn enter(&mut self) {
-        self.entered = Some((self.clock)());
+        self.entered = Some(match &mut self.clock {
+            SpanClock::Host(length) => length.span(ticks()),
+            SpanClock::Monotonic => clock::monotonic(),
+            SpanClock::Thread(time) => time.at_entry(),
+        });
     }
 
     /// The guest has left. Returns how long it ran since [`GuestClock::enter`]; 0
@@ -40,8 +75,12 @@ impl GuestClock {
         let Some(entered) = self.entered.take() else {
             return Nanos(0);
         };
-        let inside = (self.clock)().since(entered);
-        let span = inside.since(self.entry_cost);
+        let now = match &mut self.clock {
+            SpanClock::Host(length) => length.span(ticks()),
+            SpanClock::Monotonic => clock::monotonic(),
+            SpanClock::Thread(time) => time.at_exit(),
+        };
+        let span = now.since(entered).since(self.entry_cost);
         self.guest_time += span;
         span
     }

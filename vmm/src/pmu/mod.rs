@@ -54,11 +54,11 @@ use vpmu::{EventFilter, Rules};
 use crate::config::{CpusConfig, PmuArg, RdpmcPolicy};
 use crate::kvm::{Hypervisor, KvmError};
 use crate::probe::{self, ProbeError, Rdpmc, RdpmcClass};
-use crate::sys::clock::{self, Clock};
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
 
 use budget::Budget;
+use guest_clock::TimeSource;
 use model::{Choice, ChoiceError, Offered};
 use monitors::VmMonitors;
 use port::{PmuPort, PmuPortParts};
@@ -245,11 +245,6 @@ impl PmuPlan {
         let totals = Arc::clone(&self.totals);
         // What the clock counts is what the guest reads.
         let is_clock = backing.is_clock();
-        let clock: Clock = if is_clock {
-            clock::thread_cpu_time
-        } else {
-            clock::monotonic
-        };
         let core_types = backing.core_types().cloned();
         let (access, rewriter, entry_cost) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let port = move |context: &PortContext<'_>| {
@@ -273,7 +268,12 @@ impl PmuPlan {
                 access,
                 interrupter: context.interrupter.clone(),
                 rules: rules.clone(),
-                clock,
+                time: if is_clock {
+                    TimeSource::Thread
+                } else {
+                    TimeSource::Host
+                },
+                tsc: context.tsc,
                 entry_cost,
                 uncore: uncore.clone(),
                 monitors: Arc::clone(&monitors),

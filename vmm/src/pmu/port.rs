@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use vpmu::guest::{Access, GuestPmu, Model, MsrError, OrElseIfUnknown, refusal};
 use vpmu::host::HostPmu;
+use vpmu::host::software::Khz;
 use vpmu::ids::{MsrIndex, VcpuId};
 use vpmu::uncore::UncoreRegister;
 use vpmu::units::Nanos;
@@ -14,7 +15,7 @@ use vpmu::x86::msr::{Register, is_rdpmc_index};
 use vpmu::{BeforeEntry, Ran, Rules, Totals};
 
 use super::DynVcpuPmu;
-use super::guest_clock::GuestClock;
+use super::guest_clock::{GuestClock, TimeSource};
 use super::kick_timer::KickTimer;
 use super::linger::Linger;
 use super::lost_reads::LostReads;
@@ -27,7 +28,6 @@ use super::uncore::{SharedUncore, UncorePort};
 use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
 use crate::stop::PortError;
-use crate::sys::clock::Clock;
 use crate::sys::kick;
 use crate::vcpu::{MonitorOrder, MonitorOutcome, MsrPort, VcpuPmuStatus, WrmsrAnswer};
 use write::Unwritten;
@@ -73,9 +73,11 @@ pub(super) struct PmuPortParts {
     pub(super) interrupter: Interrupter,
     /// The operator's rules for the counters.
     pub(super) rules: Rules,
-    /// The clock that measures guest time.
-    pub(super) clock: Clock,
-    /// Time of that clock that an entry and exit take without the guest running.
+    /// The time that guest time is a part of.
+    pub(super) time: TimeSource,
+    /// The rate of the TSC.
+    pub(super) tsc: Khz,
+    /// The part of that time that an entry and exit take without the guest running.
     pub(super) entry_cost: Nanos,
     /// The VM's uncore PMUs.
     pub(super) uncore: Option<Arc<SharedUncore>>,
@@ -108,7 +110,7 @@ impl PmuPort {
             sites: parts.sites,
             lost_reads: LostReads::new(parts.access),
             injector: PmiInjector::new(parts.apic_id, parts.interrupter),
-            clock: GuestClock::new(parts.clock, parts.entry_cost),
+            clock: GuestClock::new(parts.time, parts.tsc, parts.entry_cost),
             timer,
             linger: Linger::default(),
             wants_level: false,
@@ -172,6 +174,9 @@ impl MsrPort for PmuPort {
 
     fn on_wrmsr(&mut self, vcpu: &mut Vcpu, index: MsrIndex, value: u64) -> WrmsrAnswer {
         let written = match self.decode(index) {
+            Ok(Found::Core(access)) if self.pmu.changes_nothing(access, value) => {
+                return WrmsrAnswer::Done(Ok(()));
+            }
             Ok(Found::Core(access)) => self.write_core(vcpu, access, value),
             Ok(Found::Uncore(access)) => self.write_uncore(vcpu, access, value),
             Err(error) => Err(Unwritten::Refused(error)),

@@ -7,7 +7,7 @@ use vpmu::units::Nanos;
 use super::guest::{Event, ProbeGuest, SMALL};
 use super::{ProbeError, code};
 use crate::kvm::Hypervisor;
-use crate::sys::clock::thread_cpu_time;
+use crate::sys::thread_time::ThreadTime;
 
 /// A time in picoseconds: an instruction takes less than a nanosecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,11 +77,12 @@ pub fn exit_cost(hypervisor: &Hypervisor) -> Result<Nanos, ProbeError> {
     let mut guest = ProbeGuest::new(hypervisor, SMALL, &code::EXITS)?;
     // Cold: page faults of the first entry.
     guest.next(0)?;
+    let mut time = ThreadTime::of_this_thread(guest.tsc_rate()?);
     let mut least = None;
     for _ in 0..ROUNDS {
-        let entered = thread_cpu_time();
+        let entered = time.at_entry();
         let event = guest.step(0);
-        let span = thread_cpu_time().since(entered);
+        let span = time.at_exit().since(entered);
         if event? != Event::Interrupted {
             least = Some(least.map_or(span, |least: Nanos| least.min(span)));
         }

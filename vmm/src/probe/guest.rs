@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
+use vpmu::host::software::Khz;
+
 use super::{ProbeError, code};
 use crate::kvm::{BootState, Exit, Hypervisor, Vcpu, Vm};
 
@@ -66,6 +68,14 @@ impl ProbeGuest {
         let mut guest = Self::new(hypervisor, ram, &code::EXITS)?;
         guest.next(0)?;
         Ok(guest)
+    }
+
+    /// The rate of its TSC.
+    ///
+    /// # Errors
+    /// If KVM does not tell.
+    pub(super) fn tsc_rate(&self) -> Result<Khz, ProbeError> {
+        Ok(self.vcpu.tsc_rate()?)
     }
 
     /// Where the guest's RAM lies in this process.

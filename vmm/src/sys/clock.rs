@@ -64,8 +64,21 @@ fn try_read(clock: libc::clockid_t) -> Option<Nanos> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use vpmu::host::software::Khz;
+
     use super::*;
+
+    /// The rate of the TSC, measured.
+    pub(in crate::sys) fn tsc_rate() -> Khz {
+        let (start, first) = (monotonic(), crate::sys::thread_time::ticks());
+        let mut span = Nanos(0);
+        while span < Nanos(20_000_000) {
+            span = monotonic().since(start);
+        }
+        let ticks = crate::sys::thread_time::ticks() - first;
+        Khz(u32::try_from(ticks * 1_000_000 / span.0).unwrap())
+    }
 
     #[test]
     fn they_move_while_the_thread_works() {

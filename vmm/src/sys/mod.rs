@@ -1,4 +1,4 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks, threads' times and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, an end out of order.
 
 pub mod affinity;
 pub mod child;
@@ -21,6 +21,7 @@ pub mod socket_file;
 pub mod stream;
 pub mod tap;
 pub mod terminal;
+pub mod thread_time;
 pub mod timer;
 pub mod umask;
 pub mod unix_socket;

@@ -9,10 +9,12 @@
 mod driver;
 mod event;
 pub mod probe;
+mod switches;
 mod sys;
 pub mod sysfs;
 pub mod uncore;
 
 pub use driver::{LinuxPmu, OverflowSignal};
 pub use event::PerfOpenError;
+pub use switches::Switches;
 pub use sysfs::EventSource;

@@ -7,8 +7,9 @@
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
 
-use perf_event_open_sys::bindings::perf_event_attr;
+use perf_event_open_sys::bindings::{perf_event_attr, perf_event_mmap_page};
 use perf_event_open_sys::ioctls;
 
 /// `F_SETOWN_EX` owner kind: a thread. From `<asm-generic/fcntl.h>`.
@@ -131,6 +132,54 @@ pub(super) fn signal_on_overflow(
     check(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, signal) })?;
     // SAFETY: F_SETFL takes an integer.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_ASYNC) }).map(drop)
+}
+
+/// The page in which the kernel keeps what it knows of an event.
+#[derive(Debug)]
+pub(super) struct EventPage(NonNull<perf_event_mmap_page>);
+
+// SAFETY: it is memory of the process, which any thread may read and unmap.
+unsafe impl Send for EventPage {}
+
+impl EventPage {
+    /// Bytes of the page, also on a host with larger ones.
+    const LEN: usize = size_of::<perf_event_mmap_page>();
+
+    /// The page of the event, without a buffer for samples.
+    pub(super) fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address that the kernel chooses harms nobody.
+        let page = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                Self::LEN,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let page = NonNull::new(page.cast());
+        page.map(Self).ok_or(io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// The number that grows whenever the kernel writes to the page.
+    pub(super) fn updates(&self) -> u32 {
+        let page = self.0.as_ptr();
+        // SAFETY: the page is mapped while `self` lives; no reference is made of it.
+        let lock = unsafe { &raw const (*page).lock };
+        // SAFETY: as above; the kernel writes to it at any time, so the read is volatile.
+        unsafe { lock.read_volatile() }
+    }
+}
+
+impl Drop for EventPage {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length, and nobody has a pointer to it.
+        let _ = unsafe { libc::munmap(self.0.as_ptr().cast(), Self::LEN) };
+    }
 }
 
 #[cfg(test)]
