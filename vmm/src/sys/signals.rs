@@ -7,12 +7,20 @@
 //! | URG | a kick ([`super::kick`]) |
 //! | SEGV, BUS, ILL, FPE, ABRT, TRAP, SYS | kill, the terminal restored and the socket gone ([`super::end`]) |
 //! | CHLD, WINCH, CONT, TSTP, TTIN, TTOU | as the system has it: nothing, or stop and continue |
-#![expect(unsafe_code, reason = "signalfd and the signal mask")]
+//!
+//! A thread waits for the events and writes their numbers to a pipe. A `signalfd` in their
+//! place would be woken, and the thread that polls it with it, by each signal to any thread
+//! of the process: each overflow of a counter is one.
+#![expect(unsafe_code, reason = "signals have no safe binding")]
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 
 /// Those that kill by default, and are not of another row of the table.
 const ENDING: [i32; 12] = [
@@ -34,10 +42,55 @@ const ENDING: [i32; 12] = [
 /// not grow (`RLIMIT_FSIZE`), a reader that has gone, input that can be read.
 const IGNORED: [i32; 3] = [libc::SIGXFSZ, libc::SIGPIPE, libc::SIGIO];
 
+/// Bytes of the stack of the thread that waits.
+const STACK: usize = 64 << 10;
+
 /// The signals that end the VM, blocked and delivered through a descriptor.
 #[derive(Debug)]
 pub struct EndSignals {
     file: File,
+    /// Ends with this.
+    _waiter: Option<Waiter>,
+}
+
+/// The thread that waits for the signals.
+#[derive(Debug)]
+struct Waiter {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Waiter {
+    /// Writes the numbers of the signals of `set`, which every thread blocks, to `numbers`.
+    fn start(set: libc::sigset_t, mut numbers: File) -> io::Result<Self> {
+        let ends = Arc::new(AtomicBool::new(false));
+        let has_ended = Arc::clone(&ends);
+        let waits = move || {
+            while let Some(number) = wait(&set)
+                && !has_ended.load(Ordering::Acquire)
+            {
+                // A pipe that is full has enough reasons to end.
+                drop(numbers.write_all(&number.to_ne_bytes()));
+            }
+        };
+        let thread = thread::Builder::new().name("signals".into());
+        let thread = Some(thread.stack_size(STACK).spawn(waits)?);
+        Ok(Self { ends, thread })
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        self.ends.store(true, Ordering::Release);
+        // SAFETY: the handle is not joined, so its pthread id is valid.
+        let sent = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGTERM) };
+        if sent == 0 {
+            drop(thread.join());
+        }
+    }
 }
 
 impl EndSignals {
@@ -45,7 +98,7 @@ impl EndSignals {
     /// `also` come through the descriptor as well.
     ///
     /// # Errors
-    /// What `pthread_sigmask` or `signalfd` says.
+    /// What `pthread_sigmask`, `pipe2` or the start of a thread says.
     pub fn block(also: &[i32]) -> io::Result<Self> {
         let mut set = ending();
         for signal in also {
@@ -53,24 +106,49 @@ impl EndSignals {
             unsafe { libc::sigaddset(&raw mut set, *signal) };
         }
         block(&set)?;
-        // SAFETY: `set` is initialised; -1 asks for a new descriptor.
-        let fd =
-            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new and nobody else has it.
-        let file = unsafe { File::from_raw_fd(fd) };
-        Ok(Self { file })
+        let (file, numbers) = pipe()?;
+        let waiter = Some(Waiter::start(set, numbers)?);
+        Ok(Self {
+            file,
+            _waiter: waiter,
+        })
     }
 
     /// The number of the next signal, if one came.
     #[must_use]
     pub fn take(&mut self) -> Option<u32> {
-        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
-        self.file.read_exact(&mut info).ok()?;
-        let number: [u8; 4] = info.get(..4)?.try_into().ok()?;
+        let mut number = [0u8; 4];
+        self.file.read_exact(&mut number).ok()?;
         Some(u32::from_ne_bytes(number))
+    }
+}
+
+/// A pipe that does not block: its ends to read and to write.
+fn pipe() -> io::Result<(File, File)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for two descriptors.
+    let failed = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else has it.
+    let reader = unsafe { File::from_raw_fd(ends[0]) };
+    // SAFETY: as above.
+    let writer = unsafe { File::from_raw_fd(ends[1]) };
+    Ok((reader, writer))
+}
+
+/// The number of the next signal of a set that every thread blocks; `None` if the host
+/// cannot wait.
+fn wait(set: &libc::sigset_t) -> Option<u32> {
+    loop {
+        // SAFETY: `set` is initialised, and nothing else is asked for.
+        let number = unsafe { libc::sigwaitinfo(set, ptr::null_mut()) };
+        match u32::try_from(number) {
+            Ok(number) => return Some(number),
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
     }
 }
 
@@ -135,6 +213,35 @@ pub fn ignore_told_otherwise() {
 impl EndSignals {
     /// Reads signals from any file.
     pub(crate) const fn of_file(file: File) -> Self {
-        Self { file }
+        Self {
+            file,
+            _waiter: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_a_number_and_the_wait_ends() {
+        for _ in 0..2 {
+            let (mut numbers, writer) = pipe().unwrap();
+            let set = ending();
+            let before = block(&set).unwrap();
+            let waiter = Waiter::start(set, writer).unwrap();
+            let thread = waiter.thread.as_ref().unwrap().as_pthread_t();
+            // SAFETY: the thread has not ended.
+            assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGTERM) }, 0);
+            let mut number = [0; 4];
+            while numbers.read_exact(&mut number).is_err() {
+                thread::yield_now();
+            }
+            assert_eq!(i32::from_ne_bytes(number), libc::SIGTERM);
+            drop(waiter);
+            // SAFETY: `before` is the mask that this thread had.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
+        }
     }
 }
