@@ -1,6 +1,7 @@
 //! The registers of a vCPU at an exit.
 
 use kvm_bindings::kvm_regs;
+use kvm_ioctls::SyncReg;
 
 use super::{KvmError, Paging, Vcpu, ioctl};
 
@@ -52,11 +53,11 @@ impl Vcpu {
         })
     }
 
-    /// Changes them. A changed RIP also tells KVM that the instruction of a
-    /// port exit is dealt with.
+    /// Changes them, at the next entry. A changed RIP also tells KVM that the instruction
+    /// of a port exit is dealt with.
     ///
     /// # Errors
-    /// What the ioctls say.
+    /// What the ioctls say, on a KVM that needs them.
     pub fn set_registers(&mut self, registers: Registers) -> Result<(), KvmError> {
         let regs = kvm_regs {
             rax: registers.rax,
@@ -67,6 +68,11 @@ impl Vcpu {
             rflags: registers.rflags,
             ..self.all_registers()?
         };
+        if self.synced {
+            self.fd.sync_regs_mut().regs = regs;
+            self.fd.set_sync_dirty_reg(SyncReg::Register);
+            return Ok(());
+        }
         self.fd.set_regs(&regs).map_err(ioctl("KVM_SET_REGS"))
     }
 

@@ -67,7 +67,9 @@ impl Vcpu {
     ///
     /// # Errors
     /// What the ioctls say, or the first MSR that does not change back.
-    pub fn reset(&self) -> Result<(), KvmError> {
+    pub fn reset(&mut self) -> Result<(), KvmError> {
+        // Registers that were changed for an entry that did not come.
+        self.fd.clear_sync_dirty_reg(SyncReg::Register);
         match &self.power_on {
             Some(state) => state.restore(&self.fd),
             None => Ok(()),

@@ -62,8 +62,8 @@ pub(super) struct StartFailure {
 }
 
 impl StartVcpu for VcpuSource {
-    fn spawn(&self, id: VcpuId, vcpu: Vcpu) -> Result<VcpuHandle, StartFailure> {
-        let port = match self.port(id, &vcpu) {
+    fn spawn(&self, id: VcpuId, mut vcpu: Vcpu) -> Result<VcpuHandle, StartFailure> {
+        let port = match self.port(id, &mut vcpu) {
             Ok(port) => port,
             Err(source) => {
                 return Err(StartFailure {
@@ -91,7 +91,7 @@ impl StartVcpu for VcpuSource {
 impl VcpuSource {
     /// The builder of the vCPU's port. The vCPU is reset first: an interrupt to
     /// all CPUs reaches a vCPU without a thread too.
-    fn port(&self, id: VcpuId, vcpu: &Vcpu) -> Result<crate::vcpu::PortBuilder, KvmError> {
+    fn port(&self, id: VcpuId, vcpu: &mut Vcpu) -> Result<crate::vcpu::PortBuilder, KvmError> {
         vcpu.reset()?;
         Ok((self.hooks.port)(&PortContext {
             vcpu: id,

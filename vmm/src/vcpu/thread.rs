@@ -69,7 +69,7 @@ impl VcpuThread {
         let Self {
             port,
             kicks,
-            vcpu,
+            mut vcpu,
             stop,
             id,
             observer,

@@ -31,15 +31,15 @@ impl Frame {
     /// The frame on top of the stack.
     pub(super) fn read(guest: Virtual<'_>, rsp: u64) -> Option<Self> {
         rsp.is_multiple_of(WORD).then_some(())?;
-        let word = |n: u64| guest.word(rsp.checked_add(n * WORD)?);
+        let [error, rip, cs, rflags, old_rsp, ss] = guest.words(rsp)?;
         Some(Self {
             at: rsp,
-            error: word(0)?,
-            rip: word(1)?,
-            cs: word(2)?,
-            rflags: word(3)?,
-            rsp: word(4)?,
-            ss: word(5)?,
+            error,
+            rip,
+            cs,
+            rflags,
+            rsp: old_rsp,
+            ss,
         })
     }
 
@@ -93,8 +93,8 @@ impl Frame {
         }
         let iretq = hook.iretq?;
         (guest.code(iretq)? == IRETQ).then_some(())?;
-        guest.set_word(self.at.checked_add(WORD)?, rip)?;
-        guest.set_word(self.at.checked_add(3 * WORD)?, rflags)?;
+        let at = |n: u64| self.at.checked_add(n * WORD);
+        guest.set_words([(at(1)?, rip), (at(3)?, rflags)])?;
         Some(Registers {
             rip: iretq,
             rsp: self.at.checked_add(WORD)?,

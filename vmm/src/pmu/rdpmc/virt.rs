@@ -8,6 +8,8 @@ use crate::kvm::{Page, Paging};
 
 /// The smallest page.
 const PAGE_LEN: usize = 4096;
+/// Bytes of a word.
+const WORD: u64 = 8;
 
 /// Guest memory as one vCPU sees it.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +30,11 @@ impl Virtual<'_> {
 
     /// Bytes that can be executed, across pages if need be.
     pub(super) fn code<const LEN: usize>(&self, address: u64) -> Option<[u8; LEN]> {
+        let mut pages = Pages::of(*self);
         let mut code = [0; LEN];
         for (byte, n) in code.iter_mut().zip(0..) {
             let at = address.checked_add(n)?;
-            let page = self.page(at).filter(|page| page.executable)?;
+            let page = pages.page(at).filter(|page| page.executable)?;
             *byte = self.memory.read_obj(page.at(at)).ok()?;
         }
         Some(code)
@@ -63,9 +66,58 @@ impl Virtual<'_> {
         self.memory.load(place, Ordering::SeqCst).ok()
     }
 
+    /// Aligned words, one after the other, each in one access.
+    pub(super) fn words<const LEN: usize>(&self, address: u64) -> Option<[u64; LEN]> {
+        let mut pages = Pages::of(*self);
+        let mut words = [0; LEN];
+        for (word, n) in words.iter_mut().zip(0..) {
+            let at = address.checked_add(n * WORD)?;
+            let place = pages.page(at)?.at(at);
+            *word = self.memory.load(place, Ordering::SeqCst).ok()?;
+        }
+        Some(words)
+    }
+
+    /// Changes aligned words, each in one access; none if one of them cannot be.
+    pub(super) fn set_words<const LEN: usize>(&self, words: [(u64, u64); LEN]) -> Option<()> {
+        let mut pages = Pages::of(*self);
+        let mut places = [GuestAddress(0); LEN];
+        for (place, (address, _)) in places.iter_mut().zip(words) {
+            *place = pages.page(address)?.at(address);
+        }
+        for (place, (_, word)) in places.into_iter().zip(words) {
+            self.memory.store(word, place, Ordering::SeqCst).ok()?;
+        }
+        Some(())
+    }
+
     /// Changes an aligned word, in one access.
     pub(super) fn set_word(&self, address: u64, value: u64) -> Option<()> {
         let place = self.physical(address)?;
         self.memory.store(value, place, Ordering::SeqCst).ok()
+    }
+}
+
+/// Pages, the last of which is known: a walk of the tables costs more than what it is for.
+struct Pages<'a> {
+    guest: Virtual<'a>,
+    /// The page and its first address.
+    last: Option<(u64, Page)>,
+}
+
+impl<'a> Pages<'a> {
+    const fn of(guest: Virtual<'a>) -> Self {
+        Self { guest, last: None }
+    }
+
+    fn page(&mut self, address: u64) -> Option<Page> {
+        if let Some((first, page)) = self.last
+            && address & !(page.size - 1) == first
+        {
+            return Some(page);
+        }
+        let page = self.guest.page(address)?;
+        self.last = Some((address & !(page.size - 1), page));
+        Some(page)
     }
 }
