@@ -4,7 +4,6 @@
 //! map is built before the first vCPU runs and does not change afterwards; each
 //! device has a lock of its own, taken for one access.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,6 +41,7 @@ pub enum BusError {
 }
 
 struct ClaimedRange {
+    base: u64,
     len: u64,
     device: Arc<Mutex<dyn BusDevice>>,
 }
@@ -49,13 +49,14 @@ struct ClaimedRange {
 /// An address space with devices: the I/O ports, or the addresses without RAM.
 pub struct Bus {
     name: &'static str,
-    ranges: BTreeMap<u64, ClaimedRange>,
+    /// By their addresses.
+    ranges: Vec<ClaimedRange>,
     unclaimed: RateLimit,
 }
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ranges = self.ranges.iter().map(|(base, entry)| (base, entry.len));
+        let ranges = self.ranges.iter().map(|range| (range.base, range.len));
         f.debug_struct("Bus")
             .field("name", &self.name)
             .field("ranges", &ranges.collect::<Vec<_>>())
@@ -69,7 +70,7 @@ impl Bus {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
-            ranges: BTreeMap::new(),
+            ranges: Vec::new(),
             unclaimed: RateLimit::new(),
         }
     }
@@ -86,11 +87,13 @@ impl Bus {
     ) -> Result<(), BusError> {
         let end = base.checked_add(len).filter(|_| len > 0);
         let end = end.ok_or(BusError::Range { base, len })?;
-        let before = self.ranges.range(..end).next_back();
-        if before.is_some_and(|(&other, entry)| other + entry.len > base) {
+        let below_end = self.ranges.partition_point(|range| range.base < end);
+        let before = below_end.checked_sub(1).and_then(|n| self.ranges.get(n));
+        if before.is_some_and(|range| range.base + range.len > base) {
             return Err(BusError::Overlap { base, len });
         }
-        self.ranges.insert(base, ClaimedRange { len, device });
+        self.ranges
+            .insert(below_end, ClaimedRange { base, len, device });
         Ok(())
     }
 
@@ -113,10 +116,11 @@ impl Bus {
 
     /// The device that has the whole of an access.
     fn find(&self, address: u64, len: usize) -> Option<(u64, &ClaimedRange)> {
-        let (&base, entry) = self.ranges.range(..=address).next_back()?;
-        let offset = address - base;
+        let up_to_it = self.ranges.partition_point(|range| range.base <= address);
+        let range = self.ranges.get(up_to_it.checked_sub(1)?)?;
+        let offset = address - range.base;
         let end = offset.checked_add(u64::try_from(len).ok()?)?;
-        (end <= entry.len).then_some((offset, entry))
+        (end <= range.len).then_some((offset, range))
     }
 
     fn log_unclaimed(&self, what: &str, address: u64, len: usize) {
