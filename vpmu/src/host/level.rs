@@ -4,12 +4,18 @@
 //! do, as they come at any instruction alike: the time since the last look is
 //! given to the level that one finds. What a read finds unsampled is shared out
 //! by the recent samples.
+//!
+//! A guest that stays at one level is looked at less and less often, as each look costs an
+//! exit. Which time a look will be given is decided before it, so the shares stay right.
 
 use super::pmu::Level;
 use crate::units::Nanos;
 
-/// Mean guest time between two samples.
+/// Mean guest time between two samples of a guest that changes its level.
 const INTERVAL: u64 = 1_000_000;
+/// The time doubles up to three times, to 8 ms, as the share of the level that the samples
+/// do not find gets below these: after 16, 48 and 68 samples in a row at one level.
+const RARE: [u32; 3] = [7_740, 107, 8];
 /// A share of 1.
 const ONE: u64 = 1 << 16;
 /// How many samples the share remembers.
@@ -29,7 +35,7 @@ pub struct LevelMemory {
 impl LevelMemory {
     /// Whether samples can come to it.
     pub(crate) const fn is_possible(&self) -> bool {
-        self.user_share as u64 <= ONE && self.next.0 < 2 * INTERVAL
+        self.user_share as u64 <= ONE && self.next.0 < (2 * INTERVAL) << RARE.len()
     }
 }
 
@@ -91,7 +97,13 @@ impl LevelClocks {
             .dice
             .wrapping_mul(1_664_525)
             .wrapping_add(1_013_904_223);
-        Nanos(INTERVAL / 2 + u64::from(self.dice >> 12))
+        // 0 says that no sample has found user mode yet.
+        let rare = match u64::from(self.user_share) {
+            0 => u32::MAX,
+            share => u32::try_from(share.min(ONE.saturating_sub(share))).unwrap_or(0),
+        };
+        let doublings = RARE.iter().filter(|&&most| rare <= most).count();
+        Nanos((INTERVAL / 2 + u64::from(self.dice >> 12)) << doublings)
     }
 
     /// Shares out what no sample has claimed.
@@ -186,15 +198,27 @@ mod tests {
         assert_eq!(clocks.time(Level::User), Nanos(101_000));
     }
 
+    /// Guest time of 1,000 samples, the levels of which are given in turns.
+    fn sampled(clocks: &mut LevelClocks, levels: [Level; 2]) -> u64 {
+        let one = |level: &Level| {
+            clocks.sample(*level);
+            clocks.next().0
+        };
+        levels.iter().cycle().take(1_000).map(one).sum()
+    }
+
     #[test]
-    fn samples_come_once_a_millisecond() {
+    fn samples_come_once_a_millisecond_and_less_often_while_they_agree() {
         let mut clocks = LevelClocks::new();
-        let sum: u64 = (0..1_000)
-            .map(|_| {
-                clocks.sample(Level::User);
-                clocks.next().0
-            })
-            .sum();
+        let sum = sampled(&mut clocks, [Level::User, Level::Kernel]);
         assert!(sum.abs_diff(1_000 * INTERVAL) < 50 * INTERVAL, "{sum}");
+        for (one, other) in [(Level::User, Level::Kernel), (Level::Kernel, Level::User)] {
+            sampled(&mut clocks, [one; 2]);
+            let sum = sampled(&mut clocks, [one; 2]);
+            assert!(sum.abs_diff(8_000 * INTERVAL) < 400 * INTERVAL, "{sum}");
+            assert!(clocks.memory().is_possible());
+            clocks.sample(other);
+            assert!(clocks.next().0 < 2 * INTERVAL, "at once");
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! Cycles and reference cycles are guest time at the TSC's frequency; no other
 //! event is supported. An event that counts at one privilege level has the
 //! part of guest time that samples give to that level, which needs an exit a
-//! millisecond of guest time while one runs.
+//! millisecond of guest time while one runs, and fewer while the guest stays at one
+//! level.
 
 use crate::units::{Count, Nanos};
 use crate::x86::event::{ArchEvent, ArchEventSet};
@@ -106,7 +107,11 @@ pub struct SoftwarePmu {
     /// Running events that count at one level.
     sampled: usize,
     events: [Option<ClockEvent>; HostEventId::COUNT],
+    /// Those that run, as bits: each entry into the guest asks for the nearest overflow.
+    running: u32,
 }
+
+const _: () = assert!(HostEventId::COUNT <= u32::BITS as usize);
 
 impl SoftwarePmu {
     /// The events that a clock can stand for.
@@ -123,7 +128,19 @@ impl SoftwarePmu {
             levels: LevelClocks::new(),
             sampled: 0,
             events: [None; HostEventId::COUNT],
+            running: 0,
         }
+    }
+
+    /// The events that run.
+    fn running(&self) -> impl Iterator<Item = (&ClockEvent, Running)> {
+        let mut left = self.running;
+        core::iter::from_fn(move || {
+            let n = usize::try_from(left.trailing_zeros()).ok()?;
+            left &= left.checked_sub(1)?;
+            let event = self.events.get(n)?.as_ref()?;
+            Some((event, event.running?))
+        })
     }
 
     fn event(&self, id: HostEventId) -> Option<ClockEvent> {
@@ -198,12 +215,14 @@ impl HostPmu for SoftwarePmu {
             due: self.rate.span(target),
         });
         self.events[id.0] = Some(event);
+        self.running |= 1 << id.0;
         Ok(())
     }
 
     fn stop(&mut self, id: HostEventId) {
         if let Some(mut event) = self.event(id) {
             self.end_run(&mut event);
+            self.running &= !(1 << id.0);
             self.events[id.0] = Some(event);
         }
     }
@@ -243,8 +262,8 @@ impl HostPmu for SoftwarePmu {
 
     fn next_exit(&self) -> Option<Nanos> {
         // A level's clock is never faster than the guest's: an exit may be early.
-        let left = |e: &ClockEvent| e.running.map(|r| r.due.since(self.ran(e)));
-        let overflow = self.events.iter().flatten().filter_map(left).min();
+        let left = |(event, running): (&ClockEvent, Running)| running.due.since(self.ran(event));
+        let overflow = self.running().map(left).min();
         let sample = (self.sampled > 0).then(|| self.levels.next());
         overflow.into_iter().chain(sample).min()
     }
