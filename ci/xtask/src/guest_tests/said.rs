@@ -130,7 +130,9 @@ fn named<'a>(intervals: impl Iterator<Item = (usize, &'a Interval)>, usual: f64)
 ///
 /// A host that stands still because the machine is busy elsewhere charges the time to
 /// whoever runs, the guest or its VMM. So one interval in fifty may be anything, and the
-/// others are within a factor of eight.
+/// others are within a factor of eight. Where the host's speed varies, so do the rates that
+/// estimates are made of, and an estimate that was too high is made up for by the next ones:
+/// a third of the intervals that are beyond a factor of two may be anything as well.
 ///
 /// # Errors
 /// Shows the intervals that are not so.
@@ -154,7 +156,7 @@ pub(super) fn steady(all: &[Interval]) -> Result<()> {
         counted.skip(1).filter(is_beyond)
     };
     ensure!(
-        usual > 0.0 && beyond(8.0).count() <= many / 50,
+        usual > 0.0 && beyond(8.0).count() <= many / 50 + beyond(2.0).count() / 3,
         "some are lost: {}",
         named(beyond(8.0), usual)
     );
@@ -266,13 +268,13 @@ mod tests {
     #[test]
     fn an_error_names_the_intervals_that_it_is_about() {
         let mut counts = [1.0; 300];
-        for lost in [8, 40, 41, 200, 210, 220, 230] {
+        for lost in [8, 40, 41, 200, 210, 220, 230, 240, 250, 260] {
             counts[lost] = 0.0;
         }
         let error = steady(&having(&counts, &[1.0; 300])).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "some are lost: 7 beside the usual 1.000 in a ns of CPU time; \
+            "some are lost: 10 beside the usual 1.000 in a ns of CPU time; \
              interval 8 counted 0 in 0.8 to 1.2 ns; interval 40 counted 0 in 0.8 to 1.2 ns; \
              interval 41 counted 0 in 0.8 to 1.2 ns; ..."
         );
@@ -292,6 +294,28 @@ mod tests {
         many(30..34, 0.1).unwrap_err();
         many(30..34, 6.0).unwrap_err();
         many(30..32, 0.0).unwrap_err();
+        many(30..33, 0.0).unwrap_err();
+    }
+
+    /// A machine that was slowed to a half: nine intervals of 89 beyond a factor of two,
+    /// three of them next to nothing, each behind one that was estimated too high.
+    #[test]
+    fn estimates_of_a_host_whose_speed_varies_are_no_loss() {
+        let mut counts = [1.0; 89];
+        for (number, count) in [9, 26, 28, 36, 73, 80]
+            .into_iter()
+            .zip([0.3].into_iter().cycle())
+        {
+            counts[number] = count;
+        }
+        for number in [11, 34, 53] {
+            (counts[number - 1], counts[number]) = (1.9, 0.02);
+        }
+        steady(&having(&counts, &[1.0; 89])).unwrap();
+        for number in [60, 66] {
+            counts[number] = 0.0;
+        }
+        steady(&having(&counts, &[1.0; 89])).unwrap_err();
     }
 
     #[test]
