@@ -18,10 +18,11 @@ const MARKER: &str = "perfvisor.exit=";
 const LONGEST_INLINE: usize = 1024;
 /// What every guest kernel is told. Only what is at least critical comes between the line's
 /// output. The kernel neither tests its ciphers nor reads certificates: half of its boot, in
-/// an emulated host. It takes a CPU for stalled after 100 seconds, no longer 21: it measures
-/// by a clock that goes on while a busy machine does not run the host.
+/// an emulated host. It takes a CPU for stalled after 100 seconds, no longer 21, and looks for
+/// no other lockup of a CPU, which it would see after 20: it measures by a clock that goes on
+/// while a busy machine does not run the host.
 pub(crate) const KERNEL_WORDS: &str = "console=ttyS0 quiet loglevel=3 cryptomgr.notests \
-    rcupdate.rcu_cpu_stall_timeout=100 \
+    rcupdate.rcu_cpu_stall_timeout=100 nosoftlockup \
     initcall_blacklist=jent_mod_init,crypto_kdf108_init,load_system_certificate_list";
 const MEMORY: &str = "size=512M";
 
