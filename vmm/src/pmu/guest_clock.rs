@@ -18,20 +18,36 @@ pub(super) enum TimeSource {
 /// What a span is measured by.
 #[derive(Debug)]
 enum SpanClock {
-    Host(TickLength),
-    /// The TSC has no rate that is known.
-    Monotonic,
+    /// The TSC, if its rate is known, or the host's clock.
+    Host(Option<TickLength>),
     Thread(ThreadTime),
 }
 
 impl SpanClock {
     fn of(source: TimeSource, tsc: Khz) -> Self {
-        match (source, TickLength::of(tsc)) {
-            (TimeSource::Host, Some(length)) => Self::Host(length),
-            (TimeSource::Host, None) => Self::Monotonic,
-            (TimeSource::Thread, _) => Self::Thread(ThreadTime::of_this_thread(tsc)),
+        match source {
+            TimeSource::Host => Self::Host(TickLength::of(tsc)),
+            TimeSource::Thread => Self::Thread(ThreadTime::of_this_thread(tsc)),
         }
     }
+
+    fn at_entry(&mut self) -> Nanos {
+        match self {
+            Self::Host(tsc) => host_time(*tsc),
+            Self::Thread(time) => time.at_entry(),
+        }
+    }
+
+    fn at_exit(&mut self) -> Nanos {
+        match self {
+            Self::Host(tsc) => host_time(*tsc),
+            Self::Thread(time) => time.at_exit(),
+        }
+    }
+}
+
+fn host_time(tsc: Option<TickLength>) -> Nanos {
+    tsc.map_or_else(clock::monotonic, |tsc| tsc.span(ticks()))
 }
 
 /// How much of that time the guest had: from entry to exit, less what entering and
@@ -62,11 +78,7 @@ impl GuestClock {
 
     /// The guest is about to run.
     pub(super) fn enter(&mut self) {
-        self.entered = Some(match &mut self.clock {
-            SpanClock::Host(length) => length.span(ticks()),
-            SpanClock::Monotonic => clock::monotonic(),
-            SpanClock::Thread(time) => time.at_entry(),
-        });
+        self.entered = Some(self.clock.at_entry());
     }
 
     /// The guest has left. Returns how long it ran since [`GuestClock::enter`]; 0
@@ -75,12 +87,8 @@ impl GuestClock {
         let Some(entered) = self.entered.take() else {
             return Nanos(0);
         };
-        let now = match &mut self.clock {
-            SpanClock::Host(length) => length.span(ticks()),
-            SpanClock::Monotonic => clock::monotonic(),
-            SpanClock::Thread(time) => time.at_exit(),
-        };
-        let span = now.since(entered).since(self.entry_cost);
+        let inside = self.clock.at_exit().since(entered);
+        let span = inside.since(self.entry_cost);
         self.guest_time += span;
         span
     }

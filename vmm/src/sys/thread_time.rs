@@ -54,15 +54,10 @@ impl ThreadTime {
 
     /// Now, right before an entry into the guest.
     pub fn at_entry(&mut self) -> Nanos {
-        let Some(switches) = &self.switches else {
-            return clock::thread_cpu_time();
-        };
-        match self.known {
-            Some(known) if known.switches == switches.number() => self.tsc.after(known, ticks()),
-            _ => match self.know() {
-                Some(known) => self.tsc.after(known, ticks()),
-                None => clock::thread_cpu_time(),
-            },
+        match self.anchor(|_| true) {
+            // Behind the reading of the clock, if there was one.
+            Some(known) => self.tsc.after(known, ticks()),
+            None => clock::thread_cpu_time(),
         }
     }
 
@@ -71,18 +66,20 @@ impl ThreadTime {
     /// Time of the host's interrupts that was taken for the thread's since the clock was
     /// read is missing from the first run of the guest behind which it is read again.
     pub fn at_exit(&mut self) -> Nanos {
-        let Some(switches) = &self.switches else {
-            return clock::thread_cpu_time();
-        };
-        let now = ticks();
+        let (tsc, now) = (self.tsc, ticks());
+        match self.anchor(|known| tsc.is_soon(known, now)) {
+            Some(known) => tsc.after(known, now),
+            None => clock::thread_cpu_time(),
+        }
+    }
+
+    /// The moment that is known, if the thread has kept its CPU since and it `will_do`, or a
+    /// new one.
+    fn anchor(&mut self, will_do: impl FnOnce(Anchor) -> bool) -> Option<Anchor> {
+        let number = self.switches.as_ref()?.number();
         match self.known {
-            Some(known) if known.switches == switches.number() && self.tsc.is_soon(known, now) => {
-                self.tsc.after(known, now)
-            }
-            _ => match self.know() {
-                Some(known) => self.tsc.after(known, now),
-                None => clock::thread_cpu_time(),
-            },
+            Some(known) if known.switches == number && will_do(known) => Some(known),
+            _ => self.know(),
         }
     }
 

@@ -5,13 +5,12 @@
 
 use super::entry_hook::{EntryHook, IRETQ};
 use super::pattern::RDPMC;
-use super::virt::Virtual;
+use super::virt::{Virtual, WORD};
 use crate::kvm::Registers;
 
 const RFLAGS_RF: u64 = 1 << 16;
 /// The bit of a selector that names the LDT (SDM vol. 3A, "Segment Selectors").
 const LOCAL_TABLE: u64 = 1 << 2;
-const WORD: u64 = 8;
 
 /// The frame of an exception with an error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

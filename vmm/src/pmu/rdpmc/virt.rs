@@ -9,7 +9,7 @@ use crate::kvm::{Page, Paging};
 /// The smallest page.
 const PAGE_LEN: usize = 4096;
 /// Bytes of a word.
-const WORD: u64 = 8;
+pub(super) const WORD: u64 = 8;
 
 /// Guest memory as one vCPU sees it.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +62,8 @@ impl Virtual<'_> {
 
     /// An aligned word.
     pub(super) fn word(&self, address: u64) -> Option<u64> {
-        let place = self.physical(address)?;
-        self.memory.load(place, Ordering::SeqCst).ok()
+        let [word] = self.words(address)?;
+        Some(word)
     }
 
     /// Aligned words, one after the other, each in one access.
@@ -93,8 +93,7 @@ impl Virtual<'_> {
 
     /// Changes an aligned word, in one access.
     pub(super) fn set_word(&self, address: u64, value: u64) -> Option<()> {
-        let place = self.physical(address)?;
-        self.memory.store(value, place, Ordering::SeqCst).ok()
+        self.set_words([(address, value)])
     }
 }
 
