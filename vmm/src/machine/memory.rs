@@ -396,17 +396,33 @@ mod tests {
         }
     }
 
+    /// Memory that starts at a huge page. Linux maps below what was mapped last, so what is
+    /// not aligned is kept, and a filler below it; another thread's mapping may come between.
+    fn aligned(
+        allocate: impl Fn() -> GuestMemoryMmap,
+        start: impl Fn(&GuestMemoryMmap) -> usize,
+    ) -> GuestMemoryMmap {
+        const TRIES: u32 = 20;
+        let mut kept = Vec::new();
+        for _ in 0..TRIES {
+            let memory = allocate();
+            let beyond = start(&memory) % HUGE_PAGE;
+            if beyond == 0 {
+                return memory;
+            }
+            let filler = RamLayout::of(beyond as u64).allocate(PLAIN, true).unwrap();
+            kept.push([memory, filler]);
+        }
+        panic!("no mapping is aligned");
+    }
+
     /// DESIGN.md, "When is the guest's memory a file?": what the kernel uses has huge pages,
-    /// and the rest is provided as it is used. Another thread's mapping may be in the way of
-    /// an aligned one.
+    /// and the rest is provided as it is used.
     #[test]
     fn what_the_kernel_uses_has_huge_pages_in_a_file() {
-        const TRIES: u32 = 20;
         let allocate = |shared| RamLayout::of(8 << 20).allocate(PLAIN, shared).unwrap();
         let start = |memory: &GuestMemoryMmap| memory.iter().next().unwrap().as_ptr();
-        let mut tries = (0..TRIES).map(|_| allocate(true));
-        let memory = tries.find(|memory| start(memory).addr().is_multiple_of(HUGE_PAGE));
-        let memory = memory.expect("no mapping is aligned");
+        let memory = aligned(|| allocate(true), |memory| start(memory).addr());
         if let Err(error) = memory_file::collapse(start(&memory), HUGE_PAGE) {
             println!("skipped: the host makes no huge pages of a file: {error}");
             return;
