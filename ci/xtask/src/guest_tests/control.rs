@@ -50,16 +50,14 @@ fn controlled(seen: &Seen, _: &GuestTest) -> Result<()> {
     for text in ["state     running", "counting", "cycles"] {
         seen.shows(text)?;
     }
-    for line in [
+    seen.says_each(&[
         "stands",
         "goes on",
         "counts on",
         "mode=600",
         "ended=0",
         "removed",
-    ] {
-        seen.says(line)?;
-    }
+    ])?;
     complaints::none(&seen.console)?;
     let (before, after) = (interrupts(seen, "before")?, interrupts(seen, "after")?);
     ensure!(

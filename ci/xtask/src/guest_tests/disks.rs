@@ -78,16 +78,14 @@ fn debian_13() -> GuestTest {
          cmp -n 4194304 /var/tmp/served.img /var/tmp/served/data && echo served-as-written; \
          kill $hog; cat /tmp/errors",
         |seen, _| {
-            for line in [
+            seen.says_each(&[
                 "release=13",
                 "ro=1",
                 "ro-write=1",
                 "ro-unchanged",
                 "vhost-user=written",
                 "served-as-written",
-            ] {
-                seen.says(line)?;
-            }
+            ])?;
             same_in_both(seen)
         },
     )
@@ -127,7 +125,7 @@ fn every_device() -> GuestTest {
              python3 /images/devices.py /boot/vmlinux-guest $(echo /boot/initrd.img-6.12*) path=/dev/vdc 169.254.2.2; \
              echo script=$?; cat /tmp/errors",
             |seen, _| {
-                for line in [
+                seen.says_each(&[
                     "login=root",
                     "terminal=/dev/hvc0",
                     "size=40 100",
@@ -144,9 +142,7 @@ fn every_device() -> GuestTest {
                     "after-reboot=['1', 'installed']",
                     "panic=6",
                     "script=0",
-                ] {
-                    seen.says(line)?;
-                }
+                ])?;
                 let ping = perf::section(&seen.console, "ping")?;
                 ensure!(ping.contains(" 3 received, 0% packet loss"), "{ping}");
                 Ok(())
@@ -156,7 +152,7 @@ fn every_device() -> GuestTest {
 }
 
 fn same_in_both(seen: &Seen) -> Result<()> {
-    for line in [
+    seen.says_each(&[
         "login=root",
         "system=active",
         "failed=",
@@ -170,9 +166,7 @@ fn same_in_both(seen: &Seen) -> Result<()> {
         "sum-after-power-cycle=equal",
         "second-power-off=0",
         "script=0",
-    ] {
-        seen.says(line)?;
-    }
+    ])?;
     let kernel = perf::section(&seen.console, "kernel")?;
     ensure!(
         kernel.contains("ECAM") || kernel.contains("MMCONFIG"),

@@ -91,7 +91,7 @@ fn inside(kernel: &'static str) -> GuestTest {
          ls /home/user/work; \
          echo '=== errors'; cat /tmp/errors",
         |seen, test| {
-            for line in [
+            seen.says_each(&[
                 "uid=1000 gid=1000 groups=1000 994",
                 "pwd=/home/user/work home=/home/user",
                 "from-host=told by the host",
@@ -105,9 +105,7 @@ fn inside(kernel: &'static str) -> GuestTest {
                 "nothing-left",
                 "file=written in the guest of user",
                 "etc-untouched",
-            ] {
-                seen.says(line)?;
-            }
+            ])?;
             let series = test.name.rsplit('-').next().unwrap_or_default();
             seen.shows(&format!("release={series}."))?;
             let counted = perf::section(&seen.console, "stat")?;
@@ -154,16 +152,13 @@ fn ends(kernel: &'static str) -> GuestTest {
          as_user \"perfvisor exec KERNEL SMALL -- sh -c 'kill -9 \\$\\$'\"; echo killed=$?; \
          wait; cat late",
         |seen, _| {
-            for line in [
+            seen.says_each(&[
                 "piped=0",
                 "same-bytes",
                 "etc-untouched",
                 "killed=137",
                 "late=124",
-            ] {
-                seen.says(line)?;
-            }
-            Ok(())
+            ])
         },
     )
 }
@@ -176,9 +171,7 @@ fn two_cpus() -> GuestTest {
         "as_user 'gcc -O1 -pthread -o threads threads.c; perfvisor exec KERNEL --cpus 2 --memory 256M -- \
            sh -c \"echo cpus=\\$(nproc); echo === stat; perf stat -x, -e cycles,task-clock ./threads 2>&1\"'; echo status=$?",
         |seen, _| {
-            for line in ["cpus=2", "threads counted 40000000", "status=0"] {
-                seen.says(line)?;
-            }
+            seen.says_each(&["cpus=2", "threads counted 40000000", "status=0"])?;
             let counted = perf::section(&seen.console, "stat")?;
             let cycles = perf::counts(counted, "cycles").first().copied();
             // A loop's turn is more than a cycle on any CPU.
@@ -278,16 +271,13 @@ fn flags() -> GuestTest {
              mkdir -p /12; mount -o ro /dev/vdb /12; \
              perfvisor exec KERNEL SMALL --root /12 -- sh -c 'echo debian=$(cut -d. -f1 /etc/debian_version)'; echo root=$?; umount /12",
             |seen, _| {
-                for line in [
+                seen.says_each(&[
                     "ro=read word=two words",
                     "ro-refused",
                     "status=0 rw=written ro=read",
                     "debian=12",
                     "root=0",
-                ] {
-                    seen.says(line)?;
-                }
-                Ok(())
+                ])
             },
         )
     }
@@ -310,9 +300,7 @@ fn signals() -> GuestTest {
          { as_user \"script -qefc 'perfvisor exec KERNEL SMALL -- sh -c \\\"echo began; cat; echo went-on\\\"' /dev/null\"; printf '\\nstatus=%s\\n' $?; } >/tmp/typed; \
          cat /tmp/stopped /tmp/typed",
         |seen, _| {
-            for line in ["term=9", "took-term", "stopped", "status=0"] {
-                seen.says(line)?;
-            }
+            seen.says_each(&["term=9", "took-term", "stopped", "status=0"])?;
             // Behind the `^Z` that the guest's terminal shows.
             seen.shows("went-on")
         },
@@ -350,12 +338,7 @@ fn network() -> GuestTest {
          as_user \"perfvisor exec KERNEL SMALL --net user -- sh -c 'ip -4 addr show scope global; ip route; \
            perl fetch.pl \\$(ip -4 route show default | cut -d\\\" \\\" -f3) 8000'\"; echo status=$?; \
          left >after; cmp before after && echo nothing-left",
-        |seen, _| {
-            for line in ["served on the loopback", "status=0", "nothing-left"] {
-                seen.says(line)?;
-            }
-            Ok(())
-        },
+        |seen, _| seen.says_each(&["served on the loopback", "status=0", "nothing-left"]),
     )
 }
 

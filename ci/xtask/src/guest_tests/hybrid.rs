@@ -255,15 +255,13 @@ fn both_kinds(seen: &Seen, _: &GuestTest) -> Result<()> {
 fn each_on(seen: &Seen, core: &str, atom: &str) -> Result<()> {
     seen.says(&format!("vcpu0 Cpus_allowed_list: {core}"))?;
     seen.says(&format!("vcpu1 Cpus_allowed_list: {atom}"))?;
-    for line in [
+    seen.says_each(&[
         "status=0",
         "Performance Events: Alderlake Hybrid events, AnyThread deprecated, \
              full-width counters, Intel PMU driver.",
         "/sys/bus/event_source/devices/cpu_core/cpus:0",
         "/sys/bus/event_source/devices/cpu_atom/cpus:1",
-    ] {
-        seen.says(line)?;
-    }
+    ])?;
     complaints::none(&seen.console)?;
     let core = perf::counts(&seen.console, "cpu_core/instructions/");
     let atom = perf::counts(&seen.console, "cpu_atom/instructions/");

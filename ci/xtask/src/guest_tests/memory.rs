@@ -41,16 +41,14 @@ fn huge_pages() -> GuestTest {
             LINE.replace("KERNEL_WORDS", KERNEL_WORDS),
             |seen, _| {
                 seen.shows("--memory: hugepages=on: the host has too few free huge pages for 256 MiB; write 128 or more")?;
-                for line in [
+                seen.says_each(&[
                     "refused=2",
                     "off=0",
                     "on=0",
                     "on=Free 0",
                     "on=Rsvd 0",
                     "after=Free 128",
-                ] {
-                    seen.says(line)?;
-                }
+                ])?;
                 let of = |name| seen.number(name);
                 let (free, promised) = (of("off=Free ")?, of("off=Rsvd ")?);
                 ensure!(

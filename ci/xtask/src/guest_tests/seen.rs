@@ -97,6 +97,14 @@ impl Seen {
         Err(anyhow!("the console has no line `{line}`"))
     }
 
+    /// Each of these lines stands on the console.
+    ///
+    /// # Errors
+    /// Names the first that does not.
+    pub(crate) fn says_each(&self, lines: &[&str]) -> Result<()> {
+        lines.iter().try_for_each(|line| self.says(line))
+    }
+
     /// The number of the first line of the console that is `name` and a number.
     ///
     /// # Errors
