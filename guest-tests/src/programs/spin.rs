@@ -1,10 +1,13 @@
-//! `spin N`: executes a user-mode loop of N instructions, prints nothing.
+//! `spin N [NAME]`: executes a user-mode loop of N instructions. With a name it prints
+//! `bench NAME TICKS`: ticks of the TSC from the loop's first instruction to its last.
 #![expect(
     unsafe_code,
     reason = "the loop is assembly so that its length is known"
 )]
 
 use std::process::ExitCode;
+
+use guest_tests::cpu::rdtsc;
 
 /// Executes `n` instructions, ± 6: a loop of DEC and JNZ.
 fn spin(n: u64) {
@@ -19,11 +22,17 @@ fn spin(n: u64) {
 }
 
 fn main() -> ExitCode {
-    let count = std::env::args().nth(1).and_then(|text| text.parse().ok());
+    let mut words = std::env::args().skip(1);
+    let count = words.next().and_then(|text| text.parse().ok());
     let Some(count) = count else {
-        eprintln!("usage: spin INSTRUCTIONS");
+        eprintln!("usage: spin INSTRUCTIONS [NAME]");
         return ExitCode::from(2);
     };
+    let start = rdtsc();
     spin(count);
+    let ticks = rdtsc().wrapping_sub(start);
+    if let Some(name) = words.next() {
+        println!("bench {name} {ticks}");
+    }
     ExitCode::SUCCESS
 }

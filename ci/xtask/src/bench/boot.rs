@@ -1,5 +1,5 @@
 //! What a boot costs: to the first line of the guest's `/init`, and to the first byte of a
-//! payload, whose first instruction is its kernel's.
+//! payload, whose first instruction is its kernel's; and the same boots in QEMU.
 
 use super::Run;
 use super::figure::{Figure, Most};
@@ -24,7 +24,41 @@ pub(super) fn all() -> Vec<Run> {
         .map(|(form, kernel, most)| boot(form, kernel, most))
         .into();
     all.push(start());
+    all.push(peers());
     all
+}
+
+/// QEMU's machines.
+const PEERS: [&str; 2] = ["q35", "microvm"];
+
+/// What the same boots cost in QEMU, whose guests have no PMU here. The first boot of all
+/// loads QEMU from the disk.
+fn peers() -> Run {
+    let boot = |machine: &str, kernel: &str| {
+        format!(
+            "{{bench}}until '{FIRST_LINE}' qemu-system-x86_64 -machine {machine} -accel kvm -cpu host \
+             -smp 1 -m 512 -nodefaults -no-reboot -display none -serial stdio -kernel {kernel} \
+             -initrd {{bench}}init.cpio -append '{WORDS}' "
+        )
+    };
+    let mut lines = format!("{} </dev/null >/dev/null; ", boot(PEERS[0], FORMS[0].1));
+    let mut figures = Vec::new();
+    for (form, kernel, _) in FORMS {
+        for machine in PEERS {
+            let name = format!("boot_{form}_{machine}");
+            lines += &boot(machine, kernel);
+            lines += &named("word", &name);
+            figures.push(Figure::new(name, INSTRUCTIONS, None));
+        }
+    }
+    let test = GuestTest {
+        runs: Runs::OnHost,
+        debian: true,
+        peer: true,
+        limit: 200,
+        ..GuestTest::new("bench/boot/peers", lines, |_, _| Ok(()))
+    };
+    Run::printed(test, figures)
 }
 
 /// The beginning of a line that prints the number called `key` of a VMM: it is started, and

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what things cost, counted in instructions where a host can count them.
 //!
 //! ```text
-//! runs (exits, boot, memory, accuracy) ─▶ guest_tests: hosts that count instructions
+//! runs (exits, boot, memory, accuracy, workloads) ─▶ guest_tests: hosts that count instructions
 //!     ─▶ lines `bench NAME NUMBER` ─▶ figures ─▶ table, target/bench.json, comparison
 //! ```
 
@@ -12,6 +12,7 @@ mod figure;
 mod json;
 mod memory;
 mod table;
+mod workloads;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -76,6 +77,7 @@ fn all() -> Vec<Run> {
     all.extend(boot::all());
     all.extend(memory::all());
     all.extend(accuracy::all());
+    all.extend(workloads::all());
     for run in &mut all {
         run.test.clock = Clock::Instructions;
     }
