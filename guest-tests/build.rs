@@ -1,7 +1,7 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 28] = [
+const PAYLOADS: [&str; 29] = [
     "exit_cost",
     "hello",
     "pci_random",
@@ -25,6 +25,7 @@ const PAYLOADS: [&str; 28] = [
     "rdpmc_shapes",
     "rdpmc_index",
     "rdpmc_lost",
+    "rdpmc_protected",
     "rdpmc_rewrite",
     "rdpmc_user",
     "register_cost",

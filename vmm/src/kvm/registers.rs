@@ -1,12 +1,17 @@
 //! The registers of a vCPU at an exit.
 
-use kvm_bindings::kvm_regs;
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::SyncReg;
 
 use super::{KvmError, Paging, Vcpu, ioctl};
 
 /// Long mode is active.
 const EFER_LMA: u64 = 1 << 10;
+const CR0_PE: u64 = 1 << 0;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PSE: u64 = 1 << 4;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_LA57: u64 = 1 << 12;
 
 /// The general registers that an instruction emulated by us touches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,16 +89,22 @@ impl Vcpu {
         }
     }
 
-    /// How the guest's code runs; `None` if it is not in 64-bit mode or KVM
-    /// does not tell.
+    /// How the guest's code runs; `None` if it is neither in long mode nor [flat 32-bit
+    /// code](flat_levels), or KVM does not tell.
     #[must_use]
     pub fn controls(&self) -> Option<Controls> {
-        const CR4_LA57: u64 = 1 << 12;
         let sregs = self.fd.get_sregs().ok()?;
-        (sregs.efer & EFER_LMA != 0).then_some(Controls {
+        let levels = if sregs.efer & EFER_LMA == 0 {
+            flat_levels(&sregs)?
+        } else if sregs.cr4 & CR4_LA57 == 0 {
+            4
+        } else {
+            5
+        };
+        Some(Controls {
             paging: Paging {
                 cr3: sregs.cr3,
-                levels: if sregs.cr4 & CR4_LA57 == 0 { 4 } else { 5 },
+                levels,
             },
             idt: sregs.idt.base,
             cr4: sregs.cr4,
@@ -116,5 +127,73 @@ impl Vcpu {
         let mut sregs = self.fd.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
         sregs.cr4 = cr4;
         self.fd.set_sregs(&sregs).map_err(ioctl("KVM_SET_SREGS"))
+    }
+}
+
+/// The levels of page tables of 32-bit kernel code in segments that begin at 0, outside of
+/// long mode; `None` for other code. 32-bit paging without pages of 4 MiB, which no kernel
+/// of the last decades uses, is other code as well.
+fn flat_levels(sregs: &kvm_sregs) -> Option<u32> {
+    let is_flat = |segment: &kvm_segment| segment.base == 0 && segment.db == 1;
+    let is_kernel = sregs.cr0 & CR0_PE != 0 && sregs.ss.dpl == 0;
+    (is_kernel && is_flat(&sregs.cs) && is_flat(&sregs.ss)).then_some(())?;
+    match (sregs.cr0 & CR0_PG, sregs.cr4 & (CR4_PAE | CR4_PSE)) {
+        (0, _) => Some(0),
+        (_, 0) => None,
+        (_, CR4_PSE) => Some(2),
+        _ => Some(3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_flat_32_bit_code_of_a_kernel_is_looked_into() {
+        let flat = kvm_segment {
+            db: 1,
+            ..kvm_segment::default()
+        };
+        let sregs = kvm_sregs {
+            cr0: CR0_PE,
+            cs: flat,
+            ss: flat,
+            ..kvm_sregs::default()
+        };
+        for (cr0, cr4, levels) in [
+            (CR0_PE, 0, Some(0)),
+            (CR0_PE, CR4_PAE, Some(0)),
+            (CR0_PE | CR0_PG, 0, None),
+            (CR0_PE | CR0_PG, CR4_PSE, Some(2)),
+            (CR0_PE | CR0_PG, CR4_PAE, Some(3)),
+            (CR0_PE | CR0_PG, CR4_PAE | CR4_PSE, Some(3)),
+            (0, 0, None),
+        ] {
+            let sregs = kvm_sregs { cr0, cr4, ..sregs };
+            assert_eq!(flat_levels(&sregs), levels, "{cr0:#x} {cr4:#x}");
+        }
+        for segment in [
+            kvm_segment { base: 16, ..flat },
+            kvm_segment { db: 0, ..flat },
+        ] {
+            let of_code = kvm_sregs {
+                cs: segment,
+                ..sregs
+            };
+            let of_stack = kvm_sregs {
+                ss: segment,
+                ..sregs
+            };
+            assert_eq!(
+                (flat_levels(&of_code), flat_levels(&of_stack)),
+                (None, None)
+            );
+        }
+        let user = kvm_sregs {
+            ss: kvm_segment { dpl: 3, ..flat },
+            ..sregs
+        };
+        assert_eq!(flat_levels(&user), None);
     }
 }

@@ -27,8 +27,8 @@ const MODELS: [&str; 3] = ["intel-v4", "amd-core", "amd-v2"];
 /// of [`MODELS`], as this machine's own KVM may show guests another leaf 07H.
 const CPUID: (&str, &str) = ("pmu_cpuid", "intel-v2");
 
-/// The payload that needs a host whose RDPMC faults, and that host's kernel.
-const FAULTS: (&str, &str) = ("rdpmc_shapes", "6.12");
+/// The payloads that need a host whose RDPMC faults, and that host's kernel.
+const FAULTS: ([&str; 2], &str) = (["rdpmc_shapes", "rdpmc_protected"], "6.12");
 
 /// Where the payloads are, in a line.
 const FOLDER: &str = "{payloads}";
@@ -47,7 +47,8 @@ pub(super) fn all() -> Vec<GuestTest> {
 pub(super) fn row(host_kernel: &'static str, model: &str) -> GuestTest {
     let runs = PAYLOADS.iter().map(|payload| (*payload, model));
     let runs = runs.chain((model == MODELS[0]).then_some(CPUID));
-    let runs = runs.chain((host_kernel == FAULTS.1).then_some((FAULTS.0, model)));
+    let faults = FAULTS.0.iter().filter(|_| host_kernel == FAULTS.1);
+    let runs = runs.chain(faults.map(|payload| (*payload, model)));
     let lines = runs.map(|(payload, model)| {
         format!(
             "echo '=== {payload}'; perfvisor run --serial tty --kernel {FOLDER}{payload} \
@@ -68,7 +69,7 @@ pub(super) fn row(host_kernel: &'static str, model: &str) -> GuestTest {
 }
 
 fn passed(seen: &Seen, test: &GuestTest) -> Result<()> {
-    let others = [CPUID.0, FAULTS.0].into_iter();
+    let others = FAULTS.0.into_iter().chain([CPUID.0]);
     let others = others.filter(|payload| test.line.contains(payload));
     for payload in PAYLOADS.into_iter().chain(others) {
         let text = perf::section(&seen.console, payload)?;

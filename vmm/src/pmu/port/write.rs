@@ -98,7 +98,9 @@ impl PmuPort {
         if let Some(verdict) = self.sites.verdict(rip) {
             return TextVerdict::Known(verdict);
         }
-        match vcpu.controls() {
+        let controls = vcpu.controls();
+        // A scan knows 64-bit code alone.
+        match controls.filter(|it| it.paging.is_long() || self.sites.rdpmc_faults()) {
             Some(controls) => self.sites.cover(TextPlace {
                 paging: controls.paging,
                 rip,
@@ -109,8 +111,8 @@ impl PmuPort {
         }
     }
 
-    /// What the scan looks for is 64-bit code. Other guests are programs that
-    /// have RDMSR as well.
+    /// What the scan looks for is 64-bit code, and a doorbell hears of RDPMC only where that
+    /// faults, from a kernel whose segments begin at 0. Other guests have RDMSR as well.
     fn outside_long_mode(&self) -> ReaderService {
         static SAID: Once = Once::new();
         SAID.call_once(|| {

@@ -35,8 +35,11 @@ const OUT_LEN: u64 = 2;
 const BEGINNINGS: [[u8; LEN]; 3] = [CLAC, [0x90; LEN], [0x0f, 0x1f, 0x00]];
 const CLAC: [u8; LEN] = [0x0f, 0x01, 0xca];
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+const ENDBR32: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfb];
 const CLD: u8 = 0xfc;
-pub(super) const IRETQ: [u8; 2] = [0x48, 0xcf];
+const IRETQ: [u8; 2] = [0x48, 0xcf];
+/// IRETD, in 32-bit code.
+const IRETD: [u8; 1] = [0xcf];
 
 const RFLAGS_AC: u64 = 1 << 18;
 
@@ -50,8 +53,8 @@ pub(super) struct EntryHook {
     way: BellWay,
     /// The selector of the code segment that #GP enters.
     pub(super) selector: u64,
-    /// An IRETQ near it.
-    pub(super) iretq: Option<u64>,
+    /// An IRETQ near it; outside of long mode an IRETD.
+    pub(super) iret: Option<u64>,
 }
 
 /// How the guest comes to the doorbell.
@@ -76,8 +79,9 @@ impl EntryHook {
         Self::in_text(guest, gate).or_else(|| Self::by_gate(guest, gate, is_free))
     }
 
-    /// In the text of a Linux entry.
+    /// In the text of a Linux entry of 64 bits.
     fn in_text(guest: Virtual<'_>, gate: Gate) -> Option<Self> {
+        guest.is_long().then_some(())?;
         let bell = behind_endbr64(guest, gate.handler())?;
         let original = guest.code(bell)?;
         // One store must change all three bytes.
@@ -89,16 +93,17 @@ impl EntryHook {
             port: DOORBELL_PORT,
             way: BellWay::Text(original),
             selector: gate.selector(),
-            iretq: Some(find_iretq(guest, bell)?),
+            iret: Some(find_iret(guest, bell)?),
         })
     }
 
-    /// By the gate of any other handler. One that begins with ENDBR64 may have to.
+    /// By the gate of any other handler. One that begins with ENDBR64 or ENDBR32 may have to.
     fn by_gate(guest: Virtual<'_>, gate: Gate, is_free: impl Fn(u64, u64) -> bool) -> Option<Self> {
         let handler = gate.handler();
         // An OUT may be a doorbell of ours that was forgotten.
         let is_bell = guest.code(handler).and_then(unused_port_of).is_some();
-        if is_bell || guest.code(handler) == Some(ENDBR64) {
+        let start = guest.code(handler);
+        if is_bell || start == Some(ENDBR64) || start == Some(ENDBR32) {
             return None;
         }
         let (start, text) = guest.text_near(handler)?;
@@ -113,7 +118,7 @@ impl EntryHook {
             port,
             way: BellWay::Gate(gate),
             selector: gate.selector(),
-            iretq: find_iretq(guest, handler),
+            iret: find_iret(guest, handler),
         })
     }
 
@@ -223,12 +228,22 @@ fn goes_on_as_linux(guest: Virtual<'_>, bell: u64) -> Option<()> {
     }
 }
 
-/// An IRETQ in the page of the entry, or in the next: user page tables, if the
+/// An IRET in the page of the entry, or in the next: user page tables, if the
 /// guest has its own for user mode, map those as well.
-fn find_iretq(guest: Virtual<'_>, entry: u64) -> Option<u64> {
+fn find_iret(guest: Virtual<'_>, entry: u64) -> Option<u64> {
     let (start, text) = guest.text_near(entry)?;
-    let at = memmem::find(&text, &IRETQ)?;
+    let iret = if guest.is_long() { &IRETQ[..] } else { &IRETD };
+    let at = memmem::find(&text, iret)?;
     start.checked_add(at as u64)
+}
+
+/// Whether there is one at the address.
+pub(super) fn is_iret(guest: Virtual<'_>, at: u64) -> bool {
+    if guest.is_long() {
+        guest.code(at) == Some(IRETQ)
+    } else {
+        guest.code(at) == Some(IRETD)
+    }
 }
 
 #[cfg(test)]
@@ -293,7 +308,7 @@ pub(super) mod tests {
         ] {
             let guest = guest(code);
             let hook = find(&guest).unwrap();
-            assert_eq!((hook.bell, hook.iretq), (ENTRY + offset, Some(IRETQ_AT)));
+            assert_eq!((hook.bell, hook.iret), (ENTRY + offset, Some(IRETQ_AT)));
             assert_eq!(
                 hook.forward(AC_AND_MORE),
                 (ENTRY + offset + 3, rflags),
@@ -358,7 +373,7 @@ pub(super) mod tests {
         let before = gate();
         let hook = find(&guest).unwrap();
         assert_eq!(
-            (hook.bell, hook.port(), hook.iretq),
+            (hook.bell, hook.port(), hook.iret),
             (ENTRY + 3, PORT, Some(IRETQ_AT))
         );
         assert_eq!(

@@ -1,14 +1,17 @@
 //! The stack frame that the CPU pushes for a #GP, and the emulation of an RDPMC that
 //! faulted.
 //!
-//! SDM vol. 3A, "64-Bit Mode Stack Frame".
+//! SDM vol. 3A, "64-Bit Mode Stack Frame", and "Exception- or Interrupt-Handler Procedures"
+//! for a guest outside of long mode.
 
-use super::entry_hook::{EntryHook, IRETQ};
+use super::entry_hook::{EntryHook, is_iret};
 use super::pattern::RDPMC;
-use super::virt::{Virtual, WORD};
+use super::virt::Virtual;
 use crate::kvm::Registers;
 
 const RFLAGS_RF: u64 = 1 << 16;
+/// Virtual-8086 mode.
+const RFLAGS_VM: u64 = 1 << 17;
 /// The bit of a selector that names the LDT (SDM vol. 3A, "Segment Selectors").
 const LOCAL_TABLE: u64 = 1 << 2;
 
@@ -29,8 +32,15 @@ pub(super) struct Frame {
 impl Frame {
     /// The frame on top of the stack.
     pub(super) fn read(guest: Virtual<'_>, rsp: u64) -> Option<Self> {
-        rsp.is_multiple_of(WORD).then_some(())?;
-        let [error, rip, cs, rflags, old_rsp, ss] = guest.words(rsp)?;
+        rsp.is_multiple_of(guest.slot()).then_some(())?;
+        let [error, rip, cs, rflags] = guest.slots(rsp)?;
+        let behind = rsp.checked_add(4 * guest.slot())?;
+        let [old_rsp, ss] = if guest.is_long() || cs & 3 != 0 {
+            guest.slots(behind)?
+        } else {
+            // Outside of long mode a handler has the stack of the kernel that it interrupts.
+            [u32::try_from(behind).ok()?.into(), 0]
+        };
         Some(Self {
             at: rsp,
             error,
@@ -53,16 +63,17 @@ impl Frame {
     /// Code or a stack in a segment of the program's own (of its LDT) is the guest's
     /// affair: such code may have a base, and a 16-bit stack gets the low half of RSP
     /// from IRETQ and keeps the kernel's upper half, which Linux hides by a way of its
-    /// own (espfix64). Its RDPMC faults.
+    /// own (espfix64). Its RDPMC faults. So does that of virtual-8086 mode, whose code has a
+    /// base.
     pub(super) fn instruction(&self, guest: Virtual<'_>) -> Option<[u8; RDPMC.len()]> {
-        let is_flat = (self.cs | self.ss) & LOCAL_TABLE == 0;
+        let is_flat = (self.cs | self.ss) & LOCAL_TABLE == 0 && self.rflags & RFLAGS_VM == 0;
         (self.error == 0 && is_flat).then(|| guest.code(self.rip))?
     }
 
     /// The registers with which the guest goes on behind the instruction, whose result
     /// is `value` (G-506). `None` if it cannot: nothing is changed then.
     ///
-    /// User code is gone back to by an IRETQ of the kernel's, as its stack and
+    /// User code is gone back to by an IRET of the kernel's, as its stack and
     /// its privilege are the CPU's business. So is kernel code of another segment than
     /// the handler's, such as 32-bit code. Other kernel code is gone back to without: an
     /// IRET would end the blocking of NMIs in an NMI handler.
@@ -77,6 +88,7 @@ impl Frame {
             self.rip.checked_add(RDPMC.len() as u64)?,
             self.rflags & !RFLAGS_RF,
         );
+        (guest.is_long() || u32::try_from(rip).is_ok()).then_some(())?;
         let result = Registers {
             rax: value & 0xffff_ffff,
             rdx: value >> 32,
@@ -90,13 +102,13 @@ impl Frame {
                 ..result
             });
         }
-        let iretq = hook.iretq?;
-        (guest.code(iretq)? == IRETQ).then_some(())?;
-        let at = |n: u64| self.at.checked_add(n * WORD);
-        guest.set_words([(at(1)?, rip), (at(3)?, rflags)])?;
+        let iret = hook.iret?;
+        is_iret(guest, iret).then_some(())?;
+        let at = |n: u64| self.at.checked_add(n * guest.slot());
+        guest.set_slots([(at(1)?, rip), (at(3)?, rflags)])?;
         Some(Registers {
-            rip: iretq,
-            rsp: self.at.checked_add(WORD)?,
+            rip: iret,
+            rsp: at(1)?,
             ..result
         })
     }
@@ -157,7 +169,7 @@ pub(super) mod tests {
             rcx: 0x4000_0001,
             rdx: 0x1234,
             rsp: STACK + 0xf08,
-            rip: hook.iretq.unwrap(),
+            rip: hook.iret.unwrap(),
             rflags: 2,
         };
         assert_eq!(after, expected);
@@ -186,7 +198,7 @@ pub(super) mod tests {
         let (guest, hook) = with_frame([0, KERNEL, 0x38, 0x1_0046, STACK + 0xf38, 0x10]);
         let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
         let after = frame.skip(virt(&guest), &hook, registers(), VALUE).unwrap();
-        assert_eq!(Some(after.rip), hook.iretq);
+        assert_eq!(Some(after.rip), hook.iret);
         assert_eq!(virt(&guest).word(STACK + 0xf08), Some(KERNEL + 2));
     }
 
@@ -218,7 +230,7 @@ pub(super) mod tests {
     #[test]
     fn without_the_iretq_nothing_is_changed() {
         let (mut guest, hook) = with_frame([0, USER, 0x33, 0x1_0246, USER_STACK, 0x2b]);
-        guest.map(hook.iretq.unwrap() & !0x1f_ffff, 0x20_0000, 1, true);
+        guest.map(hook.iret.unwrap() & !0x1f_ffff, 0x20_0000, 1, true);
         let frame = Frame::read(virt(&guest), STACK + 0xf00).unwrap();
         assert_eq!(frame.skip(virt(&guest), &hook, registers(), VALUE), None);
         assert_eq!(virt(&guest).word(STACK + 0xf08), Some(USER));

@@ -1,18 +1,21 @@
 //! The gate of #GP in a guest's interrupt table.
 //!
-//! SDM vol. 3A, "64-Bit Mode IDT".
+//! SDM vol. 3A, "IDT Descriptors", "64-Bit Mode IDT".
 
 use super::virt::Virtual;
 
 const GP_VECTOR: u64 = 13;
-const DESCRIPTOR_LEN: u64 = 16;
+/// Bytes of a descriptor outside of long mode. In long mode it has as many more.
+const DESCRIPTOR_LEN: u64 = 8;
 
-/// A gate through which #GP comes to a handler in 64-bit mode.
+/// A gate through which #GP comes to a handler of 64 bits, or of 32 bits outside of long
+/// mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gate {
     /// Where it lies.
     at: u64,
     low: u64,
+    /// The upper half of the handler's address; zero outside of long mode.
     high: u64,
 }
 
@@ -24,8 +27,14 @@ impl Gate {
         const PRESENT_AND_TYPE: u64 = 0x9f;
         const INTERRUPT_GATE: u64 = PRESENT | 0xe;
         const TRAP_GATE: u64 = PRESENT | 0xf;
-        let at = idt.checked_add(GP_VECTOR * DESCRIPTOR_LEN)?;
-        let (low, high) = (guest.word(at)?, guest.word(at.checked_add(8)?)?);
+        let (at, low, high) = if guest.is_long() {
+            let at = idt.checked_add(GP_VECTOR * 2 * DESCRIPTOR_LEN)?;
+            let high = guest.word(at.checked_add(DESCRIPTOR_LEN)?)?;
+            (at, guest.word(at)?, high)
+        } else {
+            let at = idt.checked_add(GP_VECTOR * DESCRIPTOR_LEN)?;
+            (at, guest.word(at)?, 0)
+        };
         let kind = low >> 40 & PRESENT_AND_TYPE;
         matches!(kind, INTERRUPT_GATE | TRAP_GATE).then_some(Self { at, low, high })
     }

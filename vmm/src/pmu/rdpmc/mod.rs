@@ -31,6 +31,8 @@ mod gate;
 mod known;
 mod pace;
 mod pattern;
+#[cfg(test)]
+mod protected;
 mod request;
 mod rewriter;
 mod scan;

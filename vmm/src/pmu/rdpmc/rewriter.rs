@@ -93,7 +93,7 @@ impl Rewriter {
     /// The answer for text that is not looked at: on a host whose RDPMC faults, the
     /// doorbell serves each reader, whatever it looks like, and rewrites only what the
     /// kernel has executed. Without a doorbell, the first text of a guest is scanned, and no
-    /// other one. `None` if the text is to be scanned.
+    /// other one, nor any that is not 64-bit code. `None` if the text is to be scanned.
     pub(super) fn verdict_without_scan(&self, place: TextPlace) -> Option<ReaderService> {
         (self.access == UserAccess::Faults).then_some(())?;
         let text = scan::text_around(&self.memory, place.paging, place.rip)?;
@@ -101,7 +101,11 @@ impl Rewriter {
         let doorbell = self.doorbell_to_place(guest, place.idt);
         let mut known = self.lock();
         let has_doorbell = self.put_doorbell(&mut known, guest, doorbell).is_some();
-        (has_doorbell || known.has_text()).then(|| {
+        if !has_doorbell && !guest.is_long() && !self.no_doorbell_said.swap(true, Ordering::Relaxed)
+        {
+            log::warn!("{NO_DOORBELL_OUTSIDE_LONG_MODE}");
+        }
+        (has_doorbell || known.has_text() || !guest.is_long()).then(|| {
             self.publish(&mut known, |next| {
                 next.add_text(text, ReaderService::Served);
             });
@@ -378,6 +382,10 @@ fn say_unwritten(address: u64, error: &dyn std::error::Error) {
         log::error!("pmu: cannot rewrite the RDPMC at {address:#x}: {error}");
     }
 }
+
+/// The warning for a guest outside of long mode that has no doorbell.
+const NO_DOORBELL_OUTSIDE_LONG_MODE: &str = "pmu: the guest is outside of 64-bit mode, where RDPMC \
+     is not scanned for, and its #GP entry takes no doorbell: RDPMC faults, and only RDMSR reads counters";
 
 /// The warning for a guest without a doorbell: which of its reads fail.
 const fn no_doorbell(access: UserAccess) -> &'static str {

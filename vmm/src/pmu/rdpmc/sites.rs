@@ -70,6 +70,11 @@ impl Sites {
         }
     }
 
+    /// Whether the host's RDPMC faults where a doorbell may hear of it.
+    pub(in crate::pmu) fn rdpmc_faults(&self) -> bool {
+        self.rewriter.access == UserAccess::Faults
+    }
+
     /// Whether the instruction at `rip` is a rewritten RDPMC.
     pub(in crate::pmu) fn contains(&mut self, rip: u64) -> bool {
         self.refresh();
@@ -91,7 +96,9 @@ impl Sites {
         if !self.watches_pce() {
             return Ok(());
         }
-        let cr4 = vcpu.controls().map(|controls| controls.cr4);
+        // Outside of long mode VME has a meaning.
+        let long = vcpu.controls().filter(|controls| controls.paging.is_long());
+        let cr4 = long.map(|controls| controls.cr4);
         match cr4.and_then(|cr4| self.rewriter.access.taken(cr4)) {
             Some(cr4) => vcpu.set_cr4(cr4),
             None => Ok(()),

@@ -10,6 +10,8 @@ use crate::kvm::{Page, Paging};
 const PAGE_LEN: usize = 4096;
 /// Bytes of a word.
 pub(super) const WORD: u64 = 8;
+/// Bytes of half a word.
+const HALF: u64 = 4;
 
 /// Guest memory as one vCPU sees it.
 #[derive(Clone, Copy, Debug)]
@@ -60,40 +62,61 @@ impl Virtual<'_> {
         Some(code)
     }
 
+    /// Whether the vCPU is in long mode.
+    pub(super) const fn is_long(&self) -> bool {
+        self.paging.is_long()
+    }
+
+    /// Bytes of what the CPU pushes at once for an exception.
+    pub(super) const fn slot(&self) -> u64 {
+        if self.is_long() { WORD } else { HALF }
+    }
+
     /// An aligned word.
     pub(super) fn word(&self, address: u64) -> Option<u64> {
-        let [word] = self.words(address)?;
-        Some(word)
+        let place = self.physical(address)?;
+        self.memory.load(place, Ordering::SeqCst).ok()
     }
 
-    /// Aligned words, one after the other, each in one access.
-    pub(super) fn words<const LEN: usize>(&self, address: u64) -> Option<[u64; LEN]> {
+    /// Aligned [slots](Self::slot), one after the other, each in one access.
+    pub(super) fn slots<const LEN: usize>(&self, address: u64) -> Option<[u64; LEN]> {
         let mut pages = Pages::of(*self);
-        let mut words = [0; LEN];
-        for (word, n) in words.iter_mut().zip(0..) {
-            let at = address.checked_add(n * WORD)?;
+        let mut slots = [0; LEN];
+        for (slot, n) in slots.iter_mut().zip(0..) {
+            let at = address.checked_add(n * self.slot())?;
             let place = pages.page(at)?.at(at);
-            *word = self.memory.load(place, Ordering::SeqCst).ok()?;
+            *slot = if self.is_long() {
+                self.memory.load(place, Ordering::SeqCst).ok()?
+            } else {
+                let half: u32 = self.memory.load(place, Ordering::SeqCst).ok()?;
+                half.into()
+            };
         }
-        Some(words)
+        Some(slots)
     }
 
-    /// Changes aligned words, each in one access; none if one of them cannot be.
-    pub(super) fn set_words<const LEN: usize>(&self, words: [(u64, u64); LEN]) -> Option<()> {
+    /// Changes aligned slots, each in one access; none if one of them cannot be.
+    pub(super) fn set_slots<const LEN: usize>(&self, slots: [(u64, u64); LEN]) -> Option<()> {
         let mut pages = Pages::of(*self);
         let mut places = [GuestAddress(0); LEN];
-        for (place, (address, _)) in places.iter_mut().zip(words) {
+        for (place, (address, value)) in places.iter_mut().zip(slots) {
             *place = pages.page(address)?.at(address);
+            (self.is_long() || u32::try_from(value).is_ok()).then_some(())?;
         }
-        for (place, (_, word)) in places.into_iter().zip(words) {
-            self.memory.store(word, place, Ordering::SeqCst).ok()?;
+        for (place, (_, value)) in places.into_iter().zip(slots) {
+            match u32::try_from(value) {
+                Ok(half) if !self.is_long() => self.memory.store(half, place, Ordering::SeqCst),
+                _ => self.memory.store(value, place, Ordering::SeqCst),
+            }
+            .ok()?;
         }
         Some(())
     }
 
     /// Changes an aligned word, in one access.
     pub(super) fn set_word(&self, address: u64, value: u64) -> Option<()> {
-        self.set_words([(address, value)])
+        let place = self.physical(address)?;
+        self.memory.store(value, place, Ordering::SeqCst).ok()
     }
 }
 

@@ -173,7 +173,7 @@ impl HostileGuest {
             .write(&snippet.repeat(often), GuestAddress(place));
     }
 
-    /// Other page tables.
+    /// Other page tables, of another mode.
     pub(super) fn change_paging(&mut self, input: &mut FuzzInput<'_>) {
         let form = input.byte();
         let cr3 = match form >> 1 & 3 {
@@ -181,10 +181,13 @@ impl HostileGuest {
             2 => Self::place(input),
             _ => input.word(),
         };
-        self.paging = Paging {
-            cr3,
-            levels: 4 + u32::from(form & 1),
+        let levels = match form >> 3 & 7 {
+            5 => 0,
+            6 => 2,
+            7 => 3,
+            _ => 4 + u32::from(form & 1),
         };
+        self.paging = Paging { cr3, levels };
     }
 
     /// Remembers the memory as it is, for [`changes`](Self::changes).
@@ -209,10 +212,11 @@ impl HostileGuest {
 
     /// The bytes of RIP and RFLAGS in the frame at `rsp`.
     pub(super) fn words_of_frame(&self, rsp: u64) -> Vec<u64> {
-        let words = [rsp.checked_add(8), rsp.checked_add(24)];
-        let physical = |word: u64| Some(self.paging.page(&self.memory, word)?.at(word).0);
-        let starts = words.into_iter().flatten().filter_map(physical);
-        starts.flat_map(|start| start..start + 8).collect()
+        let slot = if self.paging.is_long() { 8 } else { 4 };
+        let slots = [rsp.checked_add(slot), rsp.checked_add(3 * slot)];
+        let physical = |slot: u64| Some(self.paging.page(&self.memory, slot)?.at(slot).0);
+        let starts = slots.into_iter().flatten().filter_map(physical);
+        starts.flat_map(|start| start..start + slot).collect()
     }
 
     /// Whether the byte, the second one of an RDPMC, has become that of RDMSR. The

@@ -100,7 +100,8 @@ impl Service {
             assert_eq!(changes, NOTHING, "{known:?}, {verdict:?}");
         }
         // The gate of #GP may lead to a doorbell by now.
-        let gate = idt.checked_add(13 * 16).and_then(|at| self.physical(at));
+        let len = if self.paging().is_long() { 16 } else { 8 };
+        let gate = idt.checked_add(13 * len).and_then(|at| self.physical(at));
         let bell = entry_hook::bell(self.rewriter.memory(self.paging()), idt);
         let has_bell = bell.is_some_and(|bell| self.rewriter.current().hook_at(bell).is_some());
         let is_in_gate =
@@ -172,7 +173,7 @@ impl Service {
         assert_eq!(value & 1, 0, "there is no such counter");
         let result = (after.rax, after.rdx, after.rcx);
         assert_eq!(result, (value & 0xffff_ffff, value >> 32, registers.rcx));
-        if !frame.is_user() && Some(after.rip) == hook.iretq {
+        if !frame.is_user() && Some(after.rip) == hook.iret {
             // Another segment of the kernel's.
             let of_frame = |at: &u64| allowed.contains(at);
             let others: Vec<_> = changes.into_iter().filter(|at| !of_frame(at)).collect();
@@ -180,7 +181,7 @@ impl Service {
         } else if frame.is_user() {
             assert_eq!(instruction, Some(RDPMC));
             assert!(self.access.is_granted(cr4), "{cr4:#x}");
-            assert_eq!(Some(after.rip), hook.iretq);
+            assert_eq!(Some(after.rip), hook.iret);
             assert!(
                 changes.iter().all(|at| allowed.contains(at)),
                 "{changes:x?}"
