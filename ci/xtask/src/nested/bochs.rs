@@ -61,6 +61,8 @@ pub(super) fn launch(host: &Host, files: &Files) -> Result<Launched> {
     write("debugger", "c\n")?;
     let messages = File::create(&files.messages)
         .with_context(|| format!("cannot write {}", files.messages.display()))?;
+    // Its debugger says on standard output why it stopped.
+    let said = messages.try_clone().context("no more files")?;
     // It dies with us, however we end.
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
@@ -68,7 +70,7 @@ pub(super) fn launch(host: &Host, files: &Files) -> Result<Launched> {
         .env("TERM", "vt100")
         .current_dir(&files.dir)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(said)
         .stderr(messages)
         .spawn()
         .context("cannot start Bochs")?;
@@ -108,7 +110,7 @@ ata0-master: type=disk, path=disk, mode=flat, cylinders=0
 boot: disk
 display_library: term
 clock: sync=none
-log: /dev/null
+log: -
 panic: action=fatal
 error: action=ignore
 info: action=ignore

@@ -92,15 +92,20 @@ impl Machine {
         keyboard::pass_on(&self.files.dir.join("keys.in"), self.events.clone())
     }
 
-    /// The end of the kernel's console and of the emulator's messages.
-    pub(super) fn last_words(&self) -> String {
+    /// The end of the kernel's console and of the emulator's messages, and how the emulator
+    /// ended.
+    pub(super) fn last_words(&mut self) -> String {
         let read = |path: &Path| {
             let bytes = fs::read(path).unwrap_or_default();
             cmd::last_lines(&String::from_utf8_lossy(&bytes), 12)
         };
         let (console, emulator) = (read(&self.files.console), read(&self.files.messages));
+        let ended = match self.child.try_wait() {
+            Ok(Some(status)) => format!(" ({status})"),
+            _ => String::new(),
+        };
         format!(
-            "its console ({}):\n{console}\nthe emulator: {emulator}",
+            "its console ({}):\n{console}\nthe emulator{ended}: {emulator}",
             self.files.console.display()
         )
     }

@@ -210,7 +210,7 @@ impl Host {
             bail!("--host intel without a line: it has no keyboard; give a line after --");
         }
         for attempt in 0..=RESTARTS {
-            let (machine, events) = self.start(job)?;
+            let (mut machine, events) = self.start(job)?;
             let began = Instant::now();
             let boot = Some(self.all_threads(self.kind.boot_patience()));
             let mut watched = Watched::new(&events, machine.id(), boot, Some(BOOT_LIMIT));
