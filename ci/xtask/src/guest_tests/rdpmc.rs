@@ -1,6 +1,7 @@
 //! RDPMC in the guest's user mode: a program that monitors itself by perf's mmap page
 //! reads what `read(2)` says, and one that may not dies as on hardware (guest-contract
-//! §5.6, §5.7, G-506 to G-508). And in its kernel, while that has probes on the reader.
+//! §5.6, §5.7, G-506 to G-508). And in its kernel, while that has probes on the reader, or
+//! code of a program's making that looks like one.
 
 use anyhow::{Context, Result, ensure};
 
@@ -17,6 +18,9 @@ pub(super) fn all() -> Vec<GuestTest> {
     let mut rows = vec![
         probed("6.1", "6.12"),
         probed("6.12", "6.1").among_every_pair(),
+        // A host 6.1 has text scanned, and 6.12 what faults rewritten.
+        filtered("6.1", "6.12"),
+        filtered("6.12", "6.1").among_every_pair(),
     ];
     for host_kernel in KERNELS {
         rows.push(row(host_kernel, "6.1", "1-vcpu"));
@@ -105,6 +109,38 @@ fn counted_the_same(seen: &Seen, _: &GuestTest) -> Result<()> {
         ensure!(off < OFF, "{count} of {counts:?}");
     }
     Ok(())
+}
+
+/// Packet filters that the guest's kernel has compiled, whose constants look like its
+/// reader, stay as they are while counters are used (G-502).
+fn filtered(host_kernel: &'static str, guest_kernel: &'static str) -> GuestTest {
+    const LINE: &str = "cd /proc/sys/net/core; echo jit=$(cat bpf_jit_enable) harden=$(cat bpf_jit_harden); \
+         perf stat -x, -e cycles spin 100000000 2>&1; \
+         filters 200 sh -c 'perf stat -a -x, -e cycles spin 100000000 2>&1; perf record -F 100 -e cycles -o /tmp/data spin 200000000 2>&1'";
+    GuestTest {
+        host_kernel,
+        guest_kernel,
+        ..GuestTest::new(
+            format!("rdpmc/filters/host-{host_kernel}/guest-{guest_kernel}"),
+            LINE,
+            |seen, _| {
+                seen.succeeded()?;
+                for text in [
+                    "jit=1 harden=0",
+                    "changed=0",
+                    "before=200",
+                    "command=0",
+                    "after=200",
+                ] {
+                    seen.says(text)?;
+                }
+                let counts = perf::counts(&seen.console, "cycles");
+                ensure!(counts.len() == 2, "two counts were due: {counts:?}");
+                ensure!(counts.iter().all(|&count| count > 0.0), "{counts:?}");
+                Ok(())
+            },
+        )
+    }
 }
 
 fn self_monitored(seen: &Seen, test: &GuestTest) -> Result<()> {
