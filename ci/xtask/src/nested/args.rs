@@ -9,7 +9,7 @@ use crate::mock_pmu::Spec;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct HostArgs {
     /// Whose virtualisation the nested host has: AMD's, in QEMU, or Intel's, in Bochs. The
-    /// Intel host has one CPU and 2 GiB; it is ten times slower and takes a minute to boot
+    /// Intel host has two CPUs at most and 2 GiB; it is ten times slower and takes a minute to boot
     #[arg(long, value_name = "amd|intel", default_value = "amd")]
     pub(crate) host: HostKind,
     /// Count instructions: virtual time advances 1 ns per executed instruction

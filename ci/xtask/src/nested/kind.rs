@@ -80,14 +80,17 @@ impl HostKind {
         if self == Self::Amd {
             return Ok(());
         }
-        if let Some(cpus @ 2..) = args.cpus {
-            bail!("--cpus {cpus} with --host intel: it has one CPU; use --cpus 1 or --host amd");
+        if let Some(cpus @ 3..) = args.cpus {
+            bail!(
+                "--cpus {cpus} with --host intel: it has two CPUs at most; use --cpus 1, \
+                 --cpus 2 or --host amd"
+            );
         }
         let least = args.mock_pmu.as_ref().map_or(1, Spec::least_cpus);
-        if let (Some(spec), 2..) = (&args.mock_pmu, least) {
+        if let (Some(spec), 3..) = (&args.mock_pmu, least) {
             bail!(
-                "--mock-pmu {} with --host intel: it has one CPU, and these PMUs need {least}; \
-                 use core[:gp=N], or --host amd",
+                "--mock-pmu {} with --host intel: it has two CPUs at most, and these PMUs need \
+                 {least}; use core[:gp=N] or hybrid:cpus=1, or --host amd",
                 spec.text()
             );
         }
@@ -137,7 +140,7 @@ mod tests {
         for (given, words) in [
             ("--icount", ["--icount", "leave"]),
             ("--debian", ["--debian", "--host amd"]),
-            ("--cpus 2", ["--cpus 2", "--cpus 1"]),
+            ("--cpus 3", ["--cpus 3", "--cpus 2"]),
             ("--mock-pmu hybrid:gp=4", ["hybrid:gp=4", "core[:gp=N]"]),
         ] {
             let error = refused(&format!("--host intel {given}")).unwrap();
@@ -145,7 +148,12 @@ mod tests {
             assert!(!error.contains('\n'), "{error}");
             assert_eq!(refused(given), None);
         }
-        let works = "--host intel --cpus 1 --mock-pmu core:gp=4 --host-kernel 6.1";
-        assert_eq!(refused(works), None);
+        for works in [
+            "--cpus 1 --mock-pmu core:gp=4 --host-kernel 6.1",
+            "--cpus 2",
+            "--mock-pmu hybrid:gp=4:cpus=1",
+        ] {
+            assert_eq!(refused(&format!("--host intel {works}")), None);
+        }
     }
 }
