@@ -5,8 +5,12 @@
 //! No guest here spins with interrupts off and without `pause`: with such a guest Bochs
 //! stands still for good (resources/README.md).
 
-use super::table::KERNELS;
-use super::{GuestTest, Runs, payloads};
+use anyhow::{Context, Result, ensure};
+
+use super::hotplug;
+use super::on_host::{ENDED, Hosted};
+use super::{GuestTest, Runs, Seen, payloads, rdpmc};
+use crate::complaints::{self, ASK};
 use crate::nested::HostKind;
 use crate::perf;
 
@@ -14,13 +18,20 @@ use crate::perf;
 const WORD: &str = "intel-host";
 /// The host's counters, which count its TSC: in Bochs, instructions.
 const CORE: &str = "core:gp=4";
-/// Models of the payloads. With each they take some two minutes of CPU time.
+/// Models of the payloads.
 const MODELS: [&str; 4] = ["intel-v1", "intel-v2", "intel-v3", "intel-v4"];
+/// Here a PMI hardly ever finds a halted vCPU (resources/README.md).
+const BY_CHANCE: &str = "pmi_halt";
 
 /// Every test on a host of Intel's.
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = vec![doctor(), mock_pmu()];
-    all.extend(KERNELS.map(by_clock));
+    all.extend([
+        by_clock("6.1"),
+        by_clock("6.12"),
+        by_host(),
+        comes_and_goes(),
+    ]);
     all.extend(MODELS.map(bare_metal));
     all
 }
@@ -66,7 +77,7 @@ fn mock_pmu() -> GuestTest {
 }
 
 fn bare_metal(model: &'static str) -> GuestTest {
-    let test = payloads::row("6.12", model);
+    let test = payloads::row_without(BY_CHANCE, "6.12", model);
     row(GuestTest {
         name: format!("bare-metal/{model}"),
         ..test
@@ -85,14 +96,83 @@ fn by_clock(guest_kernel: &'static str) -> GuestTest {
                 seen.succeeded()?;
                 perf::cycles(&seen.console)?;
                 perf::unsupported(&seen.console)?;
-                perf::hot_symbol(&seen.console, 3)?;
-                perf::interrupts(&seen.console, &seen.vmm)
+                profiled(seen)
             },
         )
     })
 }
 
 const COPY: &str = "rate='-F 100' count=100\n";
+
+fn profiled(seen: &Seen) -> Result<()> {
+    perf::hot_symbol(&seen.console, 3)?;
+    perf::interrupts(&seen.console, &seen.vmm)
+}
+
+/// Counters of the host: instructions are counted exactly, samples come, and a program
+/// reads its own counters by RDPMC.
+fn by_host() -> GuestTest {
+    let line = format!(
+        "{}echo '=== loop'; perf stat -x, -e instructions spin 100000000 2>&1; \
+         echo '=== alone'; selfmon fault; echo stranger=$?; selfmon enable 50; \
+         selfmon open 50 0; selfmon unmapped 10 0; echo unmapped=$?; echo '=== end'",
+        perf::line_with(COPY)
+    );
+    row(GuestTest {
+        vmm: "--pmu type=auto",
+        ..GuestTest::new("by-host", line, counted)
+    })
+}
+
+fn counted(seen: &Seen, _: &GuestTest) -> Result<()> {
+    /// Instructions of the loop.
+    const LOOP: f64 = 1e8;
+    seen.succeeded()?;
+    ensure!(!seen.vmm_is_clock_derived(), "{}", seen.vmm);
+    profiled(seen)?;
+    let counts = perf::counts(perf::section(&seen.console, "loop")?, "instructions");
+    let count = *counts.first().context("no count of instructions")?;
+    crate::say!("{count} instructions of a loop of {LOOP}");
+    ensure!((count - LOOP).abs() / LOOP < 0.02, "{count}, not {LOOP}");
+    let alone = perf::section(&seen.console, "alone")?;
+    rdpmc::exact(alone, 3)?;
+    let died = rdpmc::died(alone);
+    ensure!(died == 2, "2 programs were to fault, not {died}: {alone}");
+    Ok(())
+}
+
+/// A vCPU comes, is counted on, and goes.
+fn comes_and_goes() -> GuestTest {
+    let run = Hosted {
+        flags: "--cpus boot=1,max=2 --pmu type=software",
+        line: &format!(
+            "{}echo ready; until grep -q 1 online; do sleep 0.2; done; echo with=$(cat online); \
+             perf stat -a -A -x, -e cycles sleep 0.3 2>&1; echo counted; \
+             while [ -d cpu1 ]; do sleep 0.2; done; echo without=$(cat online); {ASK}",
+            hotplug::UDEV
+        ),
+        ..Hosted::default()
+    };
+    let line = format!(
+        "{}word ready; $ctl vcpu add 1; word counted; $ctl vcpu remove 1; word without; {ENDED}",
+        run.started()
+    );
+    row(GuestTest {
+        runs: Runs::OnHost,
+        ..GuestTest::new("hotplug", line, |seen, _| {
+            for text in ["with=0-1", "without=0", "status=0"] {
+                seen.says(text)?;
+            }
+            for cpu in ["CPU0,", "CPU1,"] {
+                let line = seen.console.lines().find(|line| line.starts_with(cpu));
+                let line = line.with_context(|| format!("no count of {cpu}"))?;
+                let count = line.split(',').nth(1).and_then(|n| n.parse::<u64>().ok());
+                ensure!(count.is_some_and(|n| n > 0), "{line}");
+            }
+            complaints::none(&seen.console)
+        })
+    })
+}
 
 #[cfg(test)]
 mod tests {

@@ -168,12 +168,12 @@ fn self_monitored(seen: &Seen, test: &GuestTest) -> Result<()> {
 }
 
 /// How many programs SIGSEGV ended, as the shell said.
-fn died(text: &str) -> usize {
+pub(super) fn died(text: &str) -> usize {
     text.lines().filter(|line| line.ends_with(SEGV)).count()
 }
 
 /// So many programs, each of whose values lay between the two `read(2)` around it.
-fn exact(text: &str, programs: usize) -> Result<()> {
+pub(super) fn exact(text: &str, programs: usize) -> Result<()> {
     let lines: Vec<_> = text.lines().filter(|l| l.starts_with("mode=")).collect();
     ensure!(lines.len() == programs, "{programs} were due: {text}");
     for line in lines {
