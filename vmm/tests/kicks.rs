@@ -24,14 +24,7 @@ fn spin() -> Code {
 
 /// `guests/scans.s`: each vCPU asks for scans of 256 MiB, one after the other.
 fn scans() -> Code {
-    let hex: String = include_str!("guests/scans.hex")
-        .split_whitespace()
-        .collect();
-    let bytes = hex.as_bytes().chunks(2).map(|digits| {
-        let digits = std::str::from_utf8(digits).unwrap();
-        u8::from_str_radix(digits, 16).unwrap()
-    });
-    Code::default().raw(&bytes.collect::<Vec<_>>())
+    Code::default().raw(&common::from_hex(include_str!("guests/scans.hex")))
 }
 
 /// How many vCPU threads of a VM have used the host's CPUs.

@@ -118,6 +118,16 @@ impl Code {
     }
 }
 
+/// The bytes of a file of `guests`.
+pub fn from_hex(text: &str) -> Vec<u8> {
+    let hex: String = text.split_whitespace().collect();
+    let bytes = hex.as_bytes().chunks(2).map(|digits| {
+        let digits = std::str::from_utf8(digits).unwrap();
+        u8::from_str_radix(digits, 16).unwrap()
+    });
+    bytes.collect()
+}
+
 /// A guest in a file, gone afterwards.
 pub struct Guest(pub PathBuf);
 
