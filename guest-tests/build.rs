@@ -1,7 +1,7 @@
 //! Links the payloads, and only them, as static ELF images at a fixed address.
 
 /// The bare-metal payloads of `Cargo.toml`.
-const PAYLOADS: [&str; 29] = [
+const PAYLOADS: [&str; 30] = [
     "exit_cost",
     "hello",
     "pci_random",
@@ -28,6 +28,7 @@ const PAYLOADS: [&str; 29] = [
     "rdpmc_protected",
     "rdpmc_rewrite",
     "rdpmc_user",
+    "register_calls",
     "register_cost",
     "reset",
     "triple_fault",

@@ -6,6 +6,7 @@
 //!       ─▶ output cut at the marks ─▶ each test's check
 //! ```
 
+mod calls;
 mod contention;
 mod control;
 mod disks;

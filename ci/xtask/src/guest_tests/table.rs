@@ -4,8 +4,9 @@
 use anyhow::{bail, ensure};
 
 use super::{
-    GuestTest, contention, control, disks, exec, hotplug, hybrid, intel_host, memory, mock, models,
-    monitors, newest, payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm, zeros,
+    GuestTest, calls, contention, control, disks, exec, hotplug, hybrid, intel_host, memory, mock,
+    models, monitors, newest, payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm,
+    zeros,
 };
 
 /// The kernels of hosts and of guests.
@@ -19,6 +20,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(perf_test::all());
     all.extend(perf_storm::all());
     all.extend(mock::all());
+    all.extend(calls::all());
     all.extend(contention::all());
     all.extend(control::all());
     all.extend(monitors::all());

@@ -46,7 +46,8 @@ fn models(payload: &str) -> &'static [&'static str] {
         "rdpmc_lost" | "rdpmc_island" => KINDS,
         "pmu_amd" => AMD,
         "pmu_v1" => &["intel-v1"],
-        "pmu_cpuid" | "rdpmc_rewrite" | "exit_cost" | "register_cost" => &["intel-v2"],
+        "pmu_cpuid" | "rdpmc_rewrite" | "exit_cost" => &["intel-v2"],
+        "register_calls" | "register_cost" => &["intel-v2"],
         _ => &[],
     }
 }
