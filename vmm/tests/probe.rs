@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use vmm::kvm::Hypervisor;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm::kvm::{BootState, Exit, Hypervisor};
 use vmm::probe::{self, INDICES, RdpmcClass};
 
 fn kvm() -> Option<Hypervisor> {
@@ -37,4 +38,67 @@ fn an_instruction_costs_less_than_an_exit() {
     let exit = probe::exit_cost(&kvm).unwrap();
     eprintln!("instruction: {} ps", instruction.0);
     assert!(instruction.0 > 0 && instruction.nanos() < exit.0);
+}
+
+/// The probes of a start: they tell the same as those in VMs of their own, and neither the
+/// guest's memory nor its first instructions show them.
+#[test]
+fn a_guests_own_vcpu_tells_the_same_and_then_runs_the_guest() {
+    const ENTRY: u64 = 0x8000;
+    // out 0x80, al; then what IN says goes out.
+    const CODE: [u8; 6] = [0xe6, 0x80, 0xe4, 0x81, 0xe6, 0x82];
+    let Some(kvm) = kvm() else { return };
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let pattern = |n: u32| (n % 251).to_le_bytes()[0];
+    memory
+        .write_slice(
+            &(0..0x1_0000).map(pattern).collect::<Vec<u8>>(),
+            GuestAddress(0),
+        )
+        .unwrap();
+    memory.write_slice(&CODE, GuestAddress(ENTRY)).unwrap();
+    let mut before = vec![0; 0x1_0000];
+    memory.read_slice(&mut before, GuestAddress(0)).unwrap();
+    let vm = kvm.create_vm(memory.clone()).unwrap();
+    vm.disable_kvm_pmu().unwrap();
+    let mut vcpu = vm.create_vcpu(0).unwrap();
+    let mut cpuid = kvm.supported_cpuid().unwrap();
+    cpuid.retain(|entry| entry.leaf != 0xa);
+    vcpu.set_cpuid(&cpuid).unwrap();
+    vcpu.set_boot_state(BootState::Pvh { entry: ENTRY })
+        .unwrap();
+
+    let answers = probe::own_rdpmc(&mut vcpu, &memory, &INDICES)
+        .unwrap()
+        .unwrap();
+    assert_eq!(answers, probe::rdpmc(&kvm, &INDICES).unwrap());
+    let cost = probe::own_exit_cost(&mut vcpu, &memory).unwrap().unwrap();
+    assert!((100..1_000_000).contains(&cost.0), "{cost:?}");
+
+    let mut after = vec![0; before.len()];
+    memory.read_slice(&mut after, GuestAddress(0)).unwrap();
+    assert!(after == before, "the guest's memory");
+    assert!(matches!(
+        vcpu.run().unwrap(),
+        Exit::PioOut {
+            port: 0x80,
+            data: [0],
+            ..
+        }
+    ));
+    let Exit::PioIn {
+        port: 0x81, data, ..
+    } = vcpu.run().unwrap()
+    else {
+        panic!("no IN");
+    };
+    data[0] = 7;
+    assert!(matches!(
+        vcpu.run().unwrap(),
+        Exit::PioOut {
+            port: 0x82,
+            data: [7],
+            ..
+        }
+    ));
 }

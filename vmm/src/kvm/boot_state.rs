@@ -4,8 +4,10 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
 use super::layout;
 
+/// CR0: extension type, which is always set.
+const CR0_ET: u64 = 0x10;
 /// CR0: protected mode, extension type.
-const CR0_PE_ET: u64 = 0x11;
+const CR0_PE_ET: u64 = CR0_ET | 1;
 /// CR0: paging.
 const CR0_PG: u64 = 1 << 31;
 /// CR4: physical address extension.
@@ -123,13 +125,25 @@ impl BootState {
     }
 }
 
-/// The reset state is real mode already, with CS at the end of the 4 GiB: it
-/// moves to 0.
+/// As the reset state, but for CS, which begins at 0 and not at the end of the 4 GiB.
 fn apply_real(sregs: &mut kvm_sregs) {
-    sregs.cs.base = 0;
-    sregs.cs.selector = 0;
+    let data = kvm_segment {
+        limit: 0xffff,
+        selector: 0,
+        g: 0,
+        db: 0,
+        ..segment(0, 0x3, true)
+    };
+    sregs.cs = kvm_segment { type_: 0xb, ..data };
+    sregs.ds = data;
+    sregs.es = data;
+    sregs.fs = data;
+    sregs.gs = data;
+    sregs.ss = data;
     sregs.idt.base = 0;
     sregs.idt.limit = REAL_IDT_LIMIT;
+    sregs.cr0 = CR0_ET;
+    (sregs.cr3, sregs.cr4, sregs.efer) = (0, 0, 0);
 }
 
 /// A flat 4 GiB segment; code is 64-bit unless `bits32`.

@@ -3,6 +3,7 @@
 
 mod access;
 mod boot_state;
+mod detour;
 mod exit;
 mod features;
 mod hypervisor;

@@ -161,7 +161,6 @@ impl Machine {
         kick::install_handler().map_err(host("the signal handler of kicks"))?;
         let source = VcpuSource {
             hooks,
-            hypervisor,
             memory: vm.memory().clone(),
             interrupter: vm.interrupter(),
             topology: config.cpus.topology,

@@ -13,7 +13,7 @@ use vpmu::ids::{MsrIndex, VcpuId};
 use super::cpuid::{self, CpuidPlan, Profile};
 use super::hotplug::StartVcpu;
 use crate::config::Topology;
-use crate::kvm::{BootState, Hypervisor, Interrupter, KvmError, Vcpu, Vm};
+use crate::kvm::{BootState, Interrupter, KvmError, Vcpu, Vm};
 use crate::pmu::{PmuHooks, PortContext};
 use crate::stop::StopSignal;
 use crate::vcpu::{Buses, SpawnError, ThreadObserver, VcpuHandle, VcpuParts};
@@ -44,7 +44,6 @@ pub enum StartError {
 #[derive(Debug)]
 pub(super) struct VcpuSource {
     pub(super) hooks: PmuHooks,
-    pub(super) hypervisor: Hypervisor,
     pub(super) memory: GuestMemoryMmap,
     pub(super) interrupter: Interrupter,
     pub(super) topology: Topology,
@@ -99,7 +98,6 @@ impl VcpuSource {
             tsc: vcpu.tsc_rate()?,
             memory: &self.memory,
             interrupter: &self.interrupter,
-            hypervisor: &self.hypervisor,
         }))
     }
 }

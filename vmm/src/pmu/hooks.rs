@@ -11,7 +11,7 @@ use vpmu::x86::cpuid::PmuCpuid;
 use super::totals::VmTotals;
 use super::uncore::SharedUncore;
 use crate::config::CoreTypes;
-use crate::kvm::{Hypervisor, Interrupter, MsrFilter};
+use crate::kvm::{Interrupter, MsrFilter};
 use crate::vcpu::{NoPmu, PortBuilder, VcpuAffinity};
 
 /// The parts that a PMU adds to a machine.
@@ -49,8 +49,6 @@ pub struct PortContext<'a> {
     pub memory: &'a GuestMemoryMmap,
     /// Interrupts that are no NMIs.
     pub interrupter: &'a Interrupter,
-    /// The host, for measuring it.
-    pub hypervisor: &'a Hypervisor,
 }
 
 impl std::fmt::Debug for PmuHooks {

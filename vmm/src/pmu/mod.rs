@@ -26,6 +26,7 @@ mod filter;
 mod guest_clock;
 mod hooks;
 mod kick_timer;
+mod learned;
 mod linger;
 mod lost_reads;
 mod model;
@@ -40,31 +41,30 @@ mod uncore;
 mod uncore_hosts;
 mod uncore_status;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use vpmu::guest::{Model, ModelKind};
 use vpmu::host::HostPmu;
 use vpmu::host::linux::OverflowSignal;
 use vpmu::host::linux::sysfs::Sysfs;
-use vpmu::units::Nanos;
 use vpmu::x86::cpuid::Vendor;
 use vpmu::x86::standard::StandardSet;
 use vpmu::{EventFilter, Rules};
 
 use crate::config::{CpusConfig, PmuArg, RdpmcPolicy};
-use crate::kvm::{Hypervisor, KvmError};
-use crate::probe::{self, ProbeError, Rdpmc, RdpmcClass};
+use crate::kvm::{KvmError, Vcpu};
 use crate::sys::kick;
 use crate::vcpu::{MsrPort, PortBuilder};
 
 use budget::Budget;
 use guest_clock::TimeSource;
+use learned::Lessons;
 use model::{Choice, ChoiceError, Offered};
 use monitors::VmMonitors;
 use port::{PmuPort, PmuPortParts};
+use rdpmc::Sites;
 #[cfg(any(test, feature = "fuzz"))]
 pub use rdpmc::fuzz_rdpmc;
-use rdpmc::{Rewriter, Sites, UserAccess};
 
 pub use hooks::{PmuHooks, PortContext};
 pub use select::{
@@ -246,40 +246,39 @@ impl PmuPlan {
         // What the clock counts is what the guest reads.
         let is_clock = backing.is_clock();
         let core_types = backing.core_types().cloned();
-        let (access, rewriter, entry_cost) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        let lessons = Arc::new(Lessons::default());
         let port = move |context: &PortContext<'_>| {
-            let memory = context.memory;
-            let answers = || probe::rdpmc(context.hypervisor, &probe::INDICES);
-            let access = *access.get_or_init(|| user_access(&answers()));
-            let rewriter = rewriter.get_or_init(|| Arc::new(Rewriter::new(memory.clone(), access)));
-            let entry_cost = *entry_cost.get_or_init(|| {
-                if is_clock {
-                    measure_entry_cost(context.hypervisor)
-                } else {
-                    Nanos(0)
-                }
-            });
-            let parts = PmuPortParts {
-                vcpu: context.vcpu,
-                apic_id: context.apic_id,
-                model: Model::new(model.config_of(backing.core_type(context.vcpu))),
-                host: backing.driver(context.vcpu, context.tsc, OverflowSignal(kick::SIGNAL)),
-                sites: Sites::new(Arc::clone(rewriter)),
-                access,
-                interrupter: context.interrupter.clone(),
-                rules: rules.clone(),
-                time: if is_clock {
-                    TimeSource::Thread
-                } else {
-                    TimeSource::Host
-                },
-                tsc: context.tsc,
-                entry_cost,
-                uncore: uncore.clone(),
-                monitors: Arc::clone(&monitors),
-                totals: Arc::clone(&totals),
+            let (vcpu, apic_id, tsc) = (context.vcpu, context.apic_id, context.tsc);
+            let (memory, interrupter) = (context.memory.clone(), context.interrupter.clone());
+            let config = model.config_of(backing.core_type(vcpu));
+            let host = backing.driver(vcpu, tsc, OverflowSignal(kick::SIGNAL));
+            let (rules, uncore) = (rules.clone(), uncore.clone());
+            let (monitors, totals) = (Arc::clone(&monitors), Arc::clone(&totals));
+            let lessons = Arc::clone(&lessons);
+            let build = move |kvm_vcpu: &mut Vcpu| {
+                let learned = lessons.from(kvm_vcpu, &memory, is_clock)?;
+                let parts = PmuPortParts {
+                    vcpu,
+                    apic_id,
+                    model: Model::new(config),
+                    host,
+                    sites: Sites::new(Arc::clone(&learned.rewriter)),
+                    access: learned.access,
+                    interrupter,
+                    rules,
+                    time: if is_clock {
+                        TimeSource::Thread
+                    } else {
+                        TimeSource::Host
+                    },
+                    tsc,
+                    entry_cost: learned.entry_cost,
+                    uncore,
+                    monitors,
+                    totals,
+                };
+                Ok(Box::new(PmuPort::new(parts)?) as Box<dyn MsrPort>)
             };
-            let build = move || Ok(Box::new(PmuPort::new(parts)?) as Box<dyn MsrPort>);
             Box::new(build) as PortBuilder
         };
         Ok(PmuHooks {
@@ -348,59 +347,5 @@ impl PmuPlan {
             self.model.kind,
             self.totals
         )
-    }
-}
-
-/// What becomes of a RDPMC of user code. On a host that does not tell, CR4.PCE is taken
-/// from the guest as on one that answers 0: RDPMC then faults on every host, and no
-/// program reads a silent 0.
-fn user_access(answers: &Result<Vec<Rdpmc>, ProbeError>) -> UserAccess {
-    let class = answers.as_ref().ok().and_then(|all| RdpmcClass::of(all));
-    if let Err(error) = answers {
-        log::warn!(
-            "pmu: cannot find out how this host answers RDPMC ({error}); the guest's programs are \
-             served as on a host that answers 0"
-        );
-    }
-    match class {
-        Some(RdpmcClass::GpFault) => UserAccess::Faults,
-        Some(RdpmcClass::SilentZero | RdpmcClass::Value) | None => UserAccess::Answered,
-    }
-}
-
-/// What entering and leaving the guest takes of the thread's time without the
-/// guest running: a clock-derived count is too high by it at each exit.
-fn measure_entry_cost(hypervisor: &Hypervisor) -> Nanos {
-    match probe::exit_cost(hypervisor) {
-        Ok(cost) => {
-            log::info!(
-                "pmu: {} ns of each guest entry and exit are not counted as guest time",
-                cost.0
-            );
-            cost
-        }
-        Err(error) => {
-            log::warn!(
-                "pmu: cannot measure the cost of a guest entry and exit ({error}): clock-derived \
-                 counts include it"
-            );
-            Nanos(0)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_that_does_not_tell_how_it_answers_rdpmc_is_taken_for_a_silent_one() {
-        let failed = Err(ProbeError::Ended("for a test"));
-        assert_eq!(user_access(&failed), UserAccess::Answered);
-        assert_eq!(user_access(&Ok(Vec::new())), UserAccess::Answered);
-        let faults = Ok(vec![Rdpmc::Gp; 3]);
-        assert_eq!(user_access(&faults), UserAccess::Faults);
-        let partly = Ok(vec![Rdpmc::Gp, Rdpmc::Gp, Rdpmc::Value(0)]);
-        assert_eq!(user_access(&partly), UserAccess::Answered);
     }
 }

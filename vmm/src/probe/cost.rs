@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use vpmu::host::software::Khz;
 use vpmu::units::Nanos;
 
-use super::guest::{Event, ProbeGuest, SMALL};
+use super::guest::{Event, ProbeGuest, ProbeRun, SMALL};
 use super::{ProbeError, code};
 use crate::kvm::Hypervisor;
 use crate::sys::thread_time::ThreadTime;
@@ -47,6 +48,7 @@ const ROUNDS: usize = 64;
 /// [`ProbeError`]
 pub fn instruction_cost(hypervisor: &Hypervisor) -> Result<Picos, ProbeError> {
     let mut guest = ProbeGuest::new(hypervisor, SMALL, &code::SPIN)?;
+    let mut guest = guest.code();
     let mut turns = FIRST_TURNS;
     let mut least = spin(&mut guest, turns)?;
     while least < ENOUGH && turns < MOST_TURNS {
@@ -60,7 +62,7 @@ pub fn instruction_cost(hypervisor: &Hypervisor) -> Result<Picos, ProbeError> {
 }
 
 /// The wall time of so many turns, and of the exits around them.
-fn spin(guest: &mut ProbeGuest, turns: u32) -> Result<Duration, ProbeError> {
+fn spin(guest: &mut ProbeRun<'_>, turns: u32) -> Result<Duration, ProbeError> {
     while guest.next(turns)? != Event::Asked {}
     let start = Instant::now();
     guest.next(turns)?;
@@ -75,9 +77,15 @@ fn spin(guest: &mut ProbeGuest, turns: u32) -> Result<Duration, ProbeError> {
 /// [`ProbeError`]
 pub fn exit_cost(hypervisor: &Hypervisor) -> Result<Nanos, ProbeError> {
     let mut guest = ProbeGuest::new(hypervisor, SMALL, &code::EXITS)?;
+    let tsc = guest.tsc_rate()?;
+    exit_cost_of(&mut guest.code(), tsc)
+}
+
+/// The same of [`code::EXITS`], which runs already.
+pub(super) fn exit_cost_of(guest: &mut ProbeRun<'_>, tsc: Khz) -> Result<Nanos, ProbeError> {
     // Cold: page faults of the first entry.
     guest.next(0)?;
-    let mut time = ThreadTime::of_this_thread(guest.tsc_rate()?);
+    let mut time = ThreadTime::of_this_thread(tsc);
     let mut least = None;
     for _ in 0..ROUNDS {
         let entered = time.at_entry();

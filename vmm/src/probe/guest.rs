@@ -66,7 +66,7 @@ impl ProbeGuest {
     /// [`ProbeError`]
     pub fn idle(hypervisor: &Hypervisor, ram: usize) -> Result<Self, ProbeError> {
         let mut guest = Self::new(hypervisor, ram, &code::EXITS)?;
-        guest.next(0)?;
+        guest.code().next(0)?;
         Ok(guest)
     }
 
@@ -88,12 +88,23 @@ impl ProbeGuest {
         self.vm.memory().iter().map(range).collect()
     }
 
+    /// Its code, to be run.
+    pub(super) const fn code(&mut self) -> ProbeRun<'_> {
+        ProbeRun(&mut self.vcpu)
+    }
+}
+
+/// The code of a probe on a vCPU, from exit to exit.
+#[derive(Debug)]
+pub(super) struct ProbeRun<'a>(pub(super) &'a mut Vcpu);
+
+impl ProbeRun<'_> {
     /// Runs until something happens; a question is answered with `number`.
     ///
     /// # Errors
     /// If the guest ended.
     pub(super) fn step(&mut self, number: u32) -> Result<Event, ProbeError> {
-        match self.vcpu.run()? {
+        match self.0.run()? {
             Exit::PioIn { data, .. } => {
                 for (to, from) in data.iter_mut().zip(number.to_le_bytes()) {
                     *to = from;
@@ -116,7 +127,7 @@ impl ProbeGuest {
         }
     }
 
-    /// [`ProbeGuest::step`] without the interruptions.
+    /// [`ProbeRun::step`] without the interruptions.
     ///
     /// # Errors
     /// If the guest ended, or raised an exception other than #GP.
@@ -133,7 +144,8 @@ impl ProbeGuest {
     }
 }
 
-fn write_code(memory: &GuestMemoryMmap, program: &[u8]) -> Result<(), ProbeError> {
+/// Writes a probe's code, and its interrupt table.
+pub(super) fn write_code(memory: &GuestMemoryMmap, program: &[u8]) -> Result<(), ProbeError> {
     // An entry of the interrupt table: offset, then segment 0.
     let mut table = Vec::with_capacity(code::VECTORS * 4);
     for vector in 0..code::VECTORS {

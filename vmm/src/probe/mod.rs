@@ -1,11 +1,12 @@
-//! Finds out properties of the host that only a guest can show. The guest is a
-//! throw-away VM: one vCPU in real mode that runs a few bytes of machine code.
+//! Finds out properties of the host that only a guest can show: a vCPU in real mode that
+//! runs a few bytes of machine code. It is the only one of a throw-away VM, or a vCPU of
+//! the guest to come, before its first instruction.
 //!
 //! ```text
 //!  kind  ─▶ is this KVM real?      (flags and modules first, a spin if they do not tell)
 //!  cost  ─▶ time of an instruction, of an exit
 //!  rdpmc ─▶ what RDPMC does without a vPMU
-//!     └───▶ guest (Vm, Vcpu) ─▶ code (the bytes)
+//!     └───▶ guest (Vm, Vcpu), own (a guest's vCPU) ─▶ code (the bytes)
 //! ```
 //! A probe VM has KVM's own vPMU off, as the VMs of `perfvisor run` have.
 //! It ends before the call returns.
@@ -15,6 +16,7 @@ mod cost;
 mod cpuinfo;
 mod guest;
 mod kind;
+mod own;
 mod rdpmc;
 
 use thiserror::Error;
@@ -27,6 +29,7 @@ pub(crate) use cpuinfo::first_processor;
 pub use cost::{Picos, exit_cost, instruction_cost};
 pub use guest::ProbeGuest;
 pub use kind::{Extension, HostFacts, KvmKind, LinuxNeedsHardware, check_kernel};
+pub use own::{OwnAnswer, own_exit_cost, own_rdpmc};
 pub use rdpmc::{INDICES, Rdpmc, RdpmcClass, rdpmc};
 
 /// The reason why a probe gave no answer.

@@ -1,6 +1,6 @@
 //! Finds how RDPMC behaves in a guest without a vPMU (guest-contract §5.8).
 
-use super::guest::{Event, ProbeGuest, SMALL};
+use super::guest::{Event, ProbeGuest, ProbeRun, SMALL};
 use super::{ProbeError, code};
 use crate::kvm::Hypervisor;
 
@@ -50,13 +50,15 @@ impl RdpmcClass {
 /// [`ProbeError`]
 pub fn rdpmc(hypervisor: &Hypervisor, indices: &[u32]) -> Result<Vec<Rdpmc>, ProbeError> {
     let mut guest = ProbeGuest::new(hypervisor, SMALL, &code::RDPMC)?;
-    indices
-        .iter()
-        .map(|&index| one(&mut guest, index))
-        .collect()
+    answers(&mut guest.code(), indices)
 }
 
-fn one(guest: &mut ProbeGuest, index: u32) -> Result<Rdpmc, ProbeError> {
+/// What [`code::RDPMC`] says of these.
+pub(super) fn answers(guest: &mut ProbeRun<'_>, indices: &[u32]) -> Result<Vec<Rdpmc>, ProbeError> {
+    indices.iter().map(|&index| one(guest, index)).collect()
+}
+
+fn one(guest: &mut ProbeRun<'_>, index: u32) -> Result<Rdpmc, ProbeError> {
     const LOST: ProbeError = ProbeError::Ended("its answers came out of order");
     if guest.next(index)? != Event::Asked {
         return Err(LOST);

@@ -62,7 +62,9 @@ impl Tid {
                 .map(move |bit| HostCpu(base + bit))
         };
         let bases = (0..).step_by(WORD_BITS as usize);
-        Ok(mask.into_iter().zip(bases).flat_map(bits).collect())
+        let has_some = |(word, _): &(u64, u32)| *word != 0;
+        let words = mask.into_iter().zip(bases).filter(has_some);
+        Ok(words.flat_map(bits).collect())
     }
 }
 

@@ -242,8 +242,8 @@ fn bind(vcpu: VcpuId, affinity: &VcpuAffinity) -> Result<(), SpawnError> {
     })
 }
 
-fn build(vcpu: VcpuId, port: PortBuilder) -> Result<Box<dyn MsrPort>, SpawnError> {
-    port().map_err(|source| SpawnError::Port { vcpu, source })
+fn build(id: VcpuId, vcpu: &mut Vcpu, port: PortBuilder) -> Result<Box<dyn MsrPort>, SpawnError> {
+    port(vcpu).map_err(|source| SpawnError::Port { vcpu: id, source })
 }
 
 /// What the thread does. Returns its vCPU, also if it could not begin.
@@ -256,8 +256,9 @@ fn main(
     // Whoever starts it sends them as soon as it is there.
     let mut parts = parts.recv().ok()?;
     let id = parts.id;
-    // Bound first: what the port opens and allocates belongs there.
-    let port = match bind(id, &parts.affinity).and_then(|()| build(id, port)) {
+    // Bound first: what the port opens, allocates and measures belongs there.
+    let bound = bind(id, &parts.affinity);
+    let port = match bound.and_then(|()| build(id, &mut parts.vcpu, port)) {
         Ok(port) => port,
         Err(error) => {
             drop(ready.send(Err(error)));

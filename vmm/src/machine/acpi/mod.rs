@@ -111,14 +111,22 @@ fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
 
 /// The differentiated description table: the devices that no bus announces.
 fn dsdt(devices: &DeviceSet) -> Sdt {
-    let mut dsdt = Sdt::new(*b"DSDT", HEADER_LEN, 6, OEM, TABLE, REVISION);
-    devices.aml(&mut dsdt);
-    events(&devices.acpi_events(), &mut dsdt);
-    dsdt
+    let mut aml = Vec::new();
+    devices.aml(&mut aml);
+    events(&devices.acpi_events(), &mut aml);
+    table(*b"DSDT", &aml)
+}
+
+/// A table with this content. In one piece: an [`Sdt`] computes its checksum anew for each
+/// piece that it gets, which are as many as bytes where AML is written to it.
+fn table(signature: [u8; 4], content: &[u8]) -> Sdt {
+    let mut table = Sdt::new(signature, HEADER_LEN, 6, OEM, TABLE, REVISION);
+    table.append_slice(content);
+    table
 }
 
 /// The event device (ACPI 6.5, "Generic Event Device"): a line for each event.
-fn events(events: &[AcpiEvent], dsdt: &mut Sdt) {
+fn events(events: &[AcpiEvent], sink: &mut dyn AmlSink) {
     let line = |event: &AcpiEvent| aml::Interrupt::new(true, true, false, false, event.line);
     let lines: Vec<_> = events.iter().map(line).collect();
     let lines = lines.iter().map(|line| line as &dyn Aml).collect();
@@ -130,7 +138,7 @@ fn events(events: &[AcpiEvent], dsdt: &mut Sdt) {
     let cases = cases.iter().map(|case| case as &dyn Aml).collect();
     let event = aml::Method::new("_EVT".into(), 1, true, cases);
     let device = aml::Device::new("GED_".into(), vec![&hid, &uid, &crs, &event]);
-    aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(dsdt);
+    aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(sink);
 }
 
 /// If the interrupt, the method's argument, is the event's: its action.
@@ -162,28 +170,25 @@ fn mcfg() -> Vec<u8> {
 
 /// The interrupt controllers (ACPI 6.5, "Multiple APIC Description Table").
 fn madt(cpus: &CpusConfig) -> Sdt {
-    let mut madt = Sdt::new(*b"APIC", HEADER_LEN, 6, OEM, TABLE, REVISION);
-    madt.append_slice(&LOCAL_APIC.to_le_bytes());
+    let mut madt = LOCAL_APIC.to_le_bytes().to_vec();
     // No legacy PIC behind it.
-    madt.append_slice(&0u32.to_le_bytes());
+    madt.extend(0u32.to_le_bytes());
     for vcpu in cpus.possible() {
         let boots = vcpu.0 < cpus.boot;
         let flags = if boots { APIC_ENABLED } else { ONLINE_CAPABLE };
-        madt.append_slice(&local_apic(cpus, vcpu, flags));
+        madt.extend(local_apic(cpus, vcpu, flags));
     }
-    let mut io_apic = vec![1, 12, IO_APIC_ID, 0];
-    io_apic.extend(IO_APIC.to_le_bytes());
-    io_apic.extend(0u32.to_le_bytes());
-    madt.append_slice(&io_apic);
+    madt.extend([1, 12, IO_APIC_ID, 0]);
+    madt.extend(IO_APIC.to_le_bytes());
+    madt.extend(0u32.to_le_bytes());
     // In a hardware-reduced platform the legacy lines have no default.
-    let mut source_override = vec![2, 10, 0, 4];
-    source_override.extend(serial::COM1_IRQ.to_le_bytes());
+    madt.extend([2, 10, 0, 4]);
+    madt.extend(serial::COM1_IRQ.to_le_bytes());
     // Edge-triggered, active high: polarity 1, trigger mode 1.
-    source_override.extend(0b0101u16.to_le_bytes());
-    madt.append_slice(&source_override);
+    madt.extend(0b0101u16.to_le_bytes());
     // LINT1 of every processor is NMI.
-    madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
-    madt
+    madt.extend([4, 6, 0xff, 0, 0, 1]);
+    table(*b"APIC", &madt)
 }
 
 #[cfg(test)]

@@ -109,8 +109,9 @@ pub trait MsrPort {
     fn finish(self: Box<Self>) -> Totals;
 }
 
-/// Builds the port of one vCPU, on that vCPU's thread.
-pub type PortBuilder = Box<dyn FnOnce() -> Result<Box<dyn MsrPort>, PortError> + Send>;
+/// Builds the port of one vCPU, on that vCPU's thread. It may try the vCPU, which has not
+/// run yet, and leaves it as it was.
+pub type PortBuilder = Box<dyn FnOnce(&mut Vcpu) -> Result<Box<dyn MsrPort>, PortError> + Send>;
 
 /// The port of a guest without a PMU: every MSR that reaches it faults.
 #[derive(Debug)]
@@ -129,7 +130,7 @@ impl NoPmu {
     /// A builder of it.
     #[must_use]
     pub fn builder(vcpu: VcpuId) -> PortBuilder {
-        Box::new(move || Ok(Box::new(Self::new(vcpu)) as Box<dyn MsrPort>))
+        Box::new(move |_| Ok(Box::new(Self::new(vcpu)) as Box<dyn MsrPort>))
     }
 
     fn refuse(&mut self, what: &str, index: MsrIndex) {
