@@ -2,6 +2,7 @@
 //! `kvm_bindings`.
 
 mod access;
+mod apic;
 mod boot_state;
 mod detour;
 mod exit;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+pub use apic::ApicRegister;
 pub use boot_state::BootState;
 pub use exit::{Exit, Gp};
 pub use features::Features;

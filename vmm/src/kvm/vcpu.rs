@@ -117,19 +117,6 @@ impl Vcpu {
         self.fd.set_lapic(&lapic).map_err(ioctl("KVM_SET_LAPIC"))
     }
 
-    /// A register of the local APIC, by its offset; 0 beyond the page.
-    ///
-    /// # Errors
-    /// What the ioctl says.
-    pub fn apic_register(&self, offset: usize) -> Result<u32, KvmError> {
-        let lapic = self.fd.get_lapic().map_err(ioctl("KVM_GET_LAPIC"))?;
-        let mut bytes = [0u8; 4];
-        for (byte, &reg) in bytes.iter_mut().zip(lapic.regs.iter().skip(offset)) {
-            *byte = reg.cast_unsigned();
-        }
-        Ok(u32::from_le_bytes(bytes))
-    }
-
     /// Sets the FPU as after power-on.
     ///
     /// # Errors
@@ -242,6 +229,13 @@ impl Vcpu {
             .get_tsc_khz()
             .map(Khz)
             .map_err(ioctl("KVM_GET_TSC_KHZ"))
+    }
+
+    /// Whether the guest took maskable interrupts when it was left (RFLAGS.IF); `false` if
+    /// it has not run.
+    #[must_use]
+    pub fn takes_interrupts(&mut self) -> bool {
+        self.fd.get_kvm_run().if_flag != 0
     }
 
     /// Whether an NMI that is injected now would have to wait: for the guest's

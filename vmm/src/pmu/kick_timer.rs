@@ -5,22 +5,22 @@
 //! in real time, which is never slower. So the timer may fire before the overflow is
 //! due; it is then armed again for the rest.
 
+mod plan;
+
 use std::io;
 
 use vpmu::units::Nanos;
 
 use crate::kvm::Registers;
 use crate::sys::timer::ThreadTimer;
+use plan::{Plan, REPEAT, TimerCall};
 
 /// What passes at the least between arming the timer and entering the guest: one
 /// that is armed for less fires before the guest has moved.
-const SLACK: Nanos = Nanos(5_000);
+const SLACK: Nanos = Nanos(2_000);
 /// The most that is added for a guest that does not move: more than any entry takes, be
 /// each system call traced.
 const MOST_EXTRA: Nanos = Nanos(10_000_000);
-/// The longest that an idle vCPU is left alone while a counter is due.
-const LONGEST_IDLE: Nanos = Nanos(10_000_000);
-
 /// The timer of one vCPU.
 #[derive(Debug)]
 pub(super) struct KickTimer {
@@ -46,7 +46,7 @@ impl KickTimer {
     /// The vCPU left the guest because it was interrupted, with these registers: the
     /// timer may have fired.
     pub(super) fn interrupted(&mut self, at: Option<Registers>) {
-        self.plan.fired = true;
+        self.plan.interrupted();
         self.slack.interrupted(at);
     }
 
@@ -55,14 +55,24 @@ impl KickTimer {
         self.slack.exited();
     }
 
-    /// Before an entry at guest time `now`, with the next thing to do `left` away.
+    /// Before an entry at guest time `now`, with the next thing to do `left` away, if there
+    /// is any. `runs`: guest time passes.
     ///
     /// # Errors
     /// What the host says.
-    pub(super) fn before_entry(&mut self, now: Nanos, left: Nanos) -> io::Result<()> {
-        match self.plan.next(now, left) {
-            Some(span) => self.timer.arm(span + self.slack.armed()),
-            None => Ok(()),
+    pub(super) fn before_entry(
+        &mut self,
+        now: Nanos,
+        left: Option<Nanos>,
+        runs: bool,
+    ) -> io::Result<()> {
+        match self.plan.next(now, left, runs) {
+            TimerCall::Keep => Ok(()),
+            TimerCall::Disarm => self.timer.disarm(),
+            TimerCall::Arm { span, repeats } => {
+                let span = span + self.slack.armed();
+                self.timer.arm(span, repeats.then_some(REPEAT))
+            }
         }
     }
 }
@@ -112,54 +122,6 @@ impl Slack {
     }
 }
 
-/// The time at which to arm the timer, and its interval.
-#[derive(Debug, Default)]
-struct Plan {
-    armed: Option<Armed>,
-    fired: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Armed {
-    /// The guest time of the overflow that it is for.
-    due: Nanos,
-    /// Guest time when it was armed.
-    at: Nanos,
-    /// How long it was armed for.
-    span: Nanos,
-}
-
-impl Plan {
-    /// The span to arm the timer for; `None` leaves it as it is. A timer that
-    /// is no longer needed is left to fire: one exit costs less than a call on
-    /// every stop.
-    fn next(&mut self, now: Nanos, left: Nanos) -> Option<Nanos> {
-        let fired = std::mem::take(&mut self.fired);
-        let due = now + left;
-        let span = match self.armed {
-            Some(armed) if armed.due == due && !fired => return None,
-            Some(armed) if armed.due == due => left.max(armed.after_idling(now)),
-            _ => left,
-        };
-        self.armed = Some(Armed { due, at: now, span });
-        Some(span)
-    }
-}
-
-impl Armed {
-    /// How long to leave the vCPU alone if it hardly ran since the timer was
-    /// armed: twice as long as the last time. So the lateness of an overflow
-    /// after idling is never longer than the idling was.
-    fn after_idling(self, now: Nanos) -> Nanos {
-        let ran = now.since(self.at);
-        if ran.0 < self.span.0 / 4 {
-            Nanos(self.span.0 * 2).min(LONGEST_IDLE)
-        } else {
-            Nanos(0)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,12 +147,15 @@ mod tests {
         for round in 0..100 {
             // What the clock shows has nothing to do with it.
             let now = Nanos(round * ENTRY.0);
-            let span = plan.next(now, RETRY).unwrap() + slack.armed();
+            let TimerCall::Arm { span, .. } = plan.next(now, Some(RETRY), true) else {
+                panic!("what is near needs the timer");
+            };
+            let span = span + slack.armed();
             if span > ENTRY {
                 registers.rip += 1;
                 moves += 1;
             }
-            plan.fired = true;
+            plan.interrupted();
             slack.interrupted(Some(registers));
         }
         assert!(moves > 30, "{moves}");
@@ -218,45 +183,5 @@ mod tests {
             slack.interrupted(STANDS);
         }
         assert_eq!(slack.extra, Nanos(0), "somebody else interrupts it");
-    }
-
-    fn armed_for(span: u64) -> Option<Nanos> {
-        Some(Nanos(span))
-    }
-
-    #[test]
-    fn exits_before_the_overflow_leave_the_timer_alone() {
-        let mut plan = Plan::default();
-        assert_eq!(plan.next(Nanos(0), Nanos(1_000_000)), armed_for(1_000_000));
-        assert_eq!(plan.next(Nanos(400_000), Nanos(600_000)), None);
-        assert_eq!(
-            plan.next(Nanos(500_000), Nanos(100)),
-            armed_for(100),
-            "another period"
-        );
-    }
-
-    #[test]
-    fn a_timer_that_fired_early_is_armed_for_the_rest() {
-        let mut plan = Plan::default();
-        assert!(plan.next(Nanos(0), Nanos(1_000_000)).is_some());
-        plan.fired = true;
-        assert_eq!(
-            plan.next(Nanos(900_000), Nanos(100_000)),
-            armed_for(100_000)
-        );
-    }
-
-    #[test]
-    fn an_idle_vcpu_is_woken_less_and_less_often() {
-        let mut plan = Plan::default();
-        let left = Nanos(250_000);
-        assert_eq!(plan.next(Nanos(0), left), armed_for(250_000));
-        for span in [
-            500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 10_000_000, 10_000_000,
-        ] {
-            plan.fired = true;
-            assert_eq!(plan.next(Nanos(0), left), armed_for(span));
-        }
     }
 }

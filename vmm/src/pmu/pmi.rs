@@ -4,7 +4,7 @@ use vpmu::guest::GuestPmu;
 use vpmu::host::HostPmu;
 use vpmu::{EntryWants, PendingPmi};
 
-use crate::kvm::{Interrupter, Vcpu};
+use crate::kvm::{ApicRegister, Interrupter, KvmError, Vcpu};
 use crate::stop::PortError;
 
 /// Injects the PMIs of one vCPU. It remembers none: a PMI on its way is
@@ -13,15 +13,28 @@ use crate::stop::PortError;
 pub(super) struct PmiInjector {
     apic_id: u32,
     interrupter: Interrupter,
+    lvtpc: ApicRegister,
+    /// An NMI was injected, and the guest may not have been entered since.
+    nmi_may_wait: bool,
 }
 
 impl PmiInjector {
     /// An injector for the vCPU with this local APIC.
-    pub(super) const fn new(apic_id: u32, interrupter: Interrupter) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// As [`ApicRegister::new`].
+    pub(super) fn new(apic_id: u32, interrupter: Interrupter) -> Result<Self, KvmError> {
+        Ok(Self {
             apic_id,
             interrupter,
-        }
+            lvtpc: ApicRegister::new(Lvtpc::OFFSET)?,
+            nmi_may_wait: false,
+        })
+    }
+
+    /// The guest left by what it did: an NMI is in it.
+    pub(super) const fn exited(&mut self) {
+        self.nmi_may_wait = false;
     }
 
     /// Hands a PMI to the guest as its LVTPC says (rules G-403, G-404). The
@@ -32,18 +45,22 @@ impl PmiInjector {
     /// after the handler's IRET, or to the timer's exit. KVM would queue it and
     /// have the guest take it without one instruction in between: a guest whose
     /// sample period is shorter than the end of its handler would never get out
-    /// of the handler.
+    /// of the handler. A handler of an NMI begins with interrupts off; where they are
+    /// on, KVM is not asked. One that turns them on would wait for no PMI.
     ///
     /// # Errors
     /// What KVM says; the PMI stays pending.
     pub(super) fn inject<G: GuestPmu, H: HostPmu>(
-        &self,
+        &mut self,
         pmi: PendingPmi<'_, G, H>,
-        vcpu: &Vcpu,
+        vcpu: &mut Vcpu,
     ) -> Result<EntryWants, PortError> {
-        match Lvtpc::decode(vcpu.apic_register(Lvtpc::OFFSET)?) {
-            Lvtpc::Nmi if vcpu.nmi_is_blocked()? => return Ok(pmi.postponed()),
-            Lvtpc::Nmi => vcpu.inject_nmi()?,
+        match Lvtpc::decode(self.lvtpc.read(vcpu)?) {
+            Lvtpc::Nmi if self.nmi_is_blocked(vcpu)? => return Ok(pmi.postponed()),
+            Lvtpc::Nmi => {
+                vcpu.inject_nmi()?;
+                self.nmi_may_wait = true;
+            }
             Lvtpc::Fixed(vector) => {
                 let (address, data) = fixed_message(self.apic_id, vector);
                 self.interrupter.signal_msi(address, data)?;
@@ -51,6 +68,13 @@ impl PmiInjector {
             Lvtpc::Masked | Lvtpc::Other => return Ok(pmi.dropped()),
         }
         Ok(pmi.delivered())
+    }
+
+    fn nmi_is_blocked(&self, vcpu: &mut Vcpu) -> Result<bool, KvmError> {
+        if vcpu.takes_interrupts() && !self.nmi_may_wait {
+            return Ok(false);
+        }
+        vcpu.nmi_is_blocked()
     }
 }
 
@@ -71,7 +95,7 @@ enum Lvtpc {
 
 impl Lvtpc {
     /// Where the entry lies in the local APIC's page.
-    const OFFSET: usize = 0x340;
+    const OFFSET: u16 = 0x340;
 
     /// Reads the register's value.
     #[must_use]

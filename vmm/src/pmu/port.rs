@@ -109,7 +109,7 @@ impl PmuPort {
             uncore: parts.uncore.map(|u| UncorePort::begin(u, parts.vcpu)),
             sites: parts.sites,
             lost_reads: LostReads::new(parts.access),
-            injector: PmiInjector::new(parts.apic_id, parts.interrupter),
+            injector: PmiInjector::new(parts.apic_id, parts.interrupter)?,
             clock: GuestClock::new(parts.time, parts.tsc, parts.entry_cost),
             timer,
             linger: Linger::default(),
@@ -200,9 +200,8 @@ impl MsrPort for PmuPort {
         };
         self.linger.before_entry(&wants, Instant::now);
         let pce = (wants.guest_time && self.sites.watches_pce()).then_some(PCE_LOOK);
-        if let Some(left) = wants.deadline.into_iter().chain(pce).min() {
-            self.kick_after(left)?;
-        }
+        let left = wants.deadline.into_iter().chain(pce).min();
+        self.kick_after(left, wants.guest_time)?;
         self.wants_level = wants.level;
         if wants.guest_time {
             self.clock.enter();
@@ -213,6 +212,7 @@ impl MsrPort for PmuPort {
     fn after_run(&mut self) {
         let span = self.clock.leave();
         self.timer.exited();
+        self.injector.exited();
         self.pmu.after_run(Ran {
             span,
             ..Ran::default()
@@ -272,10 +272,11 @@ impl MsrPort for PmuPort {
 }
 
 impl PmuPort {
-    /// Has the vCPU leave the guest when it has run for `left`.
-    fn kick_after(&mut self, left: Nanos) -> Result<(), PortError> {
+    /// Has the vCPU leave the guest when it has run for `left`, if at all. `runs`: guest
+    /// time passes.
+    fn kick_after(&mut self, left: Option<Nanos>, runs: bool) -> Result<(), PortError> {
         let now = self.clock.guest_time();
-        let armed = self.timer.before_entry(now, left);
+        let armed = self.timer.before_entry(now, left, runs);
         armed.map_err(|source| PortError::Host {
             what: "cannot arm the overflow timer",
             source,

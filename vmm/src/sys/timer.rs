@@ -8,8 +8,7 @@ use vpmu::units::Nanos;
 
 use super::affinity::Tid;
 
-/// A one-shot timer of the monotonic clock, which signals the thread that
-/// created it.
+/// A timer of the monotonic clock, which signals the thread that created it.
 #[derive(Debug)]
 pub struct ThreadTimer(libc::timer_t);
 
@@ -39,24 +38,33 @@ impl ThreadTimer {
         }
     }
 
-    /// Fires once, `span` from now (at least a nanosecond); replaces what was
-    /// armed.
+    /// Fires `span` from now (at least a nanosecond), and again after each `interval` if
+    /// there is one; replaces what was armed.
     ///
     /// # Errors
     /// What `timer_settime` says.
-    pub fn arm(&self, span: Nanos) -> io::Result<()> {
-        let span = Nanos(span.0.max(1));
+    pub fn arm(&self, span: Nanos, interval: Option<Nanos>) -> io::Result<()> {
+        self.set(span.max(Nanos(1)), interval.unwrap_or_default())
+    }
+
+    /// Does not fire any more.
+    ///
+    /// # Errors
+    /// What `timer_settime` says.
+    pub fn disarm(&self) -> io::Result<()> {
+        self.set(Nanos(0), Nanos(0))
+    }
+
+    fn set(&self, span: Nanos, interval: Nanos) -> io::Result<()> {
         const SECOND: u64 = 1_000_000_000;
         let part = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let time = |span: Nanos| libc::timespec {
+            tv_sec: part(span.0 / SECOND),
+            tv_nsec: part(span.0 % SECOND),
+        };
         let value = libc::itimerspec {
-            it_interval: libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-            it_value: libc::timespec {
-                tv_sec: part(span.0 / SECOND),
-                tv_nsec: part(span.0 % SECOND),
-            },
+            it_interval: time(interval),
+            it_value: time(span),
         };
         // SAFETY: the timer exists until this is dropped; `value` is valid and
         // no old value is asked for.

@@ -287,7 +287,8 @@ pub trait HostPmu: fmt::Debug {
     fn close(&mut self, id: HostEventId);
 
     /// Lets the event count, and has the vCPU leave the guest soon after `left`
-    /// more events. On a running event: sets the distance anew.
+    /// more events. On a running event: sets the distance anew; where it gets longer, the
+    /// vCPU may leave the guest once more before.
     ///
     /// Success does not mean that the host has a counter: [`HostPmu::read`]
     /// tells. Where it has too few, any running event may be the one without.

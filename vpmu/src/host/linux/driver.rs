@@ -188,6 +188,10 @@ impl HostPmu for LinuxPmu {
             .read()
     }
 
+    fn give_back(&mut self) {
+        self.events.iter_mut().flatten().for_each(PerfFd::give_back);
+    }
+
     fn can_lose(&self) -> bool {
         true
     }

@@ -50,6 +50,11 @@ const LONGEST_PERIOD: u64 = i64::MAX.unsigned_abs();
 /// system call a start to guests that only count.
 const FAR: u64 = 1 << 40;
 
+/// An event that runs and has become far keeps its nearer period for so many calls of
+/// [`PerfFd::give_back`]: a guest that samples sets the next one in its handler. The price
+/// is a signal too many of a guest that does not.
+const KEPT: u8 = 2;
+
 /// What to open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spec {
@@ -66,6 +71,8 @@ pub(super) struct PerfFd {
     /// The period that the kernel has.
     period: u64,
     running: bool,
+    /// How long a period is kept that is nearer than what was asked for; 0: it is not.
+    kept: u8,
 }
 
 impl PerfFd {
@@ -89,6 +96,7 @@ impl PerfFd {
             fd: sys::open_on_this_thread(&mut attr)?,
             period: LONGEST_PERIOD,
             running: false,
+            kept: 0,
         })
     }
 
@@ -98,7 +106,7 @@ impl PerfFd {
         Ok(sys::signal_on_overflow(self.fd.as_fd(), thread, signal)?)
     }
 
-    /// Counts, with the next overflow after `left` more events. Where the host
+    /// Counts, with the next overflow after `left` more events, or sooner. Where the host
     /// has a counter too few, the pinned event that was opened last enters the
     /// error state, this or another, which only a read tells.
     pub(super) fn start(&mut self, left: Count) -> Result<(), NoCounter> {
@@ -107,15 +115,34 @@ impl PerfFd {
         } else {
             LONGEST_PERIOD
         };
+        let is_far = period == LONGEST_PERIOD;
         // The kernel keeps what was left of an equal period, also over a stop.
-        if period != LONGEST_PERIOD || self.period != LONGEST_PERIOD {
-            sys::set_period(self.fd.as_fd(), period).map_err(|_refused| NoCounter)?;
-            self.period = period;
+        if is_far && self.running && self.period != LONGEST_PERIOD {
+            self.kept = KEPT;
+        } else if !is_far || self.period != LONGEST_PERIOD {
+            self.set_period(period).map_err(|_refused| NoCounter)?;
         }
         if !self.running {
             sys::enable(self.fd.as_fd()).map_err(|_refused| NoCounter)?;
             self.running = true;
         }
+        Ok(())
+    }
+
+    /// The thread was interrupted: a period that was kept has been kept long enough once
+    /// its signal has come.
+    pub(super) fn give_back(&mut self) {
+        let was_kept = self.kept > 0;
+        self.kept = self.kept.saturating_sub(1);
+        if was_kept && self.kept == 0 && self.running {
+            // It fails for what is no event only, which a descriptor of ours is not.
+            let _ = self.set_period(LONGEST_PERIOD);
+        }
+    }
+
+    fn set_period(&mut self, period: u64) -> io::Result<()> {
+        sys::set_period(self.fd.as_fd(), period)?;
+        (self.period, self.kept) = (period, 0);
         Ok(())
     }
 
@@ -274,6 +301,41 @@ mod tests {
         }
         event.stop();
         assert!(crate::host::linux::sys::tests::pending(&set, signal));
+    }
+
+    /// A guest that samples: its counter wraps, and its handler sets the next period.
+    #[test]
+    fn an_event_that_has_become_far_keeps_its_period_for_a_while() {
+        const PERIOD: Count = Count(2_000_000_000);
+        const FAR_AWAY: Count = Count(FAR);
+        let Some(mut event) = task_clock() else {
+            return;
+        };
+        event.start(PERIOD).unwrap();
+        event.start(FAR_AWAY).unwrap();
+        event.give_back();
+        assert_eq!(
+            event.period, PERIOD.0,
+            "of the interruption that found the wrap"
+        );
+        event.start(PERIOD).unwrap();
+        for _ in 0..3 {
+            event.give_back();
+            assert_eq!(event.period, PERIOD.0, "it is what was asked for");
+        }
+        // A guest that does not sample on.
+        event.start(FAR_AWAY).unwrap();
+        event.give_back();
+        event.give_back();
+        assert_eq!(event.period, LONGEST_PERIOD);
+        // One that was stopped meanwhile.
+        event.start(PERIOD).unwrap();
+        event.start(FAR_AWAY).unwrap();
+        event.stop();
+        event.give_back();
+        event.give_back();
+        event.start(FAR_AWAY).unwrap();
+        assert_eq!(event.period, LONGEST_PERIOD);
     }
 
     #[test]
