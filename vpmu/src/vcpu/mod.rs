@@ -162,7 +162,13 @@ impl<G: GuestPmu, H: HostPmu> VcpuPmu<G, H> {
     /// # Errors
     /// [`MsrError`] as the model says.
     pub fn read(&mut self, access: Access<Register>) -> Result<u64, MsrError> {
-        self.fold(access.touches());
+        // No count and no overflow changes what the guest has programmed.
+        if !matches!(
+            access.register(),
+            Register::EventSel(_) | Register::FixedCtrCtrl
+        ) {
+            self.fold(access.touches());
+        }
         let value = self.model.read(access)?;
         if let Some(pmc) = access.counter() {
             self.note_read(pmc);
