@@ -146,9 +146,14 @@ pub(crate) fn payloads() -> Result<Vec<(String, PathBuf)>> {
     cargo
         .env_remove("RUSTFLAGS")
         .args(["build", "--quiet", "--profile", profile, "--target", TARGET])
-        .args(["-p", "guest-tests", "--features", "payloads", "--bins"])
+        .args(["-p", "guest-tests", "--features", "payloads"])
         .args(["--config", "guest-tests/payload.toml", "--target-dir"])
         .arg(&dir);
+    // Not all binaries: a Linux program has an entry of its own, and the payloads' beside it
+    // where the compiler puts that into one unit with something that the program uses.
+    for name in &names {
+        cargo.args(["--bin", name]);
+    }
     // rustc warns of the ABI without SSE for each payload: guest-tests/DESIGN.md.
     cmd::long("building the bare-metal payloads", || {
         cmd::output(&mut cargo).context("the payloads do not build")
