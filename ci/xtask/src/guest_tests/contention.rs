@@ -5,7 +5,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::on_host::{ENDED, Hosted, with_pmu};
 use super::said::{self, FOLLOW, counts_or_none, lost_for_a_while, steady};
-use super::table::KERNELS;
 use super::zeros::RATES;
 use super::{Clock, GuestTest, Runs, Seen};
 use crate::complaints::{self, ASK};
@@ -17,7 +16,7 @@ const MOCK_PMU: &str = "core:gp=4";
 /// Every test of contention.
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = Vec::new();
-    all.extend(KERNELS.map(beside));
+    all.extend([beside("6.12"), beside("6.1").among_every_pair()]);
     all.extend(["6.1", "6.12"].map(shared));
     all.extend([
         two_multiplexers("five-on-two", FIVE, "core:gp=2"),
