@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use vpmu::host::linux::sysfs::Sysfs;
@@ -14,9 +15,12 @@ use crate::pmu::{HostCpus, PmuBacking, PmuError, PmuHooks, PmuPlan, UncoreHosts,
 use crate::stop::{END_TIME, EndWatch, StopReason, StopSignal};
 use crate::sys::socket_file::{SocketError, SocketFile};
 use crate::sys::{end, limits};
+use crate::vcpu::NoAnswer;
 
 /// What names the API's socket.
 const API_SOCKET: &str = "--api-socket: path";
+/// How long threads that wait may take to say so.
+const START_TIME: Duration = Duration::from_secs(10);
 /// The VM did not end in time. Even, as the values of `--debug-exit` are odd.
 const CUT_SHORT: u8 = 4;
 
@@ -44,6 +48,9 @@ pub enum LaunchError {
     /// The thread that watches the end of the VM.
     #[error("cannot start a thread")]
     Deadline(#[source] io::Error),
+    /// The guest cannot wait.
+    #[error("cannot have the guest wait: paused=on")]
+    Pause(#[source] NoAnswer),
     /// The thread of the control API does not start.
     #[error("cannot serve the control API")]
     Api(#[source] io::Error),
@@ -57,7 +64,11 @@ impl LaunchError {
             Self::Config(_) | Self::Socket(_) => true,
             Self::Pmu(error) => error.is_usage(),
             Self::Build(error) => error.is_usage(),
-            Self::Event(_) | Self::Signals(_) | Self::Deadline(_) | Self::Api(_) => false,
+            Self::Event(_)
+            | Self::Signals(_)
+            | Self::Deadline(_)
+            | Self::Pause(_)
+            | Self::Api(_) => false,
         }
     }
 }
@@ -124,6 +135,14 @@ impl Launch {
     #[must_use]
     pub fn control(&self) -> MachineControl {
         self.machine.control()
+    }
+
+    /// Has the guest wait for `perfvisor ctl resume` before it runs.
+    ///
+    /// # Errors
+    /// If its vCPUs do not stand.
+    pub fn wait_for_resume(&self) -> Result<(), LaunchError> {
+        self.control().pause(START_TIME).map_err(LaunchError::Pause)
     }
 
     /// Runs the guest to its end.

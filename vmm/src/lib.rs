@@ -9,6 +9,7 @@
 //! sys                      system calls: signals, kicks, timers, clocks, affinity, terminal
 //! output                   bytes on their way out; standard error
 //! error_text, rate_limit, fuzz_input   errors as text; a budget for log lines; a fuzzer's bytes
+//! snapshot                 the files of a saved VM
 //! kvm                      KVM behind types of our own; guest layout, page tables
 //! config, stop             the checked configuration; why a VM stops
 //! cli, probe, devices      flags as text; throw-away guests; devices on buses
@@ -45,6 +46,7 @@ pub mod pmu;
 pub mod probe;
 pub mod rate_limit;
 pub mod run;
+pub mod snapshot;
 pub mod stop;
 pub mod sys;
 pub mod vcpu;

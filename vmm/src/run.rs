@@ -10,18 +10,19 @@ use clap::Parser;
 use thiserror::Error;
 
 use crate::cli::{
-    Cli, Command, ConfigFileError, LOG_VARIABLE, OnReboot, RunArgs, as_config_file, log_filter,
-    refusal, with_config_file,
+    Cli, Command, ConfigFileError, LOG_VARIABLE, OnReboot, RestoreArg, RestoreFlagError, RunArgs,
+    as_config_file, log_filter, refusal, with_config_file, with_snapshot,
 };
 use crate::config::ConfigError;
 use crate::control;
 use crate::doctor;
-use crate::error_text::report;
+use crate::error_text::{one_line, report};
 use crate::exec::exec;
 use crate::launch::{Ended, Launch, LaunchError};
 use crate::machine::MachineExtras;
 use crate::output::log_line;
 use crate::output::stderr::{self, LogLines};
+use crate::snapshot::SnapshotFolder;
 use crate::stop::StopReason;
 use crate::sys::{end, signals, terminal};
 
@@ -41,6 +42,9 @@ pub enum RunError {
     /// The configuration file is not usable.
     #[error(transparent)]
     ConfigFile(#[from] ConfigFileError),
+    /// The snapshot is not usable.
+    #[error(transparent)]
+    Restore(#[from] RestoreFlagError),
     /// Standard output takes no configuration file.
     #[error("--print-config: cannot write to standard output")]
     Print(#[source] io::Error),
@@ -57,7 +61,7 @@ impl RunError {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::ConfigFile(_) => USAGE,
+            Self::Config(_) | Self::ConfigFile(_) | Self::Restore(_) => USAGE,
             Self::Launch(error) if error.is_usage() => USAGE,
             Self::Print(_) | Self::Again(_) | Self::Launch(_) => HOST,
         }
@@ -74,11 +78,11 @@ pub fn main() -> ExitCode {
         .format(log_line::write)
         .target(env_logger::Target::Pipe(Box::new(LogLines)))
         .init();
-    let words = match with_config_file(std::env::args_os().collect()) {
+    let (words, snapshot) = match words() {
         Ok(words) => words,
         Err(error) => {
             report(&error);
-            return ExitCode::from(USAGE);
+            return ExitCode::from(error.exit_status());
         }
     };
     let cli = match Cli::try_parse_from(&words) {
@@ -93,11 +97,18 @@ pub fn main() -> ExitCode {
         Command::Ctl(args) => return control::ctl(&args),
     };
     finish(|| {
-        run(&args).unwrap_or_else(|error| {
+        run(&args, &words, snapshot).unwrap_or_else(|error| {
             report(&error);
             error.exit_status()
         })
     })
+}
+
+/// The words of the command line, with those of the files that they name, and the snapshot
+/// to go on from.
+fn words() -> Result<(Vec<OsString>, Option<SnapshotFolder>), RunError> {
+    let words = with_config_file(std::env::args_os().collect())?;
+    Ok(with_snapshot(words)?)
 }
 
 /// Runs a VM with all that it needs around it.
@@ -111,19 +122,33 @@ fn finish(run: impl FnOnce() -> u8) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Builds and runs one VM; returns the exit status of a VM that ran.
+/// Builds and runs one VM; returns the exit status of a VM that ran. `words` are those that
+/// `args` were made of, and `snapshot` is what they name.
 ///
 /// # Errors
 /// If nothing was started.
-pub fn run(args: &RunArgs) -> Result<u8, RunError> {
+pub fn run(
+    args: &RunArgs,
+    words: &[OsString],
+    snapshot: Option<SnapshotFolder>,
+) -> Result<u8, RunError> {
     let config = args.vm_config()?;
+    let restore = args.restore.as_deref().map(RestoreArg::parse).transpose()?;
+    if restore.is_some() && args.on_reboot == OnReboot::Restart {
+        return Err(RestoreFlagError::OnReboot.into());
+    }
     if let Some(name) = &args.name {
         log_line::name(name);
     }
     let mut extras = MachineExtras::none().map_err(LaunchError::from)?;
-    extras.again = args.again;
+    extras.again = args.again || snapshot.is_some();
+    extras.restore = snapshot;
+    extras.flags = as_config_file(words).map_err(|error| one_line(&error));
     let stop = Arc::clone(&extras.stop);
     let launch = Launch::prepare(&config, extras)?;
+    if restore.is_some_and(|restore| restore.paused) {
+        launch.wait_for_resume()?;
+    }
     let console = launch.control().console;
     let Ended { reason, pmu } = launch.run();
     let lost = console.lost_at_end();

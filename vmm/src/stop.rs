@@ -10,6 +10,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
+use vpmu::state::RestoreError;
 
 pub use self::deadline::{END_TIME, EndDeadline, EndWatch};
 use crate::kvm::KvmError;
@@ -25,6 +26,12 @@ pub enum PortError {
         "cannot create the overflow timer: all signals that the host queues for this user are taken (RLIMIT_SIGPENDING); raise the limit (ulimit -i), or use --pmu off"
     )]
     SignalQueue(#[source] io::Error),
+    /// The PMU of a snapshot cannot go on here.
+    #[error("the PMU of the snapshot cannot go on here")]
+    Restore(#[from] RestoreError),
+    /// What a snapshot has of the PMU is damaged, or this host treats RDPMC otherwise.
+    #[error("the PMU of the snapshot cannot go on here: {0}")]
+    Snapshot(&'static str),
     /// The host refused something, a counter for one.
     #[error("{what}")]
     Host {
@@ -74,6 +81,9 @@ pub enum StopReason {
     /// `perfvisor ctl shutdown --force`.
     #[error("the control API ended the VM (shutdown --force)")]
     ApiShutdown,
+    /// `perfvisor ctl snapshot --stop`.
+    #[error("the VM was saved (snapshot --stop)")]
+    Saved,
     /// A signal asked the VMM to end.
     #[error("ended by signal {0}")]
     HostSignal(u32),
@@ -187,7 +197,8 @@ impl StopReason {
             | Self::Reset
             | Self::ConsoleQuit
             | Self::CommandEnded
-            | Self::ApiShutdown => 0,
+            | Self::ApiShutdown
+            | Self::Saved => 0,
             Self::GuestPanic => GUEST_PANIC,
             Self::DebugExit(value) => {
                 let [low, ..] = value.to_le_bytes();

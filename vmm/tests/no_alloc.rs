@@ -86,7 +86,7 @@ fn allocations(kind: usize, rounds: u32, pmu: &str) -> Option<u64> {
         return None;
     };
     let before = ALLOCATIONS.load(Ordering::Relaxed);
-    let status = vmm::run::run(&args).unwrap();
+    let status = vmm::run::run(&args, &[], None).unwrap();
     assert_eq!(status, 0, "{}", KINDS[kind]);
     Some(ALLOCATIONS.load(Ordering::Relaxed) - before)
 }

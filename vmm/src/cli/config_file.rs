@@ -18,7 +18,7 @@ use crate::sys::files::{FileFault, InputFile};
 /// The largest file that is read.
 const MAX_LEN: u64 = 1 << 20;
 /// Flags that have no key.
-const NO_KEYS: [&str; 4] = ["config", "print-config", "help", "again"];
+const NO_KEYS: [&str; 5] = ["config", "print-config", "help", "again", "restore"];
 
 /// The reason why a configuration file cannot be used.
 #[derive(Debug, Error)]
@@ -116,6 +116,28 @@ pub fn with_config_file(words: Vec<OsString>) -> Result<Vec<OsString>, ConfigFil
     Ok(all)
 }
 
+/// The flags of a text that `--print-config` has made, without those of `given` and
+/// without `others`; `path` is where it comes from.
+pub(super) fn flags_of(
+    path: &Path,
+    text: &str,
+    given: &ArgMatches,
+    others: &[&str],
+) -> Result<Vec<OsString>, ConfigFileError> {
+    let command = Cli::command();
+    let Some(run) = command.find_subcommand("run") else {
+        return Ok(Vec::new());
+    };
+    let file = ConfigFile {
+        path,
+        run,
+        given: Some(given),
+    };
+    let mut table = file.table(text)?;
+    table.retain(|key, _| !others.contains(&key));
+    file.flags_in(&table)
+}
+
 fn read(path: &Path) -> Result<String, ConfigFileError> {
     let failed = |source| ConfigFileError::Read {
         path: path.to_owned(),
@@ -150,7 +172,11 @@ struct ConfigFile<'a> {
 impl ConfigFile<'_> {
     /// The file's keys as flags, without those that the command line replaces.
     fn flags(&self, text: &str) -> Result<Vec<OsString>, ConfigFileError> {
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        self.flags_in(&self.table(text)?)
+    }
+
+    fn table(&self, text: &str) -> Result<Table, ConfigFileError> {
+        text.parse().map_err(|error: toml::de::Error| {
             let line = error
                 .span()
                 .map(|span| text[..span.start].lines().count().max(1));
@@ -159,9 +185,12 @@ impl ConfigFile<'_> {
                 path: self.path.to_owned(),
                 message: format!("{line}{}", error.message()),
             }
-        })?;
+        })
+    }
+
+    fn flags_in(&self, table: &Table) -> Result<Vec<OsString>, ConfigFileError> {
         let mut flags = Vec::new();
-        for (key, value) in &table {
+        for (key, value) in table {
             let arg = self.run.get_arguments().find(|arg| {
                 let name = arg.get_long();
                 name == Some(key) && !NO_KEYS.contains(&key.as_str())

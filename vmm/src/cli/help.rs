@@ -362,3 +362,20 @@ The guest's kernel: a Linux bzImage.
 Its modules are taken from /lib/modules/VERSION. It needs virtio_pci, virtio_console,
 virtiofs and overlay, built in or as modules; the kernels of Debian 12 and 13, Ubuntu
 and Fedora have them.";
+
+/// `--restore`.
+pub(super) const RESTORE: &str = "\
+Go on from a snapshot: DIR[,paused=on].
+
+The guest goes on where it was when `perfvisor ctl snapshot DIR` saved it. Its kernel, memory,
+CPUs, PMU and devices are the snapshot's; --api-socket, --name, --kvm-device and --on-reboot are
+this command's, and --serial and --console may be others than before. The folder is not changed:
+several VMs may start from it. paused=on waits for `perfvisor ctl resume`.";
+
+/// `ctl snapshot`.
+pub(super) const SNAPSHOT: &str = "\
+Save the VM into a new folder, for perfvisor run --restore.
+
+The guest stands while it is saved, and goes on; with --stop the VM ends instead. The folder has
+the guest's memory, with all that is secret in it: only its owner can read it. Virtio devices,
+uncore PMUs and nested=on cannot be saved yet. Monitors are not saved.";

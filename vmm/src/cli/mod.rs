@@ -5,6 +5,7 @@ mod exec;
 mod foreign;
 mod help;
 mod log_filter;
+mod restore;
 mod usage;
 mod vm_config;
 
@@ -19,6 +20,7 @@ use crate::config::{MonitorArg, api_socket};
 pub use config_file::{ConfigFileError, as_config_file, with_config_file};
 pub use exec::{DEFAULT_PMU, ExecArgs};
 pub use log_filter::{VARIABLE as LOG_VARIABLE, log_filter};
+pub use restore::{RestoreArg, RestoreFlagError, with_snapshot};
 pub use usage::refusal;
 
 /// A KVM virtual machine monitor whose guests have a working PMU on any host.
@@ -155,6 +157,11 @@ pub struct RunArgs {
     #[arg(long, hide = true)]
     pub again: bool,
 
+    /// Go on from a snapshot (perfvisor ctl snapshot): DIR[,paused=on]; the guest's flags are the
+    /// snapshot's
+    #[arg(long, value_name = "DIR", long_help = help::RESTORE)]
+    pub restore: Option<OsString>,
+
     /// The VM's name in the log [default: perfvisor]
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub name: Option<String>,
@@ -248,6 +255,9 @@ pub enum CtlCommand {
     Monitor(MonitorArgs),
     /// Add or remove a virtual CPU
     Vcpu(VcpuArgs),
+    /// Save the VM into a new folder, for perfvisor run --restore; it goes on afterwards
+    #[command(long_about = help::SNAPSHOT)]
+    Snapshot(SnapshotArgs),
     /// Press the ACPI power button; the guest may ignore it
     Shutdown(ShutdownArgs),
 }
@@ -309,6 +319,19 @@ pub enum VcpuCommand {
     },
     /// Show each vCPU and its state
     List,
+}
+
+/// The words of `perfvisor ctl snapshot`.
+#[derive(Clone, Debug, Args)]
+#[command(arg_required_else_help = false)]
+pub struct SnapshotArgs {
+    /// The folder, which is not there yet
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// End the VM when it is saved
+    #[arg(long)]
+    pub stop: bool,
 }
 
 /// The flags of `perfvisor ctl shutdown`.

@@ -13,6 +13,8 @@ use crate::sys::socket_file;
 /// How long the whole exchange may take: longer than 64 clients that say
 /// nothing, and than vCPUs that do not answer, hold the server up.
 const TIME: Duration = Duration::from_secs(20);
+/// The route of `perfvisor ctl snapshot`.
+pub(super) const SNAPSHOT: &str = "/snapshot";
 /// The longest answer, bytes.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -79,8 +81,19 @@ pub(super) fn request(
     }
 }
 
+/// How long an answer may take. A snapshot takes as long as the disk needs for the guest's
+/// memory.
+fn answer_time(route: &str) -> Duration {
+    const SNAPSHOT_TIME: Duration = Duration::from_secs(3600);
+    if route == SNAPSHOT {
+        SNAPSHOT_TIME
+    } else {
+        TIME
+    }
+}
+
 fn exchange(mut stream: UnixStream, method: &str, route: &str, body: &str) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + TIME;
+    let deadline = Instant::now() + answer_time(route);
     stream.set_write_timeout(Some(TIME))?;
     let head = format!(
         "{method} {route} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
@@ -143,6 +156,12 @@ fn error_of(body: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_has_the_time_that_its_disk_needs() {
+        assert_eq!(answer_time("/info"), TIME);
+        assert!(answer_time(SNAPSHOT) > 100 * TIME);
+    }
 
     #[test]
     fn only_a_whole_answer_is_one() {

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::client::{self, ClientError};
 use super::report::{
-    Monitor, MonitorList, MonitorRequest, ShutdownRequest, VcpuPlace, VcpuSlot, VcpuSlots,
+    Monitor, MonitorList, MonitorRequest, ShutdownRequest, SnapshotRequest, VcpuPlace, VcpuSlot,
+    VcpuSlots,
 };
 use super::text;
 use crate::cli::{CtlArgs, CtlCommand, MonitorArgs, MonitorCommand, VcpuArgs, VcpuCommand};
@@ -60,9 +61,10 @@ fn answer(args: &CtlArgs) -> Result<String, ClientError> {
         CtlCommand::Monitor(_) => {
             read(path, &json).map(|monitor: Monitor| text::monitors(&[monitor]))
         }
-        CtlCommand::Pause | CtlCommand::Resume | CtlCommand::Shutdown(_) => {
-            read(path, &json).map(|state| text::state(&state))
-        }
+        CtlCommand::Pause
+        | CtlCommand::Resume
+        | CtlCommand::Snapshot(_)
+        | CtlCommand::Shutdown(_) => read(path, &json).map(|state| text::state(&state)),
     }
 }
 
@@ -72,6 +74,13 @@ fn body(command: &CtlCommand) -> String {
         CtlCommand::Shutdown(shutdown) => {
             let force = shutdown.force;
             serde_json::to_string(&ShutdownRequest { force })
+        }
+        CtlCommand::Snapshot(snapshot) => {
+            let stop = snapshot.stop;
+            // The VM may have another working directory.
+            let dir = std::path::absolute(&snapshot.dir);
+            let dir = dir.unwrap_or_else(|_| snapshot.dir.clone());
+            serde_json::to_string(&SnapshotRequest { dir, stop })
         }
         CtlCommand::Monitor(MonitorArgs {
             command: MonitorCommand::Add { monitor },
@@ -93,6 +102,7 @@ fn route(command: &CtlCommand) -> (&'static str, String) {
         CtlCommand::Pmu => ("GET", "/pmu"),
         CtlCommand::Pause => ("PUT", "/pause"),
         CtlCommand::Resume => ("PUT", "/resume"),
+        CtlCommand::Snapshot(_) => ("PUT", client::SNAPSHOT),
         CtlCommand::Shutdown(_) => ("PUT", "/shutdown"),
         CtlCommand::Vcpu(vcpu) => match vcpu.command {
             VcpuCommand::Add { vcpu } => return ("PUT", format!("/vcpus/{vcpu}")),

@@ -31,7 +31,8 @@ pub use client::ClientError;
 pub use ctl::run as ctl;
 pub use report::{
     Info, Monitor, MonitorCount, MonitorList, MonitorRequest, NewState, PmuInfo, PmuReport,
-    PowerState, ShutdownRequest, StateReport, VcpuPlace, VcpuPmuReport, VcpuSlot, VcpuSlots,
+    PowerState, ShutdownRequest, SnapshotRequest, StateReport, VcpuPlace, VcpuPmuReport, VcpuSlot,
+    VcpuSlots,
 };
 pub use server::ControlServer;
 pub use vm::{VmControl, VmFacts};

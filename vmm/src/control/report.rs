@@ -228,6 +228,17 @@ pub enum NewState {
     Ending,
 }
 
+/// The body of `PUT /snapshot`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRequest {
+    /// The folder, which is not there yet: an absolute path.
+    pub dir: PathBuf,
+    /// End the VM when it is saved.
+    #[serde(default)]
+    pub stop: bool,
+}
+
 /// The body of `PUT /shutdown`; none at all is all defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

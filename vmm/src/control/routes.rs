@@ -45,11 +45,12 @@ impl Route {
 /// Everything that the API does. Putting the VM into a state twice is doing it
 /// once; a vCPU that is there or on its way is refused, since two who want it
 /// want to know.
-pub(super) const ROUTES: [Route; 12] = [
+pub(super) const ROUTES: [Route; 13] = [
     route("GET", "/info", VmControl::info),
     route("GET", "/pmu", VmControl::pmu),
     route("PUT", "/pause", VmControl::pause),
     route("PUT", "/resume", VmControl::resume),
+    route("PUT", "/snapshot", VmControl::snapshot),
     route("PUT", "/shutdown", VmControl::shutdown),
     route("GET", "/vcpus", VmControl::vcpus),
     route("GET", "/vcpus/{id}", VmControl::vcpu),
@@ -184,6 +185,7 @@ mod tests {
         let state = NewState::Paused;
         matches_schema("State", &StateReport { state });
         matches_schema("Shutdown", &ShutdownRequest::default());
+        matches_schema("Snapshot", &SnapshotRequest::default());
         let info = Info {
             name: String::new(),
             version: String::new(),

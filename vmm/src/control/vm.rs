@@ -9,11 +9,12 @@ use vpmu::ids::VcpuId;
 
 use super::http::Response;
 use super::report::{
-    ConsoleInfo, Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, StateReport,
-    VcpuPmuReport, VcpuSlot, VcpuSlots,
+    ConsoleInfo, Info, NewState, PmuInfo, PmuReport, PowerState, ShutdownRequest, SnapshotRequest,
+    StateReport, VcpuPmuReport, VcpuSlot, VcpuSlots,
 };
 use super::routes::RouteCall;
-use crate::machine::{Hotplug, HotplugError, MachineControl};
+use crate::error_text::one_line;
+use crate::machine::{Hotplug, HotplugError, MachineControl, SaveError};
 use crate::pmu::monitors::VmMonitors;
 use crate::pmu::{SharedUncore, UncoreStatus, VmTotals, add_up};
 use crate::stop::StopReason;
@@ -145,6 +146,37 @@ impl VmControl {
         self.status = None;
         self.machine.resume();
         state(200, NewState::Running)
+    }
+
+    pub(super) fn snapshot(&mut self, call: &RouteCall<'_>) -> Response {
+        self.status = None;
+        let request: SnapshotRequest = match serde_json::from_slice(call.body) {
+            Ok(request) => request,
+            Err(error) => {
+                let why = format!("the body: {error}; expected: {{\"dir\": \"/absolute/path\"}}");
+                return Response::error(400, &why);
+            }
+        };
+        if !request.dir.is_absolute() {
+            let why = "the folder of a snapshot needs an absolute path";
+            return Response::error(400, why);
+        }
+        let was_paused = self.machine.vcpus.is_paused();
+        match self.machine.save(&request.dir, request.stop, VCPU_TIME) {
+            Err(error) => {
+                let status = match error {
+                    SaveError::NoAnswer(_) | SaveError::Hotplug { .. } | SaveError::Ends => 503,
+                    _ => 409,
+                };
+                Response::error(status, &one_line(&error))
+            }
+            Ok(()) if request.stop => {
+                self.machine.stop.stop(StopReason::Saved);
+                state(200, NewState::Ending)
+            }
+            Ok(()) if was_paused => state(200, NewState::Paused),
+            Ok(()) => state(200, NewState::Running),
+        }
     }
 
     pub(super) fn shutdown(&mut self, call: &RouteCall<'_>) -> Response {

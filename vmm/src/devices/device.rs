@@ -4,9 +4,11 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use acpi_tables::AmlSink;
+use thiserror::Error;
 
 use super::virtio::OutputState;
 use super::{ResourceError, Resources};
+use crate::snapshot::{SectionError, Sections};
 
 /// A device of a machine.
 ///
@@ -47,6 +49,37 @@ pub trait Device: Send + Debug {
 
     /// Returns when its workers have ended.
     fn reset(&mut self) {}
+
+    /// Writes what the guest has made of it into the sections of a snapshot. By default it
+    /// has no state. Called while it is paused.
+    ///
+    /// # Errors
+    /// If it cannot be saved.
+    fn save(&self, _sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+        Ok(())
+    }
+
+    /// Takes it back from there, before the guest runs.
+    ///
+    /// # Errors
+    /// If its section is missing or damaged.
+    fn restore(&mut self, _sections: &mut Sections) -> Result<(), SectionError> {
+        Ok(())
+    }
+}
+
+/// The reason why a device is not saved.
+#[derive(Debug, Error)]
+pub enum DeviceNotSaved {
+    /// It cannot be.
+    #[error("device {device} cannot be saved yet; start the VM without it")]
+    Kind {
+        /// The device.
+        device: String,
+    },
+    /// Its section cannot be written.
+    #[error(transparent)]
+    Section(#[from] SectionError),
 }
 
 /// An event of the DSDT's event device (ACPI 6.5, "Generic Event Device").

@@ -13,5 +13,5 @@ pub mod serial;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
-pub use device::{AcpiAction, AcpiEvent, Device};
+pub use device::{AcpiAction, AcpiEvent, Device, DeviceNotSaved};
 pub use resources::{ResourceError, ResourceKind, ResourceRequest, Resources};

@@ -11,8 +11,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub use self::output::ConsoleOutput;
 use self::uart::Uart;
-use super::{BusDevice, Device, ResourceError, Resources};
+use super::{BusDevice, Device, DeviceNotSaved, ResourceError, Resources};
 use crate::rate_limit::RateLimit;
+use crate::snapshot::{SectionError, Sections};
 
 /// The first port.
 pub const COM1_PORT: u16 = 0x3f8;
@@ -124,6 +125,15 @@ impl Device for SerialPort {
         let crs = aml::Name::new("_CRS".into(), &resources);
         let com1 = aml::Device::new("COM1".into(), vec![&hid, &uid, &crs]);
         aml::Scope::new("_SB_".into(), vec![&com1]).to_aml_bytes(sink);
+    }
+
+    fn save(&self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+        Ok(sections.put(self.name(), &self.uart)?)
+    }
+
+    fn restore(&mut self, sections: &mut Sections) -> Result<(), SectionError> {
+        self.uart.go_on_as(sections.take(self.name())?);
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! A register of a vCPU's local APIC, read again and again.
 
-use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry};
 
 use super::{KvmError, Vcpu, ioctl};
 
@@ -51,10 +51,15 @@ impl ApicRegister {
             }
         }
         let lapic = vcpu.fd.get_lapic().map_err(ioctl("KVM_GET_LAPIC"))?;
-        let mut bytes = [0u8; 4];
-        for (byte, &reg) in bytes.iter_mut().zip(lapic.regs.iter().skip(self.offset)) {
-            *byte = reg.cast_unsigned();
-        }
-        Ok(u32::from_le_bytes(bytes))
+        Ok(apic_register(&lapic, self.offset))
     }
+}
+
+/// A register of a local APIC, by its offset; 0 beyond the page.
+pub(super) fn apic_register(lapic: &kvm_lapic_state, offset: usize) -> u32 {
+    let mut bytes = [0u8; 4];
+    for (byte, &reg) in bytes.iter_mut().zip(lapic.regs.iter().skip(offset)) {
+        *byte = reg.cast_unsigned();
+    }
+    u32::from_le_bytes(bytes)
 }

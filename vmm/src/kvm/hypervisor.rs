@@ -9,17 +9,18 @@ use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
 use kvm_ioctls::{Cap, Kvm};
+use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 use vpmu::ids::MsrIndex;
 
-use super::{KvmError, Vm, access, ioctl, power_on};
+use super::{KvmError, Vm, access, ioctl, vcpu_image};
 
 /// The only version of the API that exists (KVM API documentation,
 /// "KVM_GET_API_VERSION").
 const API_VERSION: i32 = 12;
 
 /// One CPUID leaf or subleaf.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuidEntry {
     /// The leaf: EAX on entry.
     pub leaf: u32,
@@ -147,7 +148,7 @@ impl Hypervisor {
     pub fn state_msrs(&self) -> Result<Vec<MsrIndex>, KvmError> {
         let listed = self.kvm.get_msr_index_list();
         let listed = listed.map_err(ioctl("KVM_GET_MSR_INDEX_LIST"))?;
-        Ok(power_on::candidates(listed.as_slice()))
+        Ok(vcpu_image::candidates(listed.as_slice()))
     }
 
     /// Whether KVM's local APIC has a TSC-deadline timer.

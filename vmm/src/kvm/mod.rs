@@ -13,10 +13,11 @@ mod module;
 mod msi;
 mod msr_filter;
 pub(crate) mod paging;
-mod power_on;
 mod registers;
 mod vcpu;
+mod vcpu_image;
 mod vm;
+mod vm_state;
 
 use std::io;
 use std::path::PathBuf;
@@ -34,7 +35,9 @@ pub use msr_filter::{MAX_RANGE_LEN, MAX_RANGES, MsrAccess, MsrFilter, MsrRange};
 pub use paging::{Page, Paging};
 pub use registers::{Controls, Registers};
 pub use vcpu::Vcpu;
+pub use vcpu_image::SavedVcpu;
 pub use vm::{Interrupter, Vm};
+pub use vm_state::{SavedChips, VmChips};
 
 /// The errors of the KVM device and of KVM's calls.
 #[derive(Debug, Error)]

@@ -8,7 +8,7 @@ use vpmu::host::software::Khz;
 use vpmu::ids::MsrIndex;
 
 use super::hypervisor::to_kvm_cpuid;
-use super::power_on::{self, PowerOn, StateCaps};
+use super::vcpu_image::{self, SavedVcpu, StateCaps, VcpuImage};
 use super::{BootState, CpuidEntry, Exit, Gp, KvmError, ioctl};
 use crate::sys::kick::ImmediateExit;
 
@@ -31,7 +31,7 @@ pub struct Vcpu {
     pub(super) synced: bool,
     caps: StateCaps,
     /// What [`Vcpu::reset`] goes back to.
-    power_on: Option<Box<PowerOn>>,
+    power_on: Option<Box<VcpuImage>>,
 }
 
 impl Vcpu {
@@ -56,7 +56,7 @@ impl Vcpu {
     /// # Errors
     /// What the ioctls say.
     pub fn remember_power_on(&mut self, msrs: &[MsrIndex]) -> Result<Vec<MsrIndex>, KvmError> {
-        let state = PowerOn::read(&self.fd, self.caps, msrs)?;
+        let state = VcpuImage::read(&self.fd, self.caps, msrs)?;
         let has = state.msrs();
         self.power_on = Some(Box::new(state));
         Ok(has)
@@ -74,6 +74,24 @@ impl Vcpu {
             Some(state) => state.restore(&self.fd),
             None => Ok(()),
         }
+    }
+
+    /// Saves what it is for another VM; it stands at an exit boundary. Of `msrs` those count
+    /// that KVM has.
+    ///
+    /// # Errors
+    /// What the ioctls say.
+    pub fn save(&self, msrs: &[MsrIndex]) -> Result<SavedVcpu, KvmError> {
+        SavedVcpu::read(&self.fd, self.caps, msrs, self.cpuid()?)
+    }
+
+    /// Becomes a vCPU that was saved, before its first run. `tsc` is what its TSC is to be
+    /// now: vCPUs that get the same within a second are in step.
+    ///
+    /// # Errors
+    /// What the ioctls say, or the first MSR that KVM refused.
+    pub fn restore(&mut self, saved: &SavedVcpu, tsc: u64) -> Result<(), KvmError> {
+        saved.restore(&self.fd, tsc)
     }
 
     /// Sets what CPUID answers. KVM takes it before the first run only.
@@ -102,7 +120,7 @@ impl Vcpu {
     /// # Errors
     /// What the ioctl says, or the first register that KVM refused.
     pub fn set_msrs(&self, msrs: &[(MsrIndex, u64)]) -> Result<(), KvmError> {
-        power_on::write_msrs(&self.fd, msrs)
+        vcpu_image::write_msrs(&self.fd, msrs)
     }
 
     /// Wires the local interrupt pins as firmware would: LINT0 external, LINT1

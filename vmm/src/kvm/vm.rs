@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::layout;
 use super::msi::{MsiLine, MsiRoutes};
-use super::{KvmError, MsrFilter, Vcpu, ioctl};
+use super::{KvmError, MsrFilter, Vcpu, VmChips, ioctl};
 
 /// A KVM virtual machine and the memory that it may touch.
 #[derive(Debug)]
@@ -129,6 +129,12 @@ impl Vm {
     #[must_use]
     pub fn interrupter(&self) -> Interrupter {
         Interrupter(Arc::clone(&self.fd))
+    }
+
+    /// The interrupt controllers and the clock, for whoever saves or restores them.
+    #[must_use]
+    pub fn chips(&self) -> VmChips {
+        VmChips::new(Arc::clone(&self.fd))
     }
 
     /// Switches KVM's own vPMU off for this VM. Returns whether this KVM can;

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::boot::{BootError, ImageError, InitramfsError};
 use super::memory::MemoryError;
+use super::restored::RestoredError;
 use super::serial_file::SerialFileError;
 use super::vcpus::StartError;
 use super::virtio::DeviceError;
@@ -92,6 +93,9 @@ pub enum BuildError {
         /// How many vCPUs.
         vcpus: u16,
     },
+    /// The snapshot cannot be used.
+    #[error(transparent)]
+    Restored(#[from] RestoredError),
     /// The host refused something simple.
     #[error("cannot set up {what}")]
     Host {
@@ -120,6 +124,7 @@ impl BuildError {
                 | Self::TooManyVcpus { .. }
                 | Self::Topology { .. }
                 | Self::TooManyDevices { .. }
+                | Self::Restored(_)
         ) || matches!(self, Self::Device(error) if error.is_usage())
     }
 }

@@ -1,8 +1,10 @@
 //! Putting a VM together, and running it.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::beginning::Beginning;
 use super::build_error::BuildError;
 use super::extras::MachineExtras;
 use super::host_full::{HostFull, PauseOnFull};
@@ -10,6 +12,7 @@ use super::hotplug::Hotplug;
 use super::parts::{self, Blueprint, Files};
 use super::platform::DeviceSet;
 use super::presence::PresenceKeeper;
+use super::saving::{SaveError, VmSaver};
 use super::serial_file::ConsoleFiles;
 use super::vcpus::{self, VcpuSource};
 use super::virtio::{self, DeviceContext, DeviceShared};
@@ -21,7 +24,6 @@ use crate::devices::virtio::OutputState;
 use crate::event_loop::{AffinityWatch, EventLoop, SignalRelay};
 use crate::kvm::{Hypervisor, Vm};
 use crate::pmu::PmuHooks;
-use crate::probe;
 use crate::stop::{StopReason, StopSignal};
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
@@ -54,6 +56,8 @@ pub struct MachineControl {
     pub devices: DeviceSet,
     /// Why it is paused without an order.
     pub host_full: Arc<HostFull>,
+    /// Saves it; `None` if there is no KVM behind it, as in fuzz targets.
+    pub(super) saver: Option<Arc<VmSaver>>,
 }
 
 impl MachineControl {
@@ -65,6 +69,16 @@ impl MachineControl {
         self.vcpus.pause(within)?;
         self.devices.pause();
         Ok(())
+    }
+
+    /// Saves the VM into a folder that is not there yet. It stands meanwhile, for which its
+    /// vCPUs have `within`; it stays so if it did, or if `stays`.
+    ///
+    /// # Errors
+    /// If a part cannot be saved; the guest runs on as before then.
+    pub fn save(&self, dir: &Path, stays: bool, within: Duration) -> Result<(), SaveError> {
+        let saver = self.saver.as_ref().ok_or(SaveError::NoKvm)?;
+        saver.save(self, dir, stays, within)
     }
 
     /// Has the devices go on, the last one first, then the vCPUs.
@@ -127,18 +141,16 @@ impl Machine {
     pub fn build(
         config: &VmConfig,
         hooks: PmuHooks,
-        extras: MachineExtras,
+        mut extras: MachineExtras,
     ) -> Result<Self, BuildError> {
-        let mut files = Files::open(config)?;
+        let mut beginning = Beginning::open(config, extras.restore.take())?;
         let host = |what| move |source| BuildError::Host { what, source };
         let hypervisor = open_hypervisor(config)?;
         let blueprint = Blueprint::new(config, &hooks, &hypervisor);
-        let (vm, boot_state) = blueprint.build_vm(&mut files, extras.share_memory(config))?;
-        probe::check_kernel(&config.kernel, &hypervisor)?;
-        let created = blueprint.create_vcpus(&vm, boot_state)?;
+        let (vm, created) = beginning.build(&blueprint, config, &hypervisor, &extras)?;
         let stop = extras.stop;
         // May create a file: behind all that refuses what the user gave.
-        let console_files = ConsoleFiles::open(config, &files, extras.again)?;
+        let console_files = ConsoleFiles::open(config, beginning.files(), extras.again)?;
         let socket = parts::serial_socket(&config.serial)?;
         let serial = parts::open_serial(config, &console_files, socket.as_ref(), extras.console)?;
         let (power_button, line) = parts::lines().map_err(host("an interrupt line"))?;
@@ -153,7 +165,7 @@ impl Machine {
         let mut events = event_loop(&stop, signals)?;
         let mut context = DeviceContext::new(config, &stop, &mut events, &shared);
         virtio::place_all(&vm, &mut platform, &mut context, extras.devices)?;
-        let devices = parts::show_devices(&vm, &config.cpus, &platform)?;
+        let devices = platform.connect(&vm)?;
         let console = serial.output.clone();
         if let Some(typist) = parts::typist(config, serial, socket, &stop)? {
             events.add(typist);
@@ -167,12 +179,14 @@ impl Machine {
             buses: Arc::new(platform.into_buses(console.clone())),
             stop: Arc::clone(&stop),
             observer: Arc::clone(&presence) as _,
+            saved: beginning.saved_vcpus(),
         };
         let hotplug = Hotplug::new(presence, Arc::clone(&vcpus), source);
-        hotplug.boot(config.cpus.boot)?;
+        beginning.begin(&hotplug, &vm, config, &devices)?;
         watch_required_cpus(&mut events, &vcpus, &stop)?;
         // Behind all that refuses: the reason of a refusal is the only line.
         vcpus::warn_of_leaks(&created.leaked);
+        let saver = VmSaver::new(&vm, created.msrs, extras.flags, config.cpus.nested);
         let control = MachineControl {
             vcpus,
             hotplug: Arc::new(hotplug),
@@ -181,6 +195,7 @@ impl Machine {
             console,
             devices,
             host_full: shared.host_full,
+            saver: Some(Arc::new(saver)),
         };
         events.add(Arc::new(Mutex::new(PauseOnFull::new(&control))));
         Ok(Self {

@@ -12,6 +12,7 @@
 mod amd;
 mod hybrid;
 mod intel;
+mod lacking;
 mod leaked;
 mod table;
 mod topology;
@@ -24,6 +25,7 @@ use crate::config::{CoreTypes, Topology};
 use crate::kvm::CpuidEntry;
 use table::Table;
 
+pub(crate) use lacking::lacking;
 pub(crate) use leaked::leaked;
 
 /// The CPU that the guest sees.

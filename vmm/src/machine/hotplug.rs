@@ -67,13 +67,13 @@ impl Hotplug {
         }
     }
 
-    /// Gives the vCPUs that boot their threads, which wait for
+    /// Gives the vCPUs with which the guest begins their threads, which wait for
     /// [`VcpuSet::start`].
     ///
     /// # Errors
     /// [`StartError`]
-    pub(super) fn boot(&self, boot: u16) -> Result<(), StartError> {
-        let starting = self.presence.table().boot(boot);
+    pub(super) fn boot(&self, vcpus: impl IntoIterator<Item = VcpuId>) -> Result<(), StartError> {
+        let starting = self.presence.table().boot(vcpus);
         for (start, vcpu) in starting {
             self.start_thread(start, vcpu)?;
         }

@@ -177,20 +177,46 @@ impl RamLayout {
         }
         let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| map_error(e.into()))?;
         for region in memory.iter() {
-            // A guest's secrets have no place in a core dump of the VMM.
             let len = usize::try_from(region.len()).unwrap_or_default();
-            if let Err(error) = core_dump::leave_out(region.as_ptr(), len) {
-                log::warn!("guest memory will be part of core dumps: {error}");
-            }
             if let Err(error) = memory_file::prefer_huge_pages(region.as_ptr(), len) {
                 log::debug!("guest memory has no huge pages: {error}");
             }
-            if config.prefault {
-                memory_file::populate(region.as_ptr(), len)
-                    .map_err(|source| MemoryError::Populate { mib, source })?;
-            }
         }
-        Ok(memory)
+        made_ready(memory, config)
+    }
+
+    /// Maps it from the file of a snapshot: what the guest writes stays its own.
+    ///
+    /// # Errors
+    /// If the host gives no such mapping.
+    pub fn map_saved(
+        self,
+        config: MemoryConfig,
+        file: File,
+    ) -> Result<GuestMemoryMmap, MemoryError> {
+        let mib = (self.low + self.high) >> 20;
+        if config.hugepages {
+            log::warn!("--memory: hugepages=on: the memory of a snapshot has normal pages");
+        }
+        let map_error = |source| MemoryError::Map { mib, source };
+        let file = Arc::new(file);
+        let mut regions = Vec::new();
+        for (start, offset, len) in [(0, 0, self.low), (ABOVE_4G, self.low, self.high)] {
+            if len == 0 {
+                continue;
+            }
+            let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+            let region = MmapRegionBuilder::new(bytes)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+                .with_file_offset(FileOffset::from_arc(Arc::clone(&file), offset))
+                .build()
+                .map_err(|error| map_error(error.into()))?;
+            let region = GuestRegionMmap::new(region, GuestAddress(start));
+            regions.push(region.ok_or_else(|| map_error(FromRangesError::InvalidGuestRegion))?);
+        }
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| map_error(e.into()))?;
+        made_ready(memory, config)
     }
 
     /// The memory map for the guest.
@@ -217,6 +243,26 @@ impl RamLayout {
         }
         map
     }
+}
+
+/// Memory that is no part of core dumps, and is there if it is to be.
+fn made_ready(
+    memory: GuestMemoryMmap,
+    config: MemoryConfig,
+) -> Result<GuestMemoryMmap, MemoryError> {
+    for region in memory.iter() {
+        // A guest's secrets have no place in a core dump of the VMM.
+        let len = usize::try_from(region.len()).unwrap_or_default();
+        if let Err(error) = core_dump::leave_out(region.as_ptr(), len) {
+            log::warn!("guest memory will be part of core dumps: {error}");
+        }
+        if config.prefault {
+            let mib = config.size >> 20;
+            memory_file::populate(region.as_ptr(), len)
+                .map_err(|source| MemoryError::Populate { mib, source })?;
+        }
+    }
+    Ok(memory)
 }
 
 /// The mapping again, at an address where the host can back it with huge pages; or the first

@@ -1,6 +1,7 @@
 //! A virtual machine put together: memory, tables, devices, vCPUs.
 
 pub mod acpi;
+mod beginning;
 pub mod boot;
 mod build_error;
 pub mod builder;
@@ -15,6 +16,8 @@ mod own_devices;
 mod parts;
 mod platform;
 mod presence;
+mod restored;
+mod saving;
 mod serial_file;
 mod vcpus;
 pub mod virtio;
@@ -25,6 +28,8 @@ pub use extras::MachineExtras;
 pub use host_full::HostFull;
 pub use hotplug::{Hotplug, HotplugError};
 pub use platform::DeviceSet;
+pub use restored::RestoredError;
+pub use saving::SaveError;
 pub use serial_file::SerialFileError;
 pub use vcpus::StartError;
 pub use virtio::{DeviceContext, DeviceError, DeviceMaker, NamedDevice};

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::acpi;
 use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
@@ -12,7 +12,7 @@ use super::cpuid::{CpuidPlan, Profile};
 use super::memory::RamLayout;
 use super::platform::{DeviceSet, Platform};
 use super::serial_file::ConsoleFiles;
-use super::vcpus::{CreatedVcpus, VcpuPlan};
+use super::vcpus::{CreatedVcpus, VcpuBegin, VcpuPlan};
 use crate::config::{CpusConfig, SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{CpuHotplug, HotplugLine};
 use crate::devices::debug_exit::DebugExit;
@@ -108,6 +108,11 @@ impl<'a> Blueprint<'a> {
             low_ram: ram.low,
         };
         let boot_state = boot::load(&memory, inputs)?;
+        Ok((self.vm_around(memory)?, boot_state))
+    }
+
+    /// A VM around memory in which everything is.
+    pub(super) fn vm_around(&self, memory: GuestMemoryMmap) -> Result<Vm, BuildError> {
         let vm = self.hypervisor.create_vm(memory)?;
         if !vm.disable_kvm_pmu()? {
             log::debug!("this KVM cannot switch its own vPMU off");
@@ -121,14 +126,14 @@ impl<'a> Blueprint<'a> {
         if self.hooks.halts_sleep && !vm.disable_halt_polling()? {
             log::debug!("this KVM polls in a halted vCPU: a clock counts that time as guest time");
         }
-        Ok((vm, boot_state))
+        Ok(vm)
     }
 
     /// Every possible vCPU, none with a thread yet.
     pub(super) fn create_vcpus(
         &self,
         vm: &Vm,
-        boot_state: BootState,
+        begin: VcpuBegin<'_>,
     ) -> Result<CreatedVcpus, BuildError> {
         let profile = self.hooks.cpuid.map_or(Profile::Host, Profile::around);
         let supported = self.hypervisor.supported_cpuid()?;
@@ -147,10 +152,10 @@ impl<'a> Blueprint<'a> {
         }
         let plan = VcpuPlan {
             cpuid,
-            boot_state,
+            begin,
             state_msrs: self.hypervisor.state_msrs()?,
         };
-        Ok(plan.create(vm, self.config.cpus.possible())?)
+        plan.create(vm, self.config.cpus.possible())
     }
 }
 
@@ -224,15 +229,12 @@ pub(super) fn lines() -> io::Result<(PowerButton, HotplugLine)> {
     Ok((PowerButton::new()?, HotplugLine::new()?))
 }
 
-/// Connects the lines of a machine whose devices are all there, and writes the ACPI
-/// tables.
-pub(super) fn show_devices(
+/// Writes the ACPI tables of a machine whose devices are all there.
+pub(super) fn write_tables(
     vm: &Vm,
     cpus: &CpusConfig,
-    platform: &Platform,
-) -> Result<DeviceSet, BuildError> {
-    platform.connect_lines(vm)?;
-    let devices = platform.devices();
+    devices: &DeviceSet,
+) -> Result<(), BuildError> {
     let vcpus = cpus.max;
     let tables = acpi::tables(cpus, devices).ok_or(BuildError::Acpi { vcpus })?;
     let written = vm.memory().write_slice(&tables, GuestAddress(layout::ACPI));
@@ -240,7 +242,7 @@ pub(super) fn show_devices(
         what: "ACPI tables",
         source,
     })?;
-    Ok(devices.clone())
+    Ok(())
 }
 
 /// The listener that feeds the serial port: from standard input, or from a socket's client.

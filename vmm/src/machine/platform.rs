@@ -10,8 +10,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::build_error::BuildError;
 use crate::devices::serial::ConsoleOutput;
 use crate::devices::virtio::OutputState;
-use crate::devices::{AcpiEvent, Bus, BusDevice, Device, Resources};
+use crate::devices::{AcpiEvent, Bus, BusDevice, Device, DeviceNotSaved, Resources};
 use crate::kvm::{KvmError, Vm};
+use crate::snapshot::{SectionError, Sections};
 use crate::vcpu::{Buses, DOORBELL_PORTS};
 
 /// A machine's devices while it is put together.
@@ -21,7 +22,8 @@ pub(super) struct Platform {
     ports: Bus,
     memory: Bus,
     lines: Vec<(EventFd, u32)>,
-    devices: DeviceSet,
+    /// In their order.
+    pub(super) devices: DeviceSet,
 }
 
 impl Platform {
@@ -70,15 +72,11 @@ impl Platform {
         Ok(())
     }
 
-    /// Connects every line.
-    pub(super) fn connect_lines(&self, vm: &Vm) -> Result<(), KvmError> {
+    /// Connects every line; gives the devices, in their order.
+    pub(super) fn connect(&self, vm: &Vm) -> Result<DeviceSet, KvmError> {
         let mut lines = self.lines.iter();
-        lines.try_for_each(|(event, line)| vm.connect_irq(event, *line))
-    }
-
-    /// The devices, in their order.
-    pub(super) const fn devices(&self) -> &DeviceSet {
-        &self.devices
+        lines.try_for_each(|(event, line)| vm.connect_irq(event, *line))?;
+        Ok(self.devices.clone())
     }
 
     /// The guest's address spaces.
@@ -145,6 +143,23 @@ impl DeviceSet {
         self.each().rev().for_each(|mut device| device.resume());
     }
 
+    /// Has each write what the guest has made of it.
+    ///
+    /// # Errors
+    /// The first that cannot be saved.
+    pub(super) fn save(&self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+        self.each().try_for_each(|device| device.save(sections))
+    }
+
+    /// Has each take it back.
+    ///
+    /// # Errors
+    /// The first section that is missing or damaged.
+    pub(super) fn restore(&self, sections: &mut Sections) -> Result<(), SectionError> {
+        self.each()
+            .try_for_each(|mut device| device.restore(sections))
+    }
+
     /// Stops them for good: returns when their workers have ended.
     pub fn reset(&self) {
         self.each().for_each(|mut device| device.reset());
@@ -206,7 +221,7 @@ mod tests {
                 })
             ));
         }
-        assert_eq!(format!("{:?}", platform.devices()), "[\"debug-exit\"]");
+        assert_eq!(format!("{:?}", platform.devices), "[\"debug-exit\"]");
     }
 
     #[test]
@@ -217,8 +232,8 @@ mod tests {
             let bell = Arc::new(Mutex::new(Bell(port, Arc::clone(&log))));
             platform.place(&bell).unwrap();
         }
-        platform.devices().pause();
-        platform.devices().resume();
+        platform.devices.pause();
+        platform.devices.resume();
         let expected = [(1, "pause"), (2, "pause"), (2, "resume"), (1, "resume")];
         assert_eq!(*log.lock().unwrap(), expected);
     }

@@ -73,7 +73,7 @@ pub(super) struct SerialFile {
 impl SerialFile {
     /// Opens the file of `--serial`, and locks it. Its content stays until
     /// [`SerialFile::take`]. `None` if the console is no file, or /dev/null.
-    fn open(config: &VmConfig, files: &Files) -> Result<Option<Self>, SerialFileError> {
+    fn open(config: &VmConfig, files: Option<&Files>) -> Result<Option<Self>, SerialFileError> {
         match &config.serial {
             SerialConfig::File { path, append } => {
                 Self::open_at("--serial", path, *append, config, files)
@@ -83,7 +83,10 @@ impl SerialFile {
     }
 
     /// Opens the file of `--console` in the same way.
-    fn open_console(config: &VmConfig, files: &Files) -> Result<Option<Self>, SerialFileError> {
+    fn open_console(
+        config: &VmConfig,
+        files: Option<&Files>,
+    ) -> Result<Option<Self>, SerialFileError> {
         match &config.console {
             Some(ConsoleConfig::File(path)) => {
                 Self::open_at("--console", path, false, config, files)
@@ -97,7 +100,7 @@ impl SerialFile {
         path: &Path,
         append: bool,
         config: &VmConfig,
-        files: &Files,
+        files: Option<&Files>,
     ) -> Result<Option<Self>, SerialFileError> {
         if is_null_device(path) {
             return Ok(None);
@@ -111,7 +114,7 @@ impl SerialFile {
                 instead: instead_of(kind),
             },
         })?;
-        let named = files.flag_of(output.id());
+        let named = files.and_then(|files| files.flag_of(output.id()));
         if let Some(other) = named.or_else(|| filter(config, output.id())) {
             return Err(SerialFileError::Same {
                 flag,
@@ -164,7 +167,7 @@ impl ConsoleFiles {
     /// stays, whatever the flags say.
     pub(super) fn open(
         config: &VmConfig,
-        files: &Files,
+        files: Option<&Files>,
         again: bool,
     ) -> Result<Self, SerialFileError> {
         let mut opened = Self {

@@ -10,8 +10,10 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vpmu::ids::{MsrIndex, VcpuId};
 
+use super::build_error::BuildError;
 use super::cpuid::{self, CpuidPlan, Profile};
 use super::hotplug::StartVcpu;
+use super::restored::SavedVcpus;
 use crate::config::Topology;
 use crate::kvm::{BootState, Interrupter, KvmError, Vcpu, Vm};
 use crate::pmu::{PmuHooks, PortContext};
@@ -50,6 +52,8 @@ pub(super) struct VcpuSource {
     pub(super) buses: Arc<Buses>,
     pub(super) stop: Arc<StopSignal>,
     pub(super) observer: Arc<dyn ThreadObserver>,
+    /// The vCPUs of a snapshot, if the guest goes on from one.
+    pub(super) saved: Option<Arc<SavedVcpus>>,
 }
 
 /// A vCPU whose thread did not start, and KVM's vCPU, unless the thread died
@@ -62,7 +66,13 @@ pub(super) struct StartFailure {
 
 impl StartVcpu for VcpuSource {
     fn spawn(&self, id: VcpuId, mut vcpu: Vcpu) -> Result<VcpuHandle, StartFailure> {
-        let port = match self.port(id, &mut vcpu) {
+        let saved = self.saved.as_ref();
+        let saved = saved.and_then(|all| Some((all.take(id)?, all.tsc_now())));
+        let (saved, port) = match saved {
+            Some((section, tsc)) => (Some((Box::new(section.kvm), tsc)), Some(section.port)),
+            None => (None, None),
+        };
+        let port = match self.port(id, &mut vcpu, port) {
             Ok(port) => port,
             Err(source) => {
                 return Err(StartFailure {
@@ -79,6 +89,7 @@ impl StartVcpu for VcpuSource {
             buses: Arc::clone(&self.buses),
             stop: Arc::clone(&self.stop),
             observer: Arc::clone(&self.observer),
+            saved,
         };
         VcpuHandle::spawn(parts, port).map_err(|failure| StartFailure {
             error: failure.error.into(),
@@ -88,9 +99,14 @@ impl StartVcpu for VcpuSource {
 }
 
 impl VcpuSource {
-    /// The builder of the vCPU's port. The vCPU is reset first: an interrupt to
-    /// all CPUs reaches a vCPU without a thread too.
-    fn port(&self, id: VcpuId, vcpu: &mut Vcpu) -> Result<crate::vcpu::PortBuilder, KvmError> {
+    /// The builder of the vCPU's port, which goes on as `saved`. The vCPU is reset first: an
+    /// interrupt to all CPUs reaches a vCPU without a thread too.
+    fn port(
+        &self,
+        id: VcpuId,
+        vcpu: &mut Vcpu,
+        saved: Option<Vec<u8>>,
+    ) -> Result<crate::vcpu::PortBuilder, KvmError> {
         vcpu.reset()?;
         Ok((self.hooks.port)(&PortContext {
             vcpu: id,
@@ -98,6 +114,7 @@ impl VcpuSource {
             tsc: vcpu.tsc_rate()?,
             memory: &self.memory,
             interrupter: &self.interrupter,
+            saved,
         }))
     }
 }
@@ -108,6 +125,17 @@ pub(super) struct CreatedVcpus {
     pub(super) vcpus: BTreeMap<VcpuId, Vcpu>,
     /// Features that KVM shows the guest against its CPUID table.
     pub(super) leaked: Vec<&'static str>,
+    /// The MSRs that a vCPU may have here.
+    pub(super) msrs: Arc<[MsrIndex]>,
+}
+
+/// What the vCPUs begin with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum VcpuBegin<'a> {
+    /// The boot CPU is at the kernel's first instruction.
+    Boot(BootState),
+    /// They go on where they were saved.
+    Saved(&'a SavedVcpus),
 }
 
 /// Warns of features that KVM shows the guest against its CPUID table.
@@ -125,37 +153,45 @@ pub(super) fn warn_of_leaks(leaked: &[&str]) {
 #[derive(Debug)]
 pub(super) struct VcpuPlan<'a> {
     pub(super) cpuid: CpuidPlan<'a>,
-    pub(super) boot_state: BootState,
+    pub(super) begin: VcpuBegin<'a>,
     pub(super) state_msrs: Vec<MsrIndex>,
 }
 
 impl VcpuPlan<'_> {
     /// Creates these vCPUs, each as firmware leaves it. The boot CPU, which
-    /// never leaves, is at the kernel's first instruction.
+    /// never leaves, is at the kernel's first instruction. A saved vCPU gets its state with
+    /// its thread.
     ///
     /// # Errors
-    /// What KVM says.
+    /// What KVM says, or what a saved vCPU needs and this host lacks.
     pub(super) fn create(
         mut self,
         vm: &Vm,
         ids: impl Iterator<Item = VcpuId>,
-    ) -> Result<CreatedVcpus, KvmError> {
+    ) -> Result<CreatedVcpus, BuildError> {
         let mut created = CreatedVcpus::default();
         for id in ids {
             let mut vcpu = vm.create_vcpu(self.cpuid.topology.apic_id(id))?;
             let table = self.cpuid.table(id);
             vcpu.set_cpuid(&table)?;
+            // As KVM shows it, which may be more than it was told.
+            if let VcpuBegin::Saved(saved) = self.begin
+                && let Some(theirs) = saved.cpuid(id, &vcpu.cpuid()?)?
+            {
+                vcpu.set_cpuid(&theirs)?;
+            }
             if id.0 == 0 {
                 created.leaked = cpuid::leaked(&table, &vcpu.cpuid()?);
             }
             set_registers(&vcpu, self.cpuid.profile)?;
-            if id.0 == 0 {
-                vcpu.set_boot_state(self.boot_state)?;
-            } else {
-                self.state_msrs = vcpu.remember_power_on(&self.state_msrs)?;
+            match self.begin {
+                VcpuBegin::Boot(state) if id.0 == 0 => vcpu.set_boot_state(state)?,
+                VcpuBegin::Saved(_) if id.0 == 0 => {}
+                _ => self.state_msrs = vcpu.remember_power_on(&self.state_msrs)?,
             }
             created.vcpus.insert(id, vcpu);
         }
+        created.msrs = self.state_msrs.into();
         Ok(created)
     }
 }

@@ -49,6 +49,8 @@ pub struct PortContext<'a> {
     pub memory: &'a GuestMemoryMmap,
     /// Interrupts that are no NMIs.
     pub interrupter: &'a Interrupter,
+    /// What the port was when it was saved; `None` begins anew.
+    pub saved: Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for PmuHooks {

@@ -51,6 +51,24 @@ impl LostReads {
         self.unread = 0;
     }
 
+    /// The writes since the last read, and whether reads are lost, for a snapshot.
+    pub(super) const fn saved(&self) -> (u32, bool) {
+        (self.unread, self.are)
+    }
+
+    /// Goes on from there, on a host on which reads can be lost.
+    pub(super) const fn put_back(&mut self, (unread, are): (u32, bool)) {
+        if self.can_be {
+            // One less than the write that shows it, so that it is still to come.
+            self.unread = if unread < LOST_AT {
+                unread
+            } else {
+                LOST_AT - 1
+            };
+            self.are = are;
+        }
+    }
+
     /// A RDPMC of its kernel's reached us, or its driver comes up anew.
     pub(super) const fn forgive(&mut self) {
         *self = Self {

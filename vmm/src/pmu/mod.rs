@@ -254,7 +254,7 @@ impl PmuPlan {
             let host = backing.driver(vcpu, tsc, OverflowSignal(kick::SIGNAL));
             let (rules, uncore) = (rules.clone(), uncore.clone());
             let (monitors, totals) = (Arc::clone(&monitors), Arc::clone(&totals));
-            let lessons = Arc::clone(&lessons);
+            let (lessons, saved) = (Arc::clone(&lessons), context.saved.clone());
             let build = move |kvm_vcpu: &mut Vcpu| {
                 let learned = lessons.from(kvm_vcpu, &memory, is_clock)?;
                 let parts = PmuPortParts {
@@ -276,6 +276,7 @@ impl PmuPlan {
                     uncore,
                     monitors,
                     totals,
+                    saved,
                 };
                 Ok(Box::new(PmuPort::new(parts)?) as Box<dyn MsrPort>)
             };

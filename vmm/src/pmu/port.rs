@@ -1,5 +1,6 @@
 //! The PMU's side of [`MsrPort`]: what the vCPU's run loop calls.
 
+mod saved;
 mod write;
 
 use std::sync::Arc;
@@ -29,7 +30,10 @@ use crate::kvm::{Gp, Interrupter, Vcpu};
 use crate::rate_limit::RateLimit;
 use crate::stop::PortError;
 use crate::sys::kick;
-use crate::vcpu::{MonitorOrder, MonitorOutcome, MsrPort, VcpuPmuStatus, WrmsrAnswer};
+use crate::vcpu::{
+    MonitorOrder, MonitorOutcome, MsrPort, PortNotSaved, VcpuPmuStatus, WrmsrAnswer,
+};
+use saved::SavedPort;
 use write::Unwritten;
 
 /// How long a program may read 0 on a host whose RDPMC is silent, if it mapped an
@@ -85,16 +89,26 @@ pub(super) struct PmuPortParts {
     pub(super) monitors: Arc<VmMonitors>,
     /// The VM's totals.
     pub(super) totals: Arc<VmTotals>,
+    /// What the port was when it was saved.
+    pub(super) saved: Option<Vec<u8>>,
 }
 
 impl PmuPort {
     /// A port for the calling thread.
     ///
     /// # Errors
-    /// If the host gives no timer.
+    /// If the host gives no timer, or the saved PMU cannot go on here.
     pub(super) fn new(parts: PmuPortParts) -> Result<Self, PortError> {
         let timer = KickTimer::new(kick::SIGNAL, parts.entry_cost).map_err(PortError::timer)?;
-        let mut pmu = DynVcpuPmu::new(parts.model, parts.host, parts.rules);
+        let saved = parts.saved.as_deref().map(SavedPort::of).transpose()?;
+        let mut pmu = match &saved {
+            None => DynVcpuPmu::new(parts.model, parts.host, parts.rules),
+            Some(saved) => saved.pmu(parts.model, parts.host, parts.rules)?,
+        };
+        let mut lost_reads = LostReads::new(parts.access);
+        if let Some(saved) = saved {
+            saved.put_back(&parts.sites, &mut lost_reads)?;
+        }
         for (id, spec) in parts.monitors.all() {
             if spec.is_for(parts.vcpu)
                 && let Err(error) = pmu.attach(id, spec.attr, spec.policy)
@@ -108,7 +122,7 @@ impl PmuPort {
             pmu,
             uncore: parts.uncore.map(|u| UncorePort::begin(u, parts.vcpu)),
             sites: parts.sites,
-            lost_reads: LostReads::new(parts.access),
+            lost_reads,
             injector: PmiInjector::new(parts.apic_id, parts.interrupter)?,
             clock: GuestClock::new(parts.time, parts.tsc, parts.entry_cost),
             timer,
@@ -260,6 +274,10 @@ impl MsrPort for PmuPort {
             MonitorOrder::Detach(id) => self.pmu.detach(id),
         };
         Ok(view.map(Into::into))
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, PortNotSaved> {
+        self.saved()
     }
 
     fn finish(self: Box<Self>) -> Totals {

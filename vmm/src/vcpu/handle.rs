@@ -9,14 +9,15 @@ use std::thread::{self, JoinHandle};
 use thiserror::Error;
 use vpmu::Totals;
 use vpmu::host::linux::sysfs::CpuSet;
-use vpmu::ids::VcpuId;
+use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::buses::Buses;
 use super::port::{MonitorOrder, MonitorOutcome, MsrPort, PortBuilder, VcpuPmuStatus};
 use super::required_cpus::{CpuGuard, RequiredCpus, VcpuAffinity};
+use super::saving::{VcpuSaveError, VcpuSection};
 use super::state::VcpuState;
 use super::thread::VcpuThread;
-use crate::kvm::Vcpu;
+use crate::kvm::{KvmError, SavedVcpu, Vcpu};
 use crate::stop::{PortError, StopSignal};
 use crate::sys::affinity::{self, Tid};
 use crate::sys::kick::{self, Registration};
@@ -33,6 +34,8 @@ pub enum VcpuMessage {
     Report(Sender<VcpuReport>),
     /// Attach or detach a monitor, and say what became of it.
     Monitor(MonitorOrder, Sender<(VcpuId, MonitorOutcome)>),
+    /// Save the vCPU and its port, which stands. `msrs`: those that it may have.
+    Save(Arc<[MsrIndex]>, Sender<Result<VcpuSection, VcpuSaveError>>),
     /// End.
     Stop,
 }
@@ -77,6 +80,14 @@ pub enum SpawnError {
         /// Why not.
         source: io::Error,
     },
+    /// KVM does not take the state in which it was saved.
+    #[error("KVM does not take the saved state of vCPU {vcpu}")]
+    Restore {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// Why.
+        source: KvmError,
+    },
     /// It ended before it was ready.
     #[error("the thread of vCPU {vcpu} panicked")]
     Died {
@@ -116,6 +127,9 @@ pub struct VcpuParts {
     pub stop: Arc<StopSignal>,
     /// Who is told of the thread's end.
     pub observer: Arc<dyn ThreadObserver>,
+    /// What it was when it was saved, and what its TSC is to be. The vCPU becomes that when
+    /// its port is there, which may have tried the vCPU.
+    pub saved: Option<(Box<SavedVcpu>, u64)>,
 }
 
 /// Is told of the end of vCPU threads.
@@ -265,6 +279,13 @@ fn main(
             return Some(parts.vcpu);
         }
     };
+    if let Some((saved, tsc)) = parts.saved.take() {
+        if let Err(source) = parts.vcpu.restore(&saved, tsc) {
+            drop(ready.send(Err(SpawnError::Restore { vcpu: id, source })));
+            return Some(parts.vcpu);
+        }
+        parts.vcpu.guest_was_stopped();
+    }
     // The other end waits for exactly this.
     drop(ready.send(Ok(Tid::current())));
     let thread = VcpuThread {

@@ -22,6 +22,7 @@ mod handle;
 mod port;
 pub mod presence;
 mod required_cpus;
+mod saving;
 mod set;
 mod state;
 mod thread;
@@ -32,9 +33,10 @@ pub use handle::{
 };
 pub use port::{
     CounterStatus, CountingState, DOORBELL_PORT, DOORBELL_PORTS, MonitorOrder, MonitorOutcome,
-    MonitorReading, MonitorStatus, MsrPort, NoPmu, PortBuilder, UncountedNames, VcpuPmuStatus,
-    WrmsrAnswer,
+    MonitorReading, MonitorStatus, MsrPort, NoPmu, PortBuilder, PortNotSaved, UncountedNames,
+    VcpuPmuStatus, WrmsrAnswer,
 };
 pub use required_cpus::{CHECK_PERIOD, RequiredCpus, VcpuAffinity};
+pub use saving::{VcpuSaveError, VcpuSection};
 pub use set::{NoAnswer, VcpuSet};
 pub use state::VcpuState;

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use vpmu::ids::VcpuId;
+use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::{
-    MonitorOrder, MonitorOutcome, RequiredCpus, VcpuHandle, VcpuMessage, VcpuReport, VcpuState,
+    MonitorOrder, MonitorOutcome, RequiredCpus, VcpuHandle, VcpuMessage, VcpuReport, VcpuSaveError,
+    VcpuSection, VcpuState,
 };
 use crate::kvm::Vcpu;
 use crate::sys::affinity::Tid;
@@ -184,6 +185,20 @@ impl VcpuSet {
     ) -> Result<Vec<(VcpuId, MonitorOutcome)>, NoAnswer> {
         let asked = self.lock().ask(only, |to| VcpuMessage::Monitor(order, to));
         answers(&asked, within)
+    }
+
+    /// Has each vCPU say what it is for a snapshot. They stand.
+    ///
+    /// # Errors
+    /// If one does not answer within `within`, or cannot be saved.
+    pub fn save(
+        &self,
+        msrs: &Arc<[MsrIndex]>,
+        within: Duration,
+    ) -> Result<Vec<VcpuSection>, VcpuSaveError> {
+        let save = |to| VcpuMessage::Save(Arc::clone(msrs), to);
+        let asked = self.lock().ask(None, save);
+        answers(&asked, within)?.into_iter().collect()
     }
 
     /// Ends the threads and joins them.

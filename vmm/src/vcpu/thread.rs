@@ -181,6 +181,10 @@ impl VcpuThread {
                 drop(to.send((self.id, self.port.monitor(order))));
                 state
             }
+            VcpuMessage::Save(msrs, to) => {
+                drop(to.send(self.save(state, &msrs)));
+                state
+            }
             // It stands because of the reason, and executes nothing beyond it.
             VcpuMessage::Run if self.stop.reason().is_some() => state,
             VcpuMessage::Run => after(state, Order::Run),

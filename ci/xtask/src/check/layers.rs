@@ -30,6 +30,7 @@ const VMM: Layers = Layers {
         &["sys"],
         &["output"],
         &["error_text", "rate_limit", "fuzz_input"],
+        &["snapshot"],
         &["kvm"],
         &["config", "stop"],
         &["cli", "probe", "devices"],

@@ -31,6 +31,7 @@ mod rdpmc;
 mod row;
 mod said;
 mod seen;
+mod snapshot;
 mod table;
 mod tools;
 mod uncore;

@@ -5,8 +5,8 @@ use anyhow::{bail, ensure};
 
 use super::{
     GuestTest, calls, contention, control, disks, exec, hotplug, hybrid, intel_host, memory, mock,
-    models, monitors, newest, payloads, perf, perf_storm, perf_test, rdpmc, uncore, uncore_storm,
-    zeros,
+    models, monitors, newest, payloads, perf, perf_storm, perf_test, rdpmc, snapshot, uncore,
+    uncore_storm, zeros,
 };
 
 /// The kernels of hosts and of guests.
@@ -26,6 +26,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     all.extend(monitors::all());
     all.extend(hybrid::all());
     all.extend(hotplug::all());
+    all.extend(snapshot::all());
     all.extend(models::all());
     all.extend(rdpmc::all());
     all.extend(payloads::all());

@@ -28,9 +28,10 @@ use vpmu::ids::VcpuId;
 pub use aml::{APIC_ENABLED, local_apic};
 pub use answer::{DEVICE_BUSY, GuestAnswer};
 
-use super::{AcpiAction, AcpiEvent, BusDevice, Device, ResourceError, Resources};
+use super::{AcpiAction, AcpiEvent, BusDevice, Device, DeviceNotSaved, ResourceError, Resources};
 use crate::config::CpusConfig;
 use crate::kvm::layout::CPU_HOTPLUG;
+use crate::snapshot::{SectionError, Sections};
 
 /// The size of the registers, in bytes.
 pub const LEN: u64 = 12;
@@ -186,6 +187,15 @@ impl Device for CpuHotplug {
             line: IRQ,
             action: AcpiAction::Call(aml::SCAN),
         })
+    }
+
+    fn save(&self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+        Ok(sections.put(self.name(), &(self.selected, self.ost_event))?)
+    }
+
+    fn restore(&mut self, sections: &mut Sections) -> Result<(), SectionError> {
+        (self.selected, self.ost_event) = sections.take(self.name())?;
+        Ok(())
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use acpi_tables::AmlSink;
 
 use super::aml;
-use crate::devices::{BusDevice, Device, ResourceError, Resources};
+use crate::devices::{BusDevice, Device, DeviceNotSaved, ResourceError, Resources};
 use crate::kvm::layout::{PCI_ECAM, PCI_ECAM_LEN};
+use crate::snapshot::{SectionError, Sections};
 
 /// How many functions a bus has: one of each device number.
 pub const MAX_FUNCTIONS: usize = 32;
@@ -165,6 +166,16 @@ impl Device for ConfigPorts {
 
     fn resources(&mut self, resources: &mut Resources) -> Result<(), ResourceError> {
         resources.ports(CONFIG_PORTS, CONFIG_PORT_COUNT)
+    }
+
+    fn save(&self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+        Ok(sections.put(self.name(), &self.address)?)
+    }
+
+    fn restore(&mut self, sections: &mut Sections) -> Result<(), SectionError> {
+        let address: u32 = sections.take(self.name())?;
+        self.address = address & Self::ADDRESS;
+        Ok(())
     }
 }
 

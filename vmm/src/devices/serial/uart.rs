@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes that wait for the guest, at most.
 const FIFO_SIZE: usize = 64;
 
@@ -49,7 +51,7 @@ const LSR_SENT: u8 = 0x60;
 const MSR_CONNECTED: u8 = 0xb0;
 
 /// The state of one UART.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Uart {
     received: VecDeque<u8>,
     /// The guest has not been told yet that the transmitter is empty.
@@ -82,6 +84,12 @@ impl Default for Uart {
 }
 
 impl Uart {
+    /// Goes on as `saved`, whose FIFO may be no longer than ours.
+    pub(super) fn go_on_as(&mut self, mut saved: Self) {
+        saved.received.truncate(FIFO_SIZE);
+        *self = saved;
+    }
+
     /// How many bytes [`Uart::receive`] would take now.
     pub(super) fn room(&self) -> usize {
         if self.is_looped() {
@@ -211,6 +219,25 @@ impl Uart {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A snapshot's FIFO is no longer than ours, whatever its file says.
+    #[test]
+    fn a_saved_uart_goes_on_and_has_no_longer_fifo() {
+        let mut uart = Uart::default();
+        uart.write(SCRATCH, 0x5a);
+        uart.write(INTERRUPT_ENABLE, IER_RECEIVED);
+        uart.receive(b"ab");
+        assert!(uart.interrupts());
+        let bytes = postcard::to_allocvec(&uart).unwrap();
+        let mut other = Uart::default();
+        other.go_on_as(postcard::from_bytes(&bytes).unwrap());
+        assert_eq!((other.read(SCRATCH), other.read(DATA)), (0x5a, b'a'));
+        assert!(!other.interrupts(), "the guest has been told");
+        let mut long = Uart::default();
+        long.received.extend([0; 200]);
+        other.go_on_as(long);
+        assert_eq!((other.received.len(), other.room()), (FIFO_SIZE, 0));
+    }
 
     /// The causes that IIR names, until it names none.
     fn causes(uart: &mut Uart) -> Vec<u8> {

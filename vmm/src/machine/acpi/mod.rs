@@ -231,7 +231,7 @@ mod tests {
         let stop = Arc::new(StopSignal::new().unwrap());
         let power = PowerDevice::new(stop, PowerButton::new().unwrap());
         platform.place(&Arc::new(Mutex::new(power))).unwrap();
-        tables(cpus, platform.devices()).unwrap()
+        tables(cpus, &platform.devices).unwrap()
     }
 
     /// The table with this signature, its checksum verified.

@@ -96,7 +96,7 @@ impl World {
             now: Instant::now(),
             vm_ends: false,
         };
-        for (start, token) in world.table.boot(boot) {
+        for (start, token) in world.table.boot((0..boot).map(VcpuId)) {
             world.start(start, token);
         }
         world

@@ -15,6 +15,7 @@
 //! ENDBR64 at each target (IBT) would die of it, so Linux gets the first.
 
 use memchr::memmem;
+use serde::{Deserialize, Serialize};
 
 use super::gate::Gate;
 use super::virt::Virtual;
@@ -44,7 +45,7 @@ const IRETD: [u8; 1] = [0xcf];
 const RFLAGS_AC: u64 = 1 << 18;
 
 /// A doorbell at which a guest rings when it is entered for #GP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EntryHook {
     /// Where the doorbell is.
     bell: u64,
@@ -58,7 +59,7 @@ pub(super) struct EntryHook {
 }
 
 /// How the guest comes to the doorbell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum BellWay {
     /// It is in the place of these bytes, with which the handler begins.
     Text([u8; LEN]),
@@ -144,6 +145,14 @@ impl EntryHook {
                 gate.leads_to(guest, self.bell) && port == Some(self.port)
             }
         }
+    }
+
+    /// Whether its port is one that no device has.
+    pub(super) fn is_possible(&self) -> bool {
+        let free = DOORBELL_PORTS
+            .iter()
+            .any(|ports| ports.contains(&self.port));
+        free || self.port == DOORBELL_PORT
     }
 
     /// Where the doorbell is.

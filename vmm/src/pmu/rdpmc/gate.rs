@@ -2,6 +2,8 @@
 //!
 //! SDM vol. 3A, "IDT Descriptors", "64-Bit Mode IDT".
 
+use serde::{Deserialize, Serialize};
+
 use super::virt::Virtual;
 
 const GP_VECTOR: u64 = 13;
@@ -10,7 +12,7 @@ const DESCRIPTOR_LEN: u64 = 8;
 
 /// A gate through which #GP comes to a handler of 64 bits, or of 32 bits outside of long
 /// mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Gate {
     /// Where it lies.
     at: u64,

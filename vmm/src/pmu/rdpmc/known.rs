@@ -3,6 +3,7 @@
 //!
 //! A guest decides how much of it exists, so each list has a bound.
 
+use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
 use super::ReaderService;
@@ -16,7 +17,7 @@ pub(super) const MOST_SITES: usize = 256;
 const MOST_HOOKS: usize = 16;
 
 /// The scanned and the patched text of one VM.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     /// The scanned text: ascending and disjoint.
     texts: Vec<(RangeInclusive<u64>, ReaderService)>,
@@ -84,6 +85,20 @@ impl Known {
     /// Whether a doorbell writes to the port.
     pub(super) fn is_bell(&self, port: u8) -> bool {
         self.hooks.iter().any(|hook| hook.port() == port)
+    }
+
+    /// Whether these can be the places of a guest: within the bounds, in their order, and
+    /// with doorbells at ports that no device has.
+    pub(super) fn is_possible(&self) -> bool {
+        let ends = self.texts.iter().zip(self.texts.iter().skip(1));
+        let in_order = self
+            .texts
+            .iter()
+            .all(|(text, _)| text.start() <= text.end())
+            && { ends }.all(|((one, _), (next, _))| one.end() < next.start());
+        let sites = self.sites.len() <= MOST_SITES && self.sites.is_sorted_by(|a, b| a < b);
+        let hooks = self.hooks.len() <= MOST_HOOKS && self.hooks.iter().all(EntryHook::is_possible);
+        self.texts.len() <= MOST_TEXTS && in_order && sites && hooks
     }
 
     /// Whether the text of a guest has been looked at before.
@@ -193,6 +208,30 @@ mod tests {
         assert_eq!(known.add_sites(0..most), Some(()), "no new one");
         assert_eq!(known.add_sites(most..most + 1), None);
         assert!(known.is_site(0) && known.is_site(most - 1) && !known.is_site(most));
+    }
+
+    /// What a snapshot says is taken only within the bounds.
+    #[test]
+    fn lists_out_of_order_or_beyond_their_bounds_are_impossible() {
+        let mut known = Known::default();
+        known.fill(|n| page(n << 30));
+        known.add_sites((0..MOST_SITES as u64).rev());
+        assert!(known.is_possible());
+        let changed = |change: fn(&mut Known)| {
+            let mut other = known.clone();
+            change(&mut other);
+            other.is_possible()
+        };
+        assert!(!changed(|known| known.sites.push(u64::MAX)), "one too many");
+        assert!(!changed(|known| known.sites.swap(0, 1)));
+        assert!(!changed(|known| known.sites[1] = known.sites[0]));
+        assert!(!changed(|known| known.texts.swap(0, 1)));
+        assert!(!changed(
+            |known| known.texts[0].0 = RangeInclusive::new(5, 4)
+        ));
+        assert!(!changed(|known| known
+            .texts
+            .push((page(1 << 60), ReaderService::Served))));
     }
 
     #[test]

@@ -35,21 +35,25 @@ mod pattern;
 mod protected;
 mod request;
 mod rewriter;
+mod saved;
 mod scan;
 mod sites;
 mod user_access;
 mod virt;
+
+use serde::{Deserialize, Serialize};
 
 pub(in crate::pmu) use doorbell::Ring;
 #[cfg(any(test, feature = "fuzz"))]
 pub use fuzz::rdpmc as fuzz_rdpmc;
 pub(in crate::pmu) use request::{TextPlace, TextVerdict};
 pub(in crate::pmu) use rewriter::Rewriter;
+pub(in crate::pmu) use saved::SavedText;
 pub(in crate::pmu) use sites::Sites;
 pub(in crate::pmu) use user_access::UserAccess;
 
 /// Whether a guest's counter reads reach us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::pmu) enum ReaderService {
     /// All readers that the kernel has are rewritten, or it has none.
     Served,

@@ -79,6 +79,12 @@ impl Rewriter {
         Arc::clone(&self.lock())
     }
 
+    /// Knows this from now on, and has the vCPUs' copies renewed.
+    pub(super) fn replace(&self, known: Arc<Known>) {
+        *self.lock() = known;
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
     /// The answer for the text around `rip`, if there is one without a scan.
     pub(super) fn known_verdict(&self, rip: u64) -> Option<ReaderService> {
         let known = self.lock();

@@ -16,11 +16,13 @@
 //! mode (SDM vol. 3A, "Control Registers": virtual-8086 mode only), and a 64-bit
 //! Linux never sets it.
 
+use serde::{Deserialize, Serialize};
+
 const VME: u64 = 1 << 0;
 const PCE: u64 = 1 << 8;
 
 /// How a host treats a RDPMC that is permitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::pmu) enum UserAccess {
     /// It faults: CR4.PCE is the guest's.
     Faults,

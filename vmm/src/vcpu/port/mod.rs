@@ -7,6 +7,7 @@ mod status;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use thiserror::Error;
 use vpmu::Totals;
 use vpmu::ids::{MsrIndex, VcpuId};
 
@@ -103,10 +104,29 @@ pub trait MsrPort {
         Ok(None)
     }
 
+    /// What the port is, for a snapshot: bytes that are the port's own. Called as
+    /// [`MsrPort::status`] is; the guest may go on afterwards.
+    ///
+    /// # Errors
+    /// If it has a part that cannot be saved.
+    fn save(&mut self) -> Result<Vec<u8>, PortNotSaved> {
+        Ok(Vec::new())
+    }
+
     /// Ends the port: the vCPU does not enter the guest any more. Called on the
     /// vCPU's thread, as its last use. Returns the totals of the vCPU's PMU.
     #[must_use]
     fn finish(self: Box<Self>) -> Totals;
+}
+
+/// A part of a guest's PMU that cannot be saved.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{what} cannot be saved yet; start the VM without {flag}")]
+pub struct PortNotSaved {
+    /// The part.
+    pub what: &'static str,
+    /// The flag that gives the guest this part.
+    pub flag: &'static str,
 }
 
 /// Builds the port of one vCPU, on that vCPU's thread. It may try the vCPU, which has not

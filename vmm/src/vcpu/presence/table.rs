@@ -46,11 +46,11 @@ impl<K> PresenceTable<K> {
         u16::try_from(self.entries.len()).unwrap_or(u16::MAX)
     }
 
-    /// The guest boots with the first `boot` vCPUs. The uncore PMUs know them
-    /// from the beginning, and no request is needed.
+    /// The guest begins with these vCPUs. The uncore PMUs know them from the
+    /// beginning, and no request is needed.
     #[must_use = "start each thread"]
-    pub fn boot(&mut self, boot: u16) -> Vec<(StartThread, K)> {
-        let vcpus = (0..boot.min(self.max())).map(VcpuId);
+    pub fn boot(&mut self, vcpus: impl IntoIterator<Item = VcpuId>) -> Vec<(StartThread, K)> {
+        let vcpus = vcpus.into_iter();
         vcpus.filter_map(|vcpu| self.begin(vcpu, true)).collect()
     }
 

@@ -21,7 +21,7 @@ const EJECTION_GOES_ON: u32 = 0x84;
 /// The table of a VM that runs, with `boot` of `max` vCPUs.
 fn table(boot: u16, max: u16) -> PresenceTable<VcpuId> {
     let mut table = PresenceTable::new((0..max).map(VcpuId));
-    for (start, kept) in table.boot(boot) {
+    for (start, kept) in table.boot((0..boot).map(VcpuId)) {
         assert_eq!(kept, start.vcpu());
         assert_eq!(table.started(start, Instant::now()), PresenceSteps::none());
     }

@@ -26,9 +26,10 @@ use self::common::{ACKNOWLEDGE, CommonConfig, DRIVER, DRIVER_OK, FAILED, FEATURE
 use self::places::{BarPart, CapabilityOffsets};
 use super::{Activation, ActiveQueue, ConfigInterrupt, OutputState, VirtioDevice};
 use crate::devices::pci::{ConfigSpace, InterruptLine, MAX_VECTORS, Msix, PciFunction};
-use crate::devices::{BusDevice, Device, ResourceError, Resources};
+use crate::devices::{BusDevice, Device, DeviceNotSaved, ResourceError, Resources};
 use crate::error_text::one_line;
 use crate::rate_limit::RateLimit;
+use crate::snapshot::Sections;
 
 /// The length of a device's BAR, in bytes.
 pub const BAR_LEN: u32 = places::BAR_LEN;
@@ -307,6 +308,12 @@ impl VirtioPci {
 }
 
 impl Device for VirtioPci {
+    fn save(&self, _sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+        Err(DeviceNotSaved::Kind {
+            device: self.name().to_owned(),
+        })
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -1,11 +1,14 @@
-//! A vCPU's power-on state, saved and restored: KVM cannot destroy a vCPU while
-//! its VM lives, so an unplugged vCPU is kept, and reset before it is plugged in
-//! again (guest-contract, rule G-704).
+//! A vCPU's state, read from KVM and put back, for two purposes:
+//!
+//! * its power-on state. KVM cannot destroy a vCPU while its VM lives, so an unplugged
+//!   vCPU is kept, and reset before it is plugged in again (guest-contract, rule G-704);
+//! * its state in a snapshot, put into a vCPU of another VM.
 //!
 //! The state is read from KVM rather than taken from a table, so it contains
 //! everything that this KVM stores. CPUID does not change after the first run.
 #![expect(unsafe_code, reason = "KVM_SET_XSAVE")]
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use kvm_bindings::{
@@ -13,14 +16,26 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, KvmNestedStateBuffer, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
+use vpmu::host::software::Khz;
 use vpmu::ids::MsrIndex;
 
-use super::{KvmError, ioctl};
+use super::apic::apic_register;
+use super::{CpuidEntry, KvmError, ioctl};
 
 /// The most MSRs of one ioctl (Linux: `MAX_IO_MSRS`).
 const MOST_MSRS: usize = 256;
 
 const TSC: u32 = 0x10;
+/// IA32_TSC_DEADLINE, and the APIC's timer entry, whose mode it belongs to (SDM vol. 3A,
+/// "TSC-Deadline Mode").
+const TSC_DEADLINE: u32 = 0x6e0;
+const APIC_LVT_TIMER: usize = 0x320;
+const TIMER_MODE: u32 = 3 << 17;
+const MODE_TSC_DEADLINE: u32 = 2 << 17;
+/// The wall clock of KVM's clock, by its two numbers: one for all vCPUs (Linux:
+/// "KVM-specific MSRs").
+const WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
 /// MTRRs, and the machine-check banks: KVM keeps them and does not list them.
 const UNLISTED: [std::ops::Range<u32>; 6] = [
     0x200..0x210,
@@ -35,7 +50,7 @@ const UNLISTED: [std::ops::Range<u32>; 6] = [
 /// VM's, and not Hyper-V's, which no guest here is offered; the TSC is set in
 /// step with the others'.
 const fn is_the_vcpus(index: u32) -> bool {
-    !matches!(index, 0x11 | 0x4b56_4d00 | TSC | 0x4000_0000..=0x4000_0fff)
+    !matches!(index, TSC | 0x4000_0000..=0x4000_0fff | 0x11 | 0x4b56_4d00)
 }
 
 /// The parts of a vCPU's state that this KVM can read and write.
@@ -56,8 +71,9 @@ impl StateCaps {
     }
 }
 
-/// The state of one vCPU.
-pub(super) struct PowerOn {
+/// The state of one vCPU. In a snapshot it is without the state of a guest's guests.
+#[derive(Serialize, Deserialize)]
+pub(super) struct VcpuImage {
     regs: kvm_regs,
     sregs: kvm_sregs,
     xsave: kvm_xsave,
@@ -66,13 +82,14 @@ pub(super) struct PowerOn {
     lapic: kvm_lapic_state,
     events: kvm_vcpu_events,
     mp_state: kvm_mp_state,
+    #[serde(skip)]
     nested: Option<KvmNestedStateBuffer>,
-    msrs: Vec<(MsrIndex, u64)>,
+    msrs: Vec<(u32, u64)>,
 }
 
-impl fmt::Debug for PowerOn {
+impl fmt::Debug for VcpuImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PowerOn")
+        f.debug_struct("VcpuImage")
             .field("msrs", &self.msrs.len())
             .finish_non_exhaustive()
     }
@@ -88,7 +105,7 @@ pub(super) fn candidates(listed: &[u32]) -> Vec<MsrIndex> {
     all.into_iter().map(MsrIndex).collect()
 }
 
-impl PowerOn {
+impl VcpuImage {
     /// Reads the state, of `msrs` those that KVM has.
     ///
     /// # Errors
@@ -112,13 +129,17 @@ impl PowerOn {
             lapic: fd.get_lapic().map_err(ioctl("KVM_GET_LAPIC"))?,
             events: fd.get_vcpu_events().map_err(ioctl("KVM_GET_VCPU_EVENTS"))?,
             nested: nested.transpose().map_err(ioctl("KVM_GET_NESTED_STATE"))?,
-            msrs: read_msrs(fd, msrs)?,
+            msrs: read_msrs(fd, msrs)?
+                .into_iter()
+                .map(|(index, value)| (index.0, value))
+                .collect(),
         })
     }
 
     /// The MSRs that KVM has.
     pub(super) fn msrs(&self) -> Vec<MsrIndex> {
-        self.msrs.iter().map(|&(index, _)| index).collect()
+        let indices = self.msrs.iter().map(|&(index, _)| MsrIndex(index));
+        indices.collect()
     }
 
     /// Makes the vCPU what it was.
@@ -126,6 +147,12 @@ impl PowerOn {
     /// # Errors
     /// What the ioctls say, or the first MSR that is not to be changed back.
     pub(super) fn restore(&self, fd: &VcpuFd) -> Result<(), KvmError> {
+        // A host that writes 0 has KVM put the TSC in step with the VM's other vCPUs.
+        self.restore_with(fd, &[(MsrIndex(TSC), 0)])
+    }
+
+    /// The same, with these MSRs written before the state's.
+    fn restore_with(&self, fd: &VcpuFd, first: &[(MsrIndex, u64)]) -> Result<(), KvmError> {
         if let Some(nested) = &self.nested {
             fd.set_nested_state(nested)
                 .map_err(ioctl("KVM_SET_NESTED_STATE"))?;
@@ -144,24 +171,107 @@ impl PowerOn {
                 .map_err(ioctl("KVM_SET_DEBUGREGS"))?;
         }
         fd.set_lapic(&self.lapic).map_err(ioctl("KVM_SET_LAPIC"))?;
-        self.restore_msrs(fd)?;
+        self.restore_msrs(fd, first)?;
         fd.set_vcpu_events(&self.events)
             .map_err(ioctl("KVM_SET_VCPU_EVENTS"))?;
         fd.set_mp_state(self.mp_state)
             .map_err(ioctl("KVM_SET_MP_STATE"))
     }
 
-    /// Only what has changed is written: some are fixed after the first run.
-    fn restore_msrs(&self, fd: &VcpuFd) -> Result<(), KvmError> {
+    /// Only what has changed is written: some are fixed after the first run. In their
+    /// order: the TSC is there before its deadline.
+    fn restore_msrs(&self, fd: &VcpuFd, first: &[(MsrIndex, u64)]) -> Result<(), KvmError> {
+        write_msrs(fd, first)?;
         let now = read_msrs(fd, &self.msrs())?;
-        let changed = self.msrs.iter().zip(&now).filter(|(then, now)| then != now);
-        let mut changed: Vec<_> = changed.map(|(&then, _)| then).collect();
-        // A host that writes 0 has KVM put it in step with the VM's other vCPUs.
-        changed.push((MsrIndex(TSC), 0));
+        let now: BTreeMap<u32, u64> = now.into_iter().map(|(index, v)| (index.0, v)).collect();
+        let changed = self.msrs.iter().filter(|(i, v)| now.get(i) != Some(v));
+        let changed: Vec<_> = changed.map(|&(i, v)| (MsrIndex(i), v)).collect();
         for part in changed.chunks(MOST_MSRS) {
             write_msrs(fd, part)?;
         }
         Ok(())
+    }
+
+    /// KVM clears a deadline that is over, and delivers its interrupt at the next entry: in
+    /// another VM, which has none to deliver, the deadline is over anew.
+    fn keep_deadline(&mut self, tsc: u64) {
+        let timer = apic_register(&self.lapic, APIC_LVT_TIMER);
+        if timer & TIMER_MODE == MODE_TSC_DEADLINE {
+            let deadline = self.msrs.iter_mut().find(|(i, _)| *i == TSC_DEADLINE);
+            if let Some((_, deadline @ 0)) = deadline {
+                *deadline = tsc;
+            }
+        }
+    }
+}
+
+/// A vCPU in a snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedVcpu {
+    state: VcpuImage,
+    /// Its TSC when it was saved.
+    tsc: u64,
+    /// The rate of its TSC, in kHz.
+    tsc_khz: u32,
+    /// The VM's wall clock, which each vCPU can read.
+    wall_clock: Vec<(u32, u64)>,
+    /// What CPUID answers.
+    cpuid: Vec<CpuidEntry>,
+}
+
+impl SavedVcpu {
+    /// Saves a vCPU that stands at an exit boundary. Of `msrs` those count that KVM has.
+    ///
+    /// # Errors
+    /// What the ioctls say.
+    pub(super) fn read(
+        fd: &VcpuFd,
+        caps: StateCaps,
+        msrs: &[MsrIndex],
+        cpuid: Vec<CpuidEntry>,
+    ) -> Result<Self, KvmError> {
+        let mut state = VcpuImage::read(fd, caps, msrs)?;
+        let tsc = read_msrs(fd, &[MsrIndex(TSC)])?;
+        let tsc = tsc.first().map(|(_, value)| *value).unwrap_or_default();
+        state.keep_deadline(tsc);
+        let wall_clock = read_msrs(fd, &WALL_CLOCK.map(MsrIndex))?;
+        Ok(Self {
+            state,
+            tsc,
+            tsc_khz: fd.get_tsc_khz().map_err(ioctl("KVM_GET_TSC_KHZ"))?,
+            wall_clock: wall_clock.into_iter().map(|(i, v)| (i.0, v)).collect(),
+            cpuid,
+        })
+    }
+
+    /// The rate of its TSC.
+    #[must_use]
+    pub const fn tsc_rate(&self) -> Khz {
+        Khz(self.tsc_khz)
+    }
+
+    /// Its TSC when it was saved.
+    #[must_use]
+    pub const fn tsc(&self) -> u64 {
+        self.tsc
+    }
+
+    /// What CPUID answers.
+    #[must_use]
+    pub fn cpuid(&self) -> &[CpuidEntry] {
+        &self.cpuid
+    }
+
+    /// Puts it into a vCPU that has not run. `tsc` is what its TSC is to be now: vCPUs that
+    /// get the same within a second are in step.
+    ///
+    /// # Errors
+    /// What the ioctls say, or the first MSR that KVM refused.
+    pub(super) fn restore(&self, fd: &VcpuFd, tsc: u64) -> Result<(), KvmError> {
+        let mut first = vec![(MsrIndex(TSC), tsc)];
+        let set = self.wall_clock.iter().filter(|(_, at)| *at != 0);
+        first.extend(set.map(|&(index, at)| (MsrIndex(index), at)));
+        self.state.restore_with(fd, &first)
     }
 }
 

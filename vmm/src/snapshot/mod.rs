@@ -1,0 +1,18 @@
+//! A snapshot on its way to a folder and back: files and bytes, not what they mean.
+//!
+//! ```text
+//! DIR/state     what a VM is besides its memory, in sections by name: see `state_file`
+//! DIR/memory    its memory, sparse: a page of zeros is a hole
+//! ```
+//! Each part of a VM writes and reads its own section, and knows alone what is in it.
+
+/// The section with the flags of `perfvisor run`, as `--print-config` prints them.
+pub const FLAGS: &str = "flags";
+
+mod folder;
+mod sections;
+mod state_file;
+
+pub use folder::{NewSnapshot, SnapshotError, SnapshotFolder};
+pub use sections::{SectionError, Sections};
+pub use state_file::{StateFileError, VERSION};
