@@ -131,10 +131,11 @@ fn guest(kernel: &str, flags: &str, line: &str) -> String {
 }
 
 /// The end of the guest's line: waits for the word, which is vCPU 3, and its start, ends
-/// the load, and says what was.
+/// the load, and says what was. What perf still prints comes before that.
 fn ending() -> String {
     format!(
-        "until [ -d cpu3 ]; do sleep 0.2; done; kill $load; sleep 3; \
+        "until [ -d cpu3 ]; do sleep 0.2; done; kill $load; \
+         while pidof perf >/dev/null; do sleep 0.2; done; sleep 3; \
          n=0; until grep -q 3 online || [ $((n += 1)) -gt 100 ]; do sleep 0.2; done; \
          echo online=$(cat online); {ASK}"
     )
