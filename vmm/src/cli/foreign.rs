@@ -28,7 +28,7 @@ const fn renamed(names: &'static [&'static str], instead: &'static str) -> Forei
 }
 
 #[rustfmt::skip]
-const FOREIGN: [Foreign; 36] = [
+const FOREIGN: [Foreign; 38] = [
     renamed(
         &["--block", "--rwdisk", "--root", "--rwroot", "--pmem", "--drive", "-drive", "-hdb", "-hdc", "-hdd", "-cdrom", "-blockdev"],
         "--disk path=P, with readonly=on or format=qcow2",
@@ -50,10 +50,9 @@ const FOREIGN: [Foreign; 36] = [
     missing(&["--balloon"], "balloons", "--memory size=N for a fixed size"),
     missing(&["--tpm", "-tpmdev"], "TPMs", "a guest that needs none"),
     renamed(&["--config-file", "--cfg", "-readconfig"], "--config FILE, a TOML file with flags as keys"),
-    missing(
-        &["--restore", "--snapshot", "-loadvm", "-incoming", "-snapshot"],
-        "snapshots", "perfvisor ctl pause and resume to halt a guest for a time",
-    ),
+    renamed(&["--snapshot", "-loadvm"], "--restore DIR, a folder that perfvisor ctl snapshot has made"),
+    missing(&["-incoming"], "live migrations", "perfvisor ctl snapshot DIR and --restore DIR"),
+    missing(&["-snapshot"], "disks whose writes are thrown away", "a copy of the disk"),
     missing(
         &["--seccomp", "--seccomp-level", "--seccomp-filter", "--no-seccomp", "--seccomp-policy-dir", "--landlock", "--landlock-rules", "--jail", "-sandbox"],
         "sandboxes", "an unprivileged user, or the sandbox of a container",

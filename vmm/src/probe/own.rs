@@ -23,7 +23,7 @@ const USED: [Range<u16>; 3] = [
 /// that is not as it was before, so that no guest can run there.
 pub type OwnAnswer<T> = Result<Result<T, ProbeError>, KvmError>;
 
-/// [`super::rdpmc`] on a vCPU that has not run yet, which has this memory. The vCPU and
+/// [`super::rdpmc()`] on a vCPU that has not run yet, which has this memory. The vCPU and
 /// the memory are as before afterwards.
 ///
 /// # Errors

@@ -22,7 +22,7 @@ fn a_missing_command_is_named_with_the_choices() {
     let (vcpu, monitor) = (ctl("vcpu"), ctl("monitor"));
     for (args, command, accepted) in [
         (&[][..], "perfvisor", "run, exec, doctor or ctl"),
-        (&vcpu[..3], "perfvisor ctl", "monitor, vcpu or shutdown"),
+        (&vcpu[..3], "perfvisor ctl", "vcpu, snapshot or shutdown"),
         (&vcpu, "perfvisor ctl vcpu", "add, remove or list"),
         (&monitor, "perfvisor ctl monitor", "add, remove or list"),
     ] {
@@ -96,7 +96,8 @@ fn the_flags_of_other_vmms_are_known() {
         (&["--balloon", "size=0"], "no balloons yet; use --memory"),
         (&["--tpm", "socket=x"], "no TPMs yet; use "),
         (&["--config-file", "vm.json"], "use --config FILE"),
-        (&["--restore", "source_url=x"], "no snapshots yet; use "),
+        (&["-loadvm", "x"], "use --restore DIR"),
+        (&["-incoming", "x"], "no live migrations yet; use "),
         (&["--seccomp", "true"], "no sandboxes yet; use "),
         (
             &["-m", "512M"],
