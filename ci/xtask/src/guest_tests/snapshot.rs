@@ -115,7 +115,8 @@ fn went_on(seen: &Seen) -> Result<u64> {
     complaints::none(&seen.console)?;
     let (guest, host) = (seen.number("seconds=")?, seen.number("host-seconds=")?);
     ensure!(
-        guest.abs_diff(host) <= 2,
+        // The host looks when the guest has ended, which takes a slow host some time.
+        (guest.saturating_sub(1)..=guest + 30).contains(&host),
         "the guest's clock: {guest}, the host's: {host}"
     );
     seen.number("samples=")
