@@ -40,10 +40,11 @@ impl Vcpu {
 mod tests {
     use std::path::Path;
 
-    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+    use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
     use crate::kvm::{Exit, Hypervisor};
+    use crate::sys::guest_ram::GuestRam;
 
     #[test]
     fn the_registers_are_as_before() {
@@ -55,7 +56,7 @@ mod tests {
             BootState::Long { entry: 0x4000 },
             BootState::Multiboot { entry: 0x4000 },
         ] {
-            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+            let memory = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
             // in eax, 0x81; out 0x80, al
             let code = [0x66, 0xe5, 0x81, 0xe6, 0x80];
             memory.write_slice(&code, GuestAddress(0x1000)).unwrap();

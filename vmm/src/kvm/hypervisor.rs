@@ -10,10 +10,10 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm};
 use serde::{Deserialize, Serialize};
-use vm_memory::GuestMemoryMmap;
 use vpmu::ids::MsrIndex;
 
 use super::{KvmError, Vm, access, ioctl, vcpu_image};
+use crate::sys::guest_ram::GuestRam;
 
 /// The only version of the API that exists (KVM API documentation,
 /// "KVM_GET_API_VERSION").
@@ -167,7 +167,7 @@ impl Hypervisor {
     ///
     /// # Errors
     /// What the ioctls say.
-    pub fn create_vm(&self, memory: GuestMemoryMmap) -> Result<Vm, KvmError> {
+    pub fn create_vm(&self, memory: GuestRam) -> Result<Vm, KvmError> {
         let fd = self.kvm.create_vm().map_err(ioctl("KVM_CREATE_VM"))?;
         Vm::set_up(fd, memory)
     }

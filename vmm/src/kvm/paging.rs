@@ -5,7 +5,8 @@
 //!
 //! SDM vol. 3A, "32-Bit Paging", "PAE Paging", "4-Level Paging and 5-Level Paging".
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use crate::sys::guest_ram::GuestRam;
+use vm_memory::{Bytes, GuestAddress};
 
 /// The paging mode and the page tables of a vCPU at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Paging {
 
     /// The page that holds `address`; `None` where none is mapped, where none can
     /// be, or where the tables lie outside memory.
-    pub fn page(&self, memory: &GuestMemoryMmap, address: u64) -> Option<Page> {
+    pub fn page(&self, memory: &GuestRam, address: u64) -> Option<Page> {
         self.is_possible(address).then_some(())?;
         if self.levels == 0 {
             return Some(unpaged(address));
@@ -109,7 +110,7 @@ impl Paging {
         }
     }
 
-    fn entry(&self, memory: &GuestMemoryMmap, table: u64, index: u64) -> Option<u64> {
+    fn entry(&self, memory: &GuestRam, table: u64, index: u64) -> Option<u64> {
         if self.levels == NARROW {
             let at = GuestAddress(table + index * (ENTRY_BYTES / 2));
             return memory.read_obj::<u32>(at).ok().map(u64::from);
@@ -159,7 +160,7 @@ pub(crate) mod tests {
 
     /// Guest memory with page tables at 1 MiB that map what the test says.
     pub(crate) struct Guest {
-        pub(crate) memory: GuestMemoryMmap,
+        pub(crate) memory: GuestRam,
         next_table: u64,
     }
 
@@ -170,7 +171,7 @@ pub(crate) mod tests {
 
     impl Guest {
         pub(crate) fn new() -> Self {
-            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap();
+            let memory = GuestRam::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap();
             Self {
                 memory,
                 next_table: 0x10_1000,

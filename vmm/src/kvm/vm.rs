@@ -8,18 +8,19 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, MsrExitReason, NoDatamatch, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::layout;
 use super::msi::{MsiLine, MsiRoutes};
 use super::{KvmError, MsrFilter, Vcpu, VmChips, ioctl};
+use crate::sys::guest_ram::GuestRam;
 
 /// A KVM virtual machine and the memory that it may touch.
 #[derive(Debug)]
 pub struct Vm {
     fd: Arc<VmFd>,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     routes: Arc<MsiRoutes>,
 }
 
@@ -46,7 +47,7 @@ impl Interrupter {
 }
 
 impl Vm {
-    pub(super) fn set_up(fd: VmFd, memory: GuestMemoryMmap) -> Result<Self, KvmError> {
+    pub(super) fn set_up(fd: VmFd, memory: GuestRam) -> Result<Self, KvmError> {
         fd.set_identity_map_address(layout::IDENTITY_MAP)
             .map_err(ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(layout::TSS)
@@ -81,7 +82,7 @@ impl Vm {
 
     /// The guest's memory.
     #[must_use]
-    pub fn memory(&self) -> &GuestMemoryMmap {
+    pub fn memory(&self) -> &GuestRam {
         &self.memory
     }
 

@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
+use vm_memory::bitmap::NewBitmap;
 use vm_memory::mmap::{FromRangesError, MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap, MemoryRegionAddress,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress,
 };
 
 use crate::config::MemoryConfig;
@@ -17,6 +17,7 @@ use crate::kvm::layout::{
     ABOVE_4G, ACPI, DEVICE_GAP, HIGH_RAM, LOW_RAM_END, PCI_ECAM, PCI_ECAM_LEN,
 };
 use crate::sys::core_dump;
+use crate::sys::guest_ram::{GuestMapping, GuestRam, GuestRamRegion, WrittenPages};
 use crate::sys::memory_file::{self, HUGE_PAGE, PageSize};
 
 /// The reason why the guest cannot have its memory.
@@ -125,11 +126,7 @@ impl RamLayout {
     ///
     /// # Errors
     /// If the host gives no such file or mapping.
-    pub fn allocate(
-        self,
-        config: MemoryConfig,
-        shared: bool,
-    ) -> Result<GuestMemoryMmap, MemoryError> {
+    pub fn allocate(self, config: MemoryConfig, shared: bool) -> Result<GuestRam, MemoryError> {
         let size = self.low + self.high;
         let mib = size >> 20;
         check_against_host(config)?;
@@ -152,9 +149,10 @@ impl RamLayout {
             };
             let bytes = usize::try_from(len).unwrap_or(usize::MAX);
             let builder = || {
-                let builder = MmapRegionBuilder::new(bytes)
-                    .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                    .with_hugetlbfs(config.hugepages);
+                let builder =
+                    MmapRegionBuilder::new_with_bitmap(bytes, WrittenPages::with_len(bytes))
+                        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                        .with_hugetlbfs(config.hugepages);
                 match &file {
                     Some(file) => builder
                         .with_mmap_flags(libc::MAP_SHARED | reserve)
@@ -172,10 +170,10 @@ impl RamLayout {
                 }
                 Err(error) => return Err(map_error(error.into())),
             };
-            let region = GuestRegionMmap::new(region, GuestAddress(start));
+            let region = GuestRamRegion::new(region, GuestAddress(start));
             regions.push(region.ok_or_else(|| map_error(FromRangesError::InvalidGuestRegion))?);
         }
-        let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| map_error(e.into()))?;
+        let memory = GuestRam::from_regions(regions).map_err(|e| map_error(e.into()))?;
         for region in memory.iter() {
             let len = usize::try_from(region.len()).unwrap_or_default();
             if let Err(error) = memory_file::prefer_huge_pages(region.as_ptr(), len) {
@@ -189,11 +187,7 @@ impl RamLayout {
     ///
     /// # Errors
     /// If the host gives no such mapping.
-    pub fn map_saved(
-        self,
-        config: MemoryConfig,
-        file: File,
-    ) -> Result<GuestMemoryMmap, MemoryError> {
+    pub fn map_saved(self, config: MemoryConfig, file: File) -> Result<GuestRam, MemoryError> {
         let mib = (self.low + self.high) >> 20;
         if config.hugepages {
             log::warn!("--memory: hugepages=on: the memory of a snapshot has normal pages");
@@ -206,16 +200,16 @@ impl RamLayout {
                 continue;
             }
             let bytes = usize::try_from(len).unwrap_or(usize::MAX);
-            let region = MmapRegionBuilder::new(bytes)
+            let region = MmapRegionBuilder::new_with_bitmap(bytes, WrittenPages::with_len(bytes))
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
                 .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
                 .with_file_offset(FileOffset::from_arc(Arc::clone(&file), offset))
                 .build()
                 .map_err(|error| map_error(error.into()))?;
-            let region = GuestRegionMmap::new(region, GuestAddress(start));
+            let region = GuestRamRegion::new(region, GuestAddress(start));
             regions.push(region.ok_or_else(|| map_error(FromRangesError::InvalidGuestRegion))?);
         }
-        let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| map_error(e.into()))?;
+        let memory = GuestRam::from_regions(regions).map_err(|e| map_error(e.into()))?;
         made_ready(memory, config)
     }
 
@@ -246,10 +240,7 @@ impl RamLayout {
 }
 
 /// Memory that is no part of core dumps, and is there if it is to be.
-fn made_ready(
-    memory: GuestMemoryMmap,
-    config: MemoryConfig,
-) -> Result<GuestMemoryMmap, MemoryError> {
+fn made_ready(memory: GuestRam, config: MemoryConfig) -> Result<GuestRam, MemoryError> {
     for region in memory.iter() {
         // A guest's secrets have no place in a core dump of the VMM.
         let len = usize::try_from(region.len()).unwrap_or_default();
@@ -268,8 +259,8 @@ fn made_ready(
 /// The mapping again, at an address where the host can back it with huge pages; or the first
 /// one, if there is no such address. Linux aligns mappings of nothing, and places a mapping of
 /// a file right below the last one: so mappings of nothing go before it.
-fn aligned<E>(first: MmapRegion, again: impl Fn() -> Result<MmapRegion, E>) -> MmapRegion {
-    let is_aligned = |region: &MmapRegion| region.as_ptr().addr().is_multiple_of(HUGE_PAGE);
+fn aligned<E>(first: GuestMapping, again: impl Fn() -> Result<GuestMapping, E>) -> GuestMapping {
+    let is_aligned = |region: &GuestMapping| region.as_ptr().addr().is_multiple_of(HUGE_PAGE);
     if is_aligned(&first) || first.size() < HUGE_PAGE {
         return first;
     }
@@ -297,7 +288,7 @@ fn aligned<E>(first: MmapRegion, again: impl Fn() -> Result<MmapRegion, E>) -> M
 /// file of normal pages. One by one, each page of 4 KiB costs an exit of the guest. The host's
 /// kernel may be too old (before 6.1), or have no huge page: the guest's use then provides
 /// normal ones.
-pub fn provide(memory: &GuestMemoryMmap, addresses: &Range<u64>) {
+pub fn provide(memory: &GuestRam, addresses: &Range<u64>) {
     for region in memory.iter() {
         if region.file_offset().is_none() || region.is_hugetlbfs() == Some(true) {
             continue;
@@ -425,7 +416,7 @@ mod tests {
     }
 
     /// What `/proc/self/smaps` tells of a mapping: "Rss:" is what is there of it.
-    fn tells(memory: &GuestMemoryMmap, of: &str) -> String {
+    fn tells(memory: &GuestRam, of: &str) -> String {
         let start = format!("\n{:x}-", memory.iter().next().unwrap().as_ptr().addr());
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let entry = maps.split_once(&start).unwrap().1;
@@ -444,10 +435,7 @@ mod tests {
 
     /// Memory that starts at a huge page. Linux maps below what was mapped last, so what is
     /// not aligned is kept, and a filler below it; another thread's mapping may come between.
-    fn aligned(
-        allocate: impl Fn() -> GuestMemoryMmap,
-        start: impl Fn(&GuestMemoryMmap) -> usize,
-    ) -> GuestMemoryMmap {
+    fn aligned(allocate: impl Fn() -> GuestRam, start: impl Fn(&GuestRam) -> usize) -> GuestRam {
         const TRIES: u32 = 20;
         let mut kept = Vec::new();
         for _ in 0..TRIES {
@@ -467,7 +455,7 @@ mod tests {
     #[test]
     fn what_the_kernel_uses_has_huge_pages_in_a_file() {
         let allocate = |shared| RamLayout::of(8 << 20).allocate(PLAIN, shared).unwrap();
-        let start = |memory: &GuestMemoryMmap| memory.iter().next().unwrap().as_ptr();
+        let start = |memory: &GuestRam| memory.iter().next().unwrap().as_ptr();
         let memory = aligned(|| allocate(true), |memory| start(memory).addr());
         if let Err(error) = memory_file::collapse(start(&memory), HUGE_PAGE) {
             println!("skipped: the host makes no huge pages of a file: {error}");

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::acpi;
 use super::boot::{self, BootError, BootInputs, Initramfs, KernelImage};
@@ -25,6 +25,7 @@ use crate::kvm::{BootState, Hypervisor, Vm, layout};
 use crate::pmu::PmuHooks;
 use crate::stop::StopSignal;
 use crate::sys::files::FileId;
+use crate::sys::guest_ram::GuestRam;
 use crate::sys::socket_file::SocketFile;
 use crate::sys::terminal;
 
@@ -112,7 +113,7 @@ impl<'a> Blueprint<'a> {
     }
 
     /// A VM around memory in which everything is.
-    pub(super) fn vm_around(&self, memory: GuestMemoryMmap) -> Result<Vm, BuildError> {
+    pub(super) fn vm_around(&self, memory: GuestRam) -> Result<Vm, BuildError> {
         let vm = self.hypervisor.create_vm(memory)?;
         if !vm.disable_kvm_pmu()? {
             log::debug!("this KVM cannot switch its own vPMU off");

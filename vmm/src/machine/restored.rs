@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
-use vm_memory::GuestMemoryMmap;
 use vpmu::ids::VcpuId;
 
 use super::memory::{MemoryError, RamLayout};
@@ -13,6 +12,7 @@ use super::saving::{CHIPS, MACHINE, MachineSection, realtime, vcpu_section};
 use crate::config::VmConfig;
 use crate::kvm::{CpuidEntry, KvmError, SavedChips, VmChips};
 use crate::snapshot::{SnapshotError, SnapshotFolder};
+use crate::sys::guest_ram::GuestRam;
 use crate::vcpu::VcpuSection;
 
 /// The reason why a VM cannot go on from a snapshot.
@@ -113,7 +113,7 @@ impl RestoredVm {
 
     /// The memory: pages come from the file when the guest uses them, and what it writes
     /// stays its own.
-    pub(super) fn memory(&self, config: &VmConfig) -> Result<GuestMemoryMmap, RestoredError> {
+    pub(super) fn memory(&self, config: &VmConfig) -> Result<GuestRam, RestoredError> {
         let file = self.folder.memory.file.try_clone();
         let file = file.map_err(|source| {
             RestoredError::Folder(SnapshotError::Read {

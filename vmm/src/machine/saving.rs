@@ -13,15 +13,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vm_memory::{
-    Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
-};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::builder::MachineControl;
 use crate::devices::DeviceNotSaved;
 use crate::kvm::{KvmError, Vm, VmChips};
 use crate::snapshot::{FLAGS, NewSnapshot, SectionError, Sections, SnapshotError};
+use crate::sys::guest_ram::GuestRam;
 use crate::vcpu::presence::Presence;
 use crate::vcpu::{NoAnswer, VcpuSaveError};
 
@@ -97,7 +96,7 @@ pub enum SaveError {
 #[derive(Debug)]
 pub(super) struct VmSaver {
     chips: VmChips,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     /// The MSRs that a vCPU may have here.
     msrs: Arc<[MsrIndex]>,
     /// The flags of `perfvisor run` as text, or why there is none.
@@ -197,7 +196,7 @@ impl VmSaver {
 }
 
 /// Writes the memory, one region behind the other. Where it is zero the file has a hole.
-fn write_memory(memory: &GuestMemoryMmap, file: &File) -> io::Result<()> {
+fn write_memory(memory: &GuestRam, file: &File) -> io::Result<()> {
     const PIECE: usize = 256 << 10;
     let mut piece = vec![0; PIECE];
     let mut base = 0;
@@ -259,7 +258,7 @@ mod tests {
             .open(dir.join("m"));
         let file = file.unwrap();
         let ranges = [(GuestAddress(0), 1 << 20), (GuestAddress(4 << 30), 2 << 20)];
-        let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
+        let memory = GuestRam::from_ranges(&ranges).unwrap();
         let places = [
             (0, 0usize),
             (4095, 4095),

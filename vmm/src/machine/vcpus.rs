@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thiserror::Error;
-use vm_memory::GuestMemoryMmap;
 use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::build_error::BuildError;
@@ -18,6 +17,7 @@ use crate::config::Topology;
 use crate::kvm::{BootState, Interrupter, KvmError, Vcpu, Vm};
 use crate::pmu::{PmuHooks, PortContext};
 use crate::stop::StopSignal;
+use crate::sys::guest_ram::GuestRam;
 use crate::vcpu::{Buses, SpawnError, ThreadObserver, VcpuHandle, VcpuParts};
 
 /// IA32_MISC_ENABLE and IA32_MTRR_DEF_TYPE (Intel SDM vol. 4).
@@ -46,7 +46,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub(super) struct VcpuSource {
     pub(super) hooks: PmuHooks,
-    pub(super) memory: GuestMemoryMmap,
+    pub(super) memory: GuestRam,
     pub(super) interrupter: Interrupter,
     pub(super) topology: Topology,
     pub(super) buses: Arc<Buses>,

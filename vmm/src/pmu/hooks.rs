@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use vm_memory::GuestMemoryMmap;
 use vpmu::host::software::Khz;
 use vpmu::ids::VcpuId;
 use vpmu::uncore::UncoreModel;
@@ -12,6 +11,7 @@ use super::totals::VmTotals;
 use super::uncore::SharedUncore;
 use crate::config::CoreTypes;
 use crate::kvm::{Interrupter, MsrFilter};
+use crate::sys::guest_ram::GuestRam;
 use crate::vcpu::{NoPmu, PortBuilder, VcpuAffinity};
 
 /// The parts that a PMU adds to a machine.
@@ -46,7 +46,7 @@ pub struct PortContext<'a> {
     /// The rate of its TSC.
     pub tsc: Khz,
     /// The guest's memory.
-    pub memory: &'a GuestMemoryMmap,
+    pub memory: &'a GuestRam,
     /// Interrupts that are no NMIs.
     pub interrupter: &'a Interrupter,
     /// What the port was when it was saved; `None` begins anew.

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use vm_memory::GuestMemoryMmap;
 use vpmu::units::Nanos;
 
 use super::rdpmc::{Rewriter, UserAccess};
 use crate::kvm::{KvmError, Vcpu};
 use crate::probe::{self, ProbeError, Rdpmc, RdpmcClass};
+use crate::sys::guest_ram::GuestRam;
 
 /// What the ports of all vCPUs have to know.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Lessons {
     pub(super) fn from(
         &self,
         vcpu: &mut Vcpu,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         is_clock: bool,
     ) -> Result<&Learned, KvmError> {
         if let Some(known) = self.0.get() {

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use vpmu::host::software::Khz;
 
 use super::{ProbeError, code};
 use crate::kvm::{BootState, Exit, Hypervisor, Vcpu, Vm};
+use crate::sys::guest_ram::GuestRam;
 
 /// RAM of a probe that measures no RAM: one megabyte, all that real mode sees.
 pub(super) const SMALL: usize = 1 << 20;
@@ -44,7 +45,7 @@ impl ProbeGuest {
         ram: usize,
         program: &[u8],
     ) -> Result<Self, ProbeError> {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), ram)])?;
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), ram)])?;
         write_code(&memory, program)?;
         let vm = hypervisor.create_vm(memory)?;
         vm.disable_kvm_pmu()?;
@@ -81,7 +82,7 @@ impl ProbeGuest {
     /// Where the guest's RAM lies in this process.
     #[must_use]
     pub fn ram(&self) -> Vec<Range<u64>> {
-        let range = |region: &vm_memory::GuestRegionMmap| {
+        let range = |region: &crate::sys::guest_ram::GuestRamRegion| {
             let start = region.as_ptr() as u64;
             start..start.saturating_add(region.len())
         };
@@ -145,7 +146,7 @@ impl ProbeRun<'_> {
 }
 
 /// Writes a probe's code, and its interrupt table.
-pub(super) fn write_code(memory: &GuestMemoryMmap, program: &[u8]) -> Result<(), ProbeError> {
+pub(super) fn write_code(memory: &GuestRam, program: &[u8]) -> Result<(), ProbeError> {
     // An entry of the interrupt table: offset, then segment 0.
     let mut table = Vec::with_capacity(code::VECTORS * 4);
     for vector in 0..code::VECTORS {

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 use vpmu::units::Nanos;
 
 use super::cost::exit_cost_of;
@@ -11,6 +11,7 @@ use super::guest::{ProbeRun, write_code};
 use super::rdpmc::answers;
 use super::{ProbeError, Rdpmc, code};
 use crate::kvm::{BootState, KvmError, Vcpu};
+use crate::sys::guest_ram::GuestRam;
 
 /// Memory that a probe writes: the interrupt table, the code, the stack.
 const USED: [Range<u16>; 3] = [
@@ -28,11 +29,7 @@ pub type OwnAnswer<T> = Result<Result<T, ProbeError>, KvmError>;
 ///
 /// # Errors
 /// The outer error says that they are not; the inner one is the probe's.
-pub fn own_rdpmc(
-    vcpu: &mut Vcpu,
-    memory: &GuestMemoryMmap,
-    indices: &[u32],
-) -> OwnAnswer<Vec<Rdpmc>> {
+pub fn own_rdpmc(vcpu: &mut Vcpu, memory: &GuestRam, indices: &[u32]) -> OwnAnswer<Vec<Rdpmc>> {
     run(vcpu, memory, &code::RDPMC, |mut run| {
         answers(&mut run, indices)
     })
@@ -42,7 +39,7 @@ pub fn own_rdpmc(
 ///
 /// # Errors
 /// As [`own_rdpmc`].
-pub fn own_exit_cost(vcpu: &mut Vcpu, memory: &GuestMemoryMmap) -> OwnAnswer<Nanos> {
+pub fn own_exit_cost(vcpu: &mut Vcpu, memory: &GuestRam) -> OwnAnswer<Nanos> {
     let tsc = vcpu.tsc_rate()?;
     run(vcpu, memory, &code::EXITS, |mut run| {
         exit_cost_of(&mut run, tsc)
@@ -51,7 +48,7 @@ pub fn own_exit_cost(vcpu: &mut Vcpu, memory: &GuestMemoryMmap) -> OwnAnswer<Nan
 
 fn run<T>(
     vcpu: &mut Vcpu,
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     program: &[u8],
     work: impl FnOnce(ProbeRun<'_>) -> Result<T, ProbeError>,
 ) -> OwnAnswer<T> {
@@ -76,9 +73,7 @@ fn run<T>(
     Ok(found)
 }
 
-fn save(
-    memory: &GuestMemoryMmap,
-) -> Result<Vec<(GuestAddress, Vec<u8>)>, vm_memory::GuestMemoryError> {
+fn save(memory: &GuestRam) -> Result<Vec<(GuestAddress, Vec<u8>)>, vm_memory::GuestMemoryError> {
     let read = |range: Range<u16>| {
         let at = GuestAddress(range.start.into());
         let mut bytes = vec![0; range.len()];

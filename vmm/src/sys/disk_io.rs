@@ -8,7 +8,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use crate::sys::guest_ram::GuestRam;
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
 /// The most pieces that one call takes (`IOV_MAX`).
 const MAX_PIECES: usize = 1024;
@@ -37,8 +39,8 @@ unsafe impl Send for Pieces {}
 pub fn transfer(
     file: &File,
     way: Transfer,
-    memory: &GuestMemoryMmap,
-    buffers: impl Iterator<Item = (GuestAddress, u32)>,
+    memory: &GuestRam,
+    buffers: impl Iterator<Item = (GuestAddress, u32)> + Clone,
     offset: u64,
     pieces: &mut Pieces,
 ) -> io::Result<()> {
@@ -49,7 +51,7 @@ pub fn transfer(
     };
     let outside = |_| io::Error::from_raw_os_error(libc::EFAULT);
     pieces.clear();
-    for (address, len) in buffers {
+    for (address, len) in buffers.clone() {
         let slices = memory.get_slices(address, len as usize, access);
         for slice in slices.map_err(outside)? {
             let slice = slice.map_err(outside)?;
@@ -61,7 +63,21 @@ pub fn transfer(
     }
     let result = move_all(file, way, pieces, offset);
     pieces.clear();
+    // Behind the last byte: whoever takes the notes sees either them or the bytes.
+    if way == Transfer::Read {
+        for (address, len) in buffers {
+            note_written(memory, address, len);
+        }
+    }
     result
+}
+
+/// Notes a range that the host wrote by a pointer.
+fn note_written(memory: &GuestRam, address: GuestAddress, len: u32) {
+    let slices = memory.get_slices(address, len as usize, Permissions::Write);
+    for slice in slices.into_iter().flatten().flatten() {
+        slice.bitmap().mark_dirty(0, slice.len());
+    }
 }
 
 fn move_all(
@@ -151,15 +167,16 @@ pub fn clear(file: &File, how: Clear, offset: u64, len: u64) -> io::Result<()> {
 mod tests {
     use std::fs::OpenOptions;
 
-    use vm_memory::Bytes;
+    use vm_memory::{Bytes, GuestMemoryBackend};
 
     use super::*;
+    use crate::sys::guest_ram::WrittenPages;
     use crate::sys::scratch::Scratch;
 
     /// Two regions side by side, as below and above a border of RAM.
-    fn memory() -> GuestMemoryMmap {
+    fn memory() -> GuestRam {
         let (low, high) = (GuestAddress(0), GuestAddress(0x2000));
-        GuestMemoryMmap::from_ranges(&[(low, 0x2000), (high, 0x2000)]).unwrap()
+        GuestRam::from_ranges(&[(low, 0x2000), (high, 0x2000)]).unwrap()
     }
 
     #[test]
@@ -184,6 +201,26 @@ mod tests {
         let mut back = vec![0; 4096];
         memory.read_slice(&mut back, GuestAddress(0x1000)).unwrap();
         assert_eq!(back, bytes);
+    }
+
+    /// The host writes by pointers, of which nobody knows but us.
+    #[test]
+    fn what_was_read_from_the_disk_is_noted_as_written() {
+        let scratch = Scratch::new("disk-io-noted");
+        let path = scratch.0.join("disk");
+        std::fs::write(&path, vec![1; 8192]).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let (file, memory, mut pieces) = (file.unwrap(), memory(), Pieces::default());
+        let notes = || memory.iter().map(|region| (**region).bitmap());
+        notes().for_each(WrittenPages::start);
+        let mut pages = |way, address, len| {
+            let buffers = [(GuestAddress(address), len)].into_iter();
+            transfer(&file, way, &memory, buffers, 0, &mut pieces).unwrap();
+            notes().map(|notes| notes.take()[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(pages(Transfer::Read, 0x1ffe, 4), [2, 1]);
+        assert_eq!(pages(Transfer::Write, 0, 0x4000), [0, 0]);
+        assert_eq!(pages(Transfer::Read, 0x1000, 0x1000), [2, 0]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks, threads' times and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks, threads' times and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, the guest's memory, an end out of order.
 
 pub mod affinity;
 pub mod child;
@@ -8,6 +8,7 @@ pub mod disk_io;
 pub mod end;
 pub mod file_lock;
 pub mod files;
+pub mod guest_ram;
 pub mod kick;
 pub mod limits;
 pub mod memory_file;

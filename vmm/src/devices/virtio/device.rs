@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
+use crate::sys::guest_ram::GuestRam;
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 /// The device types (Virtio 1.2, "Device Types").
@@ -47,7 +47,7 @@ impl ActiveQueue {
     ///
     /// # Errors
     /// If the guest's queue is not usable any more, or the host does not take the event.
-    pub fn tell_driver(&mut self, memory: &GuestMemoryMmap) -> io::Result<()> {
+    pub fn tell_driver(&mut self, memory: &GuestRam) -> io::Result<()> {
         match self.queue.needs_notification(memory) {
             Ok(true) => self.call.write(1),
             Ok(false) => Ok(()),
@@ -111,7 +111,7 @@ impl ConfigInterrupt {
 #[derive(Debug)]
 pub struct Activation {
     /// The guest's memory. Its regions are parts of a shared file if another process maps it.
-    pub memory: GuestMemoryMmap,
+    pub memory: GuestRam,
     /// The features that device and driver have agreed on, VIRTIO_F_VERSION_1 among them.
     pub features: u64,
     /// The queues that the driver enabled, by number; it may leave some out.

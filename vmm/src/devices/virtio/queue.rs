@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use thiserror::Error;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, Permissions};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{ActivateError, Activation, ActiveQueue};
+use crate::sys::guest_ram::GuestRam;
 
 /// The features of queues that our devices offer: descriptors in tables of their own,
 /// and notifications from a named index on.
@@ -79,7 +80,7 @@ impl Chain {
     /// Copies bytes of the readable buffers from `offset` on; returns how many.
     pub(super) fn read_at(
         &self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         offset: u64,
         into: &mut [u8],
     ) -> Result<usize, GuestMemoryError> {
@@ -89,7 +90,7 @@ impl Chain {
     /// Copies bytes to the writable buffers from `offset` on; returns how many.
     pub(super) fn write_at(
         &self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         offset: u64,
         from: &[u8],
     ) -> Result<usize, GuestMemoryError> {
@@ -99,7 +100,7 @@ impl Chain {
     /// Copies bytes of some buffers from `offset` on; returns how many.
     pub(super) fn copy_from(
         buffers: &[GuestBuffer],
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         offset: u64,
         into: &mut [u8],
     ) -> Result<usize, GuestMemoryError> {
@@ -118,7 +119,7 @@ impl Chain {
     /// Copies bytes to some buffers from `offset` on; returns how many.
     pub(super) fn copy_to(
         buffers: &[GuestBuffer],
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         offset: u64,
         from: &[u8],
     ) -> Result<usize, GuestMemoryError> {
@@ -169,7 +170,7 @@ pub(super) fn pieces(
 
 /// Whether every entry of the three rings is in RAM. `Queue::is_valid` says the same,
 /// with log lines that a guest could cause without end.
-fn rings_are_in_ram(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
+fn rings_are_in_ram(queue: &Queue, memory: &GuestRam) -> bool {
     let size = usize::from(queue.size());
     // Virtio 1.2, "Split Virtqueues": with the events behind the rings.
     let rings = [
@@ -185,7 +186,7 @@ fn rings_are_in_ram(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
 #[derive(Debug)]
 pub(super) struct DeviceQueue {
     active: ActiveQueue,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     /// Whether something was used that the driver has not been told of.
     untold: bool,
 }
@@ -208,7 +209,7 @@ impl DeviceQueue {
     /// If its rings are not in RAM. Later accesses to them find RAM.
     pub(super) fn new(
         mut active: ActiveQueue,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         features: u64,
     ) -> Result<Self, ActivateError> {
         let queue = &mut active.queue;
@@ -227,7 +228,7 @@ impl DeviceQueue {
     }
 
     /// The guest's memory.
-    pub(super) const fn memory(&self) -> &GuestMemoryMmap {
+    pub(super) const fn memory(&self) -> &GuestRam {
         &self.memory
     }
 

@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{ActivateError, Activation, ActiveQueue, ConfigInterrupt, VirtioDevice};
+use crate::sys::guest_ram::GuestRam;
 
 /// The guest's RAM.
 pub(crate) const RAM: u64 = 16 << 20;
@@ -26,7 +27,7 @@ pub(crate) const INDIRECT: u16 = 4;
 /// A driver with its memory and its queues.
 #[derive(Debug)]
 pub(crate) struct TestDriver {
-    pub(crate) memory: GuestMemoryMmap,
+    pub(crate) memory: GuestRam,
     pub(crate) queues: Vec<TestQueue>,
     pub(crate) interrupt: ConfigInterrupt,
     /// Interrupts of the configuration.
@@ -36,7 +37,7 @@ pub(crate) struct TestDriver {
 /// One of its queues.
 #[derive(Debug)]
 pub(crate) struct TestQueue {
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     size: u16,
     start: u64,
     available: u16,
@@ -56,8 +57,7 @@ impl TestDriver {
     pub(crate) fn new(sizes: &[u16]) -> Self {
         #[expect(clippy::unwrap_used, reason = "a test without memory is none")]
         let memory =
-            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), usize::try_from(RAM).unwrap())])
-                .unwrap();
+            GuestRam::from_ranges(&[(GuestAddress(0), usize::try_from(RAM).unwrap())]).unwrap();
         let queues = sizes.iter().zip(1_u64..);
         let queues = queues.map(|(&size, number)| TestQueue {
             memory: memory.clone(),

@@ -3,9 +3,10 @@
 use thiserror::Error;
 use vhost::{VhostBackend, VringConfigData};
 use virtio_queue::QueueT;
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{ActivateError, Activation, ActiveQueue};
+use crate::sys::guest_ram::GuestRam;
 
 /// Why a queue is not given to a backend.
 #[derive(Debug, Error)]
@@ -31,7 +32,7 @@ pub(super) fn require(activation: &Activation, needed: &[u16]) -> Result<(), Act
 /// available ring; `offset` is added to each guest address.
 pub(super) fn set_up<B: VhostBackend>(
     backend: &B,
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     ring: &ActiveQueue,
     (base, offset): (u16, u64),
 ) -> Result<(), RingError> {
@@ -67,7 +68,7 @@ pub(super) fn set_up<B: VhostBackend>(
 }
 
 /// Whether all bytes are of one region: a backend maps each for itself.
-fn in_one_region(memory: &GuestMemoryMmap, start: u64, len: u64) -> bool {
+fn in_one_region(memory: &GuestRam, start: u64, len: u64) -> bool {
     memory
         .find_region(GuestAddress(start))
         .is_some_and(|region| {
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn a_ring_lies_in_one_region() {
         let ranges = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
-        let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
+        let memory = GuestRam::from_ranges(&ranges).unwrap();
         for (start, len, inside) in [
             (0, 0x1000, true),
             (0x800, 0x801, false),

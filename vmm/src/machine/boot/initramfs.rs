@@ -13,9 +13,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::sys::files::{FileFault, FileId, InputFile};
+use crate::sys::guest_ram::GuestRam;
 use archive::ArchiveFault;
 
 const EXPECTED: &str =
@@ -174,11 +175,7 @@ impl Initramfs {
     }
 
     /// Copies all of them to `start`, which is zeroed memory.
-    pub(super) fn load(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        start: u64,
-    ) -> Result<(), InitramfsError> {
+    pub(super) fn load(&mut self, memory: &GuestRam, start: u64) -> Result<(), InitramfsError> {
         let places = self.places(start);
         for (archive, place) in self.archives.iter_mut().zip(places) {
             let rewound = archive.file.rewind();

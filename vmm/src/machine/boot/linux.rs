@@ -2,10 +2,11 @@
 //! documentation): `boot_params` for the 64-bit entry.
 
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
-use vm_memory::{ByteValued, GuestMemoryMmap};
+use vm_memory::ByteValued;
 
 use super::{BootError, BootInputs, Ramdisk, write};
 use crate::kvm::layout;
+use crate::sys::guest_ram::GuestRam;
 
 /// The 64-bit entry of a bzImage, from where its protected-mode part lies.
 pub(super) const ENTRY_64_OFFSET: u64 = 0x200;
@@ -26,7 +27,7 @@ pub(super) fn elf_header() -> setup_header {
 }
 
 pub(super) fn write_boot_params(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     header: setup_header,
     inputs: &BootInputs<'_>,
     ramdisk: Ramdisk,

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 pub use image::{ImageError, ImageKind, KernelImage, MultibootImage};
 pub use initramfs::{Initramfs, InitramfsError, RamdiskForm};
@@ -31,6 +31,7 @@ pub use room::check_room;
 use super::memory::{MapRange, RangeKind, provide};
 use crate::kvm::BootState;
 use crate::kvm::layout;
+use crate::sys::guest_ram::GuestRam;
 
 /// Something about the boot that cannot be.
 #[derive(Debug, Error)]
@@ -106,7 +107,7 @@ struct Ramdisk {
 ///
 /// # Errors
 /// If it does not fit, or a file cannot be read.
-pub fn load(memory: &GuestMemoryMmap, inputs: BootInputs<'_>) -> Result<BootState, BootError> {
+pub fn load(memory: &GuestRam, inputs: BootInputs<'_>) -> Result<BootState, BootError> {
     let (span_start, span_end) = inputs.kernel.span();
     if span_start < layout::HIGH_RAM {
         return Err(BootError::TooLow { start: span_start });
@@ -179,7 +180,7 @@ fn handed_out_first(map: &[MapRange], kernel_end: u64) -> Range<u64> {
 }
 
 /// The command line with a NUL behind it.
-fn write_cmdline(memory: &GuestMemoryMmap, inputs: &BootInputs<'_>) -> Result<(), BootError> {
+fn write_cmdline(memory: &GuestRam, inputs: &BootInputs<'_>) -> Result<(), BootError> {
     let cmdline = match inputs.kernel.ramdisk_form() {
         RamdiskForm::Archives => format!("{}\0", inputs.cmdline),
         // Loaders of multiboot kernels put the kernel's name first.
@@ -213,7 +214,7 @@ fn place_ramdisk(inputs: &BootInputs<'_>, kernel_end: u64) -> Result<Ramdisk, Bo
 }
 
 fn write(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     what: &'static str,
     address: u64,
     bytes: &[u8],

@@ -4,11 +4,12 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::image::{MultibootImage, Segment};
 use super::{BootError, BootInputs, Ramdisk, write};
 use crate::kvm::layout;
+use crate::sys::guest_ram::GuestRam;
 
 /// Flags of the information structure: `mem_*`, the command line, the modules,
 /// `mmap_*`, the loader's name.
@@ -28,7 +29,7 @@ const KIB: u64 = 1024;
 
 /// Copies the parts of the image to where they belong, in zeroed memory.
 pub(super) fn load(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     file: &mut File,
     image: &MultibootImage,
 ) -> Result<u64, BootError> {
@@ -38,11 +39,7 @@ pub(super) fn load(
     Ok(image.entry)
 }
 
-fn load_segment(
-    memory: &GuestMemoryMmap,
-    file: &mut File,
-    segment: &Segment,
-) -> Result<(), BootError> {
+fn load_segment(memory: &GuestRam, file: &mut File, segment: &Segment) -> Result<(), BootError> {
     let len = usize::try_from(segment.in_file).unwrap_or(usize::MAX);
     file.seek(SeekFrom::Start(segment.offset))
         .map_err(BootError::Read)?;
@@ -56,7 +53,7 @@ fn load_segment(
 
 /// Writes the information structure, to which EBX points.
 pub(super) fn write_info(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     inputs: &BootInputs<'_>,
     ramdisk: Ramdisk,
 ) -> Result<(), BootError> {
@@ -92,7 +89,7 @@ pub(super) fn write_info(
 
 /// Returns how many there are.
 fn write_modules(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     inputs: &BootInputs<'_>,
     ramdisk: Ramdisk,
 ) -> Result<u32, BootError> {
@@ -115,7 +112,7 @@ fn write_modules(
 }
 
 /// Returns its length in bytes.
-fn write_memory_map(memory: &GuestMemoryMmap, inputs: &BootInputs<'_>) -> Result<u32, BootError> {
+fn write_memory_map(memory: &GuestRam, inputs: &BootInputs<'_>) -> Result<u32, BootError> {
     let mut bytes = Vec::new();
     for range in inputs.map {
         bytes.extend(MAP_ENTRY_LEN.to_le_bytes());
@@ -129,7 +126,7 @@ fn write_memory_map(memory: &GuestMemoryMmap, inputs: &BootInputs<'_>) -> Result
 }
 
 fn write_words(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     what: &'static str,
     address: u64,
     words: &[u32],

@@ -3,17 +3,18 @@
 use linux_loader::loader::elf::start_info::{
     hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
-use vm_memory::{ByteValued, GuestMemoryMmap};
+use vm_memory::ByteValued;
 
 use super::{BootError, BootInputs, Ramdisk, write};
 use crate::kvm::layout;
+use crate::sys::guest_ram::GuestRam;
 
 const MAGIC: u32 = 0x336e_c578;
 /// The version with the memory map.
 const VERSION: u32 = 1;
 
 pub(super) fn write_start_info(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     inputs: &BootInputs<'_>,
     ramdisk: Ramdisk,
 ) -> Result<(), BootError> {

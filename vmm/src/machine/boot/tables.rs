@@ -1,10 +1,9 @@
 //! Descriptor and page tables for the first instructions.
 
-use vm_memory::GuestMemoryMmap;
-
 use super::{BootError, write};
 use crate::devices::power;
 use crate::kvm::layout;
+use crate::sys::guest_ram::GuestRam;
 
 /// Present, writable.
 const TABLE: u64 = 0x3;
@@ -29,7 +28,7 @@ const GDT_32: [u64; 5] = [
 ];
 
 /// GDT, and the first 4 GiB mapped to themselves.
-pub(super) fn write_long_mode_tables(memory: &GuestMemoryMmap) -> Result<(), BootError> {
+pub(super) fn write_long_mode_tables(memory: &GuestRam) -> Result<(), BootError> {
     write_words(memory, layout::GDT, &GDT_64)?;
     write_words(memory, layout::PML4, &[layout::PDPT | TABLE])?;
     let directories: Vec<u64> = (0..4)
@@ -42,7 +41,7 @@ pub(super) fn write_long_mode_tables(memory: &GuestMemoryMmap) -> Result<(), Boo
     write_words(memory, layout::PAGE_DIRECTORIES, &pages)
 }
 
-pub(super) fn write_protected_mode_gdt(memory: &GuestMemoryMmap) -> Result<(), BootError> {
+pub(super) fn write_protected_mode_gdt(memory: &GuestRam) -> Result<(), BootError> {
     write_words(memory, layout::GDT, &GDT_32)
 }
 
@@ -52,7 +51,7 @@ pub(super) fn write_protected_mode_gdt(memory: &GuestMemoryMmap) -> Result<(), B
 /// it has not, and then by this entry; never by the ACPI reset register or the
 /// keyboard controller, unless `reboot=` says so (Linux: `reboot_init`,
 /// `native_machine_emergency_restart`).
-pub(super) fn write_reset_entry(memory: &GuestMemoryMmap) -> Result<(), BootError> {
+pub(super) fn write_reset_entry(memory: &GuestRam) -> Result<(), BootError> {
     let [low, high] = power::CONTROL_PORT.to_le_bytes();
     let code = [
         // mov dx, port
@@ -72,7 +71,7 @@ pub(super) fn write_reset_entry(memory: &GuestMemoryMmap) -> Result<(), BootErro
     write(memory, "reset entry", layout::RESET_VECTOR, &code)
 }
 
-fn write_words(memory: &GuestMemoryMmap, address: u64, words: &[u64]) -> Result<(), BootError> {
+fn write_words(memory: &GuestRam, address: u64, words: &[u64]) -> Result<(), BootError> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     write(memory, "boot tables", address, &bytes)
 }

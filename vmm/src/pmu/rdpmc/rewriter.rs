@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_memory::{Bytes, GuestMemoryMmap};
+use vm_memory::Bytes;
 
 use super::entry_hook::{self, EntryHook};
 use super::gate::Gate;
@@ -16,11 +16,12 @@ use super::virt::Virtual;
 use super::{ReaderService, UserAccess};
 use crate::kvm::Paging;
 use crate::rate_limit::RateLimit;
+use crate::sys::guest_ram::GuestRam;
 
 /// The rewritten places of one VM.
 #[derive(Debug)]
 pub(in crate::pmu) struct Rewriter {
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     /// What the host does with a RDPMC of user code that may.
     pub(super) access: UserAccess,
     /// Held to look and to change, never for a scan.
@@ -38,17 +39,17 @@ pub(in crate::pmu) struct Rewriter {
 impl Rewriter {
     /// Nothing is scanned yet.
     #[must_use]
-    pub(in crate::pmu) fn new(memory: GuestMemoryMmap, access: UserAccess) -> Self {
+    pub(in crate::pmu) fn new(memory: GuestRam, access: UserAccess) -> Self {
         Self::with_pace(memory, access, ScanPace::new())
     }
 
     /// The same, for a guest whose scans may take any time.
     #[cfg(any(test, feature = "fuzz"))]
-    pub(super) fn without_pace(memory: GuestMemoryMmap, access: UserAccess) -> Self {
+    pub(super) fn without_pace(memory: GuestRam, access: UserAccess) -> Self {
         Self::with_pace(memory, access, ScanPace::without_end())
     }
 
-    fn with_pace(memory: GuestMemoryMmap, access: UserAccess, pace: ScanPace) -> Self {
+    fn with_pace(memory: GuestRam, access: UserAccess, pace: ScanPace) -> Self {
         Self {
             memory,
             access,
@@ -67,7 +68,7 @@ impl Rewriter {
         }
     }
 
-    pub(super) const fn guest_memory(&self) -> &GuestMemoryMmap {
+    pub(super) const fn guest_memory(&self) -> &GuestRam {
         &self.memory
     }
 

@@ -2,10 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::pattern::{self, CONTEXT, RUN_UP};
 use crate::kvm::Paging;
+use crate::sys::guest_ram::GuestRam;
 
 /// Kernels map their text in pages of this size, or in parts of one.
 const STEP: u64 = 2 << 20;
@@ -80,7 +81,7 @@ enum ScanStage {
 
 impl Scanning {
     /// A scan around `rip`; `None` if there is no executable memory.
-    pub(super) fn begin(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Option<Self> {
+    pub(super) fn begin(memory: &GuestRam, paging: Paging, rip: u64) -> Option<Self> {
         Some(Self {
             paging,
             rip,
@@ -92,7 +93,7 @@ impl Scanning {
 
     /// Does one piece: looks for text in 2 MiB, or for readers in 64 KiB. Returns the
     /// result at the end.
-    pub(super) fn advance(&mut self, memory: &GuestMemoryMmap) -> Option<Scan> {
+    pub(super) fn advance(&mut self, memory: &GuestRam) -> Option<Scan> {
         let text = Text {
             memory,
             paging: self.paging,
@@ -136,7 +137,7 @@ impl Scanning {
 
 /// The executable memory without a gap around `rip`, as far as it lies in the same 2 MiB.
 pub(super) fn text_around(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     paging: Paging,
     rip: u64,
 ) -> Option<RangeInclusive<u64>> {
@@ -158,7 +159,7 @@ fn joined(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> Vec<RangeInclusi
 }
 
 struct Text<'a> {
-    memory: &'a GuestMemoryMmap,
+    memory: &'a GuestRam,
     paging: Paging,
 }
 
@@ -241,7 +242,7 @@ mod tests {
     use crate::kvm::paging::tests::{Guest, PAGING};
 
     /// A whole scan.
-    fn scan(memory: &GuestMemoryMmap, paging: Paging, rip: u64) -> Option<Scan> {
+    fn scan(memory: &GuestRam, paging: Paging, rip: u64) -> Option<Scan> {
         let mut scanning = Scanning::begin(memory, paging, rip)?;
         loop {
             if let Some(found) = scanning.advance(memory) {

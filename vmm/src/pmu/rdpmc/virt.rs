@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::kvm::{Page, Paging};
+use crate::sys::guest_ram::GuestRam;
 
 /// The smallest page.
 const PAGE_LEN: usize = 4096;
@@ -16,7 +17,7 @@ const HALF: u64 = 4;
 /// Guest memory as one vCPU sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Virtual<'a> {
-    pub(super) memory: &'a GuestMemoryMmap,
+    pub(super) memory: &'a GuestRam,
     pub(super) paging: Paging,
 }
 

@@ -4,10 +4,9 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 
-use vm_memory::GuestMemoryMmap;
-
 use super::super::queue::{Chain, GuestBuffer, total};
 use crate::sys::disk_io::{self, Clear, Pieces, Transfer};
+use crate::sys::guest_ram::GuestRam;
 
 /// Zeros that are written where the host cannot clear a range.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -25,7 +24,7 @@ pub(super) trait DiskImage: Send + Debug {
     fn transfer(
         &mut self,
         way: Transfer,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         buffers: &[GuestBuffer],
         offset: u64,
     ) -> io::Result<()>;
@@ -82,7 +81,7 @@ impl DiskImage for RawImage {
     fn transfer(
         &mut self,
         way: Transfer,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         buffers: &[GuestBuffer],
         offset: u64,
     ) -> io::Result<()> {
@@ -132,7 +131,7 @@ impl RawImage {
     fn transfer_by_copy(
         &self,
         way: Transfer,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         buffers: &[GuestBuffer],
         mut offset: u64,
     ) -> io::Result<()> {

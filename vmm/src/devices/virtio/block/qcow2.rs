@@ -7,11 +7,12 @@ use std::path::Path;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, StorageOpenOptions};
-use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{GuestMemory, Permissions};
 
 use super::super::queue::GuestBuffer;
 use super::image::DiskImage;
 use crate::sys::disk_io::Transfer;
+use crate::sys::guest_ram::{GuestRam, GuestRamSlice};
 
 /// An image that is open.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl DiskImage for Qcow2Image {
     fn transfer(
         &mut self,
         way: Transfer,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         buffers: &[GuestBuffer],
         offset: u64,
     ) -> io::Result<()> {
@@ -111,10 +112,10 @@ impl DiskImage for Qcow2Image {
 }
 
 fn slices<'a>(
-    memory: &'a GuestMemoryMmap,
+    memory: &'a GuestRam,
     buffers: &[GuestBuffer],
     way: Transfer,
-) -> io::Result<Vec<VolatileSlice<'a>>> {
+) -> io::Result<Vec<GuestRamSlice<'a>>> {
     let outside = |_| io::Error::from_raw_os_error(libc::EFAULT);
     let access = match way {
         Transfer::Read => Permissions::Write,

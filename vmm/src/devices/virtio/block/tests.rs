@@ -3,8 +3,6 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use vm_memory::GuestMemoryMmap;
-
 use super::super::queue::GuestBuffer;
 use super::super::testing::{BUFFERS, INDIRECT, NEXT, RAM, TestDriver, WRITE, wait};
 use super::super::{Threaded, VirtioDevice};
@@ -12,6 +10,7 @@ use super::image::DiskImage;
 use super::*;
 use crate::config::{DiskArg, DiskConfig};
 use crate::sys::disk_io::Transfer;
+use crate::sys::guest_ram::GuestRam;
 use crate::sys::scratch::Scratch;
 
 const HEADER: u64 = BUFFERS;
@@ -255,7 +254,7 @@ impl DiskImage for FullDisk {
     fn transfer(
         &mut self,
         way: Transfer,
-        _: &GuestMemoryMmap,
+        _: &GuestRam,
         buffers: &[GuestBuffer],
         _: u64,
     ) -> io::Result<()> {

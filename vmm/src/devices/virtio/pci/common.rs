@@ -2,9 +2,10 @@
 //! (Virtio 1.2, "Common configuration structure layout").
 
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::places::COMMON_LEN;
+use crate::sys::guest_ram::GuestRam;
 
 /// Bits of the device status.
 pub(super) const ACKNOWLEDGE: u8 = 1;
@@ -56,7 +57,7 @@ impl QueueSetup {
     }
 
     /// The queue, if its size is a power of two and all of it is in guest memory.
-    pub(super) fn build(&self, memory: &GuestMemoryMmap, features: u64) -> Option<Queue> {
+    pub(super) fn build(&self, memory: &GuestRam, features: u64) -> Option<Queue> {
         let mut queue = Queue::new(self.max_size).ok()?;
         queue.try_set_size(self.size).ok()?;
         let size = usize::from(self.size);

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_queue::QueueT;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestAddress;
 
 use super::common::{DRIVER_OK, NEEDS_RESET};
 use super::{BAR_LEN, FunctionParts, VirtioPci};
@@ -22,6 +22,7 @@ use crate::devices::virtio::{
 use crate::devices::{Bus, Device, Resources};
 use crate::fuzz_input::FuzzInput;
 use crate::kvm::MsiMessage;
+use crate::sys::guest_ram::GuestRam;
 
 /// Where things are: small addresses, so that few bytes reach them all.
 const ECAM: u64 = 0x10_0000;
@@ -146,7 +147,7 @@ impl Rig {
         let mut memory = Bus::new("memory");
         let mut slots = Vec::new();
         let mut resources = Resources::new().ok()?;
-        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).ok()?;
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).ok()?;
         for number in 1..=2u32 {
             let got = Arc::default();
             let lines: Vec<_> = (0..=SIZES.len()).map(|_| FakeLine::new()).collect();

@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::common::{ACKNOWLEDGE, CommonConfig, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, QueueSetup};
@@ -30,6 +29,7 @@ use crate::devices::{BusDevice, Device, DeviceNotSaved, ResourceError, Resources
 use crate::error_text::one_line;
 use crate::rate_limit::RateLimit;
 use crate::snapshot::Sections;
+use crate::sys::guest_ram::GuestRam;
 
 /// The length of a device's BAR, in bytes.
 pub const BAR_LEN: u32 = places::BAR_LEN;
@@ -75,7 +75,7 @@ pub struct FunctionParts {
     /// A line for the configuration and one for each queue.
     pub lines: Vec<Box<dyn InterruptLine>>,
     /// The guest's memory.
-    pub memory: GuestMemoryMmap,
+    pub memory: GuestRam,
 }
 
 /// A virtio device as a PCI function.
@@ -83,7 +83,7 @@ pub struct FunctionParts {
 pub struct VirtioPci {
     name: String,
     device: Box<dyn VirtioDevice>,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     place: u64,
     config: ConfigSpace,
     offsets: CapabilityOffsets,

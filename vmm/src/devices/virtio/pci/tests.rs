@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use virtio_queue::QueueT;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestAddress;
 
 use super::*;
 use crate::devices::pci::testing::FakeLine;
 use crate::devices::virtio::{ActivateError, DeviceKind};
 use crate::kvm::MsiMessage;
+use crate::sys::guest_ram::GuestRam;
 
 /// What happened to the device.
 #[derive(Debug, Default)]
@@ -99,7 +100,7 @@ impl Rig {
             name: "rng0".into(),
             device: Box::new(device),
             lines: lines.into_iter().map(|line| Box::new(line) as _).collect(),
-            memory: GuestMemoryMmap::from_ranges(&ram).unwrap(),
+            memory: GuestRam::from_ranges(&ram).unwrap(),
         });
         let mut function = function.unwrap();
         function.resources(&mut Resources::new().unwrap()).unwrap();

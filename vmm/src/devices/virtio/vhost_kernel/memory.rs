@@ -3,15 +3,14 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::sys::guest_ram::GuestRam;
 use vhost::VhostUserMemoryRegionInfo;
-use vm_memory::{
-    Address, GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-};
+use vm_memory::{Address, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
 
 /// The guest's memory in the VMM, where the kernel finds it. It needs no file: that is for
 /// other processes.
-pub(super) fn regions(memory: &GuestMemoryMmap) -> Vec<VhostUserMemoryRegionInfo> {
-    let region = |region: &vm_memory::GuestRegionMmap| VhostUserMemoryRegionInfo {
+pub(super) fn regions(memory: &GuestRam) -> Vec<VhostUserMemoryRegionInfo> {
+    let region = |region: &crate::sys::guest_ram::GuestRamRegion| VhostUserMemoryRegionInfo {
         guest_phys_addr: region.start_addr().raw_value(),
         memory_size: region.len(),
         userspace_addr: region.as_ptr() as u64,
@@ -23,7 +22,7 @@ pub(super) fn regions(memory: &GuestMemoryMmap) -> Vec<VhostUserMemoryRegionInfo
 
 /// Memory that is known when a driver starts the device, which is opened before.
 #[derive(Clone, Default)]
-pub(super) struct LateMemory(Arc<Mutex<Arc<GuestMemoryMmap>>>);
+pub(super) struct LateMemory(Arc<Mutex<Arc<GuestRam>>>);
 
 impl fmt::Debug for LateMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,16 +32,16 @@ impl fmt::Debug for LateMemory {
 
 impl LateMemory {
     /// From now on it is this one.
-    pub(super) fn set(&self, memory: &GuestMemoryMmap) {
+    pub(super) fn set(&self, memory: &GuestRam) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(memory.clone());
     }
 }
 
 impl GuestAddressSpace for LateMemory {
-    type M = GuestMemoryMmap;
-    type T = Arc<GuestMemoryMmap>;
+    type M = GuestRam;
+    type T = Arc<GuestRam>;
 
-    fn memory(&self) -> Arc<GuestMemoryMmap> {
+    fn memory(&self) -> Arc<GuestRam> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -57,7 +56,7 @@ mod tests {
     #[test]
     fn memory_without_a_file_is_the_kernels_too() {
         let ranges = [(GuestAddress(0), 0x1000), (GuestAddress(0x10_0000), 0x2000)];
-        let memory = GuestMemoryMmap::from_ranges(&ranges).unwrap();
+        let memory = GuestRam::from_ranges(&ranges).unwrap();
         let regions = regions(&memory);
         let places = regions.iter().map(|r| (r.guest_phys_addr, r.memory_size));
         assert_eq!(

@@ -11,13 +11,14 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::GuestMemoryBackend;
 
 use super::super::ActiveQueue;
 use super::super::vhost_rings;
 use super::fault::BackendFault;
 use super::kind::BackendKind;
 use super::watch::{BackendWatch, OnLoss};
+use crate::sys::guest_ram::GuestRam;
 
 /// How long a back end may take for one talk. It answers at once, but for the end of
 /// what it does for the guest at that time, on a disk that is busy.
@@ -189,11 +190,7 @@ impl BackendConnection {
     }
 
     /// Gives the back end the guest's memory and what was agreed with the driver.
-    pub(super) fn set_up(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        features: u64,
-    ) -> Result<(), BackendFault> {
+    pub(super) fn set_up(&mut self, memory: &GuestRam, features: u64) -> Result<(), BackendFault> {
         let features = features & self.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         self.talk("take the guest's memory", |frontend| {
             let mut regions = Vec::new();
@@ -211,7 +208,7 @@ impl BackendConnection {
     /// Has the back end serve these queues, each from the entry that goes with it.
     pub(super) fn start_queues(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
         queues: &[ActiveQueue],
         bases: &[u16],
     ) -> Result<(), BackendFault> {

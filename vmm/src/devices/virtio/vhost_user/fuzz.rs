@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{FileOffset, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
@@ -18,6 +18,7 @@ use super::super::{Activation, ActiveQueue, ConfigInterrupt, VirtioDevice};
 use super::{Backend, BackendKind, VhostUserDevice};
 use crate::fuzz_input::FuzzInput;
 use crate::stop::StopSignal;
+use crate::sys::guest_ram::GuestRam;
 use crate::sys::memory_file::{self, PageSize};
 
 /// How long a talk may take: no back end of this target keeps anybody waiting.
@@ -71,7 +72,7 @@ fn live(mut device: VhostUserDevice, stop: &StopSignal) {
     device.read_config(0, &mut [0; 64]);
     let file = memory_file::create(c"fuzz", RAM as u64, PageSize::Normal).unwrap();
     let ranges = [(GuestAddress(0), RAM, Some(FileOffset::new(file, 0)))];
-    let memory = GuestMemoryMmap::from_ranges_with_files(ranges).unwrap();
+    let memory = GuestRam::from_ranges_with_files(ranges).unwrap();
     for _ in 0..2 {
         let queues = (0..).zip(&sizes).map(|(index, &size)| queue(index, size));
         let activated = device.activate(Activation {

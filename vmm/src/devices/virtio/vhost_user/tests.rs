@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::fake::{Answer, Fake, Request, memory};
@@ -20,6 +20,7 @@ use crate::devices::virtio::{
     ActivateError, Activation, ActiveQueue, ConfigInterrupt, VirtioDevice,
 };
 use crate::stop::StopSignal;
+use crate::sys::guest_ram::GuestRam;
 
 fn fs() -> BackendKind {
     BackendKind::Fs {
@@ -42,7 +43,7 @@ fn queue(index: u16, at: u32) -> ActiveQueue {
     }
 }
 
-fn activation(memory: &GuestMemoryMmap, features: u64, queues: Vec<ActiveQueue>) -> Activation {
+fn activation(memory: &GuestRam, features: u64, queues: Vec<ActiveQueue>) -> Activation {
     Activation {
         memory: memory.clone(),
         features,

@@ -1,10 +1,11 @@
 //! A guest's memory whose every byte the fuzzer decides.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::super::pattern::{RDMSR, RDPMC};
 use crate::fuzz_input::FuzzInput;
 use crate::kvm::Paging;
+use crate::sys::guest_ram::GuestRam;
 
 /// Guest memory: text, and the page tables at its end.
 const RAM: usize = 4 << 20;
@@ -59,7 +60,7 @@ const FIRST_PAGING: Paging = Paging {
 
 /// Guest memory, and how one vCPU translates.
 pub(super) struct HostileGuest {
-    pub(super) memory: GuestMemoryMmap,
+    pub(super) memory: GuestRam,
     pub(super) paging: Paging,
     next_table: u64,
     /// The memory as it was when it was last remembered.
@@ -69,7 +70,7 @@ pub(super) struct HostileGuest {
 impl HostileGuest {
     pub(super) fn new() -> Option<Self> {
         Some(Self {
-            memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).ok()?,
+            memory: GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).ok()?,
             paging: FIRST_PAGING,
             next_table: TABLES + PAGE,
             before: vec![0; RAM],

@@ -14,11 +14,11 @@ const READER: [u8; 6] = [0x0f, 0x33, 0x48, 0xc1, 0xe2, 0x20];
 const ODD: [u8; 4] = [0x0f, 0x33, 0x89, 0xc3];
 
 /// A guest without an interrupt table, on a host that answers RDPMC: its text is scanned.
-fn guest_with(code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
+fn guest_with(code: &[u8]) -> (GuestRam, Arc<Rewriter>) {
     guest_on(UserAccess::Answered, code)
 }
 
-fn guest_on(access: UserAccess, code: &[u8]) -> (GuestMemoryMmap, Arc<Rewriter>) {
+fn guest_on(access: UserAccess, code: &[u8]) -> (GuestRam, Arc<Rewriter>) {
     let mut guest = Guest::new();
     guest.map(TEXT, 0x20_0000, 1, false);
     guest
@@ -57,7 +57,7 @@ const fn place(rip: u64, idt: u64) -> TextPlace {
     }
 }
 
-fn code(memory: &GuestMemoryMmap) -> [u8; 2] {
+fn code(memory: &GuestRam) -> [u8; 2] {
     memory.read_obj(GuestAddress(0x20_0200)).unwrap()
 }
 

@@ -3,20 +3,21 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::fake::memory;
 use super::{activation, queue};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::vhost_user::VhostUserDevice;
+use crate::sys::guest_ram::GuestRam;
 
 /// Where its requests and their answers are.
 const REQUEST: u64 = 0x30_0000;
 const ANSWER: u64 = 0x31_0000;
 
 pub(super) struct Driver {
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     rings: u64,
     kick: EventFd,
     call: EventFd,

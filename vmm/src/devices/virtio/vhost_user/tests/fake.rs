@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{FileOffset, GuestAddress};
+
+use crate::sys::guest_ram::GuestRam;
 
 // "Front-end message types" of the vhost-user protocol.
 pub(super) const GET_FEATURES: u32 = 1;
@@ -27,7 +29,7 @@ pub(super) const FEATURES: u64 =
     1 << 28 | 1 << 29 | 1 << 30 | 1 << 32 | 1 << 26 | 1 << 34 | 1 << 12;
 
 /// The memory of the guest: 4 MiB in a file.
-pub(super) fn memory() -> GuestMemoryMmap {
+pub(super) fn memory() -> GuestRam {
     let path = std::env::temp_dir().join(format!(
         "perfvisor-vhost-user-{}-{:?}",
         std::process::id(),
@@ -45,7 +47,7 @@ pub(super) fn memory() -> GuestMemoryMmap {
     file.set_len(size).unwrap();
     let len = usize::try_from(size).unwrap();
     let ranges = [(GuestAddress(0), len, Some(FileOffset::new(file, 0)))];
-    GuestMemoryMmap::from_ranges_with_files(ranges).unwrap()
+    GuestRam::from_ranges_with_files(ranges).unwrap()
 }
 
 #[derive(Clone, Debug)]
