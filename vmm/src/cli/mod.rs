@@ -5,6 +5,7 @@ mod exec;
 mod foreign;
 mod help;
 mod log_filter;
+mod moving_help;
 mod restore;
 mod usage;
 mod vm_config;
@@ -332,6 +333,14 @@ pub struct SnapshotArgs {
     /// End the VM when it is saved
     #[arg(long)]
     pub stop: bool,
+
+    /// Save only the memory that was written since this snapshot, the last with --track or --base
+    #[arg(long, value_name = "DIR", long_help = moving_help::BASE)]
+    pub base: Option<PathBuf>,
+
+    /// Let this snapshot be the base of the next one: what is written is noted from now on
+    #[arg(long, long_help = moving_help::TRACK)]
+    pub track: bool,
 }
 
 /// The flags of `perfvisor ctl shutdown`.

@@ -1,7 +1,7 @@
 //! `perfvisor ctl`: sends one request and prints its answer as text or as JSON.
 //! Adding or removing a vCPU needs the guest: `ctl` then polls until it is done.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -75,13 +75,12 @@ fn body(command: &CtlCommand) -> String {
             let force = shutdown.force;
             serde_json::to_string(&ShutdownRequest { force })
         }
-        CtlCommand::Snapshot(snapshot) => {
-            let stop = snapshot.stop;
-            // The VM may have another working directory.
-            let dir = std::path::absolute(&snapshot.dir);
-            let dir = dir.unwrap_or_else(|_| snapshot.dir.clone());
-            serde_json::to_string(&SnapshotRequest { dir, stop })
-        }
+        CtlCommand::Snapshot(snapshot) => serde_json::to_string(&SnapshotRequest {
+            dir: absolute(&snapshot.dir),
+            stop: snapshot.stop,
+            base: snapshot.base.as_deref().map(absolute),
+            track: snapshot.track,
+        }),
         CtlCommand::Monitor(MonitorArgs {
             command: MonitorCommand::Add { monitor },
         }) => serde_json::to_string(&MonitorRequest {
@@ -93,6 +92,11 @@ fn body(command: &CtlCommand) -> String {
     };
     // Plain data always serialises.
     json.unwrap_or_default()
+}
+
+/// The VM may have another working directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Method and path of the first request.

@@ -237,6 +237,13 @@ pub struct SnapshotRequest {
     /// End the VM when it is saved.
     #[serde(default)]
     pub stop: bool,
+    /// Save only the pages that were written since this snapshot, which the new one needs:
+    /// the last one with `track` or `base`, an absolute path.
+    #[serde(default)]
+    pub base: Option<PathBuf>,
+    /// Note from now on which pages are written, so that this one can be a base.
+    #[serde(default)]
+    pub track: bool,
 }
 
 /// The body of `PUT /shutdown`; none at all is all defaults.

@@ -14,7 +14,7 @@ use super::report::{
 };
 use super::routes::RouteCall;
 use crate::error_text::one_line;
-use crate::machine::{Hotplug, HotplugError, MachineControl, SaveError};
+use crate::machine::{Hotplug, HotplugError, MachineControl, SaveError, SaveOrder};
 use crate::pmu::monitors::VmMonitors;
 use crate::pmu::{SharedUncore, UncoreStatus, VmTotals, add_up};
 use crate::stop::StopReason;
@@ -157,12 +157,19 @@ impl VmControl {
                 return Response::error(400, &why);
             }
         };
-        if !request.dir.is_absolute() {
+        let paths = request.base.iter().chain([&request.dir]);
+        if paths.into_iter().any(|path| !path.is_absolute()) {
             let why = "the folder of a snapshot needs an absolute path";
             return Response::error(400, why);
         }
+        let order = SaveOrder {
+            dir: request.dir,
+            stays: request.stop,
+            base: request.base,
+            track: request.track,
+        };
         let was_paused = self.machine.vcpus.is_paused();
-        match self.machine.save(&request.dir, request.stop, VCPU_TIME) {
+        match self.machine.save(&order, VCPU_TIME) {
             Err(error) => {
                 let status = match error {
                     SaveError::NoAnswer(_) | SaveError::Hotplug { .. } | SaveError::Ends => 503,

@@ -5,6 +5,7 @@ mod access;
 mod apic;
 mod boot_state;
 mod detour;
+mod dirty_log;
 mod exit;
 mod features;
 mod hypervisor;
@@ -26,6 +27,7 @@ use thiserror::Error;
 
 pub use apic::ApicRegister;
 pub use boot_state::BootState;
+pub use dirty_log::DirtyLog;
 pub use exit::{Exit, Gp};
 pub use features::Features;
 pub use hypervisor::{CpuidEntry, Hypervisor};

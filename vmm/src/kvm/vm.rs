@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::layout;
 use super::msi::{MsiLine, MsiRoutes};
-use super::{KvmError, MsrFilter, Vcpu, VmChips, ioctl};
+use super::{DirtyLog, KvmError, MsrFilter, Vcpu, VmChips, ioctl};
 use crate::sys::guest_ram::GuestRam;
 
 /// A KVM virtual machine and the memory that it may touch.
@@ -46,6 +46,24 @@ impl Interrupter {
     }
 }
 
+/// Gives a VM its memory, one slot for each region; or other flags for its slots.
+pub(super) fn set_memory(fd: &VmFd, memory: &GuestRam, flags: u32) -> Result<(), KvmError> {
+    for (slot, region) in (0u32..).zip(memory.iter()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the mapping belongs to `memory`, which whoever holds the VM's descriptor
+        // holds as long (`Vm`, `DirtyLog`), and regions do not overlap.
+        unsafe { fd.set_user_memory_region(region) }
+            .map_err(ioctl("KVM_SET_USER_MEMORY_REGION"))?;
+    }
+    Ok(())
+}
+
 impl Vm {
     pub(super) fn set_up(fd: VmFd, memory: GuestRam) -> Result<Self, KvmError> {
         fd.set_identity_map_address(layout::IDENTITY_MAP)
@@ -59,25 +77,8 @@ impl Vm {
             fd,
             memory,
         };
-        vm.register_memory()?;
+        set_memory(&vm.fd, &vm.memory, 0)?;
         Ok(vm)
-    }
-
-    fn register_memory(&self) -> Result<(), KvmError> {
-        for (slot, region) in (0u32..).zip(self.memory.iter()) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the mapping belongs to `self.memory`, which lives as long
-            // as the VM's descriptor, and regions do not overlap.
-            unsafe { self.fd.set_user_memory_region(region) }
-                .map_err(ioctl("KVM_SET_USER_MEMORY_REGION"))?;
-        }
-        Ok(())
     }
 
     /// The guest's memory.
@@ -136,6 +137,12 @@ impl Vm {
     #[must_use]
     pub fn chips(&self) -> VmChips {
         VmChips::new(Arc::clone(&self.fd))
+    }
+
+    /// The notes of what the guest writes, off yet.
+    #[must_use]
+    pub fn dirty_log(&self) -> DirtyLog {
+        DirtyLog::new(Arc::clone(&self.fd), self.memory.clone())
     }
 
     /// Switches KVM's own vPMU off for this VM. Returns whether this KVM can;

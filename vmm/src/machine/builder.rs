@@ -1,6 +1,5 @@
 //! Putting a VM together, and running it.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use super::hotplug::Hotplug;
 use super::parts::{self, Blueprint, Files};
 use super::platform::DeviceSet;
 use super::presence::PresenceKeeper;
-use super::saving::{SaveError, VmSaver};
+use super::saving::{SaveError, SaveOrder, VmSaver};
 use super::serial_file::ConsoleFiles;
 use super::vcpus::{self, VcpuSource};
 use super::virtio::{self, DeviceContext, DeviceShared};
@@ -72,13 +71,13 @@ impl MachineControl {
     }
 
     /// Saves the VM into a folder that is not there yet. It stands meanwhile, for which its
-    /// vCPUs have `within`; it stays so if it did, or if `stays`.
+    /// vCPUs have `within`; it stays so if it did, or if `order` says so.
     ///
     /// # Errors
     /// If a part cannot be saved; the guest runs on as before then.
-    pub fn save(&self, dir: &Path, stays: bool, within: Duration) -> Result<(), SaveError> {
+    pub fn save(&self, order: &SaveOrder, within: Duration) -> Result<(), SaveError> {
         let saver = self.saver.as_ref().ok_or(SaveError::NoKvm)?;
-        saver.save(self, dir, stays, within)
+        saver.save(self, order, within)
     }
 
     /// Has the devices go on, the last one first, then the vCPUs.

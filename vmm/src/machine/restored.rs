@@ -1,17 +1,18 @@
 //! A VM from a snapshot: what the builder needs of it, in place of a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 use vpmu::ids::VcpuId;
 
-use super::memory::{MemoryError, RamLayout};
+use super::layers::MemoryLayers;
+use super::memory::MemoryError;
 use super::saving::{CHIPS, MACHINE, MachineSection, realtime, vcpu_section};
 use crate::config::VmConfig;
 use crate::kvm::{CpuidEntry, KvmError, SavedChips, VmChips};
-use crate::snapshot::{SnapshotError, SnapshotFolder};
+use crate::snapshot::{Identity, Sections, SnapshotError, SnapshotFolder};
 use crate::sys::guest_ram::GuestRam;
 use crate::vcpu::VcpuSection;
 
@@ -21,6 +22,14 @@ pub enum RestoredError {
     /// The folder or a section of it cannot be used.
     #[error("--restore")]
     Folder(#[source] SnapshotError),
+    /// The snapshot that it needs is not there.
+    #[error("--restore: {path} needs its base")]
+    Base {
+        /// The folder that needs it.
+        path: PathBuf,
+        /// The folder of the base, and why not.
+        source: SnapshotError,
+    },
     /// Its parts do not fit together.
     #[error("--restore: {path}: {what}")]
     Misfit {
@@ -43,10 +52,22 @@ pub enum RestoredError {
     Kvm(#[from] KvmError),
 }
 
+impl RestoredError {
+    /// Parts of the snapshot in this folder do not fit.
+    pub(super) fn misfit(path: &Path, what: &str) -> Self {
+        Self::Misfit {
+            path: path.to_owned(),
+            what: what.to_owned(),
+        }
+    }
+}
+
 /// A snapshot that was read and looked at.
 #[derive(Debug)]
 pub(super) struct RestoredVm {
-    folder: SnapshotFolder,
+    path: PathBuf,
+    sections: Sections,
+    memory: MemoryLayers,
     machine: MachineSection,
     chips: SavedChips,
     /// For the threads of the vCPUs, each once.
@@ -74,10 +95,10 @@ impl RestoredVm {
     ) -> Result<Self, RestoredError> {
         let machine: MachineSection = folder.take(MACHINE).map_err(RestoredError::Folder)?;
         let chips = folder.take(CHIPS).map_err(RestoredError::Folder)?;
-        let misfit = |what: String| RestoredError::Misfit {
-            path: folder.path.clone(),
-            what,
-        };
+        let identity = folder
+            .take(Identity::SECTION)
+            .map_err(RestoredError::Folder)?;
+        let misfit = |what: String| RestoredError::misfit(&folder.path, &what);
         if machine.memory != config.memory.size || folder.memory.size != machine.memory {
             return Err(misfit(format!(
                 "its memory has {} bytes, and the guest has {}",
@@ -107,21 +128,16 @@ impl RestoredVm {
                 realtime: machine.realtime,
             }),
             machine,
-            folder,
+            memory: MemoryLayers::open(&folder.path, folder.memory, identity)?,
+            path: folder.path,
+            sections: folder.sections,
         })
     }
 
     /// The memory: pages come from the file when the guest uses them, and what it writes
     /// stays its own.
     pub(super) fn memory(&self, config: &VmConfig) -> Result<GuestRam, RestoredError> {
-        let file = self.folder.memory.file.try_clone();
-        let file = file.map_err(|source| {
-            RestoredError::Folder(SnapshotError::Read {
-                path: self.folder.path.clone(),
-                source,
-            })
-        })?;
-        Ok(RamLayout::of(config.memory.size).map_saved(config.memory, file)?)
+        self.memory.map(config.memory)
     }
 
     /// The vCPUs that the guest has.
@@ -144,12 +160,10 @@ impl RestoredVm {
         devices: &super::platform::DeviceSet,
     ) -> Result<(), RestoredError> {
         chips.restore_chips(&self.chips)?;
-        let sections = &mut self.folder.sections;
+        let sections = &mut self.sections;
         let restored = devices.restore(sections);
         let restored = restored.and_then(|()| sections.are_all_taken());
-        restored.map_err(|source| {
-            RestoredError::Folder(SnapshotError::section(&self.folder.path, source))
-        })
+        restored.map_err(|source| RestoredError::Folder(SnapshotError::section(&self.path, source)))
     }
 }
 

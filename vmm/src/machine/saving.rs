@@ -4,29 +4,34 @@
 //! pause: vCPUs, devices ─▶ vCPUs and their ports ─▶ chips, clock ─▶ devices ─▶ memory ─▶ go on
 //! ```
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vpmu::ids::{MsrIndex, VcpuId};
 
 use super::builder::MachineControl;
+use super::saved_memory::{pages_of, write_pages};
 use crate::devices::DeviceNotSaved;
-use crate::kvm::{KvmError, Vm, VmChips};
-use crate::snapshot::{FLAGS, NewSnapshot, SectionError, Sections, SnapshotError};
-use crate::sys::guest_ram::GuestRam;
+use crate::kvm::{DirtyLog, KvmError, Vm, VmChips};
+use crate::snapshot::{
+    FLAGS, Identity, NeededBase, NewSnapshot, SectionError, Sections, SnapshotError,
+    SnapshotFolder, SnapshotId,
+};
+use crate::sys::guest_ram::{GuestRam, PAGE};
+use crate::sys::page_set::PageSet;
 use crate::vcpu::presence::Presence;
 use crate::vcpu::{NoAnswer, VcpuSaveError};
 
 /// The sections that are no device's.
 pub(super) const MACHINE: &str = "machine";
 pub(super) const CHIPS: &str = "chips";
+
+/// The most snapshots that one needs, itself included.
+pub(super) const MOST_LAYERS: u32 = 64;
 
 /// The section of a vCPU.
 pub(super) fn vcpu_section(vcpu: VcpuId) -> String {
@@ -87,16 +92,74 @@ pub enum SaveError {
     /// The flags have no form as text.
     #[error("{0}")]
     Flags(String),
+    /// Nobody noted what was written.
+    #[error("nothing was noted since {base}: only a snapshot with --track or --base can be a base")]
+    NotTracked {
+        /// The base that is wanted.
+        base: PathBuf,
+    },
+    /// The notes begin at another snapshot.
+    #[error("{base} is no base here: what was written is noted since {last}")]
+    OtherBase {
+        /// The base that is wanted.
+        base: PathBuf,
+        /// The one that can be had.
+        last: PathBuf,
+    },
+    /// A restore would read too many folders.
+    #[error("{base} needs {MOST_LAYERS} snapshots already; take one without --base")]
+    Layers {
+        /// The base that is wanted.
+        base: PathBuf,
+    },
+    /// The host gives no random bytes.
+    #[error("cannot name the snapshot")]
+    Random(#[source] io::Error),
     /// What the guest's guests are cannot be saved.
     #[error("a VM with --cpus nested=on cannot be saved yet; start it without")]
     Nested,
+}
+
+/// What a snapshot is to be.
+#[derive(Clone, Debug, Default)]
+pub struct SaveOrder {
+    /// The folder, which is new.
+    pub dir: PathBuf,
+    /// The VM stays paused.
+    pub stays: bool,
+    /// The snapshot before, since which the pages are wanted; `None` for all pages.
+    pub base: Option<PathBuf>,
+    /// The next snapshot may have this one as its base.
+    pub track: bool,
+}
+
+/// Who uses the notes of written pages.
+#[derive(Debug)]
+pub(super) enum LogUse {
+    /// Nobody: there are none.
+    Nobody,
+    /// The next snapshot.
+    Base(TrackedBase),
+}
+
+/// The snapshot that may be a base.
+#[derive(Debug)]
+pub(super) struct TrackedBase {
+    id: SnapshotId,
+    path: PathBuf,
+    /// How many snapshots it needs, itself included.
+    layers: u32,
+    /// Pages that were written since, of notes that have been taken.
+    written: PageSet,
 }
 
 /// The parts of a machine that only a snapshot needs.
 #[derive(Debug)]
 pub(super) struct VmSaver {
     chips: VmChips,
-    memory: GuestRam,
+    pub(super) memory: GuestRam,
+    pub(super) dirty: DirtyLog,
+    log_use: Mutex<LogUse>,
     /// The MSRs that a vCPU may have here.
     msrs: Arc<[MsrIndex]>,
     /// The flags of `perfvisor run` as text, or why there is none.
@@ -115,44 +178,102 @@ impl VmSaver {
         Self {
             chips: vm.chips(),
             memory: vm.memory().clone(),
+            dirty: vm.dirty_log(),
+            log_use: Mutex::new(LogUse::Nobody),
             msrs,
             flags,
             nested,
         }
     }
 
-    /// Saves the VM into the folder `dir`, which is new. It is paused meanwhile, and stays
-    /// so if it was, or if `stays`.
-    pub(super) fn save(
-        &self,
-        control: &MachineControl,
-        dir: &Path,
-        stays: bool,
-        within: Duration,
-    ) -> Result<(), SaveError> {
+    pub(super) fn log_use(&self) -> MutexGuard<'_, LogUse> {
+        self.log_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The flags of a VM that can be saved.
+    pub(super) fn flags(&self) -> Result<&str, SaveError> {
         if self.nested {
             return Err(SaveError::Nested);
         }
-        let flags = self
-            .flags
-            .as_ref()
-            .map_err(|why| SaveError::Flags(why.clone()))?;
-        let new = NewSnapshot::begin(dir)?;
+        let flags = self.flags.as_ref();
+        Ok(flags.map_err(|why| SaveError::Flags(why.clone()))?)
+    }
+
+    /// Saves the VM as `order` says. It is paused meanwhile, and stays so if it was.
+    pub(super) fn save(
+        &self,
+        control: &MachineControl,
+        order: &SaveOrder,
+        within: Duration,
+    ) -> Result<(), SaveError> {
+        let flags = self.flags()?;
+        let mut log_use = self.log_use();
+        if let Some(base) = &order.base {
+            check_base(base, &log_use)?;
+        }
+        let new = NewSnapshot::begin(&order.dir)?;
         let was_paused = control.vcpus.is_paused();
         control.pause(within)?;
-        let saved = self.sections(control, flags, within).and_then(|sections| {
-            let written = write_memory(&self.memory, new.memory());
-            written.map_err(|source| new.memory_error(source))?;
-            Ok(new.finish(&sections)?)
-        });
-        if !(was_paused || stays && saved.is_ok()) {
+        let saved = self.sections(control, flags, within);
+        let saved = saved.and_then(|sections| self.write(order, new, sections, &mut log_use));
+        if !(was_paused || order.stays && saved.is_ok()) {
             control.resume();
         }
         saved
     }
 
+    /// Writes the memory and all sections of a VM that stands, and has the notes go on from
+    /// here if they are wanted.
+    fn write(
+        &self,
+        order: &SaveOrder,
+        new: NewSnapshot,
+        mut sections: Sections,
+        log_use: &mut LogUse,
+    ) -> Result<(), SaveError> {
+        // More of them take too much room in the state; the pages between are as they were.
+        const MOST_RANGES: usize = 1 << 20;
+        let id = SnapshotId::new().map_err(SaveError::Random)?;
+        let (mut base, mut layers) = (None, 1);
+        let mut pages: Vec<_> = std::iter::once(0..pages_of(&self.memory)).collect();
+        if let (Some(path), LogUse::Base(tracked)) = (&order.base, &mut *log_use) {
+            tracked.written.merge(&self.dirty.take()?);
+            pages = tracked.written.few_ranges(MOST_RANGES);
+            base = Some(NeededBase::new(path, tracked.id, &pages));
+            layers = tracked.layers + 1;
+        }
+        sections.put(Identity::SECTION, &Identity { id, base })?;
+        let written = write_pages(&self.memory, &pages, new.memory());
+        written.map_err(|source| new.memory_error(source))?;
+        let goes_on = order.track || order.base.is_some();
+        // Notes since a base go on until this snapshot is complete.
+        if goes_on && matches!(log_use, LogUse::Nobody) {
+            self.dirty.start()?;
+        }
+        if let Err(error) = new.finish(&sections) {
+            if matches!(log_use, LogUse::Nobody) {
+                self.dirty.stop();
+            }
+            return Err(error.into());
+        }
+        if goes_on {
+            // The VM stands: what is left are pages that this snapshot has.
+            self.dirty.take()?;
+            *log_use = LogUse::Base(TrackedBase {
+                id,
+                path: order.dir.clone(),
+                layers,
+                written: PageSet::default(),
+            });
+        } else if matches!(log_use, LogUse::Base(_)) {
+            self.dirty.stop();
+            *log_use = LogUse::Nobody;
+        }
+        Ok(())
+    }
+
     /// Everything but the memory.
-    fn sections(
+    pub(super) fn sections(
         &self,
         control: &MachineControl,
         flags: &str,
@@ -186,7 +307,7 @@ impl VmSaver {
         let machine = MachineSection {
             vcpus,
             realtime: realtime(),
-            memory: self.memory.iter().map(GuestMemoryRegion::len).sum(),
+            memory: pages_of(&self.memory) * PAGE as u64,
         };
         sections.put(MACHINE, &machine)?;
         sections.put(CHIPS, &self.chips.save()?)?;
@@ -195,88 +316,19 @@ impl VmSaver {
     }
 }
 
-/// Writes the memory, one region behind the other. Where it is zero the file has a hole.
-fn write_memory(memory: &GuestRam, file: &File) -> io::Result<()> {
-    const PIECE: usize = 256 << 10;
-    let mut piece = vec![0; PIECE];
-    let mut base = 0;
-    for region in memory.iter() {
-        let mut at = 0;
-        while at < region.len() {
-            let left = usize::try_from(region.len() - at).unwrap_or(usize::MAX);
-            let piece = &mut piece[..left.min(PIECE)];
-            let read = region.read_slice(piece, MemoryRegionAddress(at));
-            read.map_err(io::Error::other)?;
-            write_pages(file, piece, base + at)?;
-            at += piece.len() as u64;
-        }
-        base += region.len();
+/// The base is there, and it is the snapshot since which written pages are noted.
+fn check_base(base: &Path, log_use: &LogUse) -> Result<(), SaveError> {
+    let base = base.to_owned();
+    let LogUse::Base(tracked) = log_use else {
+        return Err(SaveError::NotTracked { base });
+    };
+    let identity: Identity = SnapshotFolder::open(&base)?.take(Identity::SECTION)?;
+    if identity.id != tracked.id {
+        let last = tracked.path.clone();
+        return Err(SaveError::OtherBase { base, last });
     }
-    file.set_len(base)
-}
-
-/// Writes the pages that are not zero, neighbours at once.
-fn write_pages(file: &File, piece: &[u8], at: u64) -> io::Result<()> {
-    const PAGE: usize = 4096;
-    const ZEROS: [u8; PAGE] = [0; PAGE];
-    let mut start = None;
-    for (number, bytes) in piece.chunks(PAGE).enumerate() {
-        let offset = number * PAGE;
-        match (ZEROS.starts_with(bytes), start) {
-            (false, None) => start = Some(offset),
-            (true, Some(first)) => {
-                file.write_all_at(&piece[first..offset], at + first as u64)?;
-                start = None;
-            }
-            (true, None) | (false, Some(_)) => {}
-        }
+    if tracked.layers >= MOST_LAYERS {
+        return Err(SaveError::Layers { base });
     }
-    match start {
-        Some(first) => file.write_all_at(&piece[first..], at + first as u64),
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::MetadataExt;
-
-    use vm_memory::GuestAddress;
-
-    use super::*;
-    use crate::sys::scratch::Scratch;
-
-    #[test]
-    fn memory_is_written_in_its_order_and_zeros_are_holes() {
-        let Scratch(dir) = &Scratch::new("write-memory");
-        let file = File::options();
-        let file = { file }
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(dir.join("m"));
-        let file = file.unwrap();
-        let ranges = [(GuestAddress(0), 1 << 20), (GuestAddress(4 << 30), 2 << 20)];
-        let memory = GuestRam::from_ranges(&ranges).unwrap();
-        let places = [
-            (0, 0usize),
-            (4095, 4095),
-            (0x8_0000, 0x8_0000),
-            (4 << 30, 1 << 20),
-        ];
-        let last = ((4u64 << 30) + (2 << 20) - 1, (3 << 20) - 1);
-        for (address, _) in places.into_iter().chain([last]) {
-            memory.write_obj(0x5au8, GuestAddress(address)).unwrap();
-        }
-        write_memory(&memory, &file).unwrap();
-        let metadata = file.metadata().unwrap();
-        assert_eq!(metadata.len(), 3 << 20);
-        assert!(metadata.blocks() * 512 < 64 << 10, "{}", metadata.blocks());
-        let mut all = vec![0; 3 << 20];
-        file.read_exact_at(&mut all, 0).unwrap();
-        let set: Vec<_> = (0..all.len()).filter(|&at| all[at] != 0).collect();
-        let expected = places.into_iter().chain([last]).map(|(_, at)| at);
-        assert_eq!(set, expected.collect::<Vec<_>>());
-    }
+    Ok(())
 }

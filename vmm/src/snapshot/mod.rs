@@ -4,15 +4,19 @@
 //! DIR/state     what a VM is besides its memory, in sections by name: see `state_file`
 //! DIR/memory    its memory, sparse: a page of zeros is a hole
 //! ```
+//! A snapshot with a base has the pages alone that were written since. Which they are is in
+//! its state, so that a page of zeros is not taken for one that was not written.
 //! Each part of a VM writes and reads its own section, and knows alone what is in it.
 
 /// The section with the flags of `perfvisor run`, as `--print-config` prints them.
 pub const FLAGS: &str = "flags";
 
 mod folder;
+mod identity;
 mod sections;
 mod state_file;
 
 pub use folder::{NewSnapshot, SnapshotError, SnapshotFolder};
+pub use identity::{Identity, NeededBase, SnapshotId};
 pub use sections::{SectionError, Sections};
 pub use state_file::{StateFileError, VERSION};

@@ -1,4 +1,4 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks, threads' times and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, the guest's memory, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks, threads' times and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, the guest's memory and sets of its pages, an end out of order.
 
 pub mod affinity;
 pub mod child;
@@ -13,6 +13,7 @@ pub mod kick;
 pub mod limits;
 pub mod memory_file;
 pub mod output_file;
+pub mod page_set;
 mod path_lock;
 pub mod random;
 #[cfg(test)]
