@@ -9,7 +9,7 @@
 //! sys                      system calls: signals, kicks, timers, clocks, affinity, terminal
 //! output                   bytes on their way out; standard error
 //! error_text, rate_limit, fuzz_input   errors as text; a budget for log lines; a fuzzer's bytes
-//! snapshot                 the files of a saved VM
+//! snapshot                 the files of a saved VM, the stream of one that moves
 //! kvm                      KVM behind types of our own; guest layout, page tables
 //! config, stop             the checked configuration; why a VM stops
 //! cli, probe, devices      flags as text; throw-away guests; devices on buses

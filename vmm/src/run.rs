@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::cli::{
     Cli, Command, ConfigFileError, LOG_VARIABLE, OnReboot, RestoreArg, RestoreFlagError, RunArgs,
-    as_config_file, log_filter, refusal, with_config_file, with_snapshot,
+    as_config_file, log_filter, refusal, with_config_file, with_saved_vm,
 };
 use crate::config::ConfigError;
 use crate::control;
@@ -22,8 +22,8 @@ use crate::launch::{Ended, Launch, LaunchError};
 use crate::machine::MachineExtras;
 use crate::output::log_line;
 use crate::output::stderr::{self, LogLines};
-use crate::snapshot::SnapshotFolder;
-use crate::stop::StopReason;
+use crate::snapshot::{IncomingError, SavedVm};
+use crate::stop::{StopReason, StopSignal};
 use crate::sys::{end, signals, terminal};
 
 /// A flag or a file is not usable.
@@ -45,6 +45,9 @@ pub enum RunError {
     /// The snapshot is not usable.
     #[error(transparent)]
     Restore(#[from] RestoreFlagError),
+    /// The source has given up.
+    #[error(transparent)]
+    Incoming(#[from] IncomingError),
     /// Standard output takes no configuration file.
     #[error("--print-config: cannot write to standard output")]
     Print(#[source] io::Error),
@@ -63,7 +66,7 @@ impl RunError {
         match self {
             Self::Config(_) | Self::ConfigFile(_) | Self::Restore(_) => USAGE,
             Self::Launch(error) if error.is_usage() => USAGE,
-            Self::Print(_) | Self::Again(_) | Self::Launch(_) => HOST,
+            Self::Incoming(_) | Self::Print(_) | Self::Again(_) | Self::Launch(_) => HOST,
         }
     }
 }
@@ -78,7 +81,7 @@ pub fn main() -> ExitCode {
         .format(log_line::write)
         .target(env_logger::Target::Pipe(Box::new(LogLines)))
         .init();
-    let (words, snapshot) = match words() {
+    let (words, saved) = match words() {
         Ok(words) => words,
         Err(error) => {
             report(&error);
@@ -97,18 +100,18 @@ pub fn main() -> ExitCode {
         Command::Ctl(args) => return control::ctl(&args),
     };
     finish(|| {
-        run(&args, &words, snapshot).unwrap_or_else(|error| {
+        run(&args, &words, saved).unwrap_or_else(|error| {
             report(&error);
             error.exit_status()
         })
     })
 }
 
-/// The words of the command line, with those of the files that they name, and the snapshot
-/// to go on from.
-fn words() -> Result<(Vec<OsString>, Option<SnapshotFolder>), RunError> {
+/// The words of the command line, with those of the files that they name, and the VM to go
+/// on from.
+fn words() -> Result<(Vec<OsString>, Option<SavedVm>), RunError> {
     let words = with_config_file(std::env::args_os().collect())?;
-    Ok(with_snapshot(words)?)
+    Ok(with_saved_vm(words)?)
 }
 
 /// Runs a VM with all that it needs around it.
@@ -123,31 +126,26 @@ fn finish(run: impl FnOnce() -> u8) -> ExitCode {
 }
 
 /// Builds and runs one VM; returns the exit status of a VM that ran. `words` are those that
-/// `args` were made of, and `snapshot` is what they name.
+/// `args` were made of, and `saved` is what they name.
 ///
 /// # Errors
 /// If nothing was started.
-pub fn run(
-    args: &RunArgs,
-    words: &[OsString],
-    snapshot: Option<SnapshotFolder>,
-) -> Result<u8, RunError> {
-    let config = args.vm_config()?;
-    let restore = args.restore.as_deref().map(RestoreArg::parse).transpose()?;
-    if restore.is_some() && args.on_reboot == OnReboot::Restart {
-        return Err(RestoreFlagError::OnReboot.into());
-    }
-    if let Some(name) = &args.name {
-        log_line::name(name);
-    }
-    let mut extras = MachineExtras::none().map_err(LaunchError::from)?;
-    extras.again = args.again || snapshot.is_some();
-    extras.restore = snapshot;
-    extras.flags = as_config_file(words).map_err(|error| one_line(&error));
-    let stop = Arc::clone(&extras.stop);
-    let launch = Launch::prepare(&config, extras)?;
-    if restore.is_some_and(|restore| restore.paused) {
-        launch.wait_for_resume()?;
+pub fn run(args: &RunArgs, words: &[OsString], saved: Option<SavedVm>) -> Result<u8, RunError> {
+    let source = match &saved {
+        Some(SavedVm::Incoming(incoming)) => Some(incoming.peer()),
+        Some(SavedVm::Folder(_)) | None => None,
+    };
+    let prepared = prepare(args, words, saved).inspect_err(|error| {
+        if let Some(source) = &source {
+            source.say_refusal(&one_line(error));
+        }
+    });
+    let (launch, stop) = prepared?;
+    if let Some(source) = source {
+        if source.was_paused() {
+            launch.wait_for_resume()?;
+        }
+        source.say_runs()?;
     }
     let console = launch.control().console;
     let Ended { reason, pmu } = launch.run();
@@ -172,6 +170,37 @@ pub fn run(
         return Err(RunError::Again(boot_again()));
     }
     Ok(status)
+}
+
+/// Builds a VM; nothing of its guest runs yet.
+fn prepare(
+    args: &RunArgs,
+    words: &[OsString],
+    saved: Option<SavedVm>,
+) -> Result<(Launch, Arc<StopSignal>), RunError> {
+    let config = args.vm_config()?;
+    let restore = args.restore.as_deref().map(RestoreArg::parse).transpose()?;
+    if saved.is_some() && args.on_reboot == OnReboot::Restart {
+        let flag = if restore.is_some() {
+            "restore"
+        } else {
+            "incoming"
+        };
+        return Err(RestoreFlagError::OnReboot { flag }.into());
+    }
+    if let Some(name) = &args.name {
+        log_line::name(name);
+    }
+    let mut extras = MachineExtras::none().map_err(LaunchError::from)?;
+    extras.again = args.again || saved.is_some();
+    extras.restore = saved;
+    extras.flags = as_config_file(words).map_err(|error| one_line(&error));
+    let stop = Arc::clone(&extras.stop);
+    let launch = Launch::prepare(&config, extras)?;
+    if restore.is_some_and(|restore| restore.paused) {
+        launch.wait_for_resume()?;
+    }
+    Ok((launch, stop))
 }
 
 /// Becomes this program once more, with the same words: of the machine nothing is left,

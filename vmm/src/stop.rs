@@ -3,6 +3,7 @@
 mod deadline;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -84,6 +85,14 @@ pub enum StopReason {
     /// `perfvisor ctl snapshot --stop`.
     #[error("the VM was saved (snapshot --stop)")]
     Saved,
+    /// `perfvisor ctl migrate --to`.
+    #[error("the VM has moved to {socket} and runs there (its guest stood for {downtime_ms} ms)", socket = .socket.display())]
+    Moved {
+        /// The destination.
+        socket: PathBuf,
+        /// How long the guest stood, ms.
+        downtime_ms: u64,
+    },
     /// A signal asked the VMM to end.
     #[error("ended by signal {0}")]
     HostSignal(u32),
@@ -188,8 +197,8 @@ impl StopReason {
 
     /// The exit status of the process: 0 if the guest, the console or the
     /// control API ended the VM, 128 + n for signal n as shells do, 2 v + 1 (its
-    /// lowest eight bits) for v at the debug exit, 6 for a panic of the guest's kernel, 1 for
-    /// another failure.
+    /// lowest eight bits) for v at the debug exit, 6 for a panic of the guest's kernel, 8 for
+    /// a VM that has moved, 1 for another failure.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -200,6 +209,7 @@ impl StopReason {
             | Self::ApiShutdown
             | Self::Saved => 0,
             Self::GuestPanic => GUEST_PANIC,
+            Self::Moved { .. } => MOVED,
             Self::DebugExit(value) => {
                 let [low, ..] = value.to_le_bytes();
                 low << 1 | 1
@@ -276,6 +286,8 @@ impl StopSignal {
 /// The status of a guest whose kernel has panicked. Even, as the values of
 /// `--debug-exit` are odd.
 const GUEST_PANIC: u8 = 6;
+/// The status of a VM that runs elsewhere. Even as well.
+const MOVED: u8 = 8;
 
 /// The instruction pointer of a vCPU that was reset.
 const RESET_VECTOR: u64 = 0xfff0;

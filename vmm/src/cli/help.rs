@@ -31,6 +31,7 @@ Exit status:
   2     a flag, or a file that a flag names, is not usable; nothing was started
   6     the guest's kernel panicked, and has the driver pvpanic; without it, a panic
         resets the guest (by panic=-1 in --cmdline)
+  8     the VM has moved (perfvisor ctl migrate) and runs at its destination
   4     the VM did not end within 5 s of its reason to end; the end was cut short
   128+n signal n ended the VM (130 for SIGINT, 143 for SIGTERM)
   odd   with --debug-exit: twice the value that the guest wrote, plus 1

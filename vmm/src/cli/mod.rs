@@ -5,6 +5,7 @@ mod exec;
 mod foreign;
 mod help;
 mod log_filter;
+mod migrate;
 mod moving_help;
 mod restore;
 mod usage;
@@ -21,7 +22,8 @@ use crate::config::{MonitorArg, api_socket};
 pub use config_file::{ConfigFileError, as_config_file, with_config_file};
 pub use exec::{DEFAULT_PMU, ExecArgs};
 pub use log_filter::{VARIABLE as LOG_VARIABLE, log_filter};
-pub use restore::{RestoreArg, RestoreFlagError, with_snapshot};
+pub use migrate::MigrateTo;
+pub use restore::{RestoreArg, RestoreFlagError, with_saved_vm};
 pub use usage::refusal;
 
 /// A KVM virtual machine monitor whose guests have a working PMU on any host.
@@ -163,6 +165,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", long_help = help::RESTORE)]
     pub restore: Option<OsString>,
 
+    /// Go on with a VM that another process sends (perfvisor ctl migrate): socket=PATH
+    #[arg(long, value_name = "OPTIONS", conflicts_with_all = ["restore", "print_config"],
+        long_help = moving_help::INCOMING)]
+    pub incoming: Option<OsString>,
+
     /// The VM's name in the log [default: perfvisor]
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub name: Option<String>,
@@ -259,6 +266,9 @@ pub enum CtlCommand {
     /// Save the VM into a new folder, for perfvisor run --restore; it goes on afterwards
     #[command(long_about = help::SNAPSHOT)]
     Snapshot(SnapshotArgs),
+    /// Move the VM to a perfvisor run --incoming, while its guest runs; this one ends then
+    #[command(long_about = moving_help::MIGRATE)]
+    Migrate(MigrateArgs),
     /// Press the ACPI power button; the guest may ignore it
     Shutdown(ShutdownArgs),
 }
@@ -341,6 +351,20 @@ pub struct SnapshotArgs {
     /// Let this snapshot be the base of the next one: what is written is noted from now on
     #[arg(long, long_help = moving_help::TRACK)]
     pub track: bool,
+}
+
+/// The words of `perfvisor ctl migrate`.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct MigrateArgs {
+    /// Where to: socket=PATH, and optionally downtime=N ms
+    #[arg(long, value_name = "OPTIONS", long_help = moving_help::MIGRATE_TO,
+        value_parser = OsStringValueParser::new().try_map(|value| MigrateTo::parse(&value)))]
+    pub to: Option<MigrateTo>,
+
+    /// End a migration: the VM goes on here
+    #[arg(long)]
+    pub cancel: bool,
 }
 
 /// The flags of `perfvisor ctl shutdown`.

@@ -13,3 +13,29 @@ pub(super) const TRACK: &str = "\
 Let this snapshot be the base of the next one: from now on it is noted which pages are written,
 which costs the guest one fault for each page after each snapshot. A snapshot without --track and
 --base ends that.";
+
+/// `--incoming`.
+pub(super) const INCOMING: &str = "\
+Go on with a VM that another process sends by `perfvisor ctl migrate --to socket=PATH`.
+
+It waits at the socket PATH, which only its owner can use, for one VM. The guest's kernel, memory,
+CPUs, PMU and devices are as there; --api-socket, --name and --kvm-device are this command's, and
+--serial and --console may be others. Whoever sends decides what runs here: a VM, with the rights of
+this user.";
+
+/// `ctl migrate`.
+pub(super) const MIGRATE: &str = "\
+Move the VM to a perfvisor run --incoming, while its guest runs.
+
+Its memory is copied, then what the guest has written meanwhile, again and again until the rest is
+so little that the guest needs to stand for no longer than downtime= says. Then it goes on there,
+and this VM ends, with exit status 8. Until the destination has said that it runs, any failure
+leaves the guest running here. What can be moved is what can be saved. A line is printed for each
+round. Ctrl-C ends the lines and not the migration: --cancel does.";
+
+/// `ctl migrate --to`.
+pub(super) const MIGRATE_TO: &str = "\
+Where to: socket=PATH[,downtime=N].
+  socket    the socket of perfvisor run --incoming socket=PATH
+  downtime  how long the guest may stand, in ms [default: 300]. A guest that writes faster than the
+            copy goes is not moved: allow more, or pause it";

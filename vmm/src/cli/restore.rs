@@ -1,4 +1,4 @@
-//! `--restore DIR`: the flags of the guest come out of the snapshot.
+//! `--restore DIR`, `--incoming socket=S`: the flags of the guest come with it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,15 +10,16 @@ use thiserror::Error;
 
 use super::Cli;
 use super::config_file::{self, ConfigFileError};
-use crate::snapshot::{FLAGS, SnapshotError, SnapshotFolder};
+use crate::snapshot::{FLAGS, IncomingError, IncomingVm, SavedVm, SnapshotError, SnapshotFolder};
 
 /// Flags that belong to the process, and not to the guest.
-const OF_THE_PROCESS: [&str; 6] = [
+const OF_THE_PROCESS: [&str; 7] = [
     "api-socket",
     "name",
     "kvm-device",
     "on-reboot",
     "restore",
+    "incoming",
     "config",
 ];
 /// Flags of where the guest's bytes go, which may be others than before.
@@ -37,18 +38,30 @@ pub enum RestoreFlagError {
     #[error("--restore")]
     Folder(#[source] SnapshotError),
     /// A flag is the guest's.
-    #[error(
-        "--restore: --{flag} is the snapshot's, and cannot be another; use --restore without it"
-    )]
+    #[error("--{with}: --{flag} is the guest's, and cannot be another; use --{with} without it")]
     Guests {
+        /// The flag that the guest comes by.
+        with: &'static str,
         /// The flag.
         flag: String,
     },
+    /// The value of `--incoming` means nothing.
+    #[error("--incoming: '{value}' is no socket; expected: socket=PATH")]
+    Incoming {
+        /// The value.
+        value: String,
+    },
+    /// No VM comes.
+    #[error(transparent)]
+    Source(#[from] IncomingError),
     /// A guest that boots again would begin with the snapshot again.
-    #[error("--restore: not with --on-reboot restart; use --on-reboot exit")]
-    OnReboot,
-    /// The snapshot's flags are none of this version.
-    #[error("--restore: the flags of the snapshot")]
+    #[error("--{flag}: not with --on-reboot restart; use --on-reboot exit")]
+    OnReboot {
+        /// The flag that the guest comes by.
+        flag: &'static str,
+    },
+    /// The guest's flags are none of this version.
+    #[error("the flags of the guest")]
     Flags(#[from] ConfigFileError),
 }
 
@@ -86,14 +99,14 @@ impl RestoreArg {
     }
 }
 
-/// The words of a command line with those of the snapshot that it names put in, and the
-/// snapshot. Words that cannot be parsed are left to the parser.
+/// The words of a command line with those of the VM put in that goes on, and that VM. Words
+/// that cannot be parsed are left to the parser. Waits for a VM that is to come.
 ///
 /// # Errors
-/// If a snapshot is named and cannot be used, or a flag beside it is the guest's.
-pub fn with_snapshot(
+/// If a VM is named and cannot be used, or a flag beside it is the guest's.
+pub fn with_saved_vm(
     words: Vec<OsString>,
-) -> Result<(Vec<OsString>, Option<SnapshotFolder>), RestoreFlagError> {
+) -> Result<(Vec<OsString>, Option<SavedVm>), RestoreFlagError> {
     let command = Cli::command();
     let lenient = command.clone().ignore_errors(true);
     let Ok(matches) = lenient.try_get_matches_from(&words) else {
@@ -103,10 +116,16 @@ pub fn with_snapshot(
     else {
         return Ok((words, None));
     };
-    let Some(value) = given.try_get_one::<OsString>("restore").ok().flatten() else {
+    if given.get_flag("print_config") {
         return Ok((words, None));
+    }
+    let value = |flag| given.try_get_one::<OsString>(flag).ok().flatten();
+    let (with, value) = match (value("restore"), value("incoming")) {
+        (Some(value), None) => ("restore", value),
+        (None, Some(value)) => ("incoming", value),
+        // Both: the parser refuses them.
+        _ => return Ok((words, None)),
     };
-    let RestoreArg { dir, .. } = RestoreArg::parse(value)?;
     for arg in run.get_arguments() {
         let Some(flag) = arg.get_long() else {
             continue;
@@ -114,19 +133,43 @@ pub fn with_snapshot(
         let is_given = given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
         if is_given && !OF_THE_PROCESS.contains(&flag) && !OF_PLACES.contains(&flag) {
             let flag = flag.to_owned();
-            return Err(RestoreFlagError::Guests { flag });
+            return Err(RestoreFlagError::Guests { with, flag });
         }
     }
-    let mut folder = SnapshotFolder::open(&dir).map_err(RestoreFlagError::Folder)?;
-    let flags: String = folder.take(FLAGS).map_err(RestoreFlagError::Folder)?;
-    let flags = config_file::flags_of(&dir, &flags, given, &OF_THE_PROCESS)?;
+    let (path, flags, saved) = if with == "restore" {
+        snapshot(value)?
+    } else {
+        incoming(value)?
+    };
+    let flags = config_file::flags_of(&path, &flags, given, &OF_THE_PROCESS)?;
     let Some(at) = words.iter().position(|word| word == "run") else {
         return Ok((words, None));
     };
     let (mut all, rest) = (words[..=at].to_vec(), &words[at + 1..]);
     all.extend(flags);
     all.extend_from_slice(rest);
-    Ok((all, Some(folder)))
+    Ok((all, Some(saved)))
+}
+
+/// A snapshot: its path and its flags, and the VM.
+fn snapshot(value: &OsStr) -> Result<(PathBuf, String, SavedVm), RestoreFlagError> {
+    let RestoreArg { dir, .. } = RestoreArg::parse(value)?;
+    let mut folder = SnapshotFolder::open(&dir).map_err(RestoreFlagError::Folder)?;
+    let flags = folder.take(FLAGS).map_err(RestoreFlagError::Folder)?;
+    Ok((dir, flags, SavedVm::Folder(folder)))
+}
+
+/// A VM that comes: its socket and its flags, and the VM.
+fn incoming(value: &OsStr) -> Result<(PathBuf, String, SavedVm), RestoreFlagError> {
+    let path = value.as_bytes().strip_prefix(b"socket=");
+    let path = path.filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| RestoreFlagError::Incoming {
+        value: value.to_string_lossy().into_owned(),
+    })?;
+    let path = PathBuf::from(OsString::from_vec(path.to_vec()));
+    let vm = IncomingVm::wait(&path)?;
+    let flags = vm.hello.flags.clone();
+    Ok((path, flags, SavedVm::Incoming(vm)))
 }
 
 #[cfg(test)]
@@ -167,7 +210,7 @@ mod tests {
             "--rng=on",
         ] {
             let given = words(&["perfvisor", "run", "--restore", "/nowhere", flag]);
-            let error = with_snapshot(given).unwrap_err().to_string();
+            let error = with_saved_vm(given).unwrap_err().to_string();
             let name = flag.split('=').next().unwrap_or_default();
             assert!(error.contains(name), "{error}");
         }
@@ -179,9 +222,9 @@ mod tests {
             "--api-socket",
             "/s",
         ]);
-        let error = with_snapshot(given).unwrap_err();
+        let error = with_saved_vm(given).unwrap_err();
         assert!(matches!(error, RestoreFlagError::Folder(_)), "{error}");
         let other = words(&["perfvisor", "run", "--kernel", "/k"]);
-        assert_eq!(with_snapshot(other.clone()).unwrap().0, other);
+        assert_eq!(with_saved_vm(other.clone()).unwrap().0, other);
     }
 }

@@ -10,12 +10,16 @@ use serde::de::DeserializeOwned;
 
 use super::client::{self, ClientError};
 use super::report::{
-    Monitor, MonitorList, MonitorRequest, ShutdownRequest, SnapshotRequest, VcpuPlace, VcpuSlot,
-    VcpuSlots,
+    MigrationRequest, Monitor, MonitorList, MonitorRequest, ShutdownRequest, SnapshotRequest,
+    VcpuPlace, VcpuSlot, VcpuSlots, usual_downtime_ms,
 };
+use super::routes::MIGRATION;
 use super::text;
-use crate::cli::{CtlArgs, CtlCommand, MonitorArgs, MonitorCommand, VcpuArgs, VcpuCommand};
+use crate::cli::{
+    CtlArgs, CtlCommand, MigrateArgs, MonitorArgs, MonitorCommand, VcpuArgs, VcpuCommand,
+};
 use crate::error_text::report;
+use crate::machine::{MoveReport, MoveStage};
 
 /// Runs the subcommand; an error is one line on standard error and status 1.
 #[must_use]
@@ -37,6 +41,9 @@ fn answer(args: &CtlArgs) -> Result<String, ClientError> {
     let (method, route) = route(&args.command);
     let body = body(&args.command);
     let mut json = client::request(path, method, &route, &body)?;
+    if let CtlCommand::Migrate(_) = &args.command {
+        return moved(path, json, args.json);
+    }
     if method != "GET"
         && let CtlCommand::Vcpu(vcpu) = &args.command
     {
@@ -64,6 +71,7 @@ fn answer(args: &CtlArgs) -> Result<String, ClientError> {
         CtlCommand::Pause
         | CtlCommand::Resume
         | CtlCommand::Snapshot(_)
+        | CtlCommand::Migrate(_)
         | CtlCommand::Shutdown(_) => read(path, &json).map(|state| text::state(&state)),
     }
 }
@@ -81,6 +89,12 @@ fn body(command: &CtlCommand) -> String {
             base: snapshot.base.as_deref().map(absolute),
             track: snapshot.track,
         }),
+        CtlCommand::Migrate(MigrateArgs { to: Some(to), .. }) => {
+            serde_json::to_string(&MigrationRequest {
+                socket: absolute(&to.socket),
+                downtime_ms: to.downtime_ms.unwrap_or_else(usual_downtime_ms),
+            })
+        }
         CtlCommand::Monitor(MonitorArgs {
             command: MonitorCommand::Add { monitor },
         }) => serde_json::to_string(&MonitorRequest {
@@ -107,6 +121,8 @@ fn route(command: &CtlCommand) -> (&'static str, String) {
         CtlCommand::Pause => ("PUT", "/pause"),
         CtlCommand::Resume => ("PUT", "/resume"),
         CtlCommand::Snapshot(_) => ("PUT", client::SNAPSHOT),
+        CtlCommand::Migrate(MigrateArgs { cancel: true, .. }) => ("DELETE", MIGRATION),
+        CtlCommand::Migrate(_) => ("PUT", MIGRATION),
         CtlCommand::Shutdown(_) => ("PUT", "/shutdown"),
         CtlCommand::Vcpu(vcpu) => match vcpu.command {
             VcpuCommand::Add { vcpu } => return ("PUT", format!("/vcpus/{vcpu}")),
@@ -153,6 +169,29 @@ fn settled(path: &Path, command: VcpuCommand, first: String) -> Result<String, C
         }
         thread::sleep(PERIOD);
         json = client::request(path, "GET", &format!("/vcpus/{vcpu}"), "")?;
+    }
+}
+
+/// Prints a line for each round of a migration, until it has ended; returns its last line.
+fn moved(path: &Path, first: String, as_json: bool) -> Result<String, ClientError> {
+    const PERIOD: Duration = Duration::from_millis(50);
+    let (mut json, mut last) = (first, None);
+    loop {
+        let report: MoveReport = read(path, &json)?;
+        let this = (report.stage, report.round);
+        if !report.stage.is_on() {
+            let text = text::migration(&report);
+            return match report.stage {
+                MoveStage::Failed => Err(ClientError::Refused(text)),
+                _ if as_json => Ok(json),
+                _ => Ok(text),
+            };
+        }
+        if last.replace(this) != Some(this) && !as_json {
+            print(&text::migration(&report));
+        }
+        thread::sleep(PERIOD);
+        json = client::request(path, "GET", MIGRATION, "")?;
     }
 }
 

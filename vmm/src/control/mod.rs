@@ -19,6 +19,7 @@ mod ctl;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod http;
+mod migration;
 mod monitors;
 mod report;
 mod routes;
@@ -30,9 +31,9 @@ mod vm;
 pub use client::ClientError;
 pub use ctl::run as ctl;
 pub use report::{
-    Info, Monitor, MonitorCount, MonitorList, MonitorRequest, NewState, PmuInfo, PmuReport,
-    PowerState, ShutdownRequest, SnapshotRequest, StateReport, VcpuPlace, VcpuPmuReport, VcpuSlot,
-    VcpuSlots,
+    Info, MigrationRequest, Monitor, MonitorCount, MonitorList, MonitorRequest, NewState, PmuInfo,
+    PmuReport, PowerState, ShutdownRequest, SnapshotRequest, StateReport, VcpuPlace, VcpuPmuReport,
+    VcpuSlot, VcpuSlots,
 };
 pub use server::ControlServer;
 pub use vm::{VmControl, VmFacts};

@@ -246,6 +246,23 @@ pub struct SnapshotRequest {
     pub track: bool,
 }
 
+/// The body of `PUT /migration`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationRequest {
+    /// The socket of the destination: an absolute path.
+    pub socket: PathBuf,
+    /// The longest time that the guest may stand, ms.
+    #[serde(default = "usual_downtime_ms")]
+    pub downtime_ms: u64,
+}
+
+/// The time that a guest may stand when it moves, ms, if nobody says.
+#[must_use]
+pub(super) const fn usual_downtime_ms() -> u64 {
+    300
+}
+
 /// The body of `PUT /shutdown`; none at all is all defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,7 @@
 //! The routes: which method and path call which handler.
 
+use std::sync::Arc;
+
 use super::http::{Request, Response};
 use super::vm::VmControl;
 
@@ -25,10 +27,18 @@ const fn route(method: &'static str, path: &'static str, run: Run) -> Route {
     Route { method, path, run }
 }
 
+/// The path of a migration.
+pub(super) const MIGRATION: &str = "/migration";
+
 /// The part of a path that a request fills in, always the last.
 const ID: &str = "{id}";
 
 impl Route {
+    /// Whether it pauses the guest or changes the machine, which one does at a time.
+    fn changes_vm(&self) -> bool {
+        self.method != "GET" && self.path != MIGRATION
+    }
+
     /// What stands for `{id}`, empty if nothing does; `None` if the path is
     /// another.
     fn id_in<'a>(&self, path: &'a str) -> Option<&'a str> {
@@ -45,12 +55,15 @@ impl Route {
 /// Everything that the API does. Putting the VM into a state twice is doing it
 /// once; a vCPU that is there or on its way is refused, since two who want it
 /// want to know.
-pub(super) const ROUTES: [Route; 13] = [
+pub(super) const ROUTES: [Route; 16] = [
     route("GET", "/info", VmControl::info),
     route("GET", "/pmu", VmControl::pmu),
     route("PUT", "/pause", VmControl::pause),
     route("PUT", "/resume", VmControl::resume),
     route("PUT", "/snapshot", VmControl::snapshot),
+    route("GET", MIGRATION, VmControl::migration),
+    route("PUT", MIGRATION, VmControl::migrate),
+    route("DELETE", MIGRATION, VmControl::cancel_migration),
     route("PUT", "/shutdown", VmControl::shutdown),
     route("GET", "/vcpus", VmControl::vcpus),
     route("GET", "/vcpus/{id}", VmControl::vcpu),
@@ -66,6 +79,12 @@ pub(super) fn dispatch(vm: &mut VmControl, request: &Request) -> Response {
     match find(&request.method, &request.path) {
         Ok(_) if vm.is_ending() => Response::error(503, "the VM is ending"),
         Ok((route, id)) => {
+            let mover = Arc::clone(&vm.machine.mover);
+            let turn = mover.try_turn();
+            if turn.is_none() && route.changes_vm() {
+                let why = "the VM stands for a moment, as it is being moved; try again, or end that by perfvisor ctl migrate --cancel";
+                return Response::error(409, why);
+            }
             let body = &request.body;
             (route.run)(vm, &RouteCall { id, body })
         }
@@ -104,6 +123,7 @@ mod tests {
     use super::super::report::*;
     use super::*;
     use crate::config::MonitorPolicy;
+    use crate::machine::MoveReport;
     use crate::pmu::{
         UncoreCounterStatus, UncoreInstanceStatus, UncoreLogEntry, UncorePmuStatus, UncoreStatus,
     };
@@ -186,6 +206,7 @@ mod tests {
         matches_schema("State", &StateReport { state });
         matches_schema("Shutdown", &ShutdownRequest::default());
         matches_schema("Snapshot", &SnapshotRequest::default());
+        the_document_has_exactly_these_fields_of_a_migration();
         let info = Info {
             name: String::new(),
             version: String::new(),
@@ -210,6 +231,18 @@ mod tests {
         };
         matches_schema("Vcpu", &vcpu);
         matches_schema("Vcpus", &VcpuSlots { vcpus: vec![vcpu] });
+    }
+
+    fn the_document_has_exactly_these_fields_of_a_migration() {
+        let (socket, downtime_ms) = ("s".into(), usual_downtime_ms());
+        matches_schema(
+            "MigrationRequest",
+            &MigrationRequest {
+                socket,
+                downtime_ms,
+            },
+        );
+        matches_schema("Migration", &MoveReport::default());
     }
 
     fn the_document_has_exactly_these_monitor_fields() {

@@ -7,6 +7,7 @@ use super::report::{
 };
 use super::uncore_text::uncore;
 use crate::config::MonitorPolicy;
+use crate::machine::{MoveReport, MoveStage};
 use crate::vcpu::{CounterStatus, MonitorReading, MonitorStatus, UncountedNames};
 
 /// The column at which the values of `info` start.
@@ -295,6 +296,34 @@ pub(super) fn state(report: &StateReport) -> String {
         NewState::Ending => "the VM ends",
     }
     .to_owned()
+}
+
+/// A line of `perfvisor ctl migrate`.
+pub(super) fn migration(report: &MoveReport) -> String {
+    let MoveReport {
+        round,
+        round_pages,
+        pages,
+        ..
+    } = report;
+    let kib = report.bytes >> 10;
+    let ms = report.elapsed_ms;
+    let so_far = format!("{pages} pages, {kib} KiB, {round} rounds, {ms} ms");
+    match report.stage {
+        MoveStage::None => "the VM has not been moved".to_owned(),
+        MoveStage::Connecting => "waiting for the destination".to_owned(),
+        MoveStage::Copying => format!("round {round}: {round_pages} pages"),
+        MoveStage::Finishing => format!("round {round}: {round_pages} pages, the guest stands"),
+        MoveStage::Moved => {
+            let downtime = report.downtime_ms.unwrap_or_default();
+            format!("moved: the guest stood for {downtime} ms; {so_far}")
+        }
+        MoveStage::Failed => {
+            let why = report.failure.as_deref().unwrap_or_default();
+            format!("the VM was not moved and goes on here: {why}")
+        }
+        MoveStage::Cancelled => format!("cancelled: the VM goes on here; {so_far}"),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a guest begins with: a kernel that boots, or a snapshot from which it goes on.
+//! What a guest begins with: a kernel that boots, or what it was, from which it goes on.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::vcpus::{CreatedVcpus, VcpuBegin};
 use crate::config::VmConfig;
 use crate::kvm::{Hypervisor, Vm};
 use crate::probe;
-use crate::snapshot::SnapshotFolder;
+use crate::snapshot::SavedVm;
 
 /// The beginning of a guest.
 #[derive(Debug)]
@@ -27,13 +27,10 @@ pub(super) enum Beginning {
 
 impl Beginning {
     /// Opens the files of the kernel, or looks at the snapshot.
-    pub(super) fn open(
-        config: &VmConfig,
-        snapshot: Option<SnapshotFolder>,
-    ) -> Result<Self, BuildError> {
-        Ok(match snapshot {
+    pub(super) fn open(config: &VmConfig, saved: Option<SavedVm>) -> Result<Self, BuildError> {
+        Ok(match saved {
             None => Self::Boot(Box::new(Files::open(config)?)),
-            Some(folder) => Self::Saved(Box::new(RestoredVm::read(folder, config)?)),
+            Some(saved) => Self::Saved(Box::new(RestoredVm::read(saved, config)?)),
         })
     }
 

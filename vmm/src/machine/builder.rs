@@ -8,6 +8,7 @@ use super::build_error::BuildError;
 use super::extras::MachineExtras;
 use super::host_full::{HostFull, PauseOnFull};
 use super::hotplug::Hotplug;
+use super::mover::Mover;
 use super::parts::{self, Blueprint, Files};
 use super::platform::DeviceSet;
 use super::presence::PresenceKeeper;
@@ -55,6 +56,8 @@ pub struct MachineControl {
     pub devices: DeviceSet,
     /// Why it is paused without an order.
     pub host_full: Arc<HostFull>,
+    /// Its migration.
+    pub mover: Arc<Mover>,
     /// Saves it; `None` if there is no KVM behind it, as in fuzz targets.
     pub(super) saver: Option<Arc<VmSaver>>,
 }
@@ -158,17 +161,16 @@ impl Machine {
         let presence = Arc::new(PresenceKeeper::new(table, &vcpus, line.clone(), &hooks));
         let hotplug = CpuHotplug::new(Arc::clone(&presence) as _, line, config.cpus.clone());
         let mut platform = parts::place_devices(config, &stop, &serial, &power_button, hotplug)?;
-        let shared = DeviceShared::new(console_files.console.as_ref());
-        let shared = shared.map_err(host("an eventfd"))?;
+        let shared =
+            DeviceShared::new(console_files.console.as_ref()).map_err(host("an eventfd"))?;
         let signals = extras.signals.or_else(|| size_relay(config, &shared));
         let mut events = event_loop(&stop, signals)?;
-        let mut context = DeviceContext::new(config, &stop, &mut events, &shared);
-        virtio::place_all(&vm, &mut platform, &mut context, extras.devices)?;
+        let context = &mut DeviceContext::new(config, &stop, &mut events, &shared);
+        virtio::place_all(&vm, &mut platform, context, extras.devices)?;
         let devices = platform.connect(&vm)?;
         let console = serial.output.clone();
-        if let Some(typist) = parts::typist(config, serial, socket, &stop)? {
-            events.add(typist);
-        }
+        let typist = parts::typist(config, serial, socket, &stop)?;
+        typist.into_iter().for_each(|typist| events.add(typist));
         kick::install_handler().map_err(host("the signal handler of kicks"))?;
         let source = VcpuSource {
             hooks,
@@ -185,7 +187,7 @@ impl Machine {
         watch_required_cpus(&mut events, &vcpus, &stop)?;
         // Behind all that refuses: the reason of a refusal is the only line.
         vcpus::warn_of_leaks(&created.leaked);
-        let saver = VmSaver::new(&vm, created.msrs, extras.flags, config.cpus.nested);
+        let saver = VmSaver::new(&vm, created.msrs, extras.flags, config.cpus.nested).into();
         let control = MachineControl {
             vcpus,
             hotplug: Arc::new(hotplug),
@@ -194,7 +196,8 @@ impl Machine {
             console,
             devices,
             host_full: shared.host_full,
-            saver: Some(Arc::new(saver)),
+            mover: Arc::default(),
+            saver: Some(saver),
         };
         events.add(Arc::new(Mutex::new(PauseOnFull::new(&control))));
         Ok(Self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::VmConfig;
 use crate::devices::virtio::VirtioDevice;
 use crate::event_loop::SignalRelay;
-use crate::snapshot::SnapshotFolder;
+use crate::snapshot::SavedVm;
 use crate::stop::StopSignal;
 
 /// Parts of a machine that whoever builds it brings along.
@@ -20,8 +20,8 @@ pub struct MachineExtras {
     pub console: Option<Box<dyn Write + Send>>,
     /// Whether the guest has run before in this VM: the files of its consoles go on.
     pub again: bool,
-    /// The snapshot from which the guest goes on, in place of a boot.
-    pub restore: Option<SnapshotFolder>,
+    /// What the guest was, from which it goes on in place of a boot.
+    pub restore: Option<SavedVm>,
     /// The flags of this VM as text, for its snapshots; or why there are none.
     pub flags: Result<String, String>,
     /// Who hears of signals before they end the VM.

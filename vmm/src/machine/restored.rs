@@ -1,18 +1,24 @@
 //! A VM from a snapshot: what the builder needs of it, in place of a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use vpmu::ids::VcpuId;
 
 use super::layers::MemoryLayers;
-use super::memory::MemoryError;
+use super::memory::{MemoryError, RamLayout};
+use super::saved_memory::{self, pages_of};
 use super::saving::{CHIPS, MACHINE, MachineSection, realtime, vcpu_section};
 use crate::config::VmConfig;
 use crate::kvm::{CpuidEntry, KvmError, SavedChips, VmChips};
-use crate::snapshot::{Identity, Sections, SnapshotError, SnapshotFolder};
+use crate::snapshot::stream::{StreamError, StreamRecord};
+use crate::snapshot::{
+    FLAGS, Identity, IncomingVm, SavedVm, SectionError, Sections, SnapshotError, SnapshotFolder,
+};
 use crate::sys::guest_ram::GuestRam;
 use crate::vcpu::VcpuSection;
 
@@ -22,6 +28,12 @@ pub enum RestoredError {
     /// The folder or a section of it cannot be used.
     #[error("--restore")]
     Folder(#[source] SnapshotError),
+    /// What comes from the source cannot be used.
+    #[error("--incoming")]
+    Stream(#[from] StreamError),
+    /// The parts of what comes do not fit together.
+    #[error("--incoming: {0}")]
+    Strange(String),
     /// The snapshot that it needs is not there.
     #[error("--restore: {path} needs its base")]
     Base {
@@ -39,7 +51,7 @@ pub enum RestoredError {
         what: String,
     },
     /// The host's CPU or KVM lacks features that the guest has found.
-    #[error("--restore: this host lacks what the guest's CPU has: {}", .lacks.join(", "))]
+    #[error("this host lacks what the guest's CPU has: {}", .lacks.join(", "))]
     Lacks {
         /// The features, as bits of CPUID.
         lacks: Vec<String>,
@@ -47,8 +59,11 @@ pub enum RestoredError {
     /// The memory cannot be mapped.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// A page cannot be written.
+    #[error("--incoming: a page of the guest's memory")]
+    Page(#[from] io::Error),
     /// KVM refuses a part.
-    #[error("--restore: KVM does not take the state")]
+    #[error("KVM does not take the state of the guest")]
     Kvm(#[from] KvmError),
 }
 
@@ -62,16 +77,30 @@ impl RestoredError {
     }
 }
 
-/// A snapshot that was read and looked at.
+/// The state of a VM that was read and looked at.
 #[derive(Debug)]
 pub(super) struct RestoredVm {
-    path: PathBuf,
-    sections: Sections,
-    memory: MemoryLayers,
+    sections: SavedSections,
+    memory: RestoredMemory,
     machine: MachineSection,
     chips: SavedChips,
     /// For the threads of the vCPUs, each once.
     pub(super) vcpus: Arc<SavedVcpus>,
+}
+
+/// Sections, and where they come from.
+#[derive(Debug)]
+struct SavedSections {
+    /// The folder; `None` for a stream.
+    folder: Option<PathBuf>,
+    sections: Sections,
+}
+
+/// The memory of a VM that goes on.
+#[derive(Debug)]
+enum RestoredMemory {
+    Layers(MemoryLayers),
+    Received(GuestRam),
 }
 
 /// The vCPUs of a snapshot.
@@ -84,37 +113,96 @@ pub(super) struct SavedVcpus {
     realtime: u64,
 }
 
+impl SavedSections {
+    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, RestoredError> {
+        let taken = self.sections.take(name);
+        taken.map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: SectionError) -> RestoredError {
+        match &self.folder {
+            Some(folder) => RestoredError::Folder(SnapshotError::section(folder, source)),
+            None => RestoredError::Stream(source.into()),
+        }
+    }
+
+    fn misfit(&self, what: &str) -> RestoredError {
+        match &self.folder {
+            Some(folder) => RestoredError::misfit(folder, what),
+            None => RestoredError::Strange(what.to_owned()),
+        }
+    }
+}
+
 impl RestoredVm {
-    /// Reads the sections that the machine needs first.
+    /// Reads what the machine needs first: of a snapshot the sections, of a VM that comes
+    /// everything.
     ///
     /// # Errors
-    /// If one is missing or damaged, or is not of a VM with these flags.
-    pub(super) fn read(
-        mut folder: SnapshotFolder,
+    /// If a part is missing or damaged, or is not of a VM with these flags.
+    pub(super) fn read(saved: SavedVm, config: &VmConfig) -> Result<Self, RestoredError> {
+        match saved {
+            SavedVm::Folder(folder) => Self::of_folder(folder, config),
+            SavedVm::Incoming(incoming) => Self::receive(incoming, config),
+        }
+    }
+
+    fn of_folder(folder: SnapshotFolder, config: &VmConfig) -> Result<Self, RestoredError> {
+        let mut sections = SavedSections {
+            folder: Some(folder.path.clone()),
+            sections: folder.sections,
+        };
+        let identity = sections.take(Identity::SECTION)?;
+        let size = folder.memory.size;
+        if size != config.memory.size {
+            return Err(sections.misfit(&other_size(size, config)));
+        }
+        let layers = MemoryLayers::open(&folder.path, folder.memory, identity)?;
+        Self::of_sections(sections, RestoredMemory::Layers(layers), config)
+    }
+
+    /// Takes the memory as it comes, until the state has come.
+    fn receive(mut incoming: IncomingVm, config: &VmConfig) -> Result<Self, RestoredError> {
+        let size = config.memory.size;
+        if incoming.hello.memory != size {
+            let other = other_size(incoming.hello.memory, config);
+            return Err(RestoredError::Strange(other));
+        }
+        let memory = RamLayout::of(size).allocate(config.memory, false)?;
+        let pages = pages_of(&memory);
+        let mut buffer = Vec::new();
+        let sections = loop {
+            match incoming.record(pages, &mut buffer)? {
+                StreamRecord::Pages(range) => saved_memory::put(&memory, range.start, &buffer)?,
+                StreamRecord::Zeros(range) => saved_memory::clear(&memory, &range)?,
+                StreamRecord::State(sections, _) => break sections,
+            }
+        };
+        let folder = None;
+        let mut sections = SavedSections { folder, sections };
+        // They came first.
+        let _: String = sections.take(FLAGS)?;
+        Self::of_sections(sections, RestoredMemory::Received(memory), config)
+    }
+
+    fn of_sections(
+        mut sections: SavedSections,
+        memory: RestoredMemory,
         config: &VmConfig,
     ) -> Result<Self, RestoredError> {
-        let machine: MachineSection = folder.take(MACHINE).map_err(RestoredError::Folder)?;
-        let chips = folder.take(CHIPS).map_err(RestoredError::Folder)?;
-        let identity = folder
-            .take(Identity::SECTION)
-            .map_err(RestoredError::Folder)?;
-        let misfit = |what: String| RestoredError::misfit(&folder.path, &what);
-        if machine.memory != config.memory.size || folder.memory.size != machine.memory {
-            return Err(misfit(format!(
-                "its memory has {} bytes, and the guest has {}",
-                folder.memory.size, config.memory.size
-            )));
+        let machine: MachineSection = sections.take(MACHINE)?;
+        let chips = sections.take(CHIPS)?;
+        if machine.memory != config.memory.size {
+            return Err(sections.misfit(&other_size(machine.memory, config)));
         }
         let ids: BTreeSet<_> = machine.vcpus.iter().copied().collect();
         let possible = ids.iter().all(|id| *id < config.cpus.max);
         if !ids.contains(&0) || !possible || ids.len() != machine.vcpus.len() {
-            return Err(misfit("its list of vCPUs is damaged".to_owned()));
+            return Err(sections.misfit("its list of vCPUs is damaged"));
         }
         let mut vcpus = BTreeMap::new();
         for &id in &machine.vcpus {
-            let section: VcpuSection = folder
-                .take(&vcpu_section(VcpuId(id)))
-                .map_err(RestoredError::Folder)?;
+            let section: VcpuSection = sections.take(&vcpu_section(VcpuId(id)))?;
             vcpus.insert(VcpuId(id), section);
         }
         let boot = vcpus.get(&VcpuId(0)).map(|boot| &boot.kvm);
@@ -128,16 +216,18 @@ impl RestoredVm {
                 realtime: machine.realtime,
             }),
             machine,
-            memory: MemoryLayers::open(&folder.path, folder.memory, identity)?,
-            path: folder.path,
-            sections: folder.sections,
+            memory,
+            sections,
         })
     }
 
-    /// The memory: pages come from the file when the guest uses them, and what it writes
-    /// stays its own.
+    /// The memory: of a snapshot, pages come from the file when the guest uses them, and
+    /// what it writes stays its own.
     pub(super) fn memory(&self, config: &VmConfig) -> Result<GuestRam, RestoredError> {
-        self.memory.map(config.memory)
+        match &self.memory {
+            RestoredMemory::Layers(layers) => layers.map(config.memory),
+            RestoredMemory::Received(memory) => Ok(memory.clone()),
+        }
     }
 
     /// The vCPUs that the guest has.
@@ -160,11 +250,16 @@ impl RestoredVm {
         devices: &super::platform::DeviceSet,
     ) -> Result<(), RestoredError> {
         chips.restore_chips(&self.chips)?;
-        let sections = &mut self.sections;
+        let sections = &mut self.sections.sections;
         let restored = devices.restore(sections);
         let restored = restored.and_then(|()| sections.are_all_taken());
-        restored.map_err(|source| RestoredError::Folder(SnapshotError::section(&self.path, source)))
+        restored.map_err(|source| self.sections.error(source))
     }
+}
+
+fn other_size(size: u64, config: &VmConfig) -> String {
+    let guest = config.memory.size;
+    format!("its memory has {size} bytes, and the guest has {guest}")
 }
 
 impl SavedVcpus {

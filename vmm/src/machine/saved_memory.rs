@@ -51,13 +51,9 @@ fn pieces<'a>(memory: &'a GuestRam, pages: &[Range<u64>]) -> impl Iterator<Item 
 
 /// Writes pages of the memory to their places in a file, which is new.
 pub(super) fn write_pages(memory: &GuestRam, pages: &[Range<u64>], file: &File) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE];
-    for piece in pieces(memory, pages) {
-        let bytes = &mut buffer[..piece.len];
-        let read = piece.region.read_slice(bytes, piece.at);
-        read.map_err(io::Error::other)?;
-        write_non_zero(file, bytes, piece.offset)?;
-    }
+    each_piece(memory, pages, |first, bytes| {
+        write_non_zero(file, bytes, first * PAGE as u64)
+    })?;
     file.set_len(pages_of(memory) * PAGE as u64)
 }
 
@@ -69,6 +65,50 @@ pub(super) fn read_pages(memory: &GuestRam, pages: &[Range<u64>], file: &File) -
         file.read_exact_at(bytes, piece.offset)?;
         let written = piece.region.write_slice(bytes, piece.at);
         written.map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Gives the pages of some ranges to `to`, in pieces: the number of the first, and bytes.
+pub(super) fn each_piece<E: From<io::Error>>(
+    memory: &GuestRam,
+    pages: &[Range<u64>],
+    mut to: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut buffer = vec![0; PIECE];
+    for piece in pieces(memory, pages) {
+        let bytes = &mut buffer[..piece.len];
+        let read = piece.region.read_slice(bytes, piece.at);
+        read.map_err(io::Error::other)?;
+        to(piece.offset / PAGE as u64, bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes bytes to the memory from a page on.
+pub(super) fn put(memory: &GuestRam, first: u64, bytes: &[u8]) -> io::Result<()> {
+    let pages = first..first + (bytes.len() / PAGE) as u64;
+    for piece in pieces(memory, std::slice::from_ref(&pages)) {
+        let start = usize::try_from(piece.offset - first * PAGE as u64).unwrap_or(usize::MAX);
+        let part = bytes.get(start..).and_then(|rest| rest.get(..piece.len));
+        let written = piece.region.write_slice(part.unwrap_or_default(), piece.at);
+        written.map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Clears pages of the memory. One that is zero already is not touched: it may have no page
+/// of the host.
+pub(super) fn clear(memory: &GuestRam, pages: &Range<u64>) -> io::Result<()> {
+    let (mut buffer, zeros) = (vec![0; PIECE], vec![0; PIECE]);
+    for piece in pieces(memory, std::slice::from_ref(pages)) {
+        let bytes = &mut buffer[..piece.len];
+        let read = piece.region.read_slice(bytes, piece.at);
+        read.map_err(io::Error::other)?;
+        if !bytes.iter().all(|byte| *byte == 0) {
+            let written = piece.region.write_slice(&zeros[..piece.len], piece.at);
+            written.map_err(io::Error::other)?;
+        }
     }
     Ok(())
 }

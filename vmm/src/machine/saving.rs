@@ -92,6 +92,9 @@ pub enum SaveError {
     /// The flags have no form as text.
     #[error("{0}")]
     Flags(String),
+    /// A migration has the notes of written pages.
+    #[error("the VM is being moved; end that first: perfvisor ctl migrate --cancel")]
+    Migrates,
     /// Nobody noted what was written.
     #[error("nothing was noted since {base}: only a snapshot with --track or --base can be a base")]
     NotTracked {
@@ -140,6 +143,8 @@ pub(super) enum LogUse {
     Nobody,
     /// The next snapshot.
     Base(TrackedBase),
+    /// A migration.
+    Migration,
 }
 
 /// The snapshot that may be a base.
@@ -208,6 +213,9 @@ impl VmSaver {
     ) -> Result<(), SaveError> {
         let flags = self.flags()?;
         let mut log_use = self.log_use();
+        if matches!(*log_use, LogUse::Migration) {
+            return Err(SaveError::Migrates);
+        }
         if let Some(base) = &order.base {
             check_base(base, &log_use)?;
         }

@@ -1,4 +1,5 @@
-//! A snapshot on its way to a folder and back: files and bytes, not what they mean.
+//! A VM on its way to a folder and back, or to another process: files and bytes, not what
+//! they mean.
 //!
 //! ```text
 //! DIR/state     what a VM is besides its memory, in sections by name: see `state_file`
@@ -13,10 +14,22 @@ pub const FLAGS: &str = "flags";
 
 mod folder;
 mod identity;
+mod incoming;
 mod sections;
 mod state_file;
+pub mod stream;
 
 pub use folder::{NewSnapshot, SnapshotError, SnapshotFolder};
 pub use identity::{Identity, NeededBase, SnapshotId};
+pub use incoming::{IncomingError, IncomingPeer, IncomingVm};
 pub use sections::{SectionError, Sections};
 pub use state_file::{StateFileError, VERSION};
+
+/// Where a VM comes from that goes on.
+#[derive(Debug)]
+pub enum SavedVm {
+    /// A snapshot.
+    Folder(SnapshotFolder),
+    /// Another process.
+    Incoming(IncomingVm),
+}

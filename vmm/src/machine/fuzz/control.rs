@@ -55,6 +55,7 @@ impl MachineControl {
             console: ConsoleOutput::default(),
             devices: DeviceSet::default(),
             host_full: Arc::new(HostFull::new()?),
+            mover: Arc::default(),
             saver: None,
         })
     }
