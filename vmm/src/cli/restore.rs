@@ -200,6 +200,28 @@ mod tests {
         words.iter().map(OsString::from).collect()
     }
 
+    /// Before anybody is waited for.
+    #[test]
+    fn the_guests_flags_come_with_it() {
+        for (value, flag, says) in [
+            ("socket=/s", "--cpus=boot=2", "--cpus is the guest's"),
+            ("/s", "--name=a", "expected: socket=PATH"),
+            ("socket=", "--name=a", "expected: socket=PATH"),
+            ("socket=/nowhere/s", "--name=a", "/nowhere/s"),
+        ] {
+            let given = words(&["perfvisor", "run", "--incoming", value, flag]);
+            let error = with_saved_vm(given).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        for other in ["--print-config", "--restore=/nowhere"] {
+            let given = words(&["perfvisor", "run", "--incoming", "socket=/s", other]);
+            assert!(
+                with_saved_vm(given).unwrap().1.is_none(),
+                "left to the parser"
+            );
+        }
+    }
+
     #[test]
     fn the_guests_flags_are_the_snapshots() {
         for flag in [

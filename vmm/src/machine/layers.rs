@@ -9,7 +9,7 @@ use super::restored::RestoredError;
 use super::saved_memory::{self, pages_of};
 use super::saving::MOST_LAYERS;
 use crate::config::MemoryConfig;
-use crate::snapshot::{Identity, SnapshotError, SnapshotFolder};
+use crate::snapshot::{SnapshotError, SnapshotFolder, SnapshotIdentity};
 use crate::sys::files::InputFile;
 use crate::sys::guest_ram::{GuestRam, PAGE};
 
@@ -34,7 +34,7 @@ impl MemoryLayers {
     pub(super) fn open(
         path: &Path,
         file: InputFile,
-        identity: Identity,
+        identity: SnapshotIdentity,
     ) -> Result<Self, RestoredError> {
         let size = file.size;
         let (mut path, mut file, mut needs) = (path.to_owned(), file, identity.base);
@@ -56,7 +56,8 @@ impl MemoryLayers {
                 source,
             };
             let mut folder = SnapshotFolder::open(&base.path()).map_err(no_base)?;
-            let found: Identity = folder.take(Identity::SECTION).map_err(no_base)?;
+            let found: SnapshotIdentity =
+                folder.take(SnapshotIdentity::SECTION).map_err(no_base)?;
             let above = path;
             let misfit = |what: &str| {
                 let above = above.display();

@@ -17,7 +17,8 @@ use crate::config::VmConfig;
 use crate::kvm::{CpuidEntry, KvmError, SavedChips, VmChips};
 use crate::snapshot::stream::{StreamError, StreamRecord};
 use crate::snapshot::{
-    FLAGS, Identity, IncomingVm, SavedVm, SectionError, Sections, SnapshotError, SnapshotFolder,
+    FLAGS, IncomingVm, SavedVm, SectionError, Sections, SnapshotError, SnapshotFolder,
+    SnapshotIdentity,
 };
 use crate::sys::guest_ram::GuestRam;
 use crate::vcpu::VcpuSection;
@@ -152,7 +153,7 @@ impl RestoredVm {
             folder: Some(folder.path.clone()),
             sections: folder.sections,
         };
-        let identity = sections.take(Identity::SECTION)?;
+        let identity = sections.take(SnapshotIdentity::SECTION)?;
         let size = folder.memory.size;
         if size != config.memory.size {
             return Err(sections.misfit(&other_size(size, config)));

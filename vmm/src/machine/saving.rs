@@ -18,8 +18,8 @@ use super::saved_memory::{pages_of, write_pages};
 use crate::devices::DeviceNotSaved;
 use crate::kvm::{DirtyLog, KvmError, Vm, VmChips};
 use crate::snapshot::{
-    FLAGS, Identity, NeededBase, NewSnapshot, SectionError, Sections, SnapshotError,
-    SnapshotFolder, SnapshotId,
+    FLAGS, NeededBase, NewSnapshot, SectionError, Sections, SnapshotError, SnapshotFolder,
+    SnapshotId, SnapshotIdentity,
 };
 use crate::sys::guest_ram::{GuestRam, PAGE};
 use crate::sys::page_set::PageSet;
@@ -250,7 +250,7 @@ impl VmSaver {
             base = Some(NeededBase::new(path, tracked.id, &pages));
             layers = tracked.layers + 1;
         }
-        sections.put(Identity::SECTION, &Identity { id, base })?;
+        sections.put(SnapshotIdentity::SECTION, &SnapshotIdentity { id, base })?;
         let written = write_pages(&self.memory, &pages, new.memory());
         written.map_err(|source| new.memory_error(source))?;
         let goes_on = order.track || order.base.is_some();
@@ -330,7 +330,8 @@ fn check_base(base: &Path, log_use: &LogUse) -> Result<(), SaveError> {
     let LogUse::Base(tracked) = log_use else {
         return Err(SaveError::NotTracked { base });
     };
-    let identity: Identity = SnapshotFolder::open(&base)?.take(Identity::SECTION)?;
+    let identity: SnapshotIdentity =
+        SnapshotFolder::open(&base)?.take(SnapshotIdentity::SECTION)?;
     if identity.id != tracked.id {
         let last = tracked.path.clone();
         return Err(SaveError::OtherBase { base, last });

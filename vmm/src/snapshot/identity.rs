@@ -35,14 +35,14 @@ impl fmt::Debug for SnapshotId {
 
 /// The section that tells a snapshot from others.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Identity {
+pub struct SnapshotIdentity {
     /// Which it is.
     pub id: SnapshotId,
     /// The snapshot whose memory it changes; `None` if it has all of its memory.
     pub base: Option<NeededBase>,
 }
 
-impl Identity {
+impl SnapshotIdentity {
     /// The name of the section.
     pub const SECTION: &'static str = "snapshot";
 }

@@ -20,7 +20,7 @@ mod state_file;
 pub mod stream;
 
 pub use folder::{NewSnapshot, SnapshotError, SnapshotFolder};
-pub use identity::{Identity, NeededBase, SnapshotId};
+pub use identity::{NeededBase, SnapshotId, SnapshotIdentity};
 pub use incoming::{IncomingError, IncomingPeer, IncomingVm};
 pub use sections::{SectionError, Sections};
 pub use state_file::{StateFileError, VERSION};

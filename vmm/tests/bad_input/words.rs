@@ -22,7 +22,11 @@ fn a_missing_command_is_named_with_the_choices() {
     let (vcpu, monitor) = (ctl("vcpu"), ctl("monitor"));
     for (args, command, accepted) in [
         (&[][..], "perfvisor", "run, exec, doctor or ctl"),
-        (&vcpu[..3], "perfvisor ctl", "vcpu, snapshot or shutdown"),
+        (
+            &vcpu[..3],
+            "perfvisor ctl",
+            "vcpu, snapshot, migrate or shutdown",
+        ),
         (&vcpu, "perfvisor ctl vcpu", "add, remove or list"),
         (&monitor, "perfvisor ctl monitor", "add, remove or list"),
     ] {
