@@ -14,13 +14,15 @@ use super::vcpus::{CreatedVcpus, VcpuBegin};
 use crate::config::VmConfig;
 use crate::kvm::{Hypervisor, Vm};
 use crate::probe;
-use crate::snapshot::SavedVm;
+use crate::snapshot::{IncomingVm, SavedVm};
 
 /// The beginning of a guest.
 #[derive(Debug)]
 pub(super) enum Beginning {
     /// It boots.
     Boot(Box<Files>),
+    /// It comes.
+    Incoming(Box<IncomingVm>),
     /// It goes on.
     Saved(Box<RestoredVm>),
 }
@@ -30,7 +32,10 @@ impl Beginning {
     pub(super) fn open(config: &VmConfig, saved: Option<SavedVm>) -> Result<Self, BuildError> {
         Ok(match saved {
             None => Self::Boot(Box::new(Files::open(config)?)),
-            Some(saved) => Self::Saved(Box::new(RestoredVm::read(saved, config)?)),
+            Some(SavedVm::Folder(folder)) => {
+                Self::Saved(Box::new(RestoredVm::read(folder, config)?))
+            }
+            Some(SavedVm::Incoming(incoming)) => Self::Incoming(Box::new(incoming)),
         })
     }
 
@@ -38,7 +43,7 @@ impl Beginning {
     pub(super) fn files(&self) -> Option<&Files> {
         match self {
             Self::Boot(files) => Some(files),
-            Self::Saved(_) => None,
+            Self::Incoming(_) | Self::Saved(_) => None,
         }
     }
 
@@ -57,6 +62,15 @@ impl Beginning {
                 let created = blueprint.create_vcpus(&vm, VcpuBegin::Boot(state))?;
                 Ok((vm, created))
             }
+            Self::Incoming(incoming) => {
+                // Before the guest stands: to make a VM takes KVM long.
+                let vm = blueprint.vm_around(RestoredVm::room(incoming, config)?)?;
+                let saved = RestoredVm::receive(incoming, vm.memory(), config)?;
+                let created = blueprint.create_vcpus(&vm, VcpuBegin::Saved(&saved.vcpus))?;
+                saved.restore_clock(&vm.chips())?;
+                *self = Self::Saved(Box::new(saved));
+                Ok((vm, created))
+            }
             Self::Saved(saved) => {
                 let vm = blueprint.vm_around(saved.memory(config)?)?;
                 let created = blueprint.create_vcpus(&vm, VcpuBegin::Saved(&saved.vcpus))?;
@@ -69,7 +83,7 @@ impl Beginning {
     /// The vCPUs of a snapshot, for their threads.
     pub(super) fn saved_vcpus(&self) -> Option<Arc<SavedVcpus>> {
         match self {
-            Self::Boot(_) => None,
+            Self::Boot(_) | Self::Incoming(_) => None,
             Self::Saved(saved) => Some(Arc::clone(&saved.vcpus)),
         }
     }
@@ -88,6 +102,8 @@ impl Beginning {
                 hotplug.boot((0..config.cpus.boot).map(VcpuId))?;
                 parts::write_tables(vm, &config.cpus, devices)
             }
+            // It has come by now.
+            Self::Incoming(_) => Ok(()),
             Self::Saved(saved) => {
                 hotplug.boot(saved.present())?;
                 Ok(saved.restore_rest(&vm.chips(), devices)?)

@@ -17,8 +17,7 @@ use crate::config::VmConfig;
 use crate::kvm::{CpuidEntry, KvmError, SavedChips, VmChips};
 use crate::snapshot::stream::{StreamError, StreamRecord};
 use crate::snapshot::{
-    FLAGS, IncomingVm, SavedVm, SectionError, Sections, SnapshotError, SnapshotFolder,
-    SnapshotIdentity,
+    FLAGS, IncomingVm, SectionError, Sections, SnapshotError, SnapshotFolder, SnapshotIdentity,
 };
 use crate::sys::guest_ram::GuestRam;
 use crate::vcpu::VcpuSection;
@@ -82,7 +81,8 @@ impl RestoredError {
 #[derive(Debug)]
 pub(super) struct RestoredVm {
     sections: SavedSections,
-    memory: RestoredMemory,
+    /// Its memory; `None` if that is there already.
+    memory: Option<MemoryLayers>,
     machine: MachineSection,
     chips: SavedChips,
     /// For the threads of the vCPUs, each once.
@@ -95,13 +95,6 @@ struct SavedSections {
     /// The folder; `None` for a stream.
     folder: Option<PathBuf>,
     sections: Sections,
-}
-
-/// The memory of a VM that goes on.
-#[derive(Debug)]
-enum RestoredMemory {
-    Layers(MemoryLayers),
-    Received(GuestRam),
 }
 
 /// The vCPUs of a snapshot.
@@ -136,19 +129,11 @@ impl SavedSections {
 }
 
 impl RestoredVm {
-    /// Reads what the machine needs first: of a snapshot the sections, of a VM that comes
-    /// everything.
+    /// Reads what the machine needs first of a snapshot.
     ///
     /// # Errors
     /// If a part is missing or damaged, or is not of a VM with these flags.
-    pub(super) fn read(saved: SavedVm, config: &VmConfig) -> Result<Self, RestoredError> {
-        match saved {
-            SavedVm::Folder(folder) => Self::of_folder(folder, config),
-            SavedVm::Incoming(incoming) => Self::receive(incoming, config),
-        }
-    }
-
-    fn of_folder(folder: SnapshotFolder, config: &VmConfig) -> Result<Self, RestoredError> {
+    pub(super) fn read(folder: SnapshotFolder, config: &VmConfig) -> Result<Self, RestoredError> {
         let mut sections = SavedSections {
             folder: Some(folder.path.clone()),
             sections: folder.sections,
@@ -159,23 +144,40 @@ impl RestoredVm {
             return Err(sections.misfit(&other_size(size, config)));
         }
         let layers = MemoryLayers::open(&folder.path, folder.memory, identity)?;
-        Self::of_sections(sections, RestoredMemory::Layers(layers), config)
+        Self::of_sections(sections, Some(layers), config)
     }
 
-    /// Takes the memory as it comes, until the state has come.
-    fn receive(mut incoming: IncomingVm, config: &VmConfig) -> Result<Self, RestoredError> {
+    /// Room for the memory of a VM that comes.
+    ///
+    /// # Errors
+    /// If it is not of a VM with these flags, or the host has no room.
+    pub(super) fn room(
+        incoming: &IncomingVm,
+        config: &VmConfig,
+    ) -> Result<GuestRam, RestoredError> {
         let size = config.memory.size;
         if incoming.hello.memory != size {
             let other = other_size(incoming.hello.memory, config);
             return Err(RestoredError::Strange(other));
         }
-        let memory = RamLayout::of(size).allocate(config.memory, false)?;
-        let pages = pages_of(&memory);
+        Ok(RamLayout::of(size).allocate(config.memory, false)?)
+    }
+
+    /// Takes the memory as it comes, until the state has come.
+    ///
+    /// # Errors
+    /// If a part is missing or damaged, or is not of a VM with these flags.
+    pub(super) fn receive(
+        incoming: &mut IncomingVm,
+        memory: &GuestRam,
+        config: &VmConfig,
+    ) -> Result<Self, RestoredError> {
+        let pages = pages_of(memory);
         let mut buffer = Vec::new();
         let sections = loop {
             match incoming.record(pages, &mut buffer)? {
-                StreamRecord::Pages(range) => saved_memory::put(&memory, range.start, &buffer)?,
-                StreamRecord::Zeros(range) => saved_memory::clear(&memory, &range)?,
+                StreamRecord::Pages(range) => saved_memory::put(memory, range.start, &buffer)?,
+                StreamRecord::Zeros(range) => saved_memory::clear(memory, &range)?,
                 StreamRecord::State(sections, _) => break sections,
             }
         };
@@ -183,12 +185,12 @@ impl RestoredVm {
         let mut sections = SavedSections { folder, sections };
         // They came first.
         let _: String = sections.take(FLAGS)?;
-        Self::of_sections(sections, RestoredMemory::Received(memory), config)
+        Self::of_sections(sections, None, config)
     }
 
     fn of_sections(
         mut sections: SavedSections,
-        memory: RestoredMemory,
+        memory: Option<MemoryLayers>,
         config: &VmConfig,
     ) -> Result<Self, RestoredError> {
         let machine: MachineSection = sections.take(MACHINE)?;
@@ -226,8 +228,8 @@ impl RestoredVm {
     /// what it writes stays its own.
     pub(super) fn memory(&self, config: &VmConfig) -> Result<GuestRam, RestoredError> {
         match &self.memory {
-            RestoredMemory::Layers(layers) => layers.map(config.memory),
-            RestoredMemory::Received(memory) => Ok(memory.clone()),
+            Some(layers) => layers.map(config.memory),
+            None => Err(self.sections.misfit("it has no memory")),
         }
     }
 
