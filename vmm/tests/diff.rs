@@ -64,8 +64,11 @@ impl Folder {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 
+    /// But for the generation id, which is another in each life.
     fn memory(&self, name: &str) -> Vec<u8> {
-        fs::read(self.0.join(name).join("memory")).unwrap()
+        let mut memory = fs::read(self.0.join(name).join("memory")).unwrap();
+        memory[0xf_f000..0xf_f010].fill(0);
+        memory
     }
 }
 

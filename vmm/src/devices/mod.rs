@@ -4,6 +4,7 @@ pub mod bus;
 pub mod cpu_hotplug;
 pub mod debug_exit;
 mod device;
+pub mod generation;
 pub mod i8042;
 pub mod panic;
 pub mod pci;

@@ -3,7 +3,7 @@
 //! ```text
 //!  0x0000_0500  GDT, IDT              0x0002_0000  command line
 //!  0x0000_6000  PVH or multiboot      0x0009_fc00  end of low RAM
-//!  0x0000_7000  boot_params           0x000e_0000  ACPI tables, reset entry
+//!  0x0000_7000  boot_params           0x000e_0000  ACPI tables, generation id, reset entry
 //!  0x0000_8ff0  boot stack (down)     0x0010_0000  RAM: kernel … initramfs
 //!  0x0000_9000  page tables           0xc000_0000  devices (up to 4 GiB)
 //!                                     0x1_0000_0000 RAM again
@@ -52,6 +52,8 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 pub const ACPI: u64 = 0xe_0000;
 /// End of the ACPI area.
 pub const ACPI_END: u64 = 0xf_f000;
+/// The number of the guest's life: `devices::generation`.
+pub const GENERATION_ID: u64 = 0xf_f000;
 /// Where a real-mode jump to FFFF:0000 lands: the firmware's reset entry.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM above the legacy hole.

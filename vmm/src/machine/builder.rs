@@ -161,8 +161,8 @@ impl Machine {
         let presence = Arc::new(PresenceKeeper::new(table, &vcpus, line.clone(), &hooks));
         let hotplug = CpuHotplug::new(Arc::clone(&presence) as _, line, config.cpus.clone());
         let mut platform = parts::place_devices(config, &stop, &serial, &power_button, hotplug)?;
-        let shared =
-            DeviceShared::new(console_files.console.as_ref()).map_err(host("an eventfd"))?;
+        parts::place_generation(&mut platform, vm.memory())?;
+        let shared = DeviceShared::new(console_files.console.as_ref())?;
         let signals = extras.signals.or_else(|| size_relay(config, &shared));
         let mut events = event_loop(&stop, signals)?;
         let context = &mut DeviceContext::new(config, &stop, &mut events, &shared);
@@ -229,6 +229,10 @@ impl Machine {
     #[must_use]
     pub fn run(mut self) -> Arc<StopReason> {
         let terminal = if self.tty { raw_terminal() } else { None };
+        if !self.control.vcpus.is_paused() {
+            // Those of a snapshot stand.
+            self.control.devices.resume();
+        }
         self.control.vcpus.start();
         self.events.run();
         self.control.hotplug.end();

@@ -16,6 +16,7 @@ use super::vcpus::{CreatedVcpus, VcpuBegin, VcpuPlan};
 use crate::config::{CpusConfig, SerialConfig, VmConfig};
 use crate::devices::cpu_hotplug::{CpuHotplug, HotplugLine};
 use crate::devices::debug_exit::DebugExit;
+use crate::devices::generation::GenerationDevice;
 use crate::devices::i8042::KeyboardController;
 use crate::devices::panic::PanicDevice;
 use crate::devices::power::{PowerButton, PowerDevice};
@@ -223,6 +224,19 @@ pub(super) fn place_devices(
     }
     platform.place(&Arc::new(Mutex::new(hotplug)))?;
     Ok(platform)
+}
+
+/// The number of the guest's life, in its memory.
+pub(super) fn place_generation(
+    platform: &mut Platform,
+    memory: &GuestRam,
+) -> Result<(), BuildError> {
+    let device = GenerationDevice::new(memory.clone());
+    let device = device.map_err(|source| BuildError::Host {
+        what: "the guest's generation id",
+        source,
+    })?;
+    platform.place(&Arc::new(Mutex::new(device)))
 }
 
 /// The lines that others pull: the power button's, and that of vCPU hot-plug.

@@ -86,9 +86,13 @@ pub(super) struct DeviceShared<'a> {
 }
 
 impl<'a> DeviceShared<'a> {
-    pub(super) fn new(console_file: Option<&'a SerialFile>) -> io::Result<Self> {
+    pub(super) fn new(console_file: Option<&'a SerialFile>) -> Result<Self, BuildError> {
+        let host_full = HostFull::new().map_err(|source| BuildError::Host {
+            what: "an eventfd",
+            source,
+        })?;
         Ok(Self {
-            host_full: Arc::new(HostFull::new()?),
+            host_full: Arc::new(host_full),
             console_file,
             terminal: Arc::default(),
         })
