@@ -370,13 +370,15 @@ Go on from a snapshot: DIR[,paused=on].
 
 The guest goes on where it was when `perfvisor ctl snapshot DIR` saved it. Its kernel, memory,
 CPUs, PMU and devices are the snapshot's; --api-socket, --name, --kvm-device and --on-reboot are
-this command's, and --serial and --console may be others than before. The folder is not changed:
-several VMs may start from it. paused=on waits for `perfvisor ctl resume`.";
+this command's, and --serial, --console and --disk may be others than before. The bytes of a disk
+are no part of the snapshot: its file must be as the guest left it, or be a copy from then. The
+folder is not changed: several VMs may start from it. paused=on waits for `perfvisor ctl resume`.";
 
 /// `ctl snapshot`.
 pub(super) const SNAPSHOT: &str = "\
 Save the VM into a new folder, for perfvisor run --restore.
 
 The guest stands while it is saved, and goes on; with --stop the VM ends instead. The folder has
-the guest's memory, with all that is secret in it: only its owner can read it. Virtio devices,
-uncore PMUs and nested=on cannot be saved yet. Monitors are not saved.";
+the guest's memory, with all that is secret in it: only its owner can read it. The bytes of disks
+are not in it: with --stop the files stay as the guest left them; else copy them while the VM is
+paused. --fs, --net, --vsock, --uncore and nested=on cannot be saved yet. Monitors are not saved.";

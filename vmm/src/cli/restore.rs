@@ -22,8 +22,8 @@ const OF_THE_PROCESS: [&str; 7] = [
     "incoming",
     "config",
 ];
-/// Flags of where the guest's bytes go, which may be others than before.
-const OF_PLACES: [&str; 2] = ["serial", "console"];
+/// Flags of where the guest's bytes are and go, which may be others than before.
+const OF_PLACES: [&str; 3] = ["serial", "console", "disk"];
 
 /// The reason why `--restore` cannot be used.
 #[derive(Debug, Error)]
@@ -126,14 +126,16 @@ pub fn with_saved_vm(
         // Both: the parser refuses them.
         _ => return Ok((words, None)),
     };
+    let mut others = OF_THE_PROCESS.to_vec();
     for arg in run.get_arguments() {
-        let Some(flag) = arg.get_long() else {
-            continue;
-        };
         let is_given = given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
-        if is_given && !OF_THE_PROCESS.contains(&flag) && !OF_PLACES.contains(&flag) {
-            let flag = flag.to_owned();
-            return Err(RestoreFlagError::Guests { with, flag });
+        match arg.get_long() {
+            Some(flag) if is_given && OF_PLACES.contains(&flag) => others.push(flag),
+            Some(flag) if is_given && !OF_THE_PROCESS.contains(&flag) => {
+                let flag = flag.to_owned();
+                return Err(RestoreFlagError::Guests { with, flag });
+            }
+            _ => {}
         }
     }
     let (path, flags, saved) = if with == "restore" {
@@ -141,7 +143,7 @@ pub fn with_saved_vm(
     } else {
         incoming(value)?
     };
-    let flags = config_file::flags_of(&path, &flags, given, &OF_THE_PROCESS)?;
+    let flags = config_file::flags_of(&path, &flags, given, &others)?;
     let Some(at) = words.iter().position(|word| word == "run") else {
         return Ok((words, None));
     };
@@ -175,6 +177,8 @@ fn incoming(value: &OsStr) -> Result<(PathBuf, String, SavedVm), RestoreFlagErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{NewSnapshot, Sections};
+    use crate::sys::scratch::Scratch;
 
     #[test]
     fn a_folder_and_whether_the_guest_waits() {
@@ -200,26 +204,38 @@ mod tests {
         words.iter().map(OsString::from).collect()
     }
 
-    /// Before anybody is waited for.
+    /// A flag that may be repeated, too: the guest has as many disks as before.
     #[test]
-    fn the_guests_flags_come_with_it() {
-        for (value, flag, says) in [
-            ("socket=/s", "--cpus=boot=2", "--cpus is the guest's"),
-            ("/s", "--name=a", "expected: socket=PATH"),
-            ("socket=", "--name=a", "expected: socket=PATH"),
-            ("socket=/nowhere/s", "--name=a", "/nowhere/s"),
-        ] {
-            let given = words(&["perfvisor", "run", "--incoming", value, flag]);
-            let error = with_saved_vm(given).unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
-        }
-        for other in ["--print-config", "--restore=/nowhere"] {
-            let given = words(&["perfvisor", "run", "--incoming", "socket=/s", other]);
-            assert!(
-                with_saved_vm(given).unwrap().1.is_none(),
-                "left to the parser"
-            );
-        }
+    fn a_place_that_is_given_replaces_those_of_the_snapshot() {
+        let Scratch(scratch) = &Scratch::new("restore-flags");
+        let dir = scratch.join("snap");
+        let mut sections = Sections::default();
+        let flags = "disk = [\"path=a\", \"path=b\"]\nserial = \"null\"\nname = \"x\"\n";
+        sections.put(FLAGS, &flags).unwrap();
+        let new = NewSnapshot::begin(&dir).unwrap();
+        new.finish(&sections).unwrap();
+        let given = |more: &[&str]| {
+            let mut all = words(&["perfvisor", "run", "--restore"]);
+            all.push(dir.clone().into());
+            all.extend(words(more));
+            let (all, saved) = with_saved_vm(all).unwrap();
+            assert!(saved.is_some());
+            let disks = all.iter().filter_map(|word| word.to_str());
+            let of_places =
+                |word: &&str| word.starts_with("--disk") || word.starts_with("--serial");
+            disks
+                .filter(of_places)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let saved = ["--disk=path=a", "--disk=path=b", "--serial=null"];
+        assert_eq!(given(&[]), saved);
+        assert_eq!(
+            given(&["--disk=path=c"]),
+            ["--serial=null", "--disk=path=c"]
+        );
+        let other = ["--disk=path=a", "--disk=path=b", "--serial=tty"];
+        assert_eq!(given(&["--serial=tty"]), other);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What every device is to the machine, whatever the guest reaches it by.
 
 use std::fmt::Debug;
+use std::io;
 use std::time::Duration;
 
 use acpi_tables::AmlSink;
@@ -55,14 +56,14 @@ pub trait Device: Send + Debug {
     ///
     /// # Errors
     /// If it cannot be saved.
-    fn save(&self, _sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+    fn save(&mut self, _sections: &mut Sections) -> Result<(), DeviceNotSaved> {
         Ok(())
     }
 
-    /// Takes it back from there, before the guest runs.
+    /// Takes it back from there, before the guest runs. A device that worked is paused then.
     ///
     /// # Errors
-    /// If its section is missing or damaged.
+    /// If its section is missing or damaged, or is of a device that is not like this one.
     fn restore(&mut self, _sections: &mut Sections) -> Result<(), SectionError> {
         Ok(())
     }
@@ -76,6 +77,14 @@ pub enum DeviceNotSaved {
     Kind {
         /// The device.
         device: String,
+    },
+    /// The host does not let it be saved.
+    #[error("device {device} cannot be saved")]
+    Host {
+        /// The device.
+        device: String,
+        /// Why.
+        source: io::Error,
     },
     /// Its section cannot be written.
     #[error(transparent)]

@@ -127,7 +127,7 @@ impl Device for SerialPort {
         aml::Scope::new("_SB_".into(), vec![&com1]).to_aml_bytes(sink);
     }
 
-    fn save(&self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+    fn save(&mut self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
         Ok(sections.put(self.name(), &self.uart)?)
     }
 

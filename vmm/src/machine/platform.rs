@@ -143,18 +143,18 @@ impl DeviceSet {
         self.each().rev().for_each(|mut device| device.resume());
     }
 
-    /// Has each write what the guest has made of it.
+    /// Has each write what the guest has made of it. They are paused.
     ///
     /// # Errors
     /// The first that cannot be saved.
     pub(super) fn save(&self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
-        self.each().try_for_each(|device| device.save(sections))
+        self.each().try_for_each(|mut device| device.save(sections))
     }
 
     /// Has each take it back.
     ///
     /// # Errors
-    /// The first section that is missing or damaged.
+    /// The first section that is missing or damaged, or of another device.
     pub(super) fn restore(&self, sections: &mut Sections) -> Result<(), SectionError> {
         self.each()
             .try_for_each(|mut device| device.restore(sections))

@@ -22,7 +22,7 @@ pub mod stream;
 pub use folder::{NewSnapshot, SnapshotError, SnapshotFolder};
 pub use identity::{NeededBase, SnapshotId, SnapshotIdentity};
 pub use incoming::{IncomingError, IncomingPeer, IncomingVm};
-pub use sections::{SectionError, Sections};
+pub use sections::{SectionError, Sections, decode};
 pub use state_file::{StateFileError, VERSION};
 
 /// Where a VM comes from that goes on.

@@ -21,6 +21,14 @@ pub enum SectionError {
         /// The section.
         name: String,
     },
+    /// It is of something else than what is there.
+    #[error("its section \"{name}\" does not fit: {reason}")]
+    Misfit {
+        /// The section.
+        name: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// Nobody knows it.
     #[error("it has a section \"{name}\", which this version of perfvisor does not know")]
     Unknown {
@@ -59,7 +67,7 @@ impl Sections {
         let bytes = self.0.remove(name).ok_or_else(|| SectionError::Missing {
             name: name.to_owned(),
         })?;
-        read(&bytes).ok_or_else(|| SectionError::Damaged {
+        decode(&bytes).ok_or_else(|| SectionError::Damaged {
             name: name.to_owned(),
         })
     }
@@ -83,7 +91,7 @@ impl Sections {
 }
 
 /// A value, if the bytes are its form and nothing else.
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (value, rest) = postcard::take_from_bytes(bytes).ok()?;
     rest.is_empty().then_some(value)
 }

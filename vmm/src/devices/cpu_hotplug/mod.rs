@@ -189,7 +189,7 @@ impl Device for CpuHotplug {
         })
     }
 
-    fn save(&self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+    fn save(&mut self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
         Ok(sections.put(self.name(), &(self.selected, self.ost_event))?)
     }
 

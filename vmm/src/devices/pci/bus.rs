@@ -168,7 +168,7 @@ impl Device for ConfigPorts {
         resources.ports(CONFIG_PORTS, CONFIG_PORT_COUNT)
     }
 
-    fn save(&self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+    fn save(&mut self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
         Ok(sections.put(self.name(), &self.address)?)
     }
 

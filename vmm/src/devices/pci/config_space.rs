@@ -123,6 +123,24 @@ impl ConfigSpace {
         }
     }
 
+    /// All of it, for a snapshot.
+    #[must_use]
+    pub fn saved(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Takes back what a guest has written. Returns whether the bytes are those of such a
+    /// function at this place; if not, nothing has changed.
+    pub fn restore(&mut self, saved: &[u8]) -> bool {
+        let bits = self.bytes.iter().zip(&self.writable).zip(saved);
+        let fits = |((own, mask), saved): ((&u8, &u8), &u8)| own & !mask == saved & !mask;
+        let fits = saved.len() == LEN && { bits }.all(fits);
+        if fits {
+            self.write(0, saved);
+        }
+        fits
+    }
+
     /// Takes the bits that a guest can write.
     pub fn write(&mut self, offset: usize, data: &[u8]) {
         let bytes = self.bytes.get_mut(offset..).unwrap_or_default();
@@ -191,6 +209,24 @@ mod tests {
         for bar in [0x14, 0x18, 0x1c, 0x20, 0x24, 0x30] {
             space.write(bar, &[0xff; 4]);
             assert_eq!(space.array(bar), [0; 4]);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_taken_back_by_a_function_of_its_kind_at_its_place() {
+        let mut space = space();
+        space.write(COMMAND, &BUS_MASTER.to_le_bytes());
+        let saved = space.saved().to_vec();
+        let mut other = self::space();
+        assert!(other.restore(&saved));
+        assert_eq!(other.saved(), saved);
+        let mut moved = self::space();
+        moved.set_bar(0xc001_0000, 0x8000);
+        assert!(moved.restore(&saved), "a guest may have moved its BAR");
+        assert!(!moved.is_at_place());
+        for wrong in [&saved[1..], &[&[0], &saved[1..]].concat(), &[]] {
+            assert!(!other.restore(wrong));
+            assert_eq!(other.saved(), saved);
         }
     }
 

@@ -22,4 +22,4 @@ pub use bus::{
 };
 pub use config_space::{ConfigSpace, FunctionIds};
 pub use host_bridge::HostBridge;
-pub use msix::{InterruptLine, MAX_VECTORS, Msix, VECTOR_LEN};
+pub use msix::{InterruptLine, MAX_VECTORS, Msix, SavedMsix, VECTOR_LEN};

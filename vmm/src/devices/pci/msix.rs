@@ -8,6 +8,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::kvm::{KvmError, MsiLine, MsiMessage};
@@ -54,6 +55,16 @@ impl InterruptLine for MsiLine {
     fn disconnect(&mut self) -> Result<(), KvmError> {
         MsiLine::disconnect(self)
     }
+}
+
+/// A vector as a snapshot has it: its entry of the table, and whether it is pending.
+type SavedVector = ([u8; VECTOR_LEN], bool);
+
+/// The vectors of a function as a snapshot has them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedMsix {
+    control: u16,
+    vectors: Vec<SavedVector>,
 }
 
 #[derive(Debug)]
@@ -212,6 +223,35 @@ impl Msix {
         }
     }
 
+    /// What a snapshot has of them.
+    #[must_use]
+    pub fn saved(&self) -> SavedMsix {
+        let vectors = self.vectors.iter();
+        SavedMsix {
+            control: self.control,
+            vectors: { vectors }
+                .map(|vector| (vector.entry, vector.is_pending()))
+                .collect(),
+        }
+    }
+
+    /// Takes that back, when the guest has its interrupt controllers. Returns whether it is
+    /// of as many vectors; if not, nothing has changed.
+    pub fn restore(&mut self, saved: &SavedMsix) -> bool {
+        if saved.vectors.len() != self.vectors.len() {
+            return false;
+        }
+        for (vector, (entry, is_pending)) in self.vectors.iter_mut().zip(&saved.vectors) {
+            vector.entry = *entry;
+            if *is_pending {
+                // Full means that an interrupt waits.
+                drop(vector.line.event().write(1));
+            }
+        }
+        self.set_control(saved.control);
+        true
+    }
+
     fn settle(&mut self, number: usize) {
         let may_send = self.control & (ENABLE | FUNCTION_MASK) == ENABLE;
         let Some(vector) = self.vectors.get_mut(number) else {
@@ -297,6 +337,25 @@ mod tests {
         event.write(1).unwrap();
         msix.forget_pending();
         assert_eq!(pending(&msix), 0);
+    }
+
+    #[test]
+    fn a_snapshot_has_the_table_and_what_is_pending() {
+        let (mut msix, _lines) = msix(2);
+        msix.set_control(ENABLE);
+        set_vector(&mut msix, 0, 0x30, 0);
+        set_vector(&mut msix, 1, 0x31, 1);
+        msix.event(1).unwrap().write(1).unwrap();
+        let bytes = postcard::to_allocvec(&msix.saved()).unwrap();
+        let saved: SavedMsix = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(pending(&msix), 0b10, "the look changes nothing");
+        let (mut other, lines) = self::msix(2);
+        assert!(other.restore(&saved));
+        assert_eq!(lines[0].lock().unwrap().unwrap().data, 0x30);
+        assert_eq!(*lines[1].lock().unwrap(), None);
+        assert_eq!(pending(&other), 0b10);
+        let (mut more, _lines) = self::msix(3);
+        assert!(!more.restore(&saved), "of another number of vectors");
     }
 
     #[test]

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::sys::guest_ram::GuestRam;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::sys::guest_ram::GuestRam;
 
 /// The device types (Virtio 1.2, "Device Types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,17 @@ impl ConfigInterrupt {
         }
     }
 
+    /// One that has been used already: how often the configuration has changed, and whether
+    /// the device was broken.
+    #[must_use]
+    pub fn used(call: EventFd, (generation, is_broken): (u8, bool)) -> Self {
+        Self {
+            call: Arc::new(call),
+            generation: Arc::new(AtomicU8::new(generation)),
+            broken: Arc::new(AtomicBool::new(is_broken)),
+        }
+    }
+
     /// Tells the driver that the configuration has changed.
     ///
     /// # Errors
@@ -105,6 +118,51 @@ impl ConfigInterrupt {
     pub fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
     }
+}
+
+/// What a snapshot has of a device, beside what its transport knows.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDevice {
+    /// Where the queues stand that its driver has given it.
+    pub queues: Vec<QueuePosition>,
+    /// What the device alone knows.
+    pub state: Vec<u8>,
+}
+
+/// Where a queue stands: how many chains the device has taken and used, modulo 2¹⁶.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePosition {
+    /// The queue's number.
+    pub queue: u16,
+    /// The next entry of the available ring.
+    pub next_available: u16,
+    /// The next entry of the used ring.
+    pub next_used: u16,
+}
+
+/// The reason why a device is not saved.
+#[derive(Debug, Error)]
+pub enum SaveFault {
+    /// No device of its kind can be.
+    #[error("no device of its kind can be saved")]
+    Kind,
+    /// The host refused something.
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
+
+/// The reason why a device does not go on from a snapshot.
+#[derive(Debug, Error)]
+pub enum RestoreFault {
+    /// Its bytes mean nothing.
+    #[error("it is damaged")]
+    Damaged,
+    /// It was another device; the end of a sentence.
+    #[error("{0}")]
+    Other(String),
+    /// The device does not start.
+    #[error("the device does not start")]
+    Start(#[from] ActivateError),
 }
 
 /// All that a device works with from DRIVER_OK to its reset.
@@ -193,6 +251,29 @@ pub trait VirtioDevice: Send + Debug {
 
     /// Goes on after [`VirtioDevice::pause`].
     fn resume(&mut self);
+
+    /// What a snapshot must have of it. Called while it is paused, if it has started.
+    ///
+    /// # Errors
+    /// If it cannot be saved, as by default.
+    fn save(&mut self) -> Result<SavedDevice, SaveFault> {
+        Err(SaveFault::Kind)
+    }
+
+    /// Takes back what a device like it has saved; with `activation` if its driver had
+    /// started it: its queues stand where they stood, and it is paused.
+    ///
+    /// # Errors
+    /// If it is not such a device. It is then as after a reset.
+    fn restore(
+        &mut self,
+        _state: &[u8],
+        _activation: Option<Activation>,
+    ) -> Result<(), RestoreFault> {
+        Err(RestoreFault::Other(
+            "it is of a kind that cannot be saved".to_owned(),
+        ))
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,8 @@ pub mod vhost_user;
 mod worker;
 
 pub use device::{
-    ActivateError, Activation, ActiveQueue, ConfigInterrupt, DeviceKind, OutputState, VirtioDevice,
+    ActivateError, Activation, ActiveQueue, ConfigInterrupt, DeviceKind, OutputState,
+    QueuePosition, RestoreFault, SaveFault, SavedDevice, VirtioDevice,
 };
 pub(crate) use threaded::Threaded;
 

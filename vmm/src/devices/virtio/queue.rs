@@ -10,7 +10,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, Permissions};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{ActivateError, Activation, ActiveQueue};
+use super::{ActivateError, Activation, ActiveQueue, QueuePosition};
 use crate::sys::guest_ram::GuestRam;
 
 /// The features of queues that our devices offer: descriptors in tables of their own,
@@ -225,6 +225,17 @@ impl DeviceQueue {
             memory: memory.clone(),
             untold: false,
         })
+    }
+
+    /// Where it stands. A chain that is `held` has been taken and is not done: it comes
+    /// again.
+    pub(super) fn position(&self, held: bool) -> QueuePosition {
+        let queue = &self.active.queue;
+        QueuePosition {
+            queue: self.active.index,
+            next_available: queue.next_avail().wrapping_sub(held.into()),
+            next_used: queue.next_used(),
+        }
     }
 
     /// The guest's memory.

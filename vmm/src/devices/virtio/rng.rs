@@ -7,7 +7,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::queue::{Chain, DeviceQueue, QueueFault, RING_FEATURES, total};
 use super::threaded::ThreadedDevice;
 use super::worker::{DeviceTask, Progress, WatchedFd};
-use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind};
+use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, QueuePosition};
 use crate::sys::random;
 
 /// Descriptors in the queue.
@@ -113,6 +113,10 @@ impl DeviceTask for RngTask {
 
     fn interrupt(&self) -> &ConfigInterrupt {
         &self.interrupt
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        vec![self.queue.position(false)]
     }
 }
 

@@ -7,7 +7,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{ActivateError, Activation, ActiveQueue, ConfigInterrupt, VirtioDevice};
+use super::{ActivateError, Activation, ActiveQueue, ConfigInterrupt, QueuePosition, VirtioDevice};
 use crate::sys::guest_ram::GuestRam;
 
 /// The guest's RAM.
@@ -93,6 +93,11 @@ impl TestDriver {
         for queue in &mut self.queues {
             queue.clear();
         }
+        self.activation_of(features, &[])
+    }
+
+    /// All queues as they are, for a device that goes on: some of them stand somewhere.
+    pub(crate) fn activation_of(&mut self, features: u64, stand: &[QueuePosition]) -> Activation {
         #[expect(clippy::unwrap_used, reason = "a test without eventfds is none")]
         let call = self.config_call.try_clone().unwrap();
         self.interrupt = ConfigInterrupt::new(call);
@@ -100,7 +105,16 @@ impl TestDriver {
         Activation {
             memory: self.memory.clone(),
             features,
-            queues: queues.map(|(queue, index)| queue.active(index)).collect(),
+            queues: { queues }
+                .map(|(queue, index)| {
+                    let mut active = queue.active(index);
+                    if let Some(stands) = stand.iter().find(|stands| stands.queue == index) {
+                        active.queue.set_next_avail(stands.next_available);
+                        active.queue.set_next_used(stands.next_used);
+                    }
+                    active
+                })
+                .collect(),
             config_interrupt: self.interrupt.clone(),
         }
     }

@@ -1,10 +1,14 @@
 //! A device whose work a thread of ours does: what all such devices do alike when the
 //! driver starts and resets them, and when the VM pauses.
 
+use std::io;
 use std::time::Duration;
 
 use super::worker::{DeviceTask, Worker};
-use super::{ActivateError, Activation, DeviceKind, OutputState, VirtioDevice};
+use super::{
+    ActivateError, Activation, DeviceKind, OutputState, RestoreFault, SaveFault, SavedDevice,
+    VirtioDevice,
+};
 
 /// What one such device is, and what its thread does. The methods that [`VirtioDevice`]
 /// has as well mean the same.
@@ -32,6 +36,31 @@ pub(crate) trait ThreadedDevice: std::fmt::Debug + Send {
 
     fn flush_output(&mut self, _within: Duration) -> OutputState {
         OutputState::Done
+    }
+
+    /// What a snapshot must have beside the queues, as bytes; with the work, if the driver
+    /// has started it. By default nothing.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn saved(&mut self, _task: Option<&mut Self::Task>) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// If it is damaged, or of another device.
+    fn go_on_as(
+        &mut self,
+        state: &[u8],
+        _task: Option<&mut Self::Task>,
+    ) -> Result<(), RestoreFault> {
+        if state.is_empty() {
+            Ok(())
+        } else {
+            Err(RestoreFault::Damaged)
+        }
     }
 }
 
@@ -108,6 +137,42 @@ impl<D: ThreadedDevice> VirtioDevice for Threaded<D> {
         if let Some(worker) = &mut self.worker {
             worker.resume();
         }
+    }
+
+    fn save(&mut self) -> Result<SavedDevice, SaveFault> {
+        let task = match &mut self.worker {
+            None => None,
+            Some(worker) => Some(worker.task().ok_or_else(|| {
+                // It has panicked.
+                io::Error::other("its thread is lost")
+            })?),
+        };
+        let queues = task.as_ref().map(|task| task.positions());
+        Ok(SavedDevice {
+            state: self.device.saved(task)?,
+            queues: queues.unwrap_or_default(),
+        })
+    }
+
+    fn restore(
+        &mut self,
+        state: &[u8],
+        activation: Option<Activation>,
+    ) -> Result<(), RestoreFault> {
+        self.reset();
+        let Some(activation) = activation else {
+            return self.device.go_on_as(state, None);
+        };
+        let mut worker = Worker::new()?;
+        let mut task = self.device.task(activation)?;
+        let restored = self.device.go_on_as(state, Some(&mut task));
+        // Also one that is refused is taken back from there.
+        worker.employ(task);
+        self.worker = Some(worker);
+        if restored.is_err() {
+            self.reset();
+        }
+        restored
     }
 }
 

@@ -19,7 +19,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::queue::QueueFault;
-use super::{ActivateError, ConfigInterrupt};
+use super::{ActivateError, ConfigInterrupt, QueuePosition};
 use crate::error_text::one_line;
 use crate::rate_limit::RateLimit;
 use crate::sys::affinity::{self, Tid};
@@ -86,6 +86,9 @@ pub(crate) trait DeviceTask: Send + Debug + 'static {
 
     /// The way to tell the driver that the device is broken.
     fn interrupt(&self) -> &ConfigInterrupt;
+
+    /// Where its queues stand, while it has no thread.
+    fn positions(&self) -> Vec<QueuePosition>;
 }
 
 /// A task, and its thread while it has one.
@@ -180,11 +183,19 @@ impl<T: DeviceTask> Worker<T> {
         }
     }
 
+    /// The task, while it has no thread.
+    pub(super) const fn task(&mut self) -> Option<&mut T> {
+        match &mut self.state {
+            WorkerState::Stopped(task) => task.as_mut(),
+            WorkerState::Running(_) => None,
+        }
+    }
+
     /// Ends the thread and gives the task back.
     pub(super) fn into_task(mut self) -> Option<T> {
         self.pause();
-        match &mut self.state {
-            WorkerState::Stopped(task) => task.take(),
+        match self.state {
+            WorkerState::Stopped(task) => task,
             WorkerState::Running(_) => None,
         }
     }

@@ -12,6 +12,7 @@
 mod image;
 mod open;
 mod qcow2;
+mod saved;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ pub use self::open::{DiskError, OpenDisk};
 use self::task::BlockTask;
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::threaded::ThreadedDevice;
-use super::{ActivateError, Activation, DeviceKind};
+use super::{ActivateError, Activation, DeviceKind, RestoreFault};
 use crate::rate_limit::RateLimit;
 
 /// Descriptors in the queue.
@@ -125,6 +126,10 @@ fn id_bytes(serial: &str) -> [u8; ID_BYTES] {
     id
 }
 
+fn lost_disk() -> io::Error {
+    io::Error::other("it was lost with its thread")
+}
+
 impl ThreadedDevice for VirtioBlock {
     type Task = BlockTask;
 
@@ -147,12 +152,10 @@ impl ThreadedDevice for VirtioBlock {
     fn task(&mut self, activation: Activation) -> Result<BlockTask, ActivateError> {
         let (features, interrupt) = (activation.features, activation.config_interrupt.clone());
         let queue = DeviceQueue::only(activation)?;
-        let Some(disk) = self.disk.take() else {
-            return Err(ActivateError::Host {
-                what: "use a disk that was lost with its thread",
-                source: io::Error::from(io::ErrorKind::NotFound),
-            });
-        };
+        let disk = self.disk.take().ok_or_else(|| ActivateError::Host {
+            what: "use a disk",
+            source: lost_disk(),
+        })?;
         Ok(BlockTask::new(
             self.name.clone(),
             queue,
@@ -166,6 +169,23 @@ impl ThreadedDevice for VirtioBlock {
     fn take_back(&mut self, task: BlockTask) {
         self.disk = Some(task.into_disk());
         self.flush();
+    }
+
+    fn saved(&mut self, task: Option<&mut BlockTask>) -> io::Result<Vec<u8>> {
+        let disk = match task {
+            Some(task) => Some(task.disk()),
+            None => self.disk.as_mut(),
+        };
+        disk.ok_or_else(lost_disk)?.saved()
+    }
+
+    fn go_on_as(&mut self, state: &[u8], task: Option<&mut BlockTask>) -> Result<(), RestoreFault> {
+        let disk = match task {
+            Some(task) => Some(task.disk()),
+            None => self.disk.as_mut(),
+        };
+        let disk = disk.ok_or_else(|| RestoreFault::Other(lost_disk().to_string()))?;
+        disk.must_be(state)
     }
 }
 

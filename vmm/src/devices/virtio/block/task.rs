@@ -11,9 +11,9 @@ use virtio_bindings::virtio_blk::{
 };
 use vmm_sys_util::epoll::EventSet;
 
-use super::super::ConfigInterrupt;
 use super::super::queue::{Chain, DeviceQueue, GuestBuffer, QueueFault, pieces, total};
 use super::super::worker::{DeviceTask, Progress, WatchedFd};
+use super::super::{ConfigInterrupt, QueuePosition};
 use super::open::{OpenDisk, SECTOR};
 use super::{DiskFull, ID_BYTES, MAX_DISCARD, MAX_ZEROES, id_bytes};
 use crate::rate_limit::RateLimit;
@@ -85,6 +85,10 @@ impl BlockTask {
             chain: Chain::default(),
             data: Vec::new(),
         }
+    }
+
+    pub(super) const fn disk(&mut self) -> &mut OpenDisk {
+        &mut self.disk
     }
 
     pub(super) fn into_disk(self) -> OpenDisk {
@@ -307,5 +311,9 @@ impl DeviceTask for BlockTask {
 
     fn interrupt(&self) -> &ConfigInterrupt {
         &self.interrupt
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        vec![self.queue.position(false)]
     }
 }

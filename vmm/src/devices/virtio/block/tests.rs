@@ -465,3 +465,78 @@ fn a_backing_file_that_no_flag_names_is_refused() {
         "{error}"
     );
 }
+
+/// The same guest with a new device for a disk, as after a restore.
+fn go_on(mut guest: Guest, disk: OpenDisk) -> Result<Guest, RestoreFault> {
+    guest.device.pause();
+    let saved = guest.device.save().unwrap();
+    let features = guest.device.features();
+    drop(guest.device);
+    let told = Arc::clone(&guest.told) as _;
+    let mut device = Threaded::new(VirtioBlock::new("disk0".to_owned(), disk, told));
+    let activation = guest.driver.activation_of(features, &saved.queues);
+    device.restore(&saved.state, Some(activation))?;
+    Ok(Guest { device, ..guest })
+}
+
+#[test]
+fn requests_go_on_from_a_snapshot_each_done_once() {
+    let (_scratch, path) = scratch_disk("blk-saved", 64);
+    let mut guest = Guest::new(open(&path, ""));
+    guest.driver.put(DATA, &[0x5a; 512]);
+    let write = [(DATA, 512, false)];
+    assert_eq!(guest.do_one(1, 3, &write).0, 0);
+    guest.device.pause();
+    // Nobody has taken this one when the guest is saved.
+    guest.driver.put(DATA, &[0xa5; 512]);
+    guest.ask(1, 4, &write);
+    // The other end of the VM would have closed it.
+    let copy = path.with_extension("copy");
+    fs::copy(&path, &copy).unwrap();
+    let mut guest = go_on(guest, open(&copy, "")).unwrap();
+    assert_eq!(guest.driver.queues[0].used(), None, "it waits");
+    guest.device.resume();
+    guest.driver.queues[0].wait_used().unwrap();
+    assert_eq!(guest.driver.bytes(STATUS, 1), [0]);
+    assert_eq!(guest.driver.queues[0].used(), None);
+    let bytes = fs::read(&copy).unwrap();
+    assert_eq!((bytes[3 * 512], bytes[4 * 512]), (0x5a, 0xa5));
+    assert_ne!(fs::read(&path).unwrap()[4 * 512], 0xa5);
+    assert_eq!(guest.do_one(0, 4, &[(DATA, 512, true)]).0, 0);
+}
+
+/// A disk that the guest does not know is worse than none.
+#[test]
+fn a_disk_that_is_another_or_was_written_since_is_refused() {
+    let (_scratch, path) = scratch_disk("blk-other", 64);
+    let guest = |more| Guest::new(open(&path, more));
+    let refused = |guest, path: &std::path::Path, more| {
+        // The guest's own lock is gone with its device.
+        let disk = OpenDisk::open(&disk_config(&format!("path={}{more}", path.display())));
+        match go_on(guest, disk.unwrap()) {
+            Err(fault) => fault.to_string(),
+            Ok(_) => "taken".to_owned(),
+        }
+    };
+    let read_only = ",readonly=on";
+    assert_eq!(refused(guest(read_only), &path, read_only), "taken");
+    let copy = path.with_extension("copy");
+    fs::write(&copy, vec![0; 63 * 512]).unwrap();
+    let said = refused(guest(read_only), &copy, "");
+    assert!(said.contains("32256 bytes"), "{said}");
+    let mut guest = guest(read_only);
+    guest.device.pause();
+    let saved = guest.device.save().unwrap();
+    drop(guest);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(&path, vec![1; 64 * 512]).unwrap();
+    let said = open(&path, "")
+        .must_be(&saved.state)
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("--disk path=COPY"), "{said}");
+    let disk = open(&path, "");
+    for damaged in [&[][..], &[0xff; 9]] {
+        assert!(matches!(disk.must_be(damaged), Err(RestoreFault::Damaged)));
+    }
+}

@@ -2,8 +2,10 @@
 
 use std::os::fd::AsRawFd;
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::epoll::EventSet;
 
+use super::super::QueuePosition;
 use super::super::queue::{Chain, DeviceQueue, QueueFault, total};
 use super::super::worker::{Progress, WatchedFd};
 use super::port::PortState;
@@ -23,7 +25,7 @@ const PORT_NAME: u16 = 7;
 
 /// What the driver has not been told of a port. A flag for each message, no queue of
 /// them: a driver that asks again and again costs no memory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "a set of messages, each due or not"
@@ -61,6 +63,11 @@ impl Control {
             from_driver,
             chain: Chain::default(),
         }
+    }
+
+    /// Where the queues stand.
+    pub(super) fn positions(&self) -> [QueuePosition; 2] {
+        [&self.to_driver, &self.from_driver].map(|queue| queue.position(false))
     }
 
     pub(super) fn watched(&self) -> [WatchedFd; 2] {

@@ -31,11 +31,12 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::control::Control;
-use self::port::PortState;
+use self::port::{PortState, SavedPort};
 use self::task::ConsoleTask;
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::threaded::ThreadedDevice;
-use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, OutputState};
+use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, OutputState, RestoreFault};
+use crate::snapshot;
 use crate::sys::stream::{Stream, StreamUse};
 
 /// VIRTIO_CONSOLE_F_SIZE: the configuration has the size of the terminal.
@@ -317,6 +318,39 @@ impl ThreadedDevice for VirtioConsole {
         *locked(&self.shared.interrupt) = None;
         let ports = task.ports.into_iter();
         self.ports = ports.map(PortState::into_port).collect();
+    }
+
+    fn saved(&mut self, task: Option<&mut ConsoleTask>) -> io::Result<Vec<u8>> {
+        let Some(task) = task else {
+            return Ok(Vec::new());
+        };
+        let ports: Vec<SavedPort> = task.ports.iter().map(PortState::saved).collect();
+        postcard::to_allocvec(&ports).map_err(io::Error::other)
+    }
+
+    fn go_on_as(
+        &mut self,
+        state: &[u8],
+        task: Option<&mut ConsoleTask>,
+    ) -> Result<(), RestoreFault> {
+        let Some(task) = task else {
+            return if state.is_empty() {
+                Ok(())
+            } else {
+                Err(RestoreFault::Damaged)
+            };
+        };
+        let ports: Vec<SavedPort> = snapshot::decode(state).ok_or(RestoreFault::Damaged)?;
+        if ports.len() != task.ports.len() {
+            return Err(RestoreFault::Other(
+                "it has another number of ports".to_owned(),
+            ));
+        }
+        for (port, saved) in task.ports.iter_mut().zip(ports) {
+            let restored = port.go_on_as(saved);
+            restored.map_err(|fault| RestoreFault::Other(fault.to_string()))?;
+        }
+        Ok(())
     }
 
     fn flush_output(&mut self, within: Duration) -> OutputState {

@@ -3,8 +3,10 @@
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::epoll::EventSet;
 
+use super::super::QueuePosition;
 use super::super::queue::{Chain, DeviceQueue, QueueFault, total};
 use super::super::worker::{Progress, WatchedFd};
 use super::ConsolePort;
@@ -47,7 +49,51 @@ pub(super) struct PortState {
     pub(super) untold: Untold,
 }
 
+/// A port as a snapshot has it. Its streams are the host's, and others afterwards.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SavedPort {
+    guest_open: bool,
+    closing: bool,
+    untold: Untold,
+    sending: Option<u64>,
+}
+
 impl PortState {
+    /// What a snapshot has of it.
+    pub(super) fn saved(&self) -> SavedPort {
+        SavedPort {
+            guest_open: self.guest_open,
+            closing: self.closing,
+            untold: self.untold.clone(),
+            sending: self.sending,
+        }
+    }
+
+    /// Where the queues stand. A chain that is half sent is still the first.
+    pub(super) fn positions(&self) -> impl Iterator<Item = QueuePosition> {
+        let receive = self.receive.as_ref().map(|queue| queue.position(false));
+        let held = self.sending.is_some();
+        let send = self.send.as_ref().map(|queue| queue.position(held));
+        receive.into_iter().chain(send)
+    }
+
+    /// Goes on as the saved one, whose queues stand as [`PortState::positions`] said.
+    ///
+    /// # Errors
+    /// If a chain that is half sent is not there.
+    pub(super) fn go_on_as(&mut self, saved: SavedPort) -> Result<(), QueueFault> {
+        self.guest_open = saved.guest_open;
+        self.closing = saved.closing;
+        self.untold = saved.untold;
+        if let (Some(sent), Some(queue)) = (saved.sending, &mut self.send)
+            && queue.next(&mut self.chain)?
+        {
+            // What is beyond the end has been sent.
+            self.sending = Some(sent.min(total(self.chain.readable())));
+        }
+        Ok(())
+    }
+
     pub(super) fn new(
         port: ConsolePort,
         receive: Option<DeviceQueue>,

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::super::ConfigInterrupt;
 use super::super::queue::QueueFault;
 use super::super::worker::{DeviceTask, Progress, WatchedFd};
+use super::super::{ConfigInterrupt, QueuePosition};
 use super::control::Control;
 use super::port::{self, PortState};
 use super::{ConsoleShared, TOKEN_PORTS, TOKEN_WAKE, locked};
@@ -76,6 +76,12 @@ impl DeviceTask for ConsoleTask {
 
     fn interrupt(&self) -> &ConfigInterrupt {
         &self.interrupt
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        let control = self.control.iter().flat_map(Control::positions);
+        let ports = self.ports.iter().flat_map(PortState::positions);
+        control.chain(ports).collect()
     }
 }
 

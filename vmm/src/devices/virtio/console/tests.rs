@@ -369,3 +369,71 @@ fn hostile_chains_break_the_device_until_its_reset() {
         }
     }
 }
+
+/// Half of what a guest has sent is with the host when it is saved; the rest comes from
+/// the next device, and nothing twice.
+#[test]
+fn a_port_goes_on_in_the_middle_of_a_chain() {
+    let stream = || {
+        let (reader, writer) = io::pipe().unwrap();
+        let port = ConsolePort::stream("out", None, Some(writer.into())).unwrap();
+        (reader, vec![port])
+    };
+    let bytes: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (mut first, ports) = stream();
+    let mut guest = Guest::new(ports);
+    guest.open_all(1);
+    assert_eq!(guest.hear(0, 6).0, 1);
+    guest.print(0, &bytes);
+    let mut got = vec![0; 100_000];
+    first.read_exact(&mut got).unwrap();
+    guest.device.pause();
+    let saved = guest.device.save().unwrap();
+    let features = guest.device.features();
+    drop(guest.device);
+    first.read_to_end(&mut got).unwrap();
+    assert!(got.len() < bytes.len());
+
+    let (mut second, ports) = stream();
+    let (device, handle) = VirtioConsole::new(ports, (80, 25)).unwrap();
+    let mut device = Threaded::new(device);
+    let activation = guest.driver.activation_of(features, &saved.queues);
+    device.restore(&saved.state, Some(activation)).unwrap();
+    let mut guest = Guest {
+        device,
+        handle,
+        ..guest
+    };
+    guest.device.resume();
+    let more = bytes.len() - got.len();
+    let mut rest = vec![0; more];
+    second.read_exact(&mut rest).unwrap();
+    got.extend(rest);
+    assert!(got == bytes);
+    // The guest closes the port: it still has it open.
+    guest.say(0, 6, 0);
+    assert_eq!(second.read_to_end(&mut got).unwrap(), 0);
+    assert_eq!(guest.hear(0, 6).0, 0);
+}
+
+#[test]
+fn a_console_of_other_ports_or_damaged_bytes_is_refused() {
+    let ports = |count| (0..count).map(|_| ConsolePort::stream("x", None, None).unwrap());
+    let mut guest = Guest::new(ports(2).collect());
+    guest.device.pause();
+    let saved = guest.device.save().unwrap();
+    for (count, state, expected) in [
+        (3, &saved.state[..], "number of ports"),
+        (2, &saved.state[1..], "damaged"),
+        (2, &[], "damaged"),
+    ] {
+        let (device, _handle) = VirtioConsole::new(ports(count).collect(), (0, 0)).unwrap();
+        let mut device = Threaded::new(device);
+        let mut driver = TestDriver::new(device.queue_sizes());
+        let activation = driver.activation(device.features());
+        let fault = device.restore(state, Some(activation)).unwrap_err();
+        assert!(fault.to_string().contains(expected), "{fault}");
+    }
+    let (device, _handle) = VirtioConsole::new(ports(1).collect(), (0, 0)).unwrap();
+    assert!(Threaded::new(device).restore(&saved.state, None).is_err());
+}

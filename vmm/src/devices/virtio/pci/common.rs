@@ -1,6 +1,7 @@
 //! The common configuration: what the driver chooses before the device starts
 //! (Virtio 1.2, "Common configuration structure layout").
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -14,6 +15,9 @@ pub(super) const DRIVER_OK: u8 = 4;
 pub(super) const FEATURES_OK: u8 = 8;
 pub(super) const NEEDS_RESET: u8 = 0x40;
 pub(super) const FAILED: u8 = 0x80;
+
+/// What a driver can set.
+const STATUS: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 
 /// "No vector".
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -32,7 +36,7 @@ const AVAILABLE: (usize, usize) = (2, 6);
 const USED: (usize, usize) = (8, 6);
 
 /// A queue as the driver sets it up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct QueueSetup {
     max_size: u16,
     size: u16,
@@ -40,7 +44,7 @@ pub(super) struct QueueSetup {
     pub(super) is_enabled: bool,
     descriptors: u64,
     available: u64,
-    used: u64,
+    pub(super) used: u64,
 }
 
 impl QueueSetup {
@@ -76,6 +80,17 @@ impl QueueSetup {
         queue.set_ready(true);
         Some(queue)
     }
+}
+
+/// What a driver has written to the registers, for a snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedCommon {
+    selects: [u32; 2],
+    pub(super) driver_features: u64,
+    config_vector: u16,
+    status: u8,
+    queue_select: u16,
+    pub(super) queues: Vec<QueueSetup>,
 }
 
 /// The registers. What the device has by itself is asked for at each access.
@@ -123,6 +138,55 @@ impl CommonConfig {
         for queue in &mut self.queues {
             *queue = QueueSetup::new(queue.max_size);
         }
+    }
+
+    pub(super) fn saved(&self) -> SavedCommon {
+        SavedCommon {
+            selects: [self.device_feature_select, self.driver_feature_select],
+            driver_features: self.driver_features,
+            config_vector: self.config_vector,
+            status: self.status,
+            queue_select: self.queue_select,
+            queues: self.queues.clone(),
+        }
+    }
+
+    /// Takes back what a driver has written.
+    ///
+    /// # Errors
+    /// What no driver can have written to this device.
+    pub(super) fn restore(&mut self, saved: SavedCommon) -> Result<(), &'static str> {
+        let [device_feature_select, driver_feature_select] = saved.selects;
+        let own = self.queues.iter().map(|queue| queue.max_size);
+        let restored = Self {
+            offered: self.offered,
+            vectors: self.vectors,
+            device_feature_select,
+            driver_feature_select,
+            driver_features: saved.driver_features,
+            config_vector: self.vector(saved.config_vector),
+            status: saved.status & STATUS,
+            queue_select: saved.queue_select,
+            queues: own
+                .zip(saved.queues.iter().cloned())
+                .map(|(max_size, queue)| QueueSetup { max_size, ..queue })
+                .collect(),
+        };
+        if saved.queues.len() != self.queues.len() {
+            return Err("it has another number of queues");
+        }
+        let fits = |queue: &QueueSetup| {
+            let vector = queue.vector == self.vector(queue.vector);
+            vector && queue.size.is_power_of_two() && queue.size <= queue.max_size
+        };
+        if !restored.queues.iter().all(fits) {
+            return Err("its queues are larger, or have other interrupts");
+        }
+        if restored.status & FEATURES_OK != 0 && !restored.features_fit() {
+            return Err("the guest uses features that the device has not");
+        }
+        *self = restored;
+        Ok(())
     }
 
     /// Whether the driver's features are some of those offered, with VERSION_1.

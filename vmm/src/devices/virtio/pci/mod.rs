@@ -13,22 +13,24 @@ mod common;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod places;
+mod saved;
+mod start;
 #[cfg(test)]
 mod tests;
+
 use std::time::Duration;
 
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use self::common::{ACKNOWLEDGE, CommonConfig, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, QueueSetup};
+use self::common::{ACKNOWLEDGE, CommonConfig, DRIVER, DRIVER_OK, FAILED, FEATURES_OK};
 use self::places::{BarPart, CapabilityOffsets};
-use super::{Activation, ActiveQueue, ConfigInterrupt, OutputState, VirtioDevice};
+use super::{ConfigInterrupt, OutputState, VirtioDevice};
 use crate::devices::pci::{ConfigSpace, InterruptLine, MAX_VECTORS, Msix, PciFunction};
 use crate::devices::{BusDevice, Device, DeviceNotSaved, ResourceError, Resources};
-use crate::error_text::one_line;
 use crate::rate_limit::RateLimit;
-use crate::snapshot::Sections;
+use crate::snapshot::{SectionError, Sections};
 use crate::sys::guest_ram::GuestRam;
 
 /// The length of a device's BAR, in bytes.
@@ -184,65 +186,6 @@ impl VirtioPci {
         }
     }
 
-    fn activate(&mut self) {
-        let activated = self.activation().and_then(|activation| {
-            let activated = self.device.activate(activation);
-            activated.map_err(|error| one_line(&error))
-        });
-        let Err(reason) = activated else {
-            self.is_active = true;
-            return;
-        };
-        if let Some(swallowed) = self.faults.allow() {
-            let name = &self.name;
-            log::warn!("{name} does not start: {reason}{swallowed}");
-        }
-        if let Some(interrupt) = &self.interrupt {
-            // The driver reads the status if the interrupt is lost.
-            drop(interrupt.needs_reset());
-        }
-    }
-
-    /// All that the device works with, if the driver has set it up well.
-    fn activation(&mut self) -> Result<Activation, String> {
-        let event = |error| format!("the host gives no eventfd: {error}");
-        let config = self.call(self.common.config_vector).map_err(event)?;
-        let interrupt = ConfigInterrupt::new(config);
-        self.interrupt = Some(interrupt.clone());
-        let features = self.common.driver_features;
-        let mut queues = Vec::new();
-        let setups = (0..).zip(&self.common.queues).zip(&self.kicks);
-        for ((index, setup), kick) in setups.filter(|((_, setup), _)| setup.is_enabled) {
-            let queue = setup.build(&self.memory, features).ok_or_else(|| {
-                format!("queue {index} is not in guest memory, or its size or alignment is wrong")
-            })?;
-            queues.push(ActiveQueue {
-                index,
-                queue,
-                kick: kick.try_clone().map_err(event)?,
-                call: self.queue_call(setup).map_err(event)?,
-            });
-        }
-        Ok(Activation {
-            memory: self.memory.clone(),
-            features,
-            queues,
-            config_interrupt: interrupt,
-        })
-    }
-
-    fn queue_call(&self, setup: &QueueSetup) -> std::io::Result<EventFd> {
-        self.call(setup.vector)
-    }
-
-    /// The event of a vector; one that nobody listens to for "no vector".
-    fn call(&self, vector: u16) -> std::io::Result<EventFd> {
-        match self.msix.event(vector) {
-            Some(event) => event.try_clone(),
-            None => EventFd::new(EFD_NONBLOCK),
-        }
-    }
-
     /// Reading clears it.
     fn take_isr(&mut self) -> u8 {
         let now = (self.generation(), self.is_broken());
@@ -308,10 +251,14 @@ impl VirtioPci {
 }
 
 impl Device for VirtioPci {
-    fn save(&self, _sections: &mut Sections) -> Result<(), DeviceNotSaved> {
-        Err(DeviceNotSaved::Kind {
-            device: self.name().to_owned(),
-        })
+    fn save(&mut self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
+        let saved = self.saved()?;
+        Ok(sections.put(&self.name, &saved)?)
+    }
+
+    fn restore(&mut self, sections: &mut Sections) -> Result<(), SectionError> {
+        let saved = sections.take(&self.name)?;
+        self.go_on_as(saved)
     }
 
     fn name(&self) -> &str {

@@ -7,7 +7,9 @@ use vm_memory::GuestAddress;
 
 use super::*;
 use crate::devices::pci::testing::FakeLine;
-use crate::devices::virtio::{ActivateError, DeviceKind};
+use crate::devices::virtio::{
+    ActivateError, Activation, DeviceKind, QueuePosition, RestoreFault, SaveFault, SavedDevice,
+};
 use crate::kvm::MsiMessage;
 use crate::sys::guest_ram::GuestRam;
 
@@ -72,7 +74,36 @@ impl VirtioDevice for FakeDevice {
     fn resume(&mut self) {
         self.0.lock().unwrap().pauses -= 1;
     }
+    fn save(&mut self) -> Result<SavedDevice, SaveFault> {
+        let log = self.0.lock().unwrap();
+        let stood = log.active.as_ref().map(|_| STOOD);
+        Ok(SavedDevice {
+            queues: stood.into_iter().collect(),
+            state: log.config.to_vec(),
+        })
+    }
+    fn restore(
+        &mut self,
+        state: &[u8],
+        activation: Option<Activation>,
+    ) -> Result<(), RestoreFault> {
+        let mut log = self.0.lock().unwrap();
+        if log.fails {
+            return Err(RestoreFault::Damaged);
+        }
+        log.config = state.try_into().unwrap();
+        log.pauses = i32::from(activation.is_some());
+        log.active = activation;
+        Ok(())
+    }
 }
+
+/// Where its queue stands at the end.
+const STOOD: QueuePosition = QueuePosition {
+    queue: 1,
+    next_available: 0xffff,
+    next_used: 0xfffe,
+};
 
 const COMMON: u64 = 0;
 const ISR: u64 = 0x1000;
@@ -317,6 +348,121 @@ fn drivers_cannot_start_it_twice_nor_clear_a_bit() {
     rig.set_status(0x8f);
     assert_eq!(rig.status(), 0x8f);
     assert_eq!(rig.log.lock().unwrap().activations, 1);
+}
+
+/// What a snapshot of a function has, as bytes.
+fn saved(rig: &mut Rig) -> Sections {
+    let mut sections = Sections::default();
+    rig.function.pause();
+    Device::save(&mut rig.function, &mut sections).unwrap();
+    sections
+}
+
+#[test]
+fn a_function_goes_on_from_a_snapshot() {
+    let mut rig = Rig::new();
+    rig.start();
+    rig.write(DEVICE, [7; 8]);
+    rig.write(TABLE + 32, 0xfee0_0000u32.to_le_bytes());
+    rig.write(TABLE + 32 + 8, 0x31u32.to_le_bytes());
+    rig.write(TABLE + 32 + 12, [0; 4]);
+    let control = rig.function.offsets.msix_control();
+    PciFunction::write_config(&mut rig.function, control, &[0, 0x80]);
+    rig.function
+        .interrupt
+        .as_ref()
+        .unwrap()
+        .config_changed()
+        .unwrap();
+    let mut sections = saved(&mut rig);
+
+    let mut other = Rig::new();
+    Device::restore(&mut other.function, &mut sections).unwrap();
+    assert_eq!(sections.are_all_taken(), Ok(()));
+    assert_eq!(other.read::<56>(COMMON), rig.read(COMMON));
+    assert_eq!(other.read(DEVICE), [7; 8]);
+    assert_eq!(other.read::<48>(TABLE), rig.read(TABLE));
+    assert_eq!(
+        other.read(ISR),
+        [2],
+        "a change that the driver has not seen"
+    );
+    let message = other.messages[2].lock().unwrap().unwrap();
+    assert_eq!(message.data, 0x31);
+    let line = other.function.msix.event(2).unwrap();
+    assert_eq!(line.read().unwrap(), 1, "an interrupt may have been lost");
+    {
+        let log = other.log.lock().unwrap();
+        let active = log.active.as_ref().unwrap();
+        assert_eq!((log.activations, log.pauses), (0, 1), "it waits");
+        let [queue] = &active.queues[..] else {
+            panic!("the queue that the driver enabled");
+        };
+        let state = queue.queue.state();
+        assert_eq!((state.next_avail, state.next_used), (0xffff, 0xfffe));
+        assert_eq!((state.avail_ring, state.used_ring), (0x2000, 0x3000));
+        assert_eq!(active.features, 1 << 32 | 1 << 29 | 1);
+    }
+    other.function.resume();
+    assert_eq!(other.log.lock().unwrap().pauses, 0);
+    other.set_status(0);
+    other.start();
+}
+
+#[test]
+fn a_function_that_no_driver_has_started_is_saved_too() {
+    let mut rig = Rig::new();
+    rig.set_status(3);
+    rig.accept(1 << 32);
+    let mut sections = saved(&mut rig);
+    let mut other = Rig::new();
+    Device::restore(&mut other.function, &mut sections).unwrap();
+    assert_eq!(other.read::<56>(COMMON), rig.read(COMMON));
+    other.function.resume();
+    assert!(other.log.lock().unwrap().active.is_none());
+    other.start();
+}
+
+/// Each field that a driver cannot have written, or that is of another device.
+#[test]
+fn a_snapshot_of_another_function_is_refused_and_leaves_it_as_after_a_reset() {
+    type Change = fn(&mut saved::SavedFunction);
+    let changes: [(&str, Change); 7] = [
+        ("another kind of device", |saved| saved.config[0] ^= 1),
+        ("another kind of device", |saved| saved.config.truncate(255)),
+        ("another number of queues", |saved| {
+            saved.common.queues.truncate(1)
+        }),
+        ("other interrupts", |saved| {
+            saved.common.queues[1].vector = 9
+        }),
+        ("features", |saved| saved.common.driver_features = u64::MAX),
+        ("damaged", |saved| saved.interrupt = None),
+        ("not in guest memory", |saved| {
+            saved.common.queues[1].used = RAM
+        }),
+    ];
+    let fresh = Rig::new().read::<56>(COMMON);
+    for (expected, change) in changes {
+        let mut rig = Rig::new();
+        rig.start();
+        let mut saved: saved::SavedFunction = self::saved(&mut rig).take("rng0").unwrap();
+        change(&mut saved);
+        let mut sections = Sections::default();
+        sections.put("rng0", &saved).unwrap();
+        let mut other = Rig::new();
+        let error = Device::restore(&mut other.function, &mut sections).unwrap_err();
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
+        assert_eq!(other.read(COMMON), fresh, "{expected}");
+        assert!(other.log.lock().unwrap().active.is_none(), "{expected}");
+        other.start();
+    }
+    let mut rig = Rig::new();
+    let mut sections = saved(&mut rig);
+    let mut other = Rig::new();
+    other.log.lock().unwrap().fails = true;
+    let error = Device::restore(&mut other.function, &mut sections).unwrap_err();
+    assert!(error.to_string().contains("damaged"), "{error}");
 }
 
 #[test]
