@@ -24,7 +24,7 @@ const QEMU_MODULES: [&str; 3] = ["virtio-pci", "virtio-console", "virtio-blk"];
 
 /// Modules that a distribution loads in the guest when it sees the CPU (by `modprobe`
 /// here): the PMU `power`. Those of AMD's uncore are built in.
-const GUEST_MODULES: [&str; 1] = ["rapl"];
+const GUEST_MODULES: [&str; 2] = ["rapl", "virtio_blk"];
 
 /// What an archive is made of; equal stamps, equal archives.
 #[derive(Debug, Default)]
@@ -105,7 +105,7 @@ pub(crate) fn guest(kernels: &[Kernel]) -> Result<PathBuf> {
     let (busybox_path, perf) = (programs::find("busybox")?, programs::find("perf")?);
     let extra = programs::guest_programs()?;
     let mut stamp = Stamp::default()
-        .text("guest 2")
+        .text("guest 3")
         .file(&init)?
         .file(&busybox_path)?
         .file(&perf)?;

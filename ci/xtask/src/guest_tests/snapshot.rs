@@ -1,6 +1,8 @@
 //! A Linux guest that is saved and restored again and again while perf samples and counts
 //! in it.
 
+mod disks;
+
 use anyhow::{Context, Result, ensure};
 
 use super::on_host::Hosted;
@@ -31,6 +33,7 @@ pub(super) fn all() -> Vec<GuestTest> {
     };
     vec![
         BY_THE_WALL.test("snapshot/host-pmu", 4, each_pmi_is_a_sample),
+        disks::test(),
         by_instructions(Row::HOST_PMU.test("snapshot-often/host-pmu", 20, within::<1>)),
         by_instructions(Row::CLOCK.test("snapshot-often/clock", 20, within::<5>)),
     ]
