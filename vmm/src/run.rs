@@ -159,14 +159,19 @@ pub fn run(args: &RunArgs, words: &[OsString], saved: Option<SavedVm>) -> Result
     if let Some(pmu) = &pmu {
         stderr::line(&format!("perfvisor: pmu: {}", pmu.summary()));
     }
+    let reset = matches!(*reason, StopReason::Reset) && args.on_reboot == OnReboot::Restart;
+    let reason = match stop.order() {
+        // The guest would have gone on.
+        Some(order) if reset => Arc::clone(order),
+        _ => reason,
+    };
     let status = reason.exit_status();
     if status == 0 {
         log::info!("{reason}");
     } else {
         report(reason.as_ref());
     }
-    let reset = matches!(*reason, StopReason::Reset) && !stop.is_ordered();
-    if reset && args.on_reboot == OnReboot::Restart {
+    if reset && !stop.is_ordered() {
         return Err(RunError::Again(boot_again()));
     }
     Ok(status)

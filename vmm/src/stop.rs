@@ -4,7 +4,7 @@ mod deadline;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+
 use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
@@ -225,7 +225,7 @@ impl StopReason {
 pub struct StopSignal {
     reason: OnceLock<Arc<StopReason>>,
     event: EventFd,
-    ordered: AtomicBool,
+    order: OnceLock<Arc<StopReason>>,
     deadline: Arc<EndDeadline>,
 }
 
@@ -238,17 +238,19 @@ impl StopSignal {
         Ok(Self {
             reason: OnceLock::new(),
             event: EventFd::new(EFD_NONBLOCK)?,
-            ordered: AtomicBool::new(false),
+            order: OnceLock::new(),
             deadline: Arc::default(),
         })
     }
 
     /// Stops the VM, unless it is stopping for another reason already.
     pub fn stop(&self, reason: StopReason) {
+        let reason = Arc::new(reason);
         if reason.is_order() {
-            self.ordered.store(true, Ordering::Relaxed);
+            // The first order wins as well.
+            let _later = self.order.set(Arc::clone(&reason));
         }
-        match self.reason.set(Arc::new(reason)) {
+        match self.reason.set(reason) {
             Ok(()) => self.deadline.extend(),
             Err(late) => log::debug!("the VM stops already; another reason: {late}"),
         }
@@ -263,11 +265,17 @@ impl StopSignal {
         self.reason.get()
     }
 
-    /// Whether one of the reasons so far, the first or a later one, is an order
-    /// ([`StopReason::is_order`]).
+    /// The first of the reasons so far that is an order ([`StopReason::is_order`]); the VM
+    /// may have been stopping for another one.
+    #[must_use]
+    pub fn order(&self) -> Option<&Arc<StopReason>> {
+        self.order.get()
+    }
+
+    /// Whether there is an order.
     #[must_use]
     pub fn is_ordered(&self) -> bool {
-        self.ordered.load(Ordering::Relaxed)
+        self.order().is_some()
     }
 
     /// How long the end may take; the first reason begins it.
@@ -316,7 +324,11 @@ mod tests {
             stop.reason().map(Arc::as_ref),
             Some(StopReason::Reset)
         ));
-        assert!(stop.is_ordered(), "the later one is an order");
+        assert_eq!(
+            stop.order().map(|order| order.exit_status()),
+            Some(143),
+            "the later one is an order"
+        );
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 /// The loop and who listens.
 pub struct EventLoop {
     manager: EventManager<Subscriber>,
+    signals: Arc<Mutex<SignalListener>>,
     stop: Arc<StopSignal>,
 }
 
@@ -50,20 +51,22 @@ impl EventLoop {
         relay: Option<SignalRelay>,
     ) -> Result<Self, event_manager::Error> {
         let manager = EventManager::<Subscriber>::new()?;
+        let signals = Arc::new(Mutex::new(SignalListener {
+            signals,
+            relay,
+            stop: Arc::clone(&stop),
+            refused: None,
+        }));
         let mut events = Self {
             manager,
+            signals: Arc::clone(&signals),
             stop: Arc::clone(&stop),
         };
         events.add_required(StopListener {
-            stop: Arc::clone(&stop),
-            refused: None,
-        })?;
-        events.add_required(SignalListener {
-            signals,
-            relay,
             stop,
             refused: None,
         })?;
+        events.require(&signals)?;
         Ok(events)
     }
 
@@ -80,9 +83,15 @@ impl EventLoop {
     where
         L: RequiredListener + Send + 'static,
     {
-        let listener = Arc::new(Mutex::new(listener));
+        self.require(&Arc::new(Mutex::new(listener)))
+    }
+
+    fn require<L>(&mut self, listener: &Arc<Mutex<L>>) -> Result<(), event_manager::Error>
+    where
+        L: RequiredListener + Send + 'static,
+    {
         self.manager
-            .add_subscriber(Arc::clone(&listener) as Subscriber);
+            .add_subscriber(Arc::clone(listener) as Subscriber);
         let mut listener = listener.lock().unwrap_or_else(PoisonError::into_inner);
         listener.take_refusal().map_or(Ok(()), Err)
     }
@@ -104,6 +113,16 @@ impl EventLoop {
         if let Err(error) = self.manager.run_with_timeout(0) {
             log::debug!("the event loop failed while the VM ended: {error}");
         }
+    }
+}
+
+impl EventLoop {
+    /// Serves the signals so far, each of which may be an order. Those that come later wait
+    /// for whoever this process becomes.
+    pub fn end(&self) {
+        let mut listener = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        listener.signals.stop_waiting();
+        while listener.serve() {}
     }
 }
 
@@ -162,6 +181,20 @@ struct SignalListener {
     refused: Option<event_manager::Error>,
 }
 
+impl SignalListener {
+    /// Serves the next signal, if there is one; whether there was.
+    fn serve(&mut self) -> bool {
+        let Some(signal) = self.signals.take() else {
+            return false;
+        };
+        let relay = self.relay.as_mut();
+        if !relay.is_some_and(|relay| relay.take(signal)) {
+            self.stop.stop(StopReason::HostSignal(signal));
+        }
+        true
+    }
+}
+
 impl RequiredListener for SignalListener {
     fn take_refusal(&mut self) -> Option<event_manager::Error> {
         self.refused.take()
@@ -170,13 +203,7 @@ impl RequiredListener for SignalListener {
 
 impl MutEventSubscriber for SignalListener {
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
-        let Some(signal) = self.signals.take() else {
-            return;
-        };
-        let relay = self.relay.as_mut();
-        if !relay.is_some_and(|relay| relay.take(signal)) {
-            self.stop.stop(StopReason::HostSignal(signal));
-        }
+        self.serve();
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {

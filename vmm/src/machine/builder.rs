@@ -240,6 +240,7 @@ impl Machine {
         self.control.devices.reset();
         self.empty_console();
         drop(terminal);
+        self.events.end();
         match self.control.stop.reason() {
             Some(reason) => Arc::clone(reason),
             // The loop ends for no other cause.

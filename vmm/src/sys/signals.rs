@@ -15,6 +15,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
@@ -42,6 +43,8 @@ const ENDING: [i32; 12] = [
 /// not grow (`RLIMIT_FSIZE`), a reader that has gone, input that can be read.
 const IGNORED: [i32; 3] = [libc::SIGXFSZ, libc::SIGPIPE, libc::SIGIO];
 
+/// What ends the thread that waits, sent by this process. (The C library hides that it is sent to a thread.)
+const OWN: i32 = libc::SIGTERM;
 /// Bytes of the stack of the thread that waits.
 const STACK: usize = 64 << 10;
 
@@ -49,8 +52,7 @@ const STACK: usize = 64 << 10;
 #[derive(Debug)]
 pub struct EndSignals {
     file: File,
-    /// Ends with this.
-    _waiter: Option<Waiter>,
+    waiter: Option<Waiter>,
 }
 
 /// The thread that waits for the signals.
@@ -66,9 +68,10 @@ impl Waiter {
         let ends = Arc::new(AtomicBool::new(false));
         let has_ended = Arc::clone(&ends);
         let waits = move || {
-            while let Some(number) = wait(&set)
-                && !has_ended.load(Ordering::Acquire)
-            {
+            while let Some((number, is_own)) = wait(&set) {
+                if is_own && has_ended.load(Ordering::Acquire) {
+                    return;
+                }
                 // A pipe that is full has enough reasons to end.
                 drop(numbers.write_all(&number.to_ne_bytes()));
             }
@@ -80,13 +83,15 @@ impl Waiter {
 }
 
 impl Drop for Waiter {
+    /// What the thread has taken is in the pipe then; a later signal waits for the next who
+    /// waits for one, be it another program.
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
         };
         self.ends.store(true, Ordering::Release);
         // SAFETY: the handle is not joined, so its pthread id is valid.
-        let sent = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGTERM) };
+        let sent = unsafe { libc::pthread_kill(thread.as_pthread_t(), OWN) };
         if sent == 0 {
             drop(thread.join());
         }
@@ -108,10 +113,13 @@ impl EndSignals {
         block(&set)?;
         let (file, numbers) = pipe()?;
         let waiter = Some(Waiter::start(set, numbers)?);
-        Ok(Self {
-            file,
-            _waiter: waiter,
-        })
+        Ok(Self { file, waiter })
+    }
+
+    /// Takes no more signals: those that come wait. [`EndSignals::take`] still gives those
+    /// that came before.
+    pub fn stop_waiting(&mut self) {
+        self.waiter = None;
     }
 
     /// The number of the next signal, if one came.
@@ -138,14 +146,22 @@ fn pipe() -> io::Result<(File, File)> {
     Ok((reader, writer))
 }
 
-/// The number of the next signal of a set that every thread blocks; `None` if the host
-/// cannot wait.
-fn wait(set: &libc::sigset_t) -> Option<u32> {
+/// The number of the next signal of a set that every thread blocks, and whether it may be
+/// [`OWN`] of this process; `None` if the host cannot wait.
+fn wait(set: &libc::sigset_t) -> Option<(u32, bool)> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     loop {
-        // SAFETY: `set` is initialised, and nothing else is asked for.
-        let number = unsafe { libc::sigwaitinfo(set, ptr::null_mut()) };
+        // SAFETY: `set` is initialised, and `info` has room for what is told.
+        let number = unsafe { libc::sigwaitinfo(set, info.as_mut_ptr()) };
         match u32::try_from(number) {
-            Ok(number) => return Some(number),
+            Ok(told) => {
+                // SAFETY: zeros are a valid `siginfo_t`, and so is what the host wrote.
+                let info = unsafe { info.assume_init_ref() };
+                // SAFETY: a signal of this number comes from a process, or its field is 0.
+                let sender = unsafe { info.si_pid() };
+                let is_own = number == OWN && u32::try_from(sender) == Ok(std::process::id());
+                return Some((told, is_own));
+            }
             Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return None,
         }
@@ -213,10 +229,7 @@ pub fn ignore_told_otherwise() {
 impl EndSignals {
     /// Reads signals from any file.
     pub(crate) const fn of_file(file: File) -> Self {
-        Self {
-            file,
-            _waiter: None,
-        }
+        Self { file, waiter: None }
     }
 }
 
@@ -225,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_is_a_number_and_the_wait_ends() {
+    fn a_signal_is_a_number_and_the_end_of_the_wait_loses_none() {
         for _ in 0..2 {
             let (mut numbers, writer) = pipe().unwrap();
             let set = ending();
@@ -239,7 +252,11 @@ mod tests {
                 thread::yield_now();
             }
             assert_eq!(i32::from_ne_bytes(number), libc::SIGTERM);
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGUSR1) }, 0);
             drop(waiter);
+            numbers.read_exact(&mut number).unwrap();
+            assert_eq!(i32::from_ne_bytes(number), libc::SIGUSR1, "it came before");
             // SAFETY: `before` is the mask that this thread had.
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
         }
