@@ -27,11 +27,11 @@ pub(super) fn all() -> Vec<GuestTest> {
                  echo 0 >cpu$n/online && echo 1 >cpu$n/online || exit; done && \
                  mock-pmu-test hybrid 4 && mock-pmu-test scoped",
             ),
-            accuracy(host_kernel),
             levels(host_kernel),
             sampling(host_kernel),
         ]);
     }
+    all.extend([accuracy("6.12"), accuracy("6.1").among_every_pair()]);
     all.extend([raw(), raw_denied()]);
     all
 }
