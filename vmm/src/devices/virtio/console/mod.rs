@@ -31,7 +31,7 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::control::Control;
-use self::port::{PortState, SavedPort};
+use self::port::{PortState, SavedConsolePort};
 use self::task::ConsoleTask;
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::threaded::ThreadedDevice;
@@ -324,7 +324,7 @@ impl ThreadedDevice for VirtioConsole {
         let Some(task) = task else {
             return Ok(Vec::new());
         };
-        let ports: Vec<SavedPort> = task.ports.iter().map(PortState::saved).collect();
+        let ports: Vec<SavedConsolePort> = task.ports.iter().map(PortState::saved).collect();
         postcard::to_allocvec(&ports).map_err(io::Error::other)
     }
 
@@ -340,7 +340,7 @@ impl ThreadedDevice for VirtioConsole {
                 Err(RestoreFault::Damaged)
             };
         };
-        let ports: Vec<SavedPort> = snapshot::decode(state).ok_or(RestoreFault::Damaged)?;
+        let ports: Vec<SavedConsolePort> = snapshot::decode(state).ok_or(RestoreFault::Damaged)?;
         if ports.len() != task.ports.len() {
             return Err(RestoreFault::Other(
                 "it has another number of ports".to_owned(),

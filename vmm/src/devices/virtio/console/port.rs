@@ -51,7 +51,7 @@ pub(super) struct PortState {
 
 /// A port as a snapshot has it. Its streams are the host's, and others afterwards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct SavedPort {
+pub(super) struct SavedConsolePort {
     guest_open: bool,
     closing: bool,
     untold: Untold,
@@ -60,8 +60,8 @@ pub(super) struct SavedPort {
 
 impl PortState {
     /// What a snapshot has of it.
-    pub(super) fn saved(&self) -> SavedPort {
-        SavedPort {
+    pub(super) fn saved(&self) -> SavedConsolePort {
+        SavedConsolePort {
             guest_open: self.guest_open,
             closing: self.closing,
             untold: self.untold.clone(),
@@ -81,7 +81,7 @@ impl PortState {
     ///
     /// # Errors
     /// If a chain that is half sent is not there.
-    pub(super) fn go_on_as(&mut self, saved: SavedPort) -> Result<(), QueueFault> {
+    pub(super) fn go_on_as(&mut self, saved: SavedConsolePort) -> Result<(), QueueFault> {
         self.guest_open = saved.guest_open;
         self.closing = saved.closing;
         self.untold = saved.untold;
