@@ -15,7 +15,6 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
@@ -43,8 +42,10 @@ const ENDING: [i32; 12] = [
 /// not grow (`RLIMIT_FSIZE`), a reader that has gone, input that can be read.
 const IGNORED: [i32; 3] = [libc::SIGXFSZ, libc::SIGPIPE, libc::SIGIO];
 
-/// What ends the thread that waits, sent by this process. (The C library hides that it is sent to a thread.)
-const OWN: i32 = libc::SIGTERM;
+/// What ends the thread that waits: a signal that ends nothing else. (A signal of the
+/// others, sent by ourselves, could not be told from theirs where the host has no queue left
+/// that says who sent it.)
+const OWN: i32 = super::kick::SIGNAL;
 /// Bytes of the stack of the thread that waits.
 const STACK: usize = 64 << 10;
 
@@ -64,21 +65,34 @@ struct Waiter {
 
 impl Waiter {
     /// Writes the numbers of the signals of `set`, which every thread blocks, to `numbers`.
-    fn start(set: libc::sigset_t, mut numbers: File) -> io::Result<Self> {
+    fn start(mut set: libc::sigset_t, mut numbers: File) -> io::Result<Self> {
+        let mut own = no_signals();
+        for set in [&mut set, &mut own] {
+            // SAFETY: the set is initialised and the signal number is valid.
+            unsafe { libc::sigaddset(set, OWN) };
+        }
         let ends = Arc::new(AtomicBool::new(false));
         let has_ended = Arc::clone(&ends);
         let waits = move || {
-            while let Some((number, is_own)) = wait(&set) {
-                if is_own && has_ended.load(Ordering::Acquire) {
+            while let Some(number) = wait(&set) {
+                if number != OWN {
+                    // A pipe that is full has enough reasons to end.
+                    drop(numbers.write_all(&number.to_ne_bytes()));
+                } else if has_ended.load(Ordering::Acquire) {
                     return;
                 }
-                // A pipe that is full has enough reasons to end.
-                drop(numbers.write_all(&number.to_ne_bytes()));
             }
         };
+        // The thread has it blocked from its first instruction on.
+        let before = block(&own)?;
         let thread = thread::Builder::new().name("signals".into());
-        let thread = Some(thread.stack_size(STACK).spawn(waits)?);
-        Ok(Self { ends, thread })
+        let thread = thread.stack_size(STACK).spawn(waits);
+        // SAFETY: `before` is the mask that this thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
+        Ok(Self {
+            ends,
+            thread: Some(thread?),
+        })
     }
 }
 
@@ -146,24 +160,15 @@ fn pipe() -> io::Result<(File, File)> {
     Ok((reader, writer))
 }
 
-/// The number of the next signal of a set that every thread blocks, and whether it may be
-/// [`OWN`] of this process; `None` if the host cannot wait.
-fn wait(set: &libc::sigset_t) -> Option<(u32, bool)> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+/// The number of the next signal of a set that this thread blocks; `None` if the host cannot
+/// wait.
+fn wait(set: &libc::sigset_t) -> Option<i32> {
     loop {
-        // SAFETY: `set` is initialised, and `info` has room for what is told.
-        let number = unsafe { libc::sigwaitinfo(set, info.as_mut_ptr()) };
-        match u32::try_from(number) {
-            Ok(told) => {
-                // SAFETY: zeros are a valid `siginfo_t`, and so is what the host wrote.
-                let info = unsafe { info.assume_init_ref() };
-                // SAFETY: a signal of this number comes from a process, or its field is 0.
-                let sender = unsafe { info.si_pid() };
-                let is_own = number == OWN && u32::try_from(sender) == Ok(std::process::id());
-                return Some((told, is_own));
-            }
-            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
+        // SAFETY: `set` is initialised, and nothing else is asked for.
+        match unsafe { libc::sigwaitinfo(set, ptr::null_mut()) } {
+            number @ 1.. => return Some(number),
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return None,
         }
     }
 }
@@ -193,15 +198,20 @@ pub fn start_thread<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 
 /// The set of the signals that end the VM.
 fn ending() -> libc::sigset_t {
-    // SAFETY: all-zero is a valid signal set; it is emptied again below.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is ours.
-    unsafe { libc::sigemptyset(&raw mut set) };
+    let mut set = no_signals();
     let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
     for signal in ENDING.into_iter().chain(real_time) {
         // SAFETY: `set` is initialised and the signal number is valid.
         unsafe { libc::sigaddset(&raw mut set, signal) };
     }
+    set
+}
+
+fn no_signals() -> libc::sigset_t {
+    // SAFETY: all-zero is a valid signal set; it is emptied again below.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is ours.
+    unsafe { libc::sigemptyset(&raw mut set) };
     set
 }
 
