@@ -56,7 +56,7 @@ fn a_guest_that_resets_itself_can_boot_again() {
     let Some(guest) = Guest::new("restart", &code) else {
         return;
     };
-    for _ in 0..10 {
+    for _ in 0..3 {
         boots_again_until_it_is_told_to_end(&guest);
     }
 }

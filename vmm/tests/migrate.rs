@@ -134,6 +134,18 @@ impl Destination {
         }
     }
 
+    /// A connection to it. A socket is there before it listens.
+    fn connect(&self) -> UnixStream {
+        let start = Instant::now();
+        loop {
+            match UnixStream::connect(&self.at) {
+                Ok(stream) => return stream,
+                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for its end: its status and what it said.
     fn ends(&mut self) -> (Option<i32>, String) {
         let mut said = String::new();
@@ -432,7 +444,7 @@ fn hostile_streams_are_refused() {
         ("state", changed(stream.len() - 1, 1)),
     ] {
         let mut destination = Destination::start(&format!("hostile-{name}"));
-        let mut to = UnixStream::connect(&destination.at).unwrap();
+        let mut to = destination.connect();
         // It may end the connection before it has read all.
         drop(to.write_all(&bytes));
         drop(to.shutdown(std::net::Shutdown::Write));
@@ -455,7 +467,7 @@ fn hostile_streams_are_refused() {
 /// The same stream, whole, is a VM: but its source has gone, and so nothing runs.
 fn whole_without_a_source(stream: &[u8]) {
     let mut destination = Destination::start("hostile-whole");
-    let mut to = UnixStream::connect(&destination.at).unwrap();
+    let mut to = destination.connect();
     to.write_all(stream).unwrap();
     drop(to);
     let (status, said) = destination.ends();

@@ -84,14 +84,14 @@ impl Row {
             ..Hosted::default()
         };
         let line = format!(
-            "{}word up; echo up; word plain; echo counted; word spinning; echo began; life() {{ echo life $1; before=$(grep -c tick /tmp/console); \
+            "{}(word seconds=; date +%s >/tmp/ended) & watch=$!; word up; echo up; word plain; echo counted; word spinning; echo began; life() {{ echo life $1; before=$(grep -c tick /tmp/console); \
                until [ $(grep -c tick /tmp/console) -gt $before ]; do sleep 0.01; done; \
                $ctl snapshot /tmp/life$1 --stop; wait $vmm; echo ended=$?; du -sk /tmp/life$1; \
                perfvisor run --restore /tmp/life$1 --api-socket /tmp/api & vmm=$!; \
                until $ctl info >/tmp/info; do sleep 0.01; done 2>/dev/null; rm -rf /tmp/life$1; \
                grep -c ^recorded /tmp/console; }}; \
              for n in $(seq {lives}); do life $n; done; echo lives={lives}; \
-             word seconds=; echo host-seconds=$(date +%s); wait $vmm; echo status=$?; cat /tmp/console",
+             wait $watch; echo host-seconds=$(cat /tmp/ended); wait $vmm; echo status=$?; cat /tmp/console",
             run.started()
         );
         GuestTest {
