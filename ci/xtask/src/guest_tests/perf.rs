@@ -201,8 +201,9 @@ fn memory() -> GuestTest {
 }
 
 fn lean(seen: &Seen, _: &GuestTest) -> Result<()> {
-    /// KiB.
-    const MOST: u64 = 5 << 10;
+    /// KiB. The larger part is the program itself, of which a build without link-time
+    /// optimisation has more: 5,364 with migration in it.
+    const MOST: u64 = 5632;
     seen.says("ended=143")?;
     complaints::none(&seen.console)?;
     let pss = seen.number("pss=")?;
