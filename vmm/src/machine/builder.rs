@@ -235,7 +235,9 @@ impl Machine {
         }
         self.control.vcpus.start();
         self.events.run();
-        self.control.hotplug.end();
+        let deadline = self.control.stop.deadline();
+        // On a busy host, each of many vCPUs takes its time.
+        self.control.hotplug.end(|| deadline.extend());
         self.flush_devices();
         self.control.devices.reset();
         self.empty_console();

@@ -123,10 +123,11 @@ impl Hotplug {
         self.presence.table().reports()
     }
 
-    /// Ends every thread, with the VM: nothing moves from one vCPU to another.
-    pub(super) fn end(&self) {
+    /// Ends every thread, with the VM: nothing moves from one vCPU to another. Calls `joined`
+    /// behind each.
+    pub(super) fn end(&self, joined: impl FnMut()) {
         self.presence.table().vm_ends();
-        self.vcpus.end();
+        self.vcpus.end(joined);
     }
 
     /// Does what the table has ordered, and tells it the result.

@@ -234,6 +234,24 @@ impl VcpuHandle {
     }
 }
 
+#[cfg(test)]
+impl VcpuHandle {
+    /// A thread that waits to be told to end.
+    pub(super) fn waiting(id: VcpuId) -> Self {
+        let (mailbox, messages) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            while !matches!(messages.recv(), Ok(VcpuMessage::Stop) | Err(_)) {}
+            None
+        });
+        Self {
+            id,
+            mailbox,
+            thread: Some(thread),
+            required_cpus: None,
+        }
+    }
+}
+
 impl Drop for VcpuHandle {
     fn drop(&mut self) {
         self.send(VcpuMessage::Stop);

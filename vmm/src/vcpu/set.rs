@@ -201,9 +201,9 @@ impl VcpuSet {
         answers(&asked, within)?.into_iter().collect()
     }
 
-    /// Ends the threads and joins them.
-    pub fn end(&self) {
-        let all = {
+    /// Ends the threads and joins them; calls `joined` behind each.
+    pub fn end(&self, mut joined: impl FnMut()) {
+        let (handles, stopped) = {
             let mut inner = self.lock();
             inner.tell(&VcpuMessage::Stop);
             inner.phase = Phase::Ended;
@@ -212,7 +212,10 @@ impl VcpuSet {
                 std::mem::take(&mut inner.stopped),
             )
         };
-        drop(all);
+        for vcpu in handles.into_values().chain(stopped) {
+            drop(vcpu);
+            joined();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -323,6 +326,20 @@ mod tests {
         }
         set.resume();
         assert!(!set.is_paused());
-        set.end();
+        set.end(|| panic!("there is none to join"));
+    }
+
+    /// Whoever watches the end hears of each vCPU that has ended, those that the guest had
+    /// given back before too.
+    #[test]
+    fn the_end_tells_of_each_vcpu() {
+        let set = VcpuSet::default();
+        for id in 0..4 {
+            set.insert(VcpuHandle::waiting(VcpuId(id)));
+        }
+        set.stop(VcpuId(2));
+        let mut joined = 0;
+        set.end(|| joined += 1);
+        assert_eq!(joined, 4);
     }
 }
