@@ -28,9 +28,9 @@ const LEFT: u64 = 50_000;
 const ROUNDS: u32 = 20;
 /// Rounds at most, until an NMI has found the vCPU halted: on a host that lets the vCPU
 /// run now and then, most come before the HLT.
-const MOST_ROUNDS: u32 = 500;
+const MOST_ROUNDS: u32 = 4_000;
 /// APIC ticks (1 ns under KVM) to the end of a round without a wake.
-const TIMEOUT: u32 = 20_000_000;
+const TIMEOUT: u32 = 4_000_000;
 /// TSC ticks in which a PMI that must not come would come.
 const QUIET: u64 = 1_000_000;
 
