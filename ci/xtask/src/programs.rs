@@ -11,6 +11,10 @@ use crate::{cmd, paths};
 /// The target that makes cargo keep RUSTFLAGS off proc-macros and build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// Static programs that find their own place in memory. Packed, the addresses that they
+/// correct at their start take a few KiB instead of 400, all of which is read then.
+const STATIC: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
+
 /// A program of this machine.
 pub(crate) fn find(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -29,9 +33,14 @@ pub(crate) fn find(program: &str) -> Result<PathBuf> {
 /// Cargo, set to build static programs.
 fn static_cargo(profile: &str) -> Command {
     let mut cargo = cmd::cargo();
-    cargo
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .args(["build", "--quiet", "--profile", profile, "--target", TARGET]);
+    cargo.env("RUSTFLAGS", STATIC).args([
+        "build",
+        "--quiet",
+        "--profile",
+        profile,
+        "--target",
+        TARGET,
+    ]);
     cargo
 }
 
