@@ -17,7 +17,7 @@ const MOCK_PMU: &str = "core:gp=4";
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all = Vec::new();
     all.extend([beside("6.12"), beside("6.1").among_every_pair()]);
-    all.extend(["6.1", "6.12"].map(shared));
+    all.extend([shared("6.12"), shared("6.1").among_every_pair()]);
     all.extend([
         two_multiplexers("five-on-two", FIVE, "core:gp=2"),
         GuestTest {

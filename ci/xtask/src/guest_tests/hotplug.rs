@@ -18,14 +18,14 @@ const OPERATIONS: u32 = 20;
 pub(super) fn all() -> Vec<GuestTest> {
     let mut all: Vec<_> = [
         topology(&CORES_IN_DIES, "intel-v2", "6.1"),
-        topology(&CORES_IN_DIES, "amd-core", "6.12"),
-        topology(&THREADS, "intel-v2", "6.12"),
+        topology(&CORES_IN_DIES, "amd-core", "6.12").among_every_pair(),
+        topology(&THREADS, "intel-v2", "6.12").among_every_pair(),
         topology(&THREADS, "amd-core", "6.1"),
         topology(&CLUSTERS, "intel-v2", "6.12"),
     ]
     .into();
     all.extend([
-        storm("6.1", "intel-v2"),
+        storm("6.1", "intel-v2").among_every_pair(),
         storm("6.12", "amd-core"),
         during_record(),
         host_events(),

@@ -34,7 +34,7 @@ pub(super) fn all() -> Vec<GuestTest> {
         roams(),
     ];
     all.extend(KERNELS.map(hybrid_guest));
-    all.extend(KERNELS.map(|kernel| sampled_hybrid_guest(HOST, kernel)));
+    all.extend(KERNELS.map(|kernel| sampled_hybrid_guest(HOST, kernel).daily_with("6.12")));
     all.push(sampled_hybrid_guest("6.1", "6.1").among_every_pair());
     all
 }

@@ -27,9 +27,9 @@ pub(super) fn all() -> Vec<GuestTest> {
                  echo 0 >cpu$n/online && echo 1 >cpu$n/online || exit; done && \
                  mock-pmu-test hybrid 4 && mock-pmu-test scoped",
             ),
-            levels(host_kernel),
-            sampling(host_kernel),
         ]);
+        let guests = [levels(host_kernel), sampling(host_kernel)];
+        all.extend(guests.map(|test| test.daily_with("6.12")));
     }
     all.extend([accuracy("6.12"), accuracy("6.1").among_every_pair()]);
     all.extend([raw(), raw_denied()]);

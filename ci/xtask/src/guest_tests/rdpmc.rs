@@ -26,21 +26,38 @@ pub(super) fn all() -> Vec<GuestTest> {
         // The row of the AMD model has the same kernels.
         rows.push(row(host_kernel, "6.1", "1-vcpu").among_every_pair());
         rows.push(row(host_kernel, "6.12", "1-vcpu").among_every_pair());
-        // User mode has page tables of its own, with little of the kernel in them.
-        rows.push(GuestTest {
-            append: "pti=on",
-            ..row(host_kernel, "6.12", "pti")
-        });
-        rows.push(GuestTest {
-            vcpus: 4,
-            ..row(host_kernel, "6.12", "4-vcpu")
-        });
-        rows.push(GuestTest {
-            vmm: "--pmu type=software,model=amd-v2",
-            ..row(host_kernel, "6.1", "amd-v2")
-        });
     }
+    rows.extend([
+        with_pti("6.12"),
+        with_four("6.12"),
+        on_amd("6.1"),
+        with_pti("6.1").among_every_pair(),
+        with_four("6.1").among_every_pair(),
+        on_amd("6.12").among_every_pair(),
+    ]);
     rows
+}
+
+/// User mode has page tables of its own, with little of the kernel in them.
+fn with_pti(host_kernel: &'static str) -> GuestTest {
+    GuestTest {
+        append: "pti=on",
+        ..row(host_kernel, "6.12", "pti")
+    }
+}
+
+fn with_four(host_kernel: &'static str) -> GuestTest {
+    GuestTest {
+        vcpus: 4,
+        ..row(host_kernel, "6.12", "4-vcpu")
+    }
+}
+
+fn on_amd(host_kernel: &'static str) -> GuestTest {
+    GuestTest {
+        vmm: "--pmu type=software,model=amd-v2",
+        ..row(host_kernel, "6.1", "amd-v2")
+    }
 }
 
 /// On a host 6.1, RDPMC gives 0 and says nothing, until the VMM has seen that a program

@@ -95,6 +95,16 @@ impl GuestTest {
         }
     }
 
+    /// The test, which is one of [`GuestTest::among_every_pair`] unless its guest has this
+    /// kernel.
+    pub(super) fn daily_with(self, guest_kernel: &str) -> Self {
+        if self.guest_kernel == guest_kernel || !self.on_request.is_empty() {
+            self
+        } else {
+            self.among_every_pair()
+        }
+    }
+
     /// Seconds after which it is ended, on any machine.
     pub(super) const fn ended_after(&self) -> u64 {
         self.limit * SLOWEST

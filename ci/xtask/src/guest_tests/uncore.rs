@@ -18,14 +18,14 @@ pub(super) const SCOPED: &str =
 const L3: &str = "amd_l3/event=0x04,umask=0xff/";
 
 /// How often the designated vCPU is ejected and comes back.
-const EJECTS: u32 = 20;
+const EJECTS: u32 = 10;
 
 /// Every test of uncore PMUs but the storm.
 pub(super) fn all() -> Vec<GuestTest> {
     vec![
         mock_itself(),
         masks_of_amd_v2(),
-        masks_of_amd_core(),
+        masks_of_amd_core().among_every_pair(),
         ejects(),
         share(),
         host_cpu_offline(),
