@@ -9,12 +9,10 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use common::{Code, PATIENCE, Vm, socket_path};
+use common::{Code, Vm, socket_path, wait_for_socket};
 
 const PAGE: usize = 4096;
 /// Pages that the guest writes, by their addresses.
@@ -113,11 +111,7 @@ fn restored_memory(folder: &Folder, name: &str, next: &[u8]) -> Vec<u8> {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{words:?}: {said}");
     };
-    let start = Instant::now();
-    while !PathBuf::from(&socket).exists() {
-        assert!(start.elapsed() < PATIENCE, "no socket");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_socket(Path::new(&socket));
     let whole = format!("{name}-again");
     tell(&["snapshot", &folder.path(&whole)]);
     tell(&["resume"]);

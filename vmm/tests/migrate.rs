@@ -14,11 +14,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::{Code, PATIENCE, Vm, socket_path};
+use common::{Code, PATIENCE, Printed, Vm, connected, socket_path, wait_for_socket};
 
 /// Adds one to a number in each of 64 pages, again and again, and prints a letter for each
 /// time, from `b` to `p` and from `a` on. A number that is not as it was ends it with `!`.
@@ -42,46 +41,6 @@ fn counts() -> Code {
         // lost:
         .text("!")
         .power_off()
-}
-
-/// What a process prints, read as it comes.
-struct Letters {
-    all: Arc<Mutex<Vec<u8>>>,
-    reader: JoinHandle<()>,
-}
-
-impl Letters {
-    fn of(child: &mut Child) -> Self {
-        let all = Arc::new(Mutex::new(Vec::new()));
-        let mut stdout = child.stdout.take().unwrap();
-        let to = Arc::clone(&all);
-        let reader = thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(read @ 1..) = stdout.read(&mut chunk) {
-                to.lock().unwrap().extend(&chunk[..read]);
-            }
-        });
-        Self { all, reader }
-    }
-
-    fn get(&self) -> Vec<u8> {
-        self.all.lock().unwrap().clone()
-    }
-
-    /// Waits until so many more have come.
-    fn more(&self, count: usize) {
-        let (start, before) = (Instant::now(), self.get().len());
-        while self.get().len() < before + count {
-            assert!(start.elapsed() < PATIENCE, "the guest does not run");
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// All of them, of a process that has ended.
-    fn complete(self) -> Vec<u8> {
-        self.reader.join().unwrap();
-        self.all.lock().unwrap().clone()
-    }
 }
 
 /// The letters come one behind the other, from `b`.
@@ -122,28 +81,8 @@ impl Destination {
             .spawn()
             .unwrap();
         let it = Self { child, at, api };
-        it.wait_for(&it.at);
+        wait_for_socket(&it.at);
         it
-    }
-
-    fn wait_for(&self, socket: &Path) {
-        let start = Instant::now();
-        while !socket.exists() {
-            assert!(start.elapsed() < PATIENCE, "no socket");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// A connection to it. A socket is there before it listens.
-    fn connect(&self) -> UnixStream {
-        let start = Instant::now();
-        loop {
-            match UnixStream::connect(&self.at) {
-                Ok(stream) => return stream,
-                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 
     /// Waits for its end: its status and what it said.
@@ -201,7 +140,7 @@ fn a_guest_moves_and_loses_nothing() {
     let Some(mut vm) = Vm::start("moves", &counts(), "off", &["--cpus", "boot=2"]) else {
         return;
     };
-    let mut letters = Letters::of(&mut vm.child);
+    let mut letters = Printed::of(&mut vm.child);
     letters.more(50);
     let (mut all, mut last): (Vec<u8>, Option<Destination>) = (Vec::new(), None);
     for number in 0..MOVES {
@@ -223,7 +162,7 @@ fn a_guest_moves_and_loses_nothing() {
         assert_eq!(status, Some(8));
         let end = said.lines().last().unwrap();
         assert!(end.contains("the VM has moved to"), "{said}");
-        let there = Letters::of(&mut next.child);
+        let there = Printed::of(&mut next.child);
         there.more(50);
         all.extend(std::mem::replace(&mut letters, there).complete());
         last = Some(next);
@@ -241,15 +180,15 @@ fn a_paused_guest_moves_paused() {
     let Some(mut vm) = Vm::start("moves-paused", &counts(), "off", &[]) else {
         return;
     };
-    let letters = Letters::of(&mut vm.child);
+    let letters = Printed::of(&mut vm.child);
     letters.more(10);
     vm.tell(&["pause"]);
     let mut next = Destination::start("moves-paused");
     assert!(migrate(&vm.socket, &next.at).status.success());
     assert_eq!(vm.wait().0, Some(8));
     let mut all = letters.complete();
-    let there = Letters::of(&mut next.child);
-    next.wait_for(&next.api);
+    let there = Printed::of(&mut next.child);
+    wait_for_socket(&next.api);
     let info = String::from_utf8(ctl(&next.api, &["info"]).stdout).unwrap();
     assert!(info.contains("paused"), "{info}");
     assert_eq!(there.get(), b"");
@@ -295,7 +234,7 @@ fn the_source_goes_on_whatever_its_destination_does() {
     let Some(mut vm) = Vm::start("aborts", &counts(), "off", &[]) else {
         return;
     };
-    let letters = Letters::of(&mut vm.child);
+    let letters = Printed::of(&mut vm.child);
     letters.more(10);
     let stays = |name: &str, to: &Path| {
         let output = migrate(&vm.socket, to);
@@ -348,7 +287,7 @@ fn a_migration_can_be_cancelled_in_each_phase() {
     let Some(mut vm) = Vm::start("cancels", &counts(), "off", &[]) else {
         return;
     };
-    let letters = Letters::of(&mut vm.child);
+    let letters = Printed::of(&mut vm.child);
     letters.more(10);
     let none = vm.refused(&["migrate", "--cancel"]);
     assert!(none.contains("not being moved"), "{none}");
@@ -415,7 +354,7 @@ fn hostile_streams_are_refused() {
     let Some(mut vm) = Vm::start("hostile", &counts(), "off", &[]) else {
         return;
     };
-    let letters = Letters::of(&mut vm.child);
+    let letters = Printed::of(&mut vm.child);
     letters.more(10);
     let stream = record(&vm);
     vm.end();
@@ -444,7 +383,7 @@ fn hostile_streams_are_refused() {
         ("state", changed(stream.len() - 1, 1)),
     ] {
         let mut destination = Destination::start(&format!("hostile-{name}"));
-        let mut to = destination.connect();
+        let mut to = connected(&destination.at);
         // It may end the connection before it has read all.
         drop(to.write_all(&bytes));
         drop(to.shutdown(std::net::Shutdown::Write));
@@ -456,7 +395,7 @@ fn hostile_streams_are_refused() {
         drop(to.read_to_end(&mut answer));
         assert_ne!(answer.first(), Some(&1), "{name}: it says that it runs");
         assert_eq!(
-            Letters::of(&mut destination.child).complete(),
+            Printed::of(&mut destination.child).complete(),
             b"",
             "{name}"
         );
@@ -467,10 +406,10 @@ fn hostile_streams_are_refused() {
 /// The same stream, whole, is a VM: but its source has gone, and so nothing runs.
 fn whole_without_a_source(stream: &[u8]) {
     let mut destination = Destination::start("hostile-whole");
-    let mut to = destination.connect();
+    let mut to = connected(&destination.at);
     to.write_all(stream).unwrap();
     drop(to);
     let (status, said) = destination.ends();
     assert_eq!(status, Some(1), "{said}");
-    assert_eq!(Letters::of(&mut destination.child).complete(), b"");
+    assert_eq!(Printed::of(&mut destination.child).complete(), b"");
 }

@@ -12,11 +12,10 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Code, Guest, PATIENCE, Vm, socket_path};
+use common::{Code, Guest, Printed, Vm, socket_path, wait_for_socket};
 
 /// Prints the letters from `a` to `p` again and again, with some time in between. The
 /// number is in a register alone.
@@ -31,45 +30,6 @@ fn letters() -> Code {
         .raw(&[0xff, 0xc3, 0xb9, 100, 0, 0, 0, 0xff, 0xc9, 0x75, 0xfc])
         // jmp loop
         .raw(&[0xeb, 0xe8])
-}
-
-/// What a process prints, read as it comes.
-struct Printed {
-    all: Arc<Mutex<Vec<u8>>>,
-    reader: thread::JoinHandle<()>,
-}
-
-impl Printed {
-    fn of(child: &mut Child) -> Self {
-        let all = Arc::new(Mutex::new(Vec::new()));
-        let mut stdout = child.stdout.take().unwrap();
-        let to = Arc::clone(&all);
-        let reader = thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(read @ 1..) = stdout.read(&mut chunk) {
-                to.lock().unwrap().extend(&chunk[..read]);
-            }
-        });
-        Self { all, reader }
-    }
-
-    fn wait_for(&self, len: usize) {
-        let start = std::time::Instant::now();
-        while self.all.lock().unwrap().len() < len {
-            assert!(start.elapsed() < PATIENCE, "the guest prints nothing");
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn get(&self) -> Vec<u8> {
-        self.all.lock().unwrap().clone()
-    }
-
-    /// All of it, of a process that has ended.
-    fn complete(self) -> Vec<u8> {
-        self.reader.join().unwrap();
-        self.all.lock().unwrap().clone()
-    }
 }
 
 /// A folder that is not there, nor afterwards.
@@ -164,7 +124,7 @@ fn a_guest_goes_on_where_it_was() {
         return;
     };
     let printed = Printed::of(&mut vm.child);
-    printed.wait_for(100);
+    printed.more(100);
     let folder = Folder::new("goes-on-0");
     vm.tell(&["snapshot", folder.text(), "--stop"]);
     let (status, said) = vm.wait();
@@ -174,7 +134,7 @@ fn a_guest_goes_on_where_it_was() {
     for life in 1..=LIVES {
         let mut vm = Restored::start(last.text(), &format!("goes-on-{life}"));
         let printed = Printed::of(&mut vm.child);
-        printed.wait_for(50);
+        printed.more(50);
         let next = Folder::new(&format!("goes-on-{life}"));
         vm.tell(&["snapshot", next.text(), "--stop"]);
         vm.ends_well();
@@ -193,16 +153,15 @@ fn a_snapshot_can_be_restored_more_than_once() {
         return;
     };
     let printed = Printed::of(&mut vm.child);
-    printed.wait_for(100);
+    printed.more(100);
     let folder = Folder::new("twice");
     assert_eq!(vm.tell(&["snapshot", folder.text()]).trim_end(), "running");
-    let before = printed.get().len();
-    printed.wait_for(before + 100);
+    printed.more(100);
     let mut first = Vec::new();
     for life in 0..2 {
         let mut other = Restored::start(folder.text(), &format!("twice-{life}"));
         let printed = Printed::of(&mut other.child);
-        printed.wait_for(100);
+        printed.more(100);
         other.tell(&["shutdown", "--force"]);
         other.ends_well();
         first.push(printed.get()[..100].to_vec());
@@ -221,22 +180,18 @@ fn a_restored_guest_can_wait_for_the_word() {
         return;
     };
     let printed = Printed::of(&mut vm.child);
-    printed.wait_for(20);
+    printed.more(20);
     vm.tell(&["pause"]);
     let folder = Folder::new("waits");
     assert_eq!(vm.tell(&["snapshot", folder.text()]).trim_end(), "paused");
     vm.end();
     let mut vm = Restored::start(&format!("{},paused=on", folder.text()), "waits-2");
     let printed = Printed::of(&mut vm.child);
-    let start = std::time::Instant::now();
-    while !vm.socket.exists() {
-        assert!(start.elapsed() < PATIENCE, "no socket");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_socket(&vm.socket);
     thread::sleep(Duration::from_millis(200));
     assert_eq!(printed.get(), b"");
     vm.tell(&["resume"]);
-    printed.wait_for(20);
+    printed.more(20);
     vm.tell(&["shutdown", "--force"]);
     vm.ends_well();
 }

@@ -9,12 +9,14 @@
     reason = "each test binary uses a part of it"
 )]
 
+mod printed;
 mod vm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+pub use printed::{Printed, connected, wait_for_socket};
 pub use vm::{PATIENCE, Vm, socket_path};
 
 /// Machine code, put together by hand.
