@@ -142,23 +142,23 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
     use vm_memory::GuestAddress;
 
     use super::*;
     use crate::sys::scratch::Scratch;
 
+    fn new_file(dir: &Path) -> File {
+        let mut options = File::options();
+        let options = options.read(true).write(true).create_new(true);
+        options.open(dir.join("m")).unwrap()
+    }
+
     #[test]
     fn memory_is_written_in_its_order_and_zeros_are_holes() {
         let Scratch(dir) = &Scratch::new("write-memory");
-        let file = File::options();
-        let file = { file }
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(dir.join("m"));
-        let file = file.unwrap();
+        let file = new_file(dir);
         let ranges = [(GuestAddress(0), 1 << 20), (GuestAddress(4 << 30), 2 << 20)];
         let memory = GuestRam::from_ranges(&ranges).unwrap();
         let places = [
@@ -183,26 +183,25 @@ mod tests {
         assert_eq!(set, expected.collect::<Vec<_>>());
     }
 
+    /// Of two ranges of 1 MiB, the second at 4 GiB.
+    fn address_of(page: u64) -> u64 {
+        if page < 256 {
+            page << 12
+        } else {
+            (4 << 30) + ((page - 256) << 12)
+        }
+    }
+
     /// Snapshots, DESIGN.md: what a base has on a page that was written since is not seen.
     #[test]
     fn pages_of_zeros_are_read_like_others_and_other_pages_stay() {
         let Scratch(dir) = &Scratch::new("read-memory");
-        let file = File::options();
-        let file = { file }
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(dir.join("m"));
-        let file = file.unwrap();
+        let file = new_file(dir);
         let ranges = [(GuestAddress(0), 1 << 20), (GuestAddress(4 << 30), 1 << 20)];
         let memory = || GuestRam::from_ranges(&ranges).unwrap();
         let (later, base) = (memory(), memory());
         for page in 0..512u64 {
-            let at = if page < 256 {
-                page << 12
-            } else {
-                (4 << 30) + ((page - 256) << 12)
-            };
+            let at = address_of(page);
             base.write_obj(1u8, GuestAddress(at)).unwrap();
             later
                 .write_obj(u8::from(page % 2 == 0) * 2, GuestAddress(at))
@@ -212,11 +211,7 @@ mod tests {
         write_pages(&later, &pages, &file).unwrap();
         read_pages(&base, &pages, &file).unwrap();
         for page in 0..512u64 {
-            let at = if page < 256 {
-                page << 12
-            } else {
-                (4 << 30) + ((page - 256) << 12)
-            };
+            let at = address_of(page);
             let is: u8 = base.read_obj(GuestAddress(at)).unwrap();
             let written = pages.iter().any(|range| range.contains(&page));
             let expected = if written {

@@ -56,11 +56,16 @@ pub(crate) trait ThreadedDevice: std::fmt::Debug + Send {
         state: &[u8],
         _task: Option<&mut Self::Task>,
     ) -> Result<(), RestoreFault> {
-        if state.is_empty() {
-            Ok(())
-        } else {
-            Err(RestoreFault::Damaged)
-        }
+        must_be_empty(state)
+    }
+}
+
+/// The state of a device that has none.
+pub(super) const fn must_be_empty(state: &[u8]) -> Result<(), RestoreFault> {
+    if state.is_empty() {
+        Ok(())
+    } else {
+        Err(RestoreFault::Damaged)
     }
 }
 

@@ -172,24 +172,26 @@ impl ThreadedDevice for VirtioBlock {
     }
 
     fn saved(&mut self, task: Option<&mut BlockTask>) -> io::Result<Vec<u8>> {
-        let disk = match task {
-            Some(task) => Some(task.disk()),
-            None => self.disk.as_mut(),
-        };
-        disk.ok_or_else(lost_disk)?.saved()
+        self.disk_of(task)?.saved()
     }
 
     fn go_on_as(&mut self, state: &[u8], task: Option<&mut BlockTask>) -> Result<(), RestoreFault> {
-        let disk = match task {
-            Some(task) => Some(task.disk()),
-            None => self.disk.as_mut(),
-        };
-        let disk = disk.ok_or_else(|| RestoreFault::Other(lost_disk().to_string()))?;
+        let disk = self.disk_of(task);
+        let disk = disk.map_err(|error| RestoreFault::Other(error.to_string()))?;
         disk.must_be(state)
     }
 }
 
 impl VirtioBlock {
+    /// The disk, which the work has once the driver has started it.
+    fn disk_of<'a>(&'a mut self, task: Option<&'a mut BlockTask>) -> io::Result<&'a mut OpenDisk> {
+        let disk = match task {
+            Some(task) => Some(task.disk()),
+            None => self.disk.as_mut(),
+        };
+        disk.ok_or_else(lost_disk)
+    }
+
     /// Has what the image keeps in memory of its own reach the file.
     fn flush(&mut self) {
         if let Some(disk) = &mut self.disk

@@ -34,7 +34,7 @@ use self::control::Control;
 use self::port::{PortState, SavedConsolePort};
 use self::task::ConsoleTask;
 use super::queue::{DeviceQueue, RING_FEATURES};
-use super::threaded::ThreadedDevice;
+use super::threaded::{ThreadedDevice, must_be_empty};
 use super::{ActivateError, Activation, ConfigInterrupt, DeviceKind, OutputState, RestoreFault};
 use crate::snapshot;
 use crate::sys::stream::{Stream, StreamUse};
@@ -334,11 +334,7 @@ impl ThreadedDevice for VirtioConsole {
         task: Option<&mut ConsoleTask>,
     ) -> Result<(), RestoreFault> {
         let Some(task) = task else {
-            return if state.is_empty() {
-                Ok(())
-            } else {
-                Err(RestoreFault::Damaged)
-            };
+            return must_be_empty(state);
         };
         let ports: Vec<SavedConsolePort> = snapshot::decode(state).ok_or(RestoreFault::Damaged)?;
         if ports.len() != task.ports.len() {
