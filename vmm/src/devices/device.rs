@@ -51,6 +51,14 @@ pub trait Device: Send + Debug {
     /// Returns when its workers have ended.
     fn reset(&mut self) {}
 
+    /// Whether a device of its kind can be saved; asked before a VM is moved, while it works.
+    ///
+    /// # Errors
+    /// [`DeviceNotSaved::Kind`].
+    fn can_be_saved(&self) -> Result<(), DeviceNotSaved> {
+        Ok(())
+    }
+
     /// Writes what the guest has made of it into the sections of a snapshot. By default it
     /// has no state. Called while it is paused.
     ///

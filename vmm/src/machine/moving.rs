@@ -24,7 +24,6 @@ use super::saved_memory::{each_piece, is_zero, pages_of};
 use super::saving::{LogUse, SaveError, VmSaver};
 use crate::error_text::one_line;
 use crate::kvm::KvmError;
-use crate::snapshot::Sections;
 use crate::snapshot::stream::{self, MOST_PAGES, StreamError};
 use crate::stop::StopReason;
 use crate::sys::guest_ram::PAGE;
@@ -167,6 +166,9 @@ struct MoveSource<'a> {
 impl MoveSource<'_> {
     /// All of it; returns how long the guest stood.
     fn all(&mut self) -> Result<Duration, MoveError> {
+        // Whoever cannot be saved says so before anything is copied.
+        let can_be = self.control.devices.can_be_saved();
+        can_be.map_err(SaveError::from)?;
         let pages = pages_of(&self.saver.memory);
         let flags = self.saver.flags()?;
         stream::write_hello(&mut self.stream, pages * PAGE as u64, flags)?;
@@ -201,15 +203,7 @@ impl MoveSource<'_> {
         *log_use = LogUse::Migration;
         self.notes = true;
         drop(log_use);
-        self.paused(|source| {
-            // Whoever cannot be saved says so before anything is copied.
-            source
-                .control
-                .devices
-                .save(&mut Sections::default())
-                .map_err(SaveError::from)?;
-            Ok(source.saver.dirty.start()?)
-        })
+        self.paused(|source| Ok(source.saver.dirty.start()?))
     }
 
     /// Does something while the guest stands, which goes on then, if it was not paused.

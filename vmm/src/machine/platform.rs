@@ -143,6 +143,14 @@ impl DeviceSet {
         self.each().rev().for_each(|mut device| device.resume());
     }
 
+    /// Whether all are of kinds that can be saved.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub(super) fn can_be_saved(&self) -> Result<(), DeviceNotSaved> {
+        self.each().try_for_each(|device| device.can_be_saved())
+    }
+
     /// Has each write what the guest has made of it. They are paused.
     ///
     /// # Errors

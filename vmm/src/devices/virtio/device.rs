@@ -252,6 +252,11 @@ pub trait VirtioDevice: Send + Debug {
     /// Goes on after [`VirtioDevice::pause`].
     fn resume(&mut self);
 
+    /// Whether [`VirtioDevice::save`] is for devices of its kind. By default it is not.
+    fn can_be_saved(&self) -> bool {
+        false
+    }
+
     /// What a snapshot must have of it. Called while it is paused, if it has started.
     ///
     /// # Errors

@@ -144,6 +144,10 @@ impl<D: ThreadedDevice> VirtioDevice for Threaded<D> {
         }
     }
 
+    fn can_be_saved(&self) -> bool {
+        true
+    }
+
     fn save(&mut self) -> Result<SavedDevice, SaveFault> {
         let task = match &mut self.worker {
             None => None,

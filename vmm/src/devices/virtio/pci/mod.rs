@@ -251,6 +251,14 @@ impl VirtioPci {
 }
 
 impl Device for VirtioPci {
+    fn can_be_saved(&self) -> Result<(), DeviceNotSaved> {
+        if self.device.can_be_saved() {
+            return Ok(());
+        }
+        let device = self.name.clone();
+        Err(DeviceNotSaved::Kind { device })
+    }
+
     fn save(&mut self, sections: &mut Sections) -> Result<(), DeviceNotSaved> {
         let saved = self.saved()?;
         Ok(sections.put(&self.name, &saved)?)
