@@ -1,7 +1,7 @@
 //! Uncore PMUs while vCPUs come and go at random: nothing is lost, and nothing is
 //! left of those that went.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::hotplug::{self, UDEV};
 use super::on_host::{ENDED, Hosted, host_mhz};
@@ -29,7 +29,7 @@ fn guest_line() -> String {
         "modprobe rapl; {UDEV}echo ready; until [ -d cpu3 ]; do sleep 0.2; done; while [ -d cpu3 ]; do sleep 0.2; done; sleep 6; \
          E={}; \
          while :; do perf stat -a -x, -e cycles,$E sleep 1 2>&1 | sed s/^/all:/; done & a=$!; \
-         while :; do perf stat -C 0 -x, -e duration_time,$E sleep 2 2>&1 | sed s/^/one:/; done & b=$!; \
+         while :; do perf stat -C 0 -x, -e $E sleep 2 2>&1 | sed s/^/one:/; done & b=$!; \
          echo counting; n=0; \
          while [ $n -lt 8 ]; do sleep 1; n=$((n+1)); [ $(cat online) = 0 ] || n=0; done; \
          kill $a $b; sleep 4; echo quiet; sleep 12; echo online=$(cat online); \
@@ -82,15 +82,13 @@ fn check(seen: &Seen, _: &GuestTest) -> Result<()> {
     }
     hotplug::sizes_stay(seen)?;
     for (event, rate) in RATES {
-        let everywhere = counts(&seen.console, "all:", event);
+        let everywhere = windows(&seen.console, "all:", event);
         ensure!(
-            everywhere.iter().any(|&n| n > 0.0),
+            everywhere.iter().flatten().any(|window| window.count > 0.0),
             "perf stat -a has counted nothing of {event}"
         );
-        let ratio = shown(&seen.console, event)? / (rate * ticks(seen)?);
+        let ratio = shown(seen, event)? / rate;
         crate::say!("{event}: {ratio:.3} of the host's");
-        // Starting and stopping a window takes tens of milliseconds of its time in a
-        // nested host.
         ensure!(
             (0.9..1.1).contains(&ratio),
             "the guest has seen {ratio:.3} of what the host counted of {event}"
@@ -99,31 +97,42 @@ fn check(seen: &Seen, _: &GuestTest) -> Result<()> {
     complaints::none(&seen.console)
 }
 
-/// What was counted of CPU 0's scopes, in all windows together.
-fn shown(console: &str, event: &str) -> Result<f64> {
-    let windows = counts(console, "one:", "duration_time").len();
-    let counts = counts(console, "one:", event);
-    ensure!(
-        counts.len() == windows && windows > 2,
-        "{windows} windows, and {} counts of {event}",
-        counts.len()
-    );
-    Ok(counts.iter().sum())
+/// What was counted of CPU 0's scopes for a tick of the host, in all windows together. The
+/// time is the event's own: perf's windows are longer by what their beginning and end take.
+fn shown(seen: &Seen, event: &str) -> Result<f64> {
+    let windows = windows(&seen.console, "one:", event);
+    ensure!(windows.len() > 2, "{} windows of {event}", windows.len());
+    let (mut count, mut ns) = (0.0, 0.0);
+    for window in windows {
+        let window = window.with_context(|| format!("a window has no count of {event}"))?;
+        count += window.count;
+        ns += window.ns;
+    }
+    Ok(count / (ns * host_mhz(seen)? / 1_000.0))
 }
 
-/// The host's ticks in those windows.
-fn ticks(seen: &Seen) -> Result<f64> {
-    let ns: f64 = counts(&seen.console, "one:", "duration_time").iter().sum();
-    Ok(ns * host_mhz(seen)? / 1_000.0)
+/// What `perf stat -x,` has shown of an event in one window.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    count: f64,
+    /// How long the event was on.
+    ns: f64,
 }
 
-/// What `perf stat -x,` has shown of an event; one that was not counted is none.
-fn counts(console: &str, mark: &str, event: &str) -> Vec<f64> {
+/// The windows of an event; `None` for one in which it was not counted.
+fn windows(console: &str, mark: &str, event: &str) -> Vec<Option<Window>> {
     let of_event = format!(",{event},");
     let lines = console.lines().filter_map(|line| line.strip_prefix(mark));
+    let window = |line: &str| {
+        let (count, (_, after)) = (line.split(',').next()?, line.split_once(&of_event)?);
+        Some(Window {
+            count: count.trim().parse().ok()?,
+            ns: after.split(',').next()?.parse().ok()?,
+        })
+    };
     lines
         .filter(|line| line.contains(&of_event))
-        .filter_map(|line| line.split(',').next()?.trim().parse().ok())
+        .map(window)
         .collect()
 }
 
@@ -131,24 +140,26 @@ fn counts(console: &str, mark: &str, event: &str) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    const LINES: &str = "one:2000000000,ns,duration_time,2000000000,100.00,,\n\
-        one:7.45,Joules,power/energy-pkg/,2000000000,100.00,,\n\
+    const LINES: &str = "one:7.45,Joules,power/energy-pkg/,2000000000,100.00,,\n\
         all:<not counted>,,amd_l3/event=0x04,umask=0xff/,0,100.00,,\n\
         one:125000000,,amd_l3/event=0x04,umask=0xff/,2000000000,100.00,,\n";
 
     #[test]
     fn windows_and_counts_are_read() {
         let console = format!("cpu MHz\t\t: 1000.000\n{}", LINES.repeat(3));
-        let seen = Seen {
-            console: console.clone(),
+        let seen = |console: String| Seen {
+            console,
             ..Seen::default()
         };
-        assert!((ticks(&seen).unwrap() - 6e9).abs() < 1.0);
-        let l3 = RATES[1];
-        assert!((shown(&console, l3.0).unwrap() / (l3.1 * 6e9) - 1.0).abs() < 1e-9);
-        assert!(counts(&console, "all:", l3.0).is_empty());
-        let power = shown(&console, RATES[0].0).unwrap() / (RATES[0].1 * 6e9);
+        let whole = seen(console.clone());
+        let (power, l3) = (RATES[0], RATES[1]);
+        assert!((shown(&whole, l3.0).unwrap() / l3.1 - 1.0).abs() < 1e-9);
+        let power = shown(&whole, power.0).unwrap() / power.1;
         assert!((power - 1.0).abs() < 0.01, "{power}");
-        assert!(shown(LINES, l3.0).is_err(), "one window is too few");
+        assert!(windows(&console, "all:", l3.0).iter().all(Option::is_none));
+        let few = format!("cpu MHz\t\t: 1000.000\n{LINES}");
+        assert!(shown(&seen(few), l3.0).is_err(), "one window is too few");
+        let gap = console.replace("125000000,", "<not counted>,");
+        assert!(shown(&seen(gap), l3.0).is_err(), "nothing was counted");
     }
 }
