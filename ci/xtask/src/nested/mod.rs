@@ -88,10 +88,9 @@ pub(crate) fn prepare(args: &HostArgs) -> Result<Host> {
     let kernel = pick(&kernels, "--host-kernel", series)?;
     let mut archives = vec![images::host(&kernel, args.host)?];
     archives.extend(images::perfvisor(&args.profile, args.perfvisor.as_deref())?);
-    if !args.debian {
+    // A Debian has kernels of its own. A peer boots those that the other hosts boot.
+    if !args.debian || args.peer {
         archives.push(images::images(&kernels, &images::guest(&kernels)?)?);
-    }
-    if !args.debian {
         let elf = elf(&kernels, args.elf.as_deref().or(args.host.elf_kernels()));
         if !elf.is_empty() {
             archives.push(images::elf_kernels(&elf)?);
