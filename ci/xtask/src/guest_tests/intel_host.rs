@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::hotplug;
 use super::on_host::{ENDED, Hosted};
-use super::{GuestTest, Runs, Seen, payloads, rdpmc};
+use super::{GuestTest, Runs, Seen, payloads, rdpmc, snapshot};
 use crate::complaints::{self, ASK};
 use crate::nested::HostKind;
 use crate::perf;
@@ -18,8 +18,10 @@ use crate::perf;
 const WORD: &str = "intel-host";
 /// The host's counters, which count its TSC: in Bochs, instructions.
 const CORE: &str = "core:gp=4";
-/// Models of the payloads.
-const MODELS: [&str; 4] = ["intel-v1", "intel-v2", "intel-v3", "intel-v4"];
+/// Models of the payloads: each of Intel's, and one of AMD's.
+const MODELS: [&str; 6] = [
+    "intel-v1", "intel-v2", "intel-v3", "intel-v4", "intel-v5", "amd-v2",
+];
 /// Here a PMI hardly ever finds a halted vCPU (resources/README.md).
 const BY_CHANCE: &str = "pmi_halt";
 
@@ -31,6 +33,7 @@ pub(super) fn all() -> Vec<GuestTest> {
         by_clock("6.12"),
         by_host(),
         comes_and_goes(),
+        row(snapshot::by_the_wall("snapshot", 1)),
     ]);
     all.extend(MODELS.map(bare_metal));
     all

@@ -19,10 +19,6 @@ const LOOP: u64 = 400_000_000;
 /// between.
 pub(super) fn all() -> Vec<GuestTest> {
     const ON_REQUEST: &str = "snapshot-often";
-    const BY_THE_WALL: Row = Row {
-        period: 20_000_000,
-        ..Row::HOST_PMU
-    };
     let often = |test| GuestTest {
         on_request: ON_REQUEST,
         ..test
@@ -32,11 +28,20 @@ pub(super) fn all() -> Vec<GuestTest> {
         ..often(test)
     };
     vec![
-        BY_THE_WALL.test("snapshot/host-pmu", 4, each_pmi_is_a_sample),
+        by_the_wall("snapshot/host-pmu", 4),
         disks::test(),
         by_instructions(Row::HOST_PMU.test("snapshot-often/host-pmu", 20, within::<1>)),
         by_instructions(Row::CLOCK.test("snapshot-often/clock", 20, within::<5>)),
     ]
+}
+
+/// A guest that counts by a host's counters, as often saved and restored as there are `lives`.
+pub(super) fn by_the_wall(name: &str, lives: u32) -> GuestTest {
+    let row = Row {
+        period: 20_000_000,
+        ..Row::HOST_PMU
+    };
+    row.test(name, lives, each_pmi_is_a_sample)
 }
 
 /// What counts in a guest.
