@@ -15,7 +15,7 @@ const FILES: [(&str, &str); 2] = [
 ];
 
 /// Requests of one measurement.
-const REQUESTS: u32 = 2000;
+const REQUESTS: u32 = 8000;
 
 /// QEMU's ways to a file, with and without a thread for the disk. Each is a row of its own: an
 /// emulated host now and then stands still under QEMU, and then one row begins again.
