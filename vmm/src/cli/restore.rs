@@ -116,7 +116,9 @@ pub fn with_saved_vm(
     else {
         return Ok((words, None));
     };
-    if given.get_flag("print_config") {
+    // Words that cannot be parsed may leave a flag without its default.
+    let prints = given.try_get_one::<bool>("print_config");
+    if prints.ok().flatten().is_some_and(|prints| *prints) {
         return Ok((words, None));
     }
     let value = |flag| given.try_get_one::<OsString>(flag).ok().flatten();

@@ -173,3 +173,24 @@ fn a_pmu_without_a_type_is_of_type_auto() {
     ];
     refuses(&args, 1, &["--kvm-device: cannot open"]);
 }
+
+/// Values that no flag takes are refused by the parser, whatever looks at the words before.
+#[test]
+fn an_empty_value_and_one_that_is_no_text_are_refused() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let no_text = OsStr::from_bytes(b"\xff\xfe");
+    for args in [
+        ["--kernel", ""].map(OsStr::new),
+        ["--restore", ""].map(OsStr::new),
+        [OsStr::new("--cmdline"), no_text],
+        [OsStr::new("--pmu"), no_text],
+    ] {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_perfvisor"));
+        let output = run.arg("run").args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+    }
+}
