@@ -8,6 +8,7 @@ use vpmu::host::software::Khz;
 use vpmu::ids::MsrIndex;
 
 use super::hypervisor::to_kvm_cpuid;
+use super::tsc_moment::TscMoment;
 use super::vcpu_image::{self, SavedVcpu, StateCaps, VcpuImage};
 use super::{BootState, CpuidEntry, Exit, Gp, KvmError, ioctl};
 use crate::sys::kick::ImmediateExit;
@@ -85,12 +86,12 @@ impl Vcpu {
         SavedVcpu::read(&self.fd, self.caps, msrs, self.cpuid()?)
     }
 
-    /// Becomes a vCPU that was saved, before its first run. `tsc` is what its TSC is to be
-    /// now: vCPUs that get the same within a second are in step.
+    /// Becomes a vCPU that was saved, before its first run. Its TSC goes on from `tsc`, which
+    /// is the same for all vCPUs that are to be in step.
     ///
     /// # Errors
     /// What the ioctls say, or the first MSR that KVM refused.
-    pub fn restore(&mut self, saved: &SavedVcpu, tsc: u64) -> Result<(), KvmError> {
+    pub fn restore(&mut self, saved: &SavedVcpu, tsc: TscMoment) -> Result<(), KvmError> {
         saved.restore(&self.fd, tsc)
     }
 

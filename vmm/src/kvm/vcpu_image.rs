@@ -17,16 +17,16 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, KvmNestedStateBuffer, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
-use vpmu::host::software::Khz;
 use vpmu::ids::MsrIndex;
 
 use super::apic::apic_register;
+use super::tsc_moment::TscMoment;
 use super::{CpuidEntry, KvmError, ioctl};
 
 /// The most MSRs of one ioctl (Linux: `MAX_IO_MSRS`).
 const MOST_MSRS: usize = 256;
 
-const TSC: u32 = 0x10;
+pub(super) const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE, and the APIC's timer entry, whose mode it belongs to (SDM vol. 3A,
 /// "TSC-Deadline Mode").
 const TSC_DEADLINE: u32 = 0x6e0;
@@ -148,11 +148,15 @@ impl VcpuImage {
     /// What the ioctls say, or the first MSR that is not to be changed back.
     pub(super) fn restore(&self, fd: &VcpuFd) -> Result<(), KvmError> {
         // A host that writes 0 has KVM put the TSC in step with the VM's other vCPUs.
-        self.restore_with(fd, &[(MsrIndex(TSC), 0)])
+        self.restore_with(fd, || vec![(MsrIndex(TSC), 0)])
     }
 
-    /// The same, with these MSRs written before the state's.
-    fn restore_with(&self, fd: &VcpuFd, first: &[(MsrIndex, u64)]) -> Result<(), KvmError> {
+    /// The same, with these MSRs written before the state's, of the moment when they are.
+    fn restore_with(
+        &self,
+        fd: &VcpuFd,
+        first: impl FnOnce() -> Vec<(MsrIndex, u64)>,
+    ) -> Result<(), KvmError> {
         if let Some(nested) = &self.nested {
             fd.set_nested_state(nested)
                 .map_err(ioctl("KVM_SET_NESTED_STATE"))?;
@@ -171,7 +175,7 @@ impl VcpuImage {
                 .map_err(ioctl("KVM_SET_DEBUGREGS"))?;
         }
         fd.set_lapic(&self.lapic).map_err(ioctl("KVM_SET_LAPIC"))?;
-        self.restore_msrs(fd, first)?;
+        self.restore_msrs(fd, &first())?;
         fd.set_vcpu_events(&self.events)
             .map_err(ioctl("KVM_SET_VCPU_EVENTS"))?;
         fd.set_mp_state(self.mp_state)
@@ -210,9 +214,7 @@ impl VcpuImage {
 pub struct SavedVcpu {
     state: VcpuImage,
     /// Its TSC when it was saved.
-    tsc: u64,
-    /// The rate of its TSC, in kHz.
-    tsc_khz: u32,
+    tsc: TscMoment,
     /// The VM's wall clock, which each vCPU can read.
     wall_clock: Vec<(u32, u64)>,
     /// What CPUID answers.
@@ -231,28 +233,20 @@ impl SavedVcpu {
         cpuid: Vec<CpuidEntry>,
     ) -> Result<Self, KvmError> {
         let mut state = VcpuImage::read(fd, caps, msrs)?;
-        let tsc = read_msrs(fd, &[MsrIndex(TSC)])?;
-        let tsc = tsc.first().map(|(_, value)| *value).unwrap_or_default();
-        state.keep_deadline(tsc);
+        let tsc = TscMoment::of(fd)?;
+        state.keep_deadline(tsc.tsc());
         let wall_clock = read_msrs(fd, &WALL_CLOCK.map(MsrIndex))?;
         Ok(Self {
             state,
             tsc,
-            tsc_khz: fd.get_tsc_khz().map_err(ioctl("KVM_GET_TSC_KHZ"))?,
             wall_clock: wall_clock.into_iter().map(|(i, v)| (i.0, v)).collect(),
             cpuid,
         })
     }
 
-    /// The rate of its TSC.
-    #[must_use]
-    pub const fn tsc_rate(&self) -> Khz {
-        Khz(self.tsc_khz)
-    }
-
     /// Its TSC when it was saved.
     #[must_use]
-    pub const fn tsc(&self) -> u64 {
+    pub const fn tsc(&self) -> TscMoment {
         self.tsc
     }
 
@@ -262,16 +256,18 @@ impl SavedVcpu {
         &self.cpuid
     }
 
-    /// Puts it into a vCPU that has not run. `tsc` is what its TSC is to be now: vCPUs that
-    /// get the same within a second are in step.
+    /// Puts it into a vCPU that has not run. Its TSC goes on from `tsc`: KVM has vCPUs in
+    /// step whose TSCs are to be within a second of each other.
     ///
     /// # Errors
     /// What the ioctls say, or the first MSR that KVM refused.
-    pub(super) fn restore(&self, fd: &VcpuFd, tsc: u64) -> Result<(), KvmError> {
-        let mut first = vec![(MsrIndex(TSC), tsc)];
-        let set = self.wall_clock.iter().filter(|(_, at)| *at != 0);
-        first.extend(set.map(|&(index, at)| (MsrIndex(index), at)));
-        self.state.restore_with(fd, &first)
+    pub(super) fn restore(&self, fd: &VcpuFd, tsc: TscMoment) -> Result<(), KvmError> {
+        self.state.restore_with(fd, || {
+            let mut first = vec![(MsrIndex(TSC), tsc.now())];
+            let set = self.wall_clock.iter().filter(|(_, at)| *at != 0);
+            first.extend(set.map(|&(index, at)| (MsrIndex(index), at)));
+            first
+        })
     }
 }
 
@@ -286,7 +282,10 @@ pub(super) fn write_msrs(fd: &VcpuFd, msrs: &[(MsrIndex, u64)]) -> Result<(), Kv
 }
 
 /// Those of `indices` that KVM has. It stops at one that it has not.
-fn read_msrs(fd: &VcpuFd, indices: &[MsrIndex]) -> Result<Vec<(MsrIndex, u64)>, KvmError> {
+pub(super) fn read_msrs(
+    fd: &VcpuFd,
+    indices: &[MsrIndex],
+) -> Result<Vec<(MsrIndex, u64)>, KvmError> {
     let mut found = Vec::with_capacity(indices.len());
     let mut rest = indices;
     while !rest.is_empty() {

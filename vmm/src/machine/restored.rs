@@ -12,9 +12,9 @@ use vpmu::ids::VcpuId;
 use super::layers::MemoryLayers;
 use super::memory::{MemoryError, RamLayout};
 use super::saved_memory::{self, pages_of};
-use super::saving::{CHIPS, MACHINE, MachineSection, realtime, vcpu_section};
+use super::saving::{CHIPS, MACHINE, MachineSection, vcpu_section};
 use crate::config::VmConfig;
-use crate::kvm::{CpuidEntry, KvmError, SavedChips, VmChips};
+use crate::kvm::{CpuidEntry, KvmError, SavedChips, SavedVcpu, TscMoment, VmChips};
 use crate::snapshot::stream::{StreamError, StreamRecord};
 use crate::snapshot::{
     FLAGS, IncomingVm, SectionError, Sections, SnapshotError, SnapshotFolder, SnapshotIdentity,
@@ -101,10 +101,8 @@ struct SavedSections {
 #[derive(Debug)]
 pub(super) struct SavedVcpus {
     sections: Mutex<BTreeMap<VcpuId, VcpuSection>>,
-    /// The boot CPU's TSC, its rate in kHz, and the wall clock of then.
-    tsc: u64,
-    khz: u32,
-    realtime: u64,
+    /// The boot CPU's TSC, from which all go on.
+    pub(super) tsc: TscMoment,
 }
 
 impl SavedSections {
@@ -208,15 +206,13 @@ impl RestoredVm {
             let section: VcpuSection = sections.take(&vcpu_section(VcpuId(id)))?;
             vcpus.insert(VcpuId(id), section);
         }
-        let boot = vcpus.get(&VcpuId(0)).map(|boot| &boot.kvm);
-        let (tsc, khz) = boot.map_or((0, 0), |boot| (boot.tsc(), boot.tsc_rate().0));
+        let boot = vcpus.get(&VcpuId(0)).map(|boot: &VcpuSection| &boot.kvm);
+        let tsc = boot.map(SavedVcpu::tsc).unwrap_or_default();
         Ok(Self {
             chips,
             vcpus: Arc::new(SavedVcpus {
                 sections: Mutex::new(vcpus),
                 tsc,
-                khz,
-                realtime: machine.realtime,
             }),
             machine,
             memory,
@@ -294,13 +290,5 @@ impl SavedVcpus {
     pub(super) fn take(&self, id: VcpuId) -> Option<VcpuSection> {
         let mut sections = self.sections.lock().unwrap_or_else(PoisonError::into_inner);
         sections.remove(&id)
-    }
-
-    /// What the TSC is to be now: it has gone on while the guest did not run, as its clock has.
-    pub(super) fn tsc_now(&self) -> u64 {
-        let elapsed = u128::from(realtime().saturating_sub(self.realtime));
-        let ticks = elapsed * u128::from(self.khz) / 1_000_000;
-        self.tsc
-            .wrapping_add(u64::try_from(ticks).unwrap_or_default())
     }
 }

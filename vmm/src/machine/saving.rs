@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -43,17 +43,8 @@ pub(super) fn vcpu_section(vcpu: VcpuId) -> String {
 pub(super) struct MachineSection {
     /// The vCPUs that the guest has; the others are as after power-on.
     pub(super) vcpus: Vec<u16>,
-    /// Nanoseconds of the host's wall clock when the vCPUs were saved.
-    pub(super) realtime: u64,
     /// Bytes of guest memory.
     pub(super) memory: u64,
-}
-
-/// The host's wall clock, in nanoseconds.
-pub(super) fn realtime() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let nanos = since.unwrap_or_default().as_nanos();
-    u64::try_from(nanos).unwrap_or(u64::MAX)
 }
 
 /// The reason why a VM is not saved. It goes on as before.
@@ -314,7 +305,6 @@ impl VmSaver {
         }
         let machine = MachineSection {
             vcpus,
-            realtime: realtime(),
             memory: pages_of(&self.memory) * PAGE as u64,
         };
         sections.put(MACHINE, &machine)?;

@@ -67,7 +67,7 @@ pub(super) struct StartFailure {
 impl StartVcpu for VcpuSource {
     fn spawn(&self, id: VcpuId, mut vcpu: Vcpu) -> Result<VcpuHandle, StartFailure> {
         let saved = self.saved.as_ref();
-        let saved = saved.and_then(|all| Some((all.take(id)?, all.tsc_now())));
+        let saved = saved.and_then(|all| Some((all.take(id)?, all.tsc)));
         let (saved, port) = match saved {
             Some((section, tsc)) => (Some((Box::new(section.kvm), tsc)), Some(section.port)),
             None => (None, None),

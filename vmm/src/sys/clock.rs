@@ -22,6 +22,12 @@ pub fn monotonic() -> Nanos {
     read(libc::CLOCK_MONOTONIC)
 }
 
+/// The wall clock: nanoseconds since 1970, UTC. No system call where the host has a TSC.
+#[must_use]
+pub fn realtime() -> Nanos {
+    read(libc::CLOCK_REALTIME)
+}
+
 /// The CPU time of one thread, read by any other of the process.
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadClock(libc::clockid_t);

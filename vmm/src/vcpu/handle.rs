@@ -17,7 +17,7 @@ use super::required_cpus::{CpuGuard, RequiredCpus, VcpuAffinity};
 use super::saving::{VcpuSaveError, VcpuSection};
 use super::state::VcpuState;
 use super::thread::VcpuThread;
-use crate::kvm::{KvmError, SavedVcpu, Vcpu};
+use crate::kvm::{KvmError, SavedVcpu, TscMoment, Vcpu};
 use crate::stop::{PortError, StopSignal};
 use crate::sys::affinity::{self, Tid};
 use crate::sys::kick::{self, Registration};
@@ -127,9 +127,9 @@ pub struct VcpuParts {
     pub stop: Arc<StopSignal>,
     /// Who is told of the thread's end.
     pub observer: Arc<dyn ThreadObserver>,
-    /// What it was when it was saved, and what its TSC is to be. The vCPU becomes that when
+    /// What it was when it was saved, and what its TSC was. The vCPU becomes that when
     /// its port is there, which may have tried the vCPU.
-    pub saved: Option<(Box<SavedVcpu>, u64)>,
+    pub saved: Option<(Box<SavedVcpu>, TscMoment)>,
 }
 
 /// Is told of the end of vCPU threads.
