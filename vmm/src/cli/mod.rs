@@ -23,6 +23,8 @@ pub use config_file::{ConfigFileError, as_config_file, with_config_file};
 pub use exec::{DEFAULT_PMU, ExecArgs};
 pub use log_filter::{VARIABLE as LOG_VARIABLE, log_filter};
 pub use migrate::MigrateTo;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use restore::words_of;
 pub use restore::{RestoreArg, RestoreFlagError, with_saved_vm};
 pub use usage::refusal;
 

@@ -176,6 +176,22 @@ fn incoming(value: &OsStr) -> Result<(PathBuf, String, SavedVm), RestoreFlagErro
     Ok((path, flags, SavedVm::Incoming(vm)))
 }
 
+/// The words of `perfvisor run` with these flags of a snapshot, for who fuzzes them.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn words_of(flags: &str) -> Result<Vec<OsString>, ConfigFileError> {
+    let mut words: Vec<OsString> = ["perfvisor", "run"].map(OsString::from).into();
+    let matches = Cli::command().ignore_errors(true).get_matches_from(&words);
+    if let Some(("run", given)) = matches.subcommand() {
+        words.extend(config_file::flags_of(
+            &PathBuf::from("state"),
+            flags,
+            given,
+            &[],
+        )?);
+    }
+    Ok(words)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

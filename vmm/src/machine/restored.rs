@@ -170,20 +170,40 @@ impl RestoredVm {
         memory: &GuestRam,
         config: &VmConfig,
     ) -> Result<Self, RestoredError> {
-        let pages = pages_of(memory);
-        let mut buffer = Vec::new();
-        let sections = loop {
-            match incoming.record(pages, &mut buffer)? {
-                StreamRecord::Pages(range) => saved_memory::put(memory, range.start, &buffer)?,
-                StreamRecord::Zeros(range) => saved_memory::clear(memory, &range)?,
-                StreamRecord::State(sections, _) => break sections,
-            }
-        };
+        let next = |pages, buffer: &mut _| incoming.record(pages, buffer);
+        let sections = Self::take_records(memory, next)?;
         let folder = None;
         let mut sections = SavedSections { folder, sections };
         // They came first.
         let _: String = sections.take(FLAGS)?;
         Self::of_sections(sections, None, config)
+    }
+
+    /// Takes the memory as `next` gives it, for as many pages and with a buffer for their
+    /// bytes, until the state is there.
+    pub(super) fn take_records(
+        memory: &GuestRam,
+        mut next: impl FnMut(u64, &mut Vec<u8>) -> Result<StreamRecord, StreamError>,
+    ) -> Result<Sections, RestoredError> {
+        let pages = pages_of(memory);
+        let mut buffer = Vec::new();
+        loop {
+            match next(pages, &mut buffer)? {
+                StreamRecord::Pages(range) => saved_memory::put(memory, range.start, &buffer)?,
+                StreamRecord::Zeros(range) => saved_memory::clear(memory, &range)?,
+                StreamRecord::State(sections, _) => return Ok(sections),
+            }
+        }
+    }
+
+    /// The state of a VM whose memory is there, for who fuzzes it.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) fn of_stream_sections(
+        sections: Sections,
+        config: &VmConfig,
+    ) -> Result<Self, RestoredError> {
+        let folder = None;
+        Self::of_sections(SavedSections { folder, sections }, None, config)
     }
 
     fn of_sections(
@@ -244,11 +264,19 @@ impl RestoredVm {
     /// # Errors
     /// If a section is missing, damaged, or nobody's.
     pub(super) fn restore_rest(
-        mut self,
+        self,
         chips: &VmChips,
         devices: &super::platform::DeviceSet,
     ) -> Result<(), RestoredError> {
         chips.restore_chips(&self.chips)?;
+        self.restore_devices(devices)
+    }
+
+    /// Restores the devices, the last that have sections.
+    pub(super) fn restore_devices(
+        mut self,
+        devices: &super::platform::DeviceSet,
+    ) -> Result<(), RestoredError> {
         let sections = &mut self.sections.sections;
         let restored = devices.restore(sections);
         let restored = restored.and_then(|()| sections.are_all_taken());

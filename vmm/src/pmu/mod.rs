@@ -61,6 +61,8 @@ use guest_clock::TimeSource;
 use learned::Lessons;
 use model::{Choice, ChoiceError, Offered};
 use monitors::VmMonitors;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use port::fuzz_port;
 use port::{PmuPort, PmuPortParts};
 use rdpmc::Sites;
 #[cfg(any(test, feature = "fuzz"))]

@@ -1,5 +1,7 @@
 //! The PMU's side of [`MsrPort`]: what the vCPU's run loop calls.
 
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 mod saved;
 mod write;
 
@@ -33,6 +35,8 @@ use crate::sys::kick;
 use crate::vcpu::{
     MonitorOrder, MonitorOutcome, MsrPort, PortNotSaved, VcpuPmuStatus, WrmsrAnswer,
 };
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use fuzz::port as fuzz_port;
 use saved::SavedPort;
 use write::Unwritten;
 

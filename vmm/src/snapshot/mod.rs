@@ -13,6 +13,8 @@
 pub const FLAGS: &str = "flags";
 
 mod folder;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod identity;
 mod incoming;
 mod sections;

@@ -17,7 +17,7 @@ pub const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"pvsnapst";
 /// The largest file that is read: 255 vCPUs have 5 MiB.
 pub(super) const MOST_BYTES: u64 = 64 << 20;
-const BODY_AT: usize = 24;
+pub(super) const BODY_AT: usize = 24;
 const CRC_AT: usize = 12;
 
 /// The reason why a file is no state.
@@ -65,8 +65,13 @@ pub(super) fn encode(sections: &Sections) -> Vec<u8> {
         body.extend(len_of(bytes.len()));
         body.extend(bytes);
     }
+    around(&body)
+}
+
+/// The file with this body.
+pub(super) fn around(body: &[u8]) -> Vec<u8> {
     let mut checked = (body.len() as u64).to_le_bytes().to_vec();
-    checked.append(&mut body);
+    checked.extend(body);
     let mut file = MAGIC.to_vec();
     file.extend(VERSION.to_le_bytes());
     file.extend(crc32fast::hash(&checked).to_le_bytes());

@@ -29,11 +29,6 @@ const MANY_TURNS: u32 = 10_000;
 /// # Panics
 /// If the device does not keep what it promises.
 pub fn block(data: &[u8]) {
-    #[derive(Debug)]
-    struct Nobody;
-    impl DiskFull for Nobody {
-        fn pause(&self, _reason: String) {}
-    }
     let mut input = FuzzInput::new(data);
     let file = disk_file();
     let read_only = input.byte() & 1 != 0;
@@ -69,6 +64,19 @@ pub fn console(data: &[u8]) {
 pub fn rng(data: &[u8]) {
     let mut input = FuzzInput::new(data);
     run(&mut VirtioRng, &mut input);
+}
+
+/// Nobody is told that the host's disk is full.
+#[derive(Debug)]
+pub(crate) struct Nobody;
+
+impl DiskFull for Nobody {
+    fn pause(&self, _reason: String) {}
+}
+
+/// A disk of its own.
+pub(crate) fn fuzzed_disk() -> OpenDisk {
+    OpenDisk::raw(disk_file(), DISK, false)
 }
 
 fn disk_file() -> File {

@@ -7,7 +7,10 @@
 
 mod control;
 mod model;
+mod snapshot;
 mod world;
+
+pub use snapshot::snapshot;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

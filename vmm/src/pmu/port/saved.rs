@@ -22,9 +22,9 @@ pub(super) struct SavedPort {
     /// The PMU, in a form of its own with its own versions.
     pmu: Vec<u8>,
     /// Counter writes without a read, and whether reads are lost.
-    lost_reads: (u32, bool),
+    pub(super) lost_reads: (u32, bool),
     /// The VM's rewritten text, in the boot CPU's port.
-    text: Option<SavedText>,
+    pub(super) text: Option<SavedText>,
 }
 
 impl SavedPort {

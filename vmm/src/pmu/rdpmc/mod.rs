@@ -46,6 +46,8 @@ use serde::{Deserialize, Serialize};
 pub(in crate::pmu) use doorbell::Ring;
 #[cfg(any(test, feature = "fuzz"))]
 pub use fuzz::rdpmc as fuzz_rdpmc;
+#[cfg(any(test, feature = "fuzz"))]
+pub(in crate::pmu) use fuzz::sites as fuzz_sites;
 pub(in crate::pmu) use request::{TextPlace, TextVerdict};
 pub(in crate::pmu) use rewriter::Rewriter;
 pub(in crate::pmu) use saved::SavedText;

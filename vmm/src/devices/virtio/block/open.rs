@@ -185,11 +185,16 @@ impl OpenDisk {
     pub(crate) fn raw(file: File, size: u64, read_only: bool) -> Self {
         #[expect(clippy::unwrap_used, reason = "a check")]
         let id = FileId::of(&file.metadata().unwrap());
+        // Its name as long as it is open. Another of this name is taken for the same.
+        #[expect(clippy::unwrap_used, reason = "a check")]
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let path = format!("/proc/self/fd/{fd}").into();
         Self {
             image: Box::new(RawImage::new(file, size, 512, false)),
             read_only,
             serial: "serial".to_owned(),
-            path: PathBuf::new(),
+            path,
             id,
         }
     }
