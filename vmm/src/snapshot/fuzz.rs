@@ -47,3 +47,9 @@ fn check(sections: &Sections, file: &[u8]) {
     let again = state_file::decode(&state_file::encode(sections)).unwrap();
     assert_eq!(&again, sections);
 }
+
+/// The file of these sections.
+#[cfg(test)]
+pub(crate) fn file_of(sections: &Sections) -> Vec<u8> {
+    state_file::encode(sections)
+}

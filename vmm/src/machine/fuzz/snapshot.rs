@@ -5,6 +5,8 @@
 //! There is no KVM: of a vCPU's own part is checked what is looked at before KVM gets it.
 //! What was taken is saved again, and a second machine takes that and is the same.
 
+#[cfg(test)]
+mod golden;
 mod machine;
 
 use std::collections::BTreeMap;
