@@ -114,7 +114,7 @@ fn restore(
     let vm = RestoredVm::of_stream_sections(sections, config)?;
     for id in vm.present() {
         assert!(id.0 < config.cpus.max, "{id}");
-        vm.vcpus.tsc_now();
+        let _tsc = vm.vcpus.tsc.now();
         if let Err(error) = vm.vcpus.cpuid(id, &[]) {
             is_one_line(&one_line(&error));
         }

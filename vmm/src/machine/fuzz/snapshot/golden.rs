@@ -72,14 +72,12 @@ fn each_section_of_each_version_is_read() {
     for version in 1..=VERSION {
         let machine = is_a::<MachineSection>(&golden(version, "state"), MACHINE);
         assert_eq!((machine.vcpus, machine.memory), (vec![0], 16 << 20));
-        assert!(machine.realtime > 1_700_000_000_000_000_000);
         is_a::<SavedChips>(&golden(version, "state"), CHIPS);
         let vcpu = is_a::<VcpuSection>(&golden(version, "state"), "vcpu0");
         assert_eq!(vcpu.vcpu, 0);
         assert!(!vcpu.kvm.cpuid().is_empty() && vcpu.port.len() > 100);
-        let rate = vcpu.kvm.tsc_rate().0;
-        assert!((100_000..20_000_000).contains(&rate), "{rate} kHz");
-        assert!(vcpu.kvm.tsc() > u64::from(rate), "{}", vcpu.kvm.tsc());
+        let tsc = vcpu.kvm.tsc();
+        assert!(tsc.tsc() > 0 && tsc.now() > tsc.tsc(), "{tsc:?}");
         let mut machine = FuzzedMachine::new(&config).unwrap();
         restore(golden(version, "state"), &config, &mut machine).unwrap();
         let then = restored(golden(version, "devices"));
