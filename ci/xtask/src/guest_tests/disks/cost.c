@@ -1,7 +1,7 @@
 /* The first program of a guest that measures its disk, /dev/vda: what requests of 4 KiB cost,
  * in ticks of the TSC, which are instructions of the whole machine where the host counts them.
  * Its arguments are the requests of a measurement of depth 1, and files of modules to load
- * first. Of depth 16 there are eight times as many.
+ * first. Of depth 16 there are 16 times as many.
  *
  * It prints "begin WAY DEPTH", and "end WAY DEPTH REQUESTS TICKS". Between
  * these lines and the requests it sleeps, so that whoever reads them has done so: not for long,
@@ -126,8 +126,8 @@ int main(int count, char **words) {
 	blocks = bytes / BLOCK;
 	measure("none", IOCB_CMD_PREAD, 1, 0);
 	measure("read", IOCB_CMD_PREAD, 1, requests);
-	measure("read", IOCB_CMD_PREAD, 16, 8 * requests);
+	measure("read", IOCB_CMD_PREAD, 16, 16 * requests);
 	measure("write", IOCB_CMD_PWRITE, 1, requests);
-	measure("write", IOCB_CMD_PWRITE, 16, 8 * requests);
+	measure("write", IOCB_CMD_PWRITE, 16, 16 * requests);
 	end(NULL);
 }

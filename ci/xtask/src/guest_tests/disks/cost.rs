@@ -16,7 +16,7 @@ const FILES: [(&str, &str); 2] = [
 
 /// Requests of a measurement of depth 1. Each is an interrupt, of which the emulation delivers
 /// one in a thousand twice; some of those end the guest (resources/README.md).
-const REQUESTS: u32 = 1000;
+const REQUESTS: u32 = 400;
 
 /// QEMU's ways to a file, with and without a thread for the disk. Each is a row of its own: an
 /// emulated host now and then stands still under QEMU, and then one row begins again.
