@@ -8,8 +8,10 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
+use vpmu::units::Nanos;
 
 use super::{KvmError, ioctl};
+use crate::sys::clock::realtime;
 
 const CHIPS: [u32; 3] = [
     KVM_IRQCHIP_PIC_MASTER,
@@ -47,9 +49,13 @@ impl VmChips {
             got.map(|()| chip).map_err(ioctl("KVM_GET_IRQCHIP"))
         };
         let [first, second, third] = CHIPS;
+        let mut clock = self.0.get_clock().map_err(ioctl("KVM_GET_CLOCK"))?;
+        if clock.flags & KVM_CLOCK_REALTIME == 0 {
+            clock.realtime = realtime().0;
+        }
         Ok(SavedChips {
             chips: [chip(first)?, chip(second)?, chip(third)?],
-            clock: self.0.get_clock().map_err(ioctl("KVM_GET_CLOCK"))?,
+            clock,
         })
     }
 
@@ -68,19 +74,55 @@ impl VmChips {
         Ok(())
     }
 
-    /// Has the guest's clock go on from where it was; the time since then is added where
-    /// this KVM knows it.
+    /// Has the guest's clock go on from where it was, by the wall clock.
     ///
     /// # Errors
     /// What the ioctl says.
     pub fn restore_clock(&self, saved: &SavedChips) -> Result<(), KvmError> {
-        let clock = kvm_clock_data {
-            clock: saved.clock.clock,
-            realtime: saved.clock.realtime,
-            // The only flag that can be set; the others tell.
-            flags: saved.clock.flags & KVM_CLOCK_REALTIME,
+        let clock = going_on(&saved.clock, realtime());
+        self.0.set_clock(&clock).map_err(ioctl("KVM_SET_CLOCK"))
+    }
+}
+
+/// What KVM is to set a clock to that was saved. KVM adds the time since then, by the wall
+/// clock; if the clock was saved where its KVM told no such moment (its own clock was not by
+/// the TSC), the time until `now` is added here.
+fn going_on(saved: &kvm_clock_data, Nanos(now): Nanos) -> kvm_clock_data {
+    // The only flag that can be set; the others tell.
+    let flags = saved.flags & KVM_CLOCK_REALTIME;
+    let added = match flags {
+        0 => now.saturating_sub(saved.realtime),
+        _ => 0,
+    };
+    kvm_clock_data {
+        clock: saved.clock.saturating_add(added),
+        realtime: if flags == 0 { 0 } else { saved.realtime },
+        flags,
+        ..kvm_clock_data::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// machine.md §5: the guest's clock goes on while it does not run (Linux:
+    /// Documentation/virt/kvm/api.rst, `KVM_SET_CLOCK`).
+    #[test]
+    fn a_clock_goes_on_whoever_adds_the_time() {
+        let saved = |flags| kvm_clock_data {
+            clock: 5_000,
+            realtime: 1_000,
+            // 2: the clock is the same on all vCPUs.
+            flags: flags | 2,
             ..kvm_clock_data::default()
         };
-        self.0.set_clock(&clock).map_err(ioctl("KVM_SET_CLOCK"))
+        let told = going_on(&saved(KVM_CLOCK_REALTIME), Nanos(3_500));
+        assert_eq!((told.clock, told.realtime), (5_000, 1_000));
+        assert_eq!(told.flags, KVM_CLOCK_REALTIME);
+        let added = going_on(&saved(0), Nanos(3_500));
+        assert_eq!((added.clock, added.realtime, added.flags), (7_500, 0, 0));
+        let set_back = going_on(&saved(0), Nanos(500));
+        assert_eq!(set_back.clock, 5_000);
     }
 }
