@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Code, Vm, socket_path, wait_for_socket};
+use common::{Code, Vm, socket_path, tell, wait_for_socket};
 
 const PAGE: usize = 4096;
 /// Pages that the guest writes, by their addresses.
@@ -101,22 +101,13 @@ fn restored_memory(folder: &Folder, name: &str, next: &[u8]) -> Vec<u8> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let tell = |words: &[&str]| {
-        let mut ctl = Command::new(env!("CARGO_BIN_EXE_perfvisor"));
-        let output = ctl
-            .args(["ctl", "--api-socket", &socket])
-            .args(words)
-            .output();
-        let output = output.unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{words:?}: {said}");
-    };
-    wait_for_socket(Path::new(&socket));
+    let socket = Path::new(&socket);
+    wait_for_socket(socket);
     let whole = format!("{name}-again");
-    tell(&["snapshot", &folder.path(&whole)]);
-    tell(&["resume"]);
+    tell(socket, &["snapshot", &folder.path(&whole)]);
+    tell(socket, &["resume"]);
     next.iter().for_each(|letter| step(&mut child, *letter));
-    tell(&["shutdown", "--force"]);
+    tell(socket, &["shutdown", "--force"]);
     assert!(child.wait().unwrap().success());
     folder.memory(&whole)
 }

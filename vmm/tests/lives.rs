@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, Guest, PATIENCE, Printed, from_hex, socket_path, wait_for_socket};
+use common::{Code, Guest, PATIENCE, Printed, from_hex, socket_path, tell, wait_for_socket};
 
 /// How often it is saved and restored, or moved, unless `LIVES` says otherwise.
 const LIVES: u32 = 20;
@@ -79,13 +79,7 @@ impl Life {
 
     fn tell(&self, args: &[&str]) {
         wait_for_socket(&self.api);
-        let output = Command::new(env!("CARGO_BIN_EXE_perfvisor"))
-            .args(["ctl", "--api-socket"])
-            .arg(&self.api)
-            .args(args)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{args:?}: {output:?}");
+        tell(&self.api, args);
     }
 
     fn said(&mut self) -> String {

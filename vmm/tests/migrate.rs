@@ -17,7 +17,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::{Code, PATIENCE, Printed, Vm, connected, socket_path, wait_for_socket};
+use common::{Code, PATIENCE, Printed, Vm, connected, ctl, socket_path, wait_for_socket};
 
 /// Adds one to a number in each of 64 pages, again and again, and prints a letter for each
 /// time, from `b` to `p` and from `a` on. A number that is not as it was ends it with `!`.
@@ -101,15 +101,6 @@ impl Drop for Destination {
         drop(fs::remove_file(&self.at));
         drop(fs::remove_file(&self.api));
     }
-}
-
-fn ctl(api: &Path, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_perfvisor"))
-        .args(["ctl", "--api-socket"])
-        .arg(api)
-        .args(words)
-        .output()
-        .unwrap()
 }
 
 fn migrate(api: &Path, to: &Path) -> Output {

@@ -27,13 +27,7 @@ fn letters() -> Code {
     Code::default()
         // mov ebx, 0x5a5a5a00; mov esi, 0x01234567
         .raw(&[0xbb, 0, 0x5a, 0x5a, 0x5a, 0xbe, 0x67, 0x45, 0x23, 0x01])
-        // loop: mov eax, ebx; and al, 15; add al, 'a'
-        .raw(&[0x89, 0xd8, 0x24, 0x0f, 0x04, b'a'])
-        .send()
-        // inc ebx; mov ecx, 100; wait: dec ecx; jnz wait
-        .raw(&[0xff, 0xc3, 0xb9, 100, 0, 0, 0, 0xff, 0xc9, 0x75, 0xfc])
-        // jmp loop
-        .raw(&[0xeb, 0xe8])
+        .letters()
 }
 
 /// A folder with a guest, its disk and its snapshots. Its files have short names: they are

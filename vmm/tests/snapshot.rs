@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{Code, Guest, Printed, Vm, socket_path, wait_for_socket};
+use common::{Code, Guest, Printed, Vm, socket_path, tell, wait_for_socket};
 
 /// Prints the letters from `a` to `p` again and again, with some time in between. The
 /// number is in a register alone.
@@ -23,13 +23,7 @@ fn letters() -> Code {
     Code::default()
         // xor ebx, ebx
         .raw(&[0x31, 0xdb])
-        // loop: mov eax, ebx; and al, 15; add al, 'a'
-        .raw(&[0x89, 0xd8, 0x24, 0x0f, 0x04, b'a'])
-        .send()
-        // inc ebx; mov ecx, 100; wait: dec ecx; jnz wait
-        .raw(&[0xff, 0xc3, 0xb9, 100, 0, 0, 0, 0xff, 0xc9, 0x75, 0xfc])
-        // jmp loop
-        .raw(&[0xeb, 0xe8])
+        .letters()
 }
 
 /// A folder that is not there, nor afterwards.
@@ -68,14 +62,7 @@ impl Restored {
     }
 
     fn tell(&self, args: &[&str]) {
-        let output = Command::new(env!("CARGO_BIN_EXE_perfvisor"))
-            .args(["ctl", "--api-socket"])
-            .arg(&self.socket)
-            .args(args)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {said}");
+        tell(&self.socket, args);
     }
 
     /// Waits for its end, which is a good one.

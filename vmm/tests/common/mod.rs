@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 pub use printed::{Printed, connected, wait_for_socket};
-pub use vm::{PATIENCE, Vm, socket_path};
+pub use vm::{PATIENCE, Vm, ctl, socket_path, tell};
 
 /// Machine code, put together by hand.
 #[derive(Default)]
@@ -43,6 +43,18 @@ impl Code {
         self = self.port(0x3f8);
         self.0.push(0xee);
         self
+    }
+
+    /// Prints the lowest four bits of EBX as a letter from `a` to `p`, adds one to EBX and
+    /// waits for some time, again and again.
+    pub fn letters(self) -> Self {
+        // loop: mov eax, ebx; and al, 15; add al, 'a'
+        self.raw(&[0x89, 0xd8, 0x24, 0x0f, 0x04, b'a'])
+            .send()
+            // inc ebx; mov ecx, 100; wait: dec ecx; jnz wait
+            .raw(&[0xff, 0xc3, 0xb9, 100, 0, 0, 0, 0xff, 0xc9, 0x75, 0xfc])
+            // jmp loop
+            .raw(&[0xeb, 0xe8])
     }
 
     pub fn text(self, text: &str) -> Self {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +29,23 @@ pub struct Vm {
 /// Short: a socket's path is limited.
 pub fn socket_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("pv-{name}-{}", std::process::id()))
+}
+
+/// `perfvisor ctl` with the VM at this socket.
+pub fn ctl(socket: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_perfvisor"))
+        .args(["ctl", "--api-socket"])
+        .arg(socket)
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+/// A command that works.
+pub fn tell(socket: &Path, args: &[&str]) {
+    let output = ctl(socket, args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{args:?}: {said}");
 }
 
 impl Vm {
@@ -83,12 +100,7 @@ impl Vm {
     }
 
     pub fn ctl(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_perfvisor"))
-            .args(["ctl", "--api-socket"])
-            .arg(&self.socket)
-            .args(args)
-            .output()
-            .unwrap()
+        ctl(&self.socket, args)
     }
 
     /// The text of a command that works.
