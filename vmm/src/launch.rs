@@ -161,11 +161,11 @@ impl Launch {
 /// Has the process end although the VM does not, when the time for its end is over.
 fn watch_end(stop: &Arc<StopSignal>) -> io::Result<EndWatch> {
     let reasons = Arc::clone(stop);
-    stop.deadline().watch(move || {
+    stop.deadline().watch(move |part| {
         end::undo();
         let reason = reasons.reason().map(ToString::to_string);
         stderr::line(&format!(
-            "perfvisor: the end of the VM was cut short, as it took longer than {} s ({})",
+            "perfvisor: the end of the VM was cut short, as {part} took longer than {} s ({})",
             END_TIME.as_secs(),
             reason.unwrap_or_default()
         ));

@@ -13,7 +13,7 @@ use vpmu::host::linux::sysfs::CpuSet;
 use vpmu::ids::VcpuId;
 use vpmu::state::RestoreError;
 
-pub use self::deadline::{END_TIME, EndDeadline, EndWatch};
+pub use self::deadline::{END_TIME, EndDeadline, EndPart, EndWatch};
 use crate::kvm::KvmError;
 
 /// Why the port of a vCPU, which serves its MSRs, cannot go on.

@@ -170,12 +170,12 @@ fn a_vm_whose_console_nobody_reads_pauses_and_ends() {
             None => assert_eq!(vm.tell(&["shutdown", "--force"]), "the VM ends\n"),
         }
         let status = ended(&mut vm).code();
+        let (_, told) = vm.wait();
         assert_eq!(
             status,
             Some(signal.map_or(0, |signal| 128 + signal)),
-            "{name}"
+            "{name}: {told}"
         );
-        let (_, told) = vm.wait();
         assert!(
             told.contains("bytes that the guest printed are lost"),
             "{told}"

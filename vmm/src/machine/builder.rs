@@ -24,7 +24,7 @@ use crate::devices::virtio::OutputState;
 use crate::event_loop::{AffinityWatch, EventLoop, SignalRelay};
 use crate::kvm::{Hypervisor, Vm};
 use crate::pmu::PmuHooks;
-use crate::stop::{StopReason, StopSignal};
+use crate::stop::{EndPart, StopReason, StopSignal};
 use crate::sys::kick;
 use crate::sys::signals::EndSignals;
 use crate::sys::terminal::{RawTerminal, size};
@@ -235,15 +235,20 @@ impl Machine {
         }
         self.control.vcpus.start();
         self.events.run();
-        let deadline = self.control.stop.deadline();
+        let stop = Arc::clone(&self.control.stop);
+        let deadline = stop.deadline();
+        deadline.enter(EndPart::Vcpus);
         // On a busy host, each of many vCPUs takes its time.
         self.control.hotplug.end(|| deadline.extend());
+        deadline.enter(EndPart::Devices);
         self.flush_devices();
         self.control.devices.reset();
+        deadline.enter(EndPart::Console);
         self.empty_console();
         drop(terminal);
+        deadline.enter(EndPart::Threads);
         self.events.end();
-        match self.control.stop.reason() {
+        match stop.reason() {
             Some(reason) => Arc::clone(reason),
             // The loop ends for no other cause.
             None => Arc::new(StopReason::PowerOff),

@@ -8,6 +8,35 @@ use std::time::{Duration, Instant};
 /// How long the end of a VM may take without any progress.
 pub const END_TIME: Duration = Duration::from_secs(5);
 
+/// A part of a VM's end, in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndPart {
+    /// The event loop hears of the reason.
+    #[default]
+    EventLoop,
+    /// The vCPU threads leave the guest.
+    Vcpus,
+    /// The readers of the devices' output read, and the devices stop.
+    Devices,
+    /// The reader of the console reads.
+    Console,
+    /// The other threads of the VMM end.
+    Threads,
+}
+
+impl fmt::Display for EndPart {
+    /// Whom the end waits for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EventLoop => "the event loop",
+            Self::Vcpus => "a vCPU",
+            Self::Devices => "a device",
+            Self::Console => "the reader of the console",
+            Self::Threads => "a thread of the VMM",
+        })
+    }
+}
+
 /// The deadline of a VM's end: begun by the reason to stop, met by
 /// [`EndDeadline::met`].
 #[derive(Debug, Default)]
@@ -20,6 +49,7 @@ pub struct EndDeadline {
 struct DeadlineState {
     /// `None` while the VM runs.
     at: Option<Instant>,
+    part: EndPart,
     met: bool,
 }
 
@@ -30,34 +60,39 @@ impl EndDeadline {
         self.changed.notify_all();
     }
 
+    /// The end has come to this part. That gives it no time.
+    pub fn enter(&self, part: EndPart) {
+        self.lock().part = part;
+    }
+
     /// The VM has ended.
     pub fn met(&self) {
         self.lock().met = true;
         self.changed.notify_all();
     }
 
-    /// Has a thread call `missed` if the end takes too long. The guard says that it
-    /// did not.
+    /// Has a thread call `missed` if the end takes too long, with the part that does.
+    /// The guard says that it did not.
     ///
     /// # Errors
     /// If the host gives no thread.
     pub fn watch(
         self: &Arc<Self>,
-        missed: impl FnOnce() + Send + 'static,
+        missed: impl FnOnce(EndPart) + Send + 'static,
     ) -> std::io::Result<EndWatch> {
         let deadline = Arc::clone(self);
         thread::Builder::new()
             .name("end".to_owned())
             .spawn(move || {
-                if deadline.is_missed() {
-                    missed();
+                if let Some(part) = deadline.missed() {
+                    missed(part);
                 }
             })?;
         Ok(EndWatch(Arc::clone(self)))
     }
 
-    /// Waits for the one or the other.
-    fn is_missed(&self) -> bool {
+    /// Waits until the end is met, or missed in a part of it.
+    fn missed(&self) -> Option<EndPart> {
         let mut state = self.lock();
         while !state.met {
             let Some(at) = state.at else {
@@ -67,12 +102,12 @@ impl EndDeadline {
             };
             let left = at.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return true;
+                return Some(state.part);
             }
             let changed = self.changed.wait_timeout(state, left);
             state = changed.unwrap_or_else(PoisonError::into_inner).0;
         }
-        false
+        None
     }
 
     fn lock(&self) -> MutexGuard<'_, DeadlineState> {
@@ -106,11 +141,14 @@ mod tests {
     fn an_end_that_takes_too_long_is_missed_once() {
         let deadline = Arc::new(EndDeadline::default());
         let (missed, misses) = mpsc::channel();
-        let watch = deadline.watch(move || missed.send(()).unwrap()).unwrap();
+        let watch = deadline
+            .watch(move |part| missed.send(part).unwrap())
+            .unwrap();
         assert!(misses.try_recv().is_err(), "it has not begun");
+        deadline.enter(EndPart::Console);
         deadline.lock().at = Some(Instant::now());
         deadline.changed.notify_all();
-        misses.recv().unwrap();
+        assert_eq!(misses.recv().unwrap(), EndPart::Console);
         assert!(misses.recv().is_err());
         drop(watch);
     }
@@ -119,7 +157,9 @@ mod tests {
     fn an_end_in_time_is_not() {
         let deadline = Arc::new(EndDeadline::default());
         let (missed, misses) = mpsc::channel();
-        let watch = deadline.watch(move || missed.send(()).unwrap()).unwrap();
+        let watch = deadline
+            .watch(move |part| missed.send(part).unwrap())
+            .unwrap();
         deadline.extend();
         drop(watch);
         assert!(misses.recv().is_err());
