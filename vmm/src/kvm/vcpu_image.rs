@@ -129,9 +129,11 @@ impl VcpuImage {
             lapic: fd.get_lapic().map_err(ioctl("KVM_GET_LAPIC"))?,
             events: fd.get_vcpu_events().map_err(ioctl("KVM_GET_VCPU_EVENTS"))?,
             nested: nested.transpose().map_err(ioctl("KVM_GET_NESTED_STATE"))?,
+            // Room for those that KVM has, and not for all that were asked for: each vCPU
+            // keeps an image.
             msrs: read_msrs(fd, msrs)?
-                .into_iter()
-                .map(|(index, value)| (index.0, value))
+                .iter()
+                .map(|&(index, value)| (index.0, value))
                 .collect(),
         })
     }

@@ -25,9 +25,9 @@ use crate::event_loop::{AffinityWatch, EventLoop, SignalRelay};
 use crate::kvm::{Hypervisor, Vm};
 use crate::pmu::PmuHooks;
 use crate::stop::{EndPart, StopReason, StopSignal};
-use crate::sys::kick;
 use crate::sys::signals::EndSignals;
 use crate::sys::terminal::{RawTerminal, size};
+use crate::sys::{kick, trim};
 use crate::vcpu::presence::PresenceTable;
 use crate::vcpu::{NoAnswer, VcpuSet};
 
@@ -234,6 +234,9 @@ impl Machine {
             self.control.devices.resume();
         }
         self.control.vcpus.start();
+        if let Err(error) = trim::process() {
+            log::debug!("what the start has used stays in memory: {error}");
+        }
         self.events.run();
         let stop = Arc::clone(&self.control.stop);
         let deadline = stop.deadline();

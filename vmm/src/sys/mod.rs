@@ -1,4 +1,4 @@
-//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks, threads' times and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, memory files, the guest's memory and sets of its pages, an end out of order.
+//! System calls for which std has no safe function: signals, kicks of a thread, programs that we start, sockets with and without a file, clocks, threads' times and timers, affinity, files and their locks, disks, random bytes, streams, the file mode mask, who we are, tap devices, the terminal, core dumps, what the start leaves in our own memory, memory files, the guest's memory and sets of its pages, an end out of order.
 
 pub mod affinity;
 pub mod child;
@@ -25,6 +25,7 @@ pub mod tap;
 pub mod terminal;
 pub mod thread_time;
 pub mod timer;
+pub mod trim;
 pub mod umask;
 pub mod unix_socket;
 pub mod user;

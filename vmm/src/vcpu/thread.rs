@@ -14,6 +14,7 @@ use super::state::{Order, VcpuState, after};
 use crate::kvm::{Exit, Vcpu};
 use crate::stop::{PortError, StopReason, StopSignal};
 use crate::sys::kick::Registration;
+use crate::sys::trim;
 
 /// What a vCPU thread owns.
 pub(super) struct VcpuThread {
@@ -50,6 +51,12 @@ impl VcpuThread {
     /// Runs the machine to its end, and reports it. Returns KVM's vCPU, which
     /// outlives its thread; its port ends here, on the thread that it belongs to.
     pub(super) fn run(mut self) -> Vcpu {
+        if let Err(error) = trim::stack() {
+            log::debug!(
+                "vCPU {}: the start's stack stays in memory: {error}",
+                self.id
+            );
+        }
         let mut state = VcpuState::Ready;
         loop {
             let next = match state {
@@ -182,7 +189,7 @@ impl VcpuThread {
                 state
             }
             VcpuMessage::Save(msrs, to) => {
-                drop(to.send(self.save(state, &msrs)));
+                self.send_saved(state, &msrs, &to);
                 state
             }
             // It stands because of the reason, and executes nothing beyond it.
