@@ -30,8 +30,8 @@ Move the VM to a perfvisor run --incoming, while its guest runs.
 Its memory is copied, then what the guest has written meanwhile, again and again until the rest is
 so little that the guest needs to stand for no longer than downtime= says. Then it goes on there,
 and this VM ends, with exit status 8. Until the destination has said that it runs, any failure
-leaves the guest running here. What can be moved is what can be saved. A line is printed for each
-round. Ctrl-C ends the lines and not the migration: --cancel does.";
+leaves the guest running here, and the status of this command is 1. What can be moved is what can be
+saved. A line is printed for each round. Ctrl-C ends the lines and not the migration: --cancel does.";
 
 /// `ctl migrate --to`.
 pub(super) const MIGRATE_TO: &str = "\

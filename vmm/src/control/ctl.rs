@@ -41,8 +41,8 @@ fn answer(args: &CtlArgs) -> Result<String, ClientError> {
     let (method, route) = route(&args.command);
     let body = body(&args.command);
     let mut json = client::request(path, method, &route, &body)?;
-    if let CtlCommand::Migrate(_) = &args.command {
-        return moved(path, json, args.json);
+    if let CtlCommand::Migrate(migrate) = &args.command {
+        return moved(path, json, migrate.cancel, args.json);
     }
     if method != "GET"
         && let CtlCommand::Vcpu(vcpu) = &args.command
@@ -173,7 +173,8 @@ fn settled(path: &Path, command: VcpuCommand, first: String) -> Result<String, C
 }
 
 /// Prints a line for each round of a migration, until it has ended; returns its last line.
-fn moved(path: &Path, first: String, as_json: bool) -> Result<String, ClientError> {
+/// A migration that somebody cancels is an error, but to whoever `cancels` it.
+fn moved(path: &Path, first: String, cancels: bool, as_json: bool) -> Result<String, ClientError> {
     const PERIOD: Duration = Duration::from_millis(50);
     let (mut json, mut last) = (first, None);
     loop {
@@ -183,6 +184,7 @@ fn moved(path: &Path, first: String, as_json: bool) -> Result<String, ClientErro
             let text = text::migration(&report);
             return match report.stage {
                 MoveStage::Failed => Err(ClientError::Refused(text)),
+                MoveStage::Cancelled if !cancels => Err(ClientError::Refused(text)),
                 _ if as_json => Ok(json),
                 _ => Ok(text),
             };
