@@ -15,6 +15,7 @@ const SVR: u32 = 0xf0;
 const LVTPC: u32 = 0x340;
 const SVR_ENABLE: u32 = 1 << 8;
 const LVT_TIMER: u32 = 0x320;
+const LVT_PERIODIC: u32 = 1 << 17;
 const COMMAND: u32 = 0x300;
 const TIMER_COUNT: u32 = 0x380;
 const TIMER_DIVIDE: u32 = 0x3e0;
@@ -60,10 +61,11 @@ pub fn enable_x2apic() -> bool {
     X2APIC.load(Ordering::Relaxed)
 }
 
-/// Has an interrupt come at [`TIMER_VECTOR`] in `ticks` of the APIC's clock, once.
+/// Has an interrupt come at [`TIMER_VECTOR`] each `ticks` of the APIC's clock, from now on. A
+/// HLT that one comes right before is ended by the next.
 pub fn set_timer(ticks: u32) {
     write(TIMER_DIVIDE, DIVIDE_BY_1);
-    write(LVT_TIMER, u32::from(TIMER_VECTOR));
+    write(LVT_TIMER, u32::from(TIMER_VECTOR) | LVT_PERIODIC);
     write(TIMER_COUNT, ticks);
 }
 

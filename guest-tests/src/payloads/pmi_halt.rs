@@ -4,8 +4,8 @@
 //! Cycles stand while a CPU is halted. So the first NMI's handler lets a counter
 //! wrap, whose PMI waits for the IRET, and the code that it returns to halts at
 //! once: of the second NMIs most find the vCPU halted. A vector waits for HLT by
-//! itself, as interrupts are off until then. The local APIC's timer ends a round
-//! in which nothing wakes.
+//! itself, as interrupts are off until then. The local APIC's timer ends a HLT
+//! that nothing else ends.
 #![no_std]
 #![no_main]
 
@@ -29,7 +29,7 @@ const ROUNDS: u32 = 20;
 /// Rounds at most, until an NMI has found the vCPU halted: on a host that lets the vCPU
 /// run now and then, most come before the HLT.
 const MOST_ROUNDS: u32 = 4_000;
-/// APIC ticks (1 ns under KVM) to the end of a round without a wake.
+/// APIC ticks (1 ns under KVM) to the end of a HLT that nothing else ends.
 const TIMEOUT: u32 = 4_000_000;
 /// TSC ticks in which a PMI that must not come would come.
 const QUIET: u64 = 1_000_000;
