@@ -82,6 +82,43 @@ fn one_kind(kind: &str, check: super::Check) -> GuestTest {
     row(&format!("type-{kind}"), line, check)
 }
 
+/// The same on a host with two CPUs: the guest is on the first one.
+pub(super) fn one_kind_of_two() -> GuestTest {
+    let run = |kind| {
+        let line = "echo began; perf stat -x, -e instructions,cycles spin 3000000 2>&1";
+        let run = guest(HOST, &format!("--pmu type={kind}"), "", line);
+        format!("{run}{WHERE}; {ENDED}; ")
+    };
+    let line = format!(
+        "{}echo '=== atom' >&2; echo '=== atom'; {}",
+        run("core"),
+        run("atom")
+    );
+    GuestTest {
+        mock_pmu: "hybrid:gp=8:cpus=1",
+        ..GuestTest::new("hybrid", line, |seen, _| {
+            let cut = |text: &str| {
+                let (core, atom) = text.split_once("=== atom").unwrap_or_default();
+                [core.to_owned(), atom.to_owned()]
+            };
+            let (consoles, vmms) = (cut(&seen.console), cut(&seen.vmm));
+            let places = [
+                ("cpu_core", "vcpu0 Cpus_allowed_list: 0"),
+                ("cpu_atom", "vcpu0 Cpus_allowed_list: 1"),
+            ];
+            for ((console, vmm), (pmu, place)) in consoles.into_iter().zip(vmms).zip(places) {
+                let part = Seen {
+                    console,
+                    vmm,
+                    ..Seen::default()
+                };
+                counted_on(&part, pmu, place)?;
+            }
+            Ok(())
+        })
+    }
+}
+
 fn counted_on(seen: &Seen, pmu: &str, place: &str) -> Result<()> {
     seen.says(place)?;
     seen.says("status=0")?;
